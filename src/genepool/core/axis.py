@@ -1,0 +1,55 @@
+"""The axis: every mergeable parameter laid end to end in depth order, and what core asks of seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.errors import InputError
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Axis:
+    """Positions 0..D and where they divide.
+
+    Attributes:
+        tensors: int64[T+1], increasing from 0 to D; tensor t holds tensors[t]..tensors[t+1].
+        chromosomes: int64[C+1], a subset of `tensors`; each stretch splits on its own.
+        names: the C chromosome names.
+    """
+
+    tensors: NDArray[np.int64]
+    chromosomes: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.tensors.setflags(write=False)
+        self.chromosomes.setflags(write=False)
+
+    @property
+    def size(self) -> int:
+        """Number D of mergeable parameters."""
+        return int(self.tensors[-1])
+
+
+def axis(size: int, tensors: list[int] | None = None) -> Axis:
+    """An axis of one chromosome; `tensors` are the inner tensor boundaries, if any."""
+    if size < 1:
+        raise InputError(f"an axis needs at least one parameter; got {size}")
+    inner = sorted(set(tensors or []) - {0, size})
+    if inner and not 0 < inner[0] <= inner[-1] < size:
+        raise InputError(f"tensor boundaries must lie inside 0..{size}; got {inner}")
+    return Axis(
+        np.array([0, *inner, size], dtype=np.int64), np.array([0, size], dtype=np.int64), ("all",)
+    )
+
+
+class InnerProducts(Protocol):
+    """Inner products of the K seeds over a stretch of the axis (the prefix Gram of `weights`)."""
+
+    def between(self, start: int, stop: int) -> NDArray[np.float64]:
+        """float64[K, K]: `sum(seed_i[start:stop] * seed_j[start:stop])`; zero when start == stop."""
+        ...

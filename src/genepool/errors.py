@@ -1,0 +1,42 @@
+"""Everything genepool raises on purpose.
+
+A `GenepoolError` is a user's error: the command line prints its message as one line and exits 1.
+Anything else that escapes is a bug and keeps its traceback. Messages name what was wrong, what was
+expected, what was got, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class GenepoolError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class InputError(GenepoolError, ValueError):
+    """An argument of a Python call has the wrong shape, range or type."""
+
+
+class ConfigError(GenepoolError):
+    """A run file cannot be used; the message names the file, the line and the field."""
+
+
+class CheckpointError(GenepoolError):
+    """A checkpoint is unreadable, unsafe, or does not fit the others."""
+
+
+class EvaluationError(GenepoolError):
+    """A model could not be scored: no score was made up for it."""
+
+
+class PoolError(GenepoolError):
+    """A pool cannot be opened, read or written."""
+
+
+class MissingExtraError(GenepoolError):
+    """A feature needs a package that is not installed; the message names the extra."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed: "
+            f"pip install 'genepool[{extra}]'"
+        )
