@@ -48,8 +48,18 @@ def axis(size: int, tensors: list[int] | None = None) -> Axis:
 
 
 class InnerProducts(Protocol):
-    """Inner products of the K seeds over a stretch of the axis (the prefix Gram of `weights`)."""
+    """Inner products of the K seeds over stretches of the axis (the prefix Gram of `weights`)."""
 
-    def between(self, start: int, stop: int) -> NDArray[np.float64]:
-        """float64[K, K]: `sum(seed_i[start:stop] * seed_j[start:stop])`; zero when start == stop."""
+    def between(self, edges: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Inner products over each stretch between neighbouring edges.
+
+        Args:
+            edges: int64[n+1], not decreasing, inside 0..D.
+
+        Returns:
+            float64[n, K, K]: `sum(seed_i[a:b] * seed_j[a:b])` for each stretch a..b, with the
+            precision of that stretch (not of a difference of sums over the whole axis). One call
+            with many edges costs little more than one with few: recipes have thousands of
+            segments, and an edge inside a block is read from the seeds once and remembered.
+        """
         ...

@@ -1,0 +1,195 @@
+"""Competition for limited resources: fitness, attraction, survival, coverage, entropy.
+
+Abrantes, Lange, Tang 2025, "Competition and Attraction Improve Model Fusion" (arXiv 2508.16204).
+Every scored example j is a resource of capacity c_j; the members that solve it share it.
+
+Notation: P members, N examples, `scores[i, j]` in [0, 1], contest z_j = sum_i scores[i, j].
+Where z_j = 0 nobody claims the example and its share is 0 (the reference code's convention; the
+paper's epsilon in the denominator is the same thing to within rounding).
+
+Sums of the same numbers in another order differ in the last place, and an optimised matrix product
+may choose the order by the size of the matrix. Survival must not hang on that: fitnesses within
+`TIE` of each other (relative) count as equal, which is far above rounding and far below anything
+that a score can express.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genepool.errors import InputError
+
+Float64 = NDArray[np.float64]
+
+TIE = 1e-11
+
+
+def fitness(scores: ArrayLike, capacity: ArrayLike | None = None, alpha: float = 1.0) -> Float64:
+    """Fitness of every member, paper eqs. 3 and 5: `f_i = sum_j c_j s_ij / z_j^alpha`.
+
+    Args:
+        scores: [P, N], values in [0, 1].
+        capacity: [N], at least 0; None means one each.
+        alpha: strength of competition, at least 0; 0 is no competition (a plain genetic algorithm).
+
+    Returns:
+        float64[P].
+
+    Raises:
+        InputError: a shape, a range or a value that is not finite.
+    """
+    matrix, limit = _checked(scores, capacity, alpha)
+    return matrix @ prices(matrix.sum(axis=0), limit, alpha)
+
+
+def attraction(
+    scores: ArrayLike, first: int, capacity: ArrayLike | None = None, alpha: float = 1.0
+) -> Float64:
+    """How much each member offers that member `first` lacks, paper eq. 4 in the reference's form.
+
+    `g_i = sum_j c_j / z_j^alpha * max(s_ij - s_first,j, 0)`; the paper prints it without alpha,
+    which is the same at alpha = 1.
+
+    Args:
+        scores: [P, N], values in [0, 1].
+        first: row of the first parent, 0 <= first < P.
+        capacity: [N], at least 0; None means one each.
+        alpha: at least 0.
+
+    Returns:
+        float64[P]; 0 at `first`.
+
+    Raises:
+        InputError: a shape, a range, an index or a value that is not finite.
+    """
+    matrix, limit = _checked(scores, capacity, alpha)
+    if not 0 <= first < matrix.shape[0]:
+        raise InputError(f"first must be a row of scores, 0..{matrix.shape[0] - 1}; got {first}")
+    return offers(matrix, first, prices(matrix.sum(axis=0), limit, alpha))
+
+
+def survivor(
+    scores: ArrayLike, child: ArrayLike, capacity: ArrayLike | None = None, alpha: float = 1.0
+) -> int | None:
+    """The slot that the child takes, or None if it is itself the worst of all P + 1.
+
+    Fitness is computed anew over archive and child together and the smallest drops out; on a tie
+    the first does, so an incumbent before the child (the reference's argmin).
+
+    Args:
+        scores: [P, N], values in [0, 1].
+        child: [N], values in [0, 1].
+        capacity: [N], at least 0; None means one each.
+        alpha: at least 0.
+
+    Raises:
+        InputError: a shape, a range or a value that is not finite.
+    """
+    matrix, limit = _checked(scores, capacity, alpha)
+    row, _ = _checked(np.asarray(child)[None, :], limit, alpha)
+    if row.shape[1] != matrix.shape[1]:
+        raise InputError(
+            f"child must have one score per example: expected {matrix.shape[1]}, "
+            f"got {row.shape[1]}"
+        )
+    return weakest(matrix, matrix.sum(axis=0), row[0], limit, alpha)
+
+
+def coverage(scores: ArrayLike) -> float:
+    """Share of examples solved by at least one member.
+
+    For scores between 0 and 1 the mean over examples of the best member's score, which is the
+    same thing where scores are 0 or 1.
+
+    Args:
+        scores: [P, N], values in [0, 1].
+    """
+    matrix, _ = _checked(scores, None, 1.0)
+    return float(matrix.max(axis=0).mean())
+
+
+def entropy(scores: ArrayLike) -> float:
+    """Mean over examples of the binary entropy, in bits, of the share of members that solve it.
+
+    1 means that every example is solved by half of the members, 0 that all members agree.
+
+    Args:
+        scores: [P, N], values in [0, 1].
+    """
+    matrix, _ = _checked(scores, None, 1.0)
+    share = np.clip(matrix.mean(axis=0), 0.0, 1.0)
+    inside = share[(share > 0) & (share < 1)]
+    bits = -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))
+    return float(bits.sum() / share.size)
+
+
+def best_capacity(scores: ArrayLike) -> Float64:
+    """Capacity for continuous scores, `c_j = max_i s_ij`: a half-solved example pays out half.
+
+    Args:
+        scores: [P, N], values in [0, 1].
+
+    Returns:
+        float64[N].
+    """
+    matrix, _ = _checked(scores, None, 1.0)
+    return matrix.max(axis=0)
+
+
+# What follows trusts its arguments: float64 arrays of matching shapes, checked by the caller.
+
+
+def prices(contest: Float64, capacity: Float64, alpha: float) -> Float64:
+    """What a full score on each example pays, `c_j / z_j^alpha`; `c_j` where nobody claims it."""
+    if alpha == 0:
+        return capacity
+    claimed = np.where(contest > 0, contest, 1.0)
+    return capacity / (claimed if alpha == 1 else claimed**alpha)
+
+
+def offers(scores: Float64, first: int, price: Float64) -> Float64:
+    """`attraction` with the prices given: float64[P]."""
+    gap = scores - scores[first]
+    np.maximum(gap, 0.0, out=gap)
+    return gap @ price
+
+
+def weakest(
+    scores: Float64, contest: Float64, child: Float64, capacity: Float64, alpha: float
+) -> int | None:
+    """`survivor` with the archive's contest given."""
+    price = prices(contest + child, capacity, alpha)
+    values = np.append(scores @ price, child @ price)
+    slot = int(np.argmax(values <= values.min() * (1 + TIE)))
+    return slot if slot < scores.shape[0] else None
+
+
+def _checked(
+    scores: ArrayLike, capacity: ArrayLike | None, alpha: float
+) -> tuple[Float64, Float64]:
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise InputError(
+            "scores must have shape (members, examples), both at least 1; "
+            f"got {matrix.shape}"
+        )
+    if not bool(((matrix >= 0) & (matrix <= 1)).all()):
+        where = np.argwhere(~((matrix >= 0) & (matrix <= 1)))[0].tolist()
+        raise InputError(
+            f"scores must lie in [0, 1]; member {where[0]}, example {where[1]} has "
+            f"{matrix[where[0], where[1]]}"
+        )
+    if not (np.isfinite(alpha) and alpha >= 0):
+        raise InputError(f"alpha must be a finite number of at least 0; got {alpha}")
+    if capacity is None:
+        return matrix, np.ones(matrix.shape[1])
+    limit = np.asarray(capacity, dtype=np.float64)
+    if limit.shape != (matrix.shape[1],):
+        raise InputError(
+            f"capacity must have one value per example: expected ({matrix.shape[1]},), "
+            f"got {limit.shape}"
+        )
+    if not bool((np.isfinite(limit) & (limit >= 0)).all()):
+        raise InputError("capacity must be finite and at least 0")
+    return matrix, limit
