@@ -1,0 +1,64 @@
+"""The dtypes of safetensors files that genepool reads, under their names there ("BF16", ...)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Raw = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """One element type.
+
+    Attributes:
+        code: its name in safetensors.
+        storage: how genepool holds it in numpy; bfloat16, which numpy lacks, as its 16 raw bits.
+        floating: whether tensors of it merge (all others are carried over from the first seed).
+    """
+
+    code: str
+    storage: np.dtype[Any]
+    floating: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes per element."""
+        return self.storage.itemsize
+
+
+DTYPES: dict[str, DType] = {
+    code: DType(code, np.dtype(storage), floating)
+    for code, storage, floating in (
+        ("F64", "<f8", True),
+        ("F32", "<f4", True),
+        ("F16", "<f2", True),
+        ("BF16", "<u2", True),
+        ("I64", "<i8", False),
+        ("I32", "<i4", False),
+        ("I16", "<i2", False),
+        ("I8", "<i1", False),
+        ("U64", "<u8", False),
+        ("U32", "<u4", False),
+        ("U16", "<u2", False),
+        ("U8", "<u1", False),
+        ("BOOL", "<u1", False),
+    )
+}
+
+FLOATING = tuple(code for code, dtype in DTYPES.items() if dtype.floating)
+
+
+def as_float32(raw: Raw, code: str) -> NDArray[np.float32]:
+    """The values of a raw array of a floating dtype, rounded to float32 (a new array).
+
+    Plain numpy, for small pieces and for checking; whole models go through the kernels.
+    """
+    if code == "BF16":
+        return np.frombuffer(raw.astype(np.uint32) << np.uint32(16), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return raw.astype(np.float32)
