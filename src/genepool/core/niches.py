@@ -40,7 +40,7 @@ def fitness(scores: ArrayLike, capacity: ArrayLike | None = None, alpha: float =
         InputError: a shape, a range or a value that is not finite.
     """
     matrix, limit = _checked(scores, capacity, alpha)
-    return matrix @ prices(matrix.sum(axis=0), limit, alpha)
+    return np.add.reduce(matrix * prices(matrix.sum(axis=0), limit, alpha), axis=1)
 
 
 def attraction(
@@ -93,7 +93,7 @@ def survivor(
             f"child must have one score per example: expected {matrix.shape[1]}, "
             f"got {row.shape[1]}"
         )
-    return weakest(matrix, matrix.sum(axis=0), row[0], limit, alpha)
+    return weakest(matrix, matrix.sum(axis=0), row[0], limit, alpha)[0]
 
 
 def coverage(scores: ArrayLike) -> float:
@@ -152,17 +152,18 @@ def offers(scores: Float64, first: int, price: Float64) -> Float64:
     """`attraction` with the prices given: float64[P]."""
     gap = scores - scores[first]
     np.maximum(gap, 0.0, out=gap)
-    return gap @ price
+    gap *= price
+    return np.add.reduce(gap, axis=1)
 
 
 def weakest(
     scores: Float64, contest: Float64, child: Float64, capacity: Float64, alpha: float
-) -> int | None:
-    """`survivor` with the archive's contest given."""
+) -> tuple[int | None, float]:
+    """`survivor` with the archive's contest given, and the child's fitness among all P + 1."""
     price = prices(contest + child, capacity, alpha)
     values = np.append(scores @ price, child @ price)
     slot = int(np.argmax(values <= values.min() * (1 + TIE)))
-    return slot if slot < scores.shape[0] else None
+    return (slot if slot < scores.shape[0] else None), float(values[-1])
 
 
 def _checked(

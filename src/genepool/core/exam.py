@@ -1,0 +1,197 @@
+"""Lossless early stop: which examples to ask a child, in what order, and when it is settled.
+
+M2N2 rejects most children. A child is certain to be rejected as soon as, for every member i, the
+difference of their fitnesses stays negative even if the child did as well as it can on every
+example not yet asked. Per example that best case is the largest value over the child's score s of
+
+    c(s) * (s - s_ij) / (z_j + s)^alpha,
+
+the child's share less member i's with the child counted in the contest. For 0/1 scores, and
+whenever alpha <= 1, it is reached at s = 1.
+
+Asked first are the examples that are expected to settle it: what failing one costs the child
+against the member that it comes closest to beating, times the chance that it fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.archive import Archive
+from genepool.core.niches import TIE
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+# Margin by which a bound must be beaten, relative to all fitness in the archive: above rounding and
+# above the tie rule of `niches`, below anything that a score can express.
+_MARGIN = 10 * TIE
+
+_ALL = slice(None)
+
+# Chance that a child fails an example that its parents solve, and one that none of them solves.
+_FAIL_SOLVED, _FAIL_UNSOLVED = 0.05, 0.95
+
+# A block is what should settle the child if the chances were true, times this, within limits given
+# as shares of all examples: small blocks stop sooner, large ones cost fewer round trips.
+_EAGER, _SMALLEST, _LARGEST = 0.7, 1 / 48, 1 / 4
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Bounds:
+    """Best and worst cases of one archive, against each of its members.
+
+    Attributes:
+        totals: float64[P], best case over all examples of (child's fitness - member's).
+        best: float64[N, P], the same per example.
+        loss: float64[N, P], `best` less what scoring 0 leaves.
+        margin: how far below 0 every total must be.
+    """
+
+    totals: Float64
+    best: Float64
+    loss: Float64
+    margin: float
+
+
+@lru_cache(maxsize=16)
+def bounds(archive: Archive) -> Bounds:
+    """The bounds for children that meet this archive (kept: most children leave it as it is)."""
+    best = _best_case(archive)
+    worst = _difference(archive, np.zeros(archive.contest.size))
+    # With continuous scores and alpha > 2 an unclaimed example pays the more the less it is
+    # solved, without limit: nothing is certain before everything is asked.
+    certain = archive.resources.binary or archive.alpha <= 2
+    return Bounds(
+        best.sum(axis=1),
+        np.ascontiguousarray(best.T),
+        np.ascontiguousarray((best - worst).T),
+        _MARGIN * (1.0 + float(archive.fitness.sum())) if certain else math.inf,
+    )
+
+
+def _difference(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
+    """Child's share less each member's, float64[P, n], for a child with these scores on `at`."""
+    resources = archive.resources
+    best = archive.best[at] if resources.binary else np.maximum(archive.best[at], child)
+    price = resources.weights[at] if resources.binary else resources.weights[at] * best
+    if archive.alpha != 0:
+        contest = archive.contest[at] + child
+        price = price / np.where(contest > 0, contest, 1.0) ** archive.alpha
+    return (child - archive.scores[:, at]) * price
+
+
+def _best_case(archive: Archive) -> Float64:
+    ones = np.ones(archive.contest.size)
+    best = _difference(archive, ones)
+    if archive.resources.binary or archive.alpha <= 1:
+        return best
+    # Scores between 0 and 1 and fighting: the largest value lies at an end of one of the two
+    # stretches (capacity constant up to the archive's best score, then equal to the child's), or
+    # where the derivative is 0.
+    alpha, z, top = archive.alpha, archive.contest, archive.best
+    np.maximum(best, _difference(archive, np.zeros_like(z)), out=best)
+    np.maximum(best, _difference(archive, top), out=best)
+    for row, scores in enumerate(archive.scores):
+        flat = (z + alpha * scores) / (alpha - 1.0)
+        candidates = [np.clip(flat, 0.0, top)]
+        # (2 - alpha) s^2 + (2 z + (alpha - 1) a) s - a z = 0, from d/ds log(s (s - a) / (z + s)^alpha)
+        lead, middle = 2.0 - alpha, 2.0 * z + (alpha - 1.0) * scores
+        if abs(lead) > 1e-12:
+            root = np.sqrt(np.maximum(middle * middle + 4.0 * lead * scores * z, 0.0))
+            candidates += [
+                np.clip((-middle + sign * root) / (2.0 * lead), top, 1.0) for sign in (1.0, -1.0)
+            ]
+        for candidate in candidates:
+            np.maximum(best[row], _difference(archive, candidate)[row], out=best[row])
+    return best
+
+
+class Exam:
+    """One child's questions, against one archive.
+
+    Not a value: `record` moves it on. What it asks is a function of its arguments and the answers,
+    so that the partial scores of a stopped child repeat like everything else of a run.
+
+    Attributes:
+        scores: float32[N], NaN where the child has not been asked.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        parents: Sequence[tuple[int | None, float]],
+        known: NDArray[np.float32],
+        grain: int = 1,
+    ) -> None:
+        """Prepare to ask for what is not known.
+
+        Args:
+            archive: the archive that the child will meet.
+            parents: slot of each parent (None if it has left the archive) and the share of the
+                child's weights that comes from it.
+            known: float32[N], NaN where the child has not been asked.
+            grain: blocks are multiples of this, where enough is left (the evaluator's batch).
+        """
+        self.scores = known.copy()
+        self._bounds = bounds(archive)
+        self._totals = self._bounds.totals.copy()
+        self._archive = archive
+        self._grain = max(1, grain)
+        asked = np.flatnonzero(~np.isnan(known))
+        if asked.size:
+            self._count(asked, known[asked])
+        pupil = np.zeros(known.size)
+        for slot, share in parents:
+            pupil += share * (
+                archive.contest / len(archive.members) if slot is None else archive.scores[slot]
+            )
+        chance = _FAIL_UNSOLVED + (_FAIL_SOLVED - _FAIL_UNSOLVED) * pupil
+        worth = self._bounds.loss[:, int(self._totals.argmax())] * chance
+        worth[asked] = -1.0
+        # Ties in order of the examples: sorting must not depend on the processor.
+        order = np.argsort(-worth, kind="stable")
+        self._order = order[: order.size - asked.size]
+        self._chance = chance[self._order]
+
+    @property
+    def rejected(self) -> bool:
+        """The child is certain to be rejected, whatever it would answer from here."""
+        return bool(self._totals.max() < -self._bounds.margin)
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to ask: rejected for certain, or every example answered."""
+        return self._order.size == 0 or self.rejected
+
+    def next(self) -> Int64:
+        """The examples to ask next, int64[n]; empty when done."""
+        if self.done:
+            return self._order[:0]
+        closest = int(self._totals.argmax())
+        drop = np.cumsum(self._bounds.loss[self._order, closest] * self._chance)
+        enough = int(np.searchsorted(drop, _EAGER * self._totals[closest])) + 1
+        size = self.scores.size
+        block = min(max(enough, math.ceil(_SMALLEST * size)), math.ceil(_LARGEST * size))
+        return self._order[: -(-block // self._grain) * self._grain]
+
+    def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
+        """Take in the answers to `next()`: float32[n] for int64[n]."""
+        self.scores[indices] = scores
+        self._order = self._order[indices.size :]
+        self._chance = self._chance[indices.size :]
+        self._count(indices, scores)
+
+    def _count(self, indices: Int64, scores: NDArray[np.float32]) -> None:
+        if self._archive.resources.binary:
+            failed = indices[scores == 0]
+            self._totals -= self._bounds.loss[failed].sum(axis=0)
+        else:
+            measured = _difference(self._archive, scores.astype(np.float64), indices)
+            self._totals += (measured - self._bounds.best[indices].T).sum(axis=1)

@@ -1,0 +1,299 @@
+"""The run file: what to breed, from what, judged by what.
+
+Default, range, help and type of every setting live on its field here; the command line, the schema
+and docs/run-file.md are made from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genepool.core.slerp import Angle
+from genepool.core.strategies import Niches, Strategy
+from genepool.errors import ConfigError
+from genepool.evaluate.base import find_evaluator
+from genepool.evaluate.model import ModelOptions
+from genepool.run.yaml_lines import Lines, load_with_lines
+
+
+class Section(BaseModel):
+    """Part of a run file: unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SeedOptions(Section):
+    """An input checkpoint."""
+
+    path: str = Field(description="safetensors file, or directory as Hugging Face writes it")
+    name: str = Field(default="", description="what to call it; default: the last part of the path")
+
+
+class _Breeding(Section):
+    archive: int = Field(default=20, ge=2, le=100_000, description="number of members that compete")
+    crossover: bool = Field(default=True, description="merge two parents; false: copy one")
+    split_point: bool = Field(
+        default=True, description="draw a split point per chromosome; false: one ratio throughout"
+    )
+    angle: Angle = Field(
+        default="global", description="SLERP angle over the whole axis, each side, or each tensor"
+    )
+    mutation: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="standard deviation of the noise added to a child; above 0, genomes are dense",
+    )
+    warmup: int = Field(
+        default=0, ge=0, description="number of first children bred from random pairs of seeds"
+    )
+
+
+class M2N2Options(_Breeding):
+    """M2N2: competition for limited examples, and attraction."""
+
+    name: Literal["m2n2"] = "m2n2"
+    alpha: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="strength of competition; 0 none, 1 sharing, above 1 fighting",
+    )
+    attraction: bool = Field(
+        default=True, description="choose the second parent for what the first cannot do"
+    )
+
+    def build(self) -> Strategy:
+        """The strategy that these options describe."""
+        return Niches(
+            size=self.archive,
+            alpha=self.alpha,
+            attraction=self.attraction,
+            crossover=self.crossover,
+            split_point=self.split_point,
+            angle=self.angle,
+            mutation=self.mutation,
+            warmup=self.warmup,
+        )
+
+
+class GAOptions(_Breeding):
+    """A plain genetic algorithm: parents and survivors by mean score, no competition."""
+
+    name: Literal["ga"] = "ga"
+
+    def build(self) -> Strategy:
+        """The strategy that these options describe."""
+        return Niches(
+            size=self.archive,
+            alpha=0.0,
+            attraction=False,
+            crossover=self.crossover,
+            split_point=self.split_point,
+            angle=self.angle,
+            mutation=self.mutation,
+            warmup=self.warmup,
+        )
+
+
+StrategyOptions = Annotated[M2N2Options | GAOptions, Field(discriminator="name")]
+
+
+class TaskOptions(BaseModel):
+    """A task: what every evaluator shares; its own options stand beside these."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str = Field(min_length=1, description="what to call it")
+    evaluator: str = Field(description="which evaluator scores it")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="what the whole task weighs; tasks of different sizes weigh equally by default",
+    )
+
+    def own_options(self) -> dict[str, Any]:
+        """The evaluator's own options, as given."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(Section):
+    """A run file."""
+
+    pool: str = Field(min_length=1, description="directory in which the population lives")
+    seeds: list[str | SeedOptions] = Field(min_length=1, description="the checkpoints to start from")
+    tasks: list[TaskOptions] = Field(min_length=1, description="what members are scored on")
+    strategy: StrategyOptions = Field(
+        default=M2N2Options(), description="how children are made and which survive"
+    )
+    model: ModelOptions = Field(
+        default=ModelOptions(), description="the live model into which children are materialised"
+    )
+    chromosomes: dict[str, list[str]] = Field(
+        default={}, description="name -> patterns of tensor names; each splits on its own"
+    )
+    budget: int = Field(default=1000, ge=0, le=10**9, description="number of children to score")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of the randomness")
+    in_flight: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="children proposed before the oldest is absorbed; 1 is the paper's algorithm",
+    )
+    early_stop: bool = Field(
+        default=True, description="stop scoring a child once its rejection is certain (lossless)"
+    )
+    track_held_out: bool = Field(
+        default=False, description="also score every new champion on the held-out examples"
+    )
+    executor: Literal["serial", "process"] = Field(
+        default="serial", description="where children are scored: here, or in worker processes"
+    )
+    workers: int = Field(
+        default=0, ge=0, le=4096, description="worker processes; 0: as many as cores, at most in_flight"
+    )
+
+
+class Run(Section):
+    """A validated run file and the folder that its relative paths start from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    config: RunConfig
+    directory: Path
+    source: str
+    lines: dict[tuple[str | int, ...], int] = {}
+
+    def resolve(self, path: str) -> Path:
+        """A path of the run file, relative to the run file's folder."""
+        return self.directory / Path(path).expanduser()
+
+    def where(self, *path: str | int) -> str:
+        """`run.yaml, line 7` for the value at this path, or the closest that has a line."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines and length:
+                return f"{self.source}, line {self.lines[path[:length]]}"
+        return self.source
+
+    @property
+    def seeds(self) -> list[SeedOptions]:
+        """The seeds with their names filled in; equal names get a number."""
+        out: list[SeedOptions] = []
+        for entry in self.config.seeds:
+            seed = SeedOptions(path=entry) if isinstance(entry, str) else entry
+            name = seed.name or Path(seed.path).name.removesuffix(".safetensors") or seed.path
+            taken = {other.name for other in out}
+            unique, number = name, 2
+            while unique in taken:
+                unique, number = f"{name}-{number}", number + 1
+            out.append(SeedOptions(path=seed.path, name=unique))
+        return out
+
+
+def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
+    """Read and validate a run file, or a mapping with the same keys (relative to here).
+
+    Raises:
+        ConfigError: naming file, line and field.
+    """
+    if isinstance(run, Mapping):
+        data, lines, source, directory = dict(run), {}, "run", Path.cwd()
+    else:
+        file = Path(run)
+        data, lines = load_with_lines(file)
+        source, directory = str(file), file.absolute().parent
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}: expected a mapping with at least pool, seeds and tasks; "
+            f"got {type(data).__name__ if data is not None else 'nothing'}"
+        )
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source, lines, (), RunConfig, data)) from None
+    names = [task.name for task in config.tasks]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            line = lines.get(("tasks", index, "name"))
+            raise ConfigError(f"{_at(source, line)}: tasks.{index}.name: {name!r} is used twice")
+    out = Run(config=config, directory=directory, source=source, lines=lines)
+    for index, task in enumerate(config.tasks):
+        task_options(out, index, task)
+    return out
+
+
+def task_options(run: Run, index: int, task: TaskOptions) -> tuple[type[Any], Any]:
+    """The evaluator of a task and its validated options.
+
+    Raises:
+        ConfigError: no such evaluator, or one of its options is wrong.
+    """
+    try:
+        found = find_evaluator(task.evaluator)
+    except ConfigError as error:
+        where = run.where("tasks", index, "evaluator")
+        raise ConfigError(f"{where}: tasks.{index}.evaluator: {error}") from None
+    own = task.own_options()
+    try:
+        return found, found.Options.model_validate(own)
+    except ValidationError as error:
+        text = _explain(error, run.source, run.lines, ("tasks", index), found.Options, own)
+        raise ConfigError(text) from None
+
+
+def _explain(
+    error: ValidationError,
+    source: str,
+    lines: Lines,
+    prefix: tuple[str | int, ...],
+    model: type[BaseModel],
+    data: Any,
+) -> str:
+    """One line for the first thing that is wrong."""
+    first = error.errors(include_url=False)[0]
+    location = tuple(
+        part for part in first["loc"] if part not in ("SeedOptions", "str", "m2n2", "ga", "[key]")
+    )
+    path = (*prefix, *location)
+    line = next(
+        (lines[path[:length]] for length in range(len(path), 0, -1) if path[:length] in lines), None
+    )
+    field = ".".join(str(part) for part in path) or "the file"
+    given = first.get("input")
+    got = f"; got {given!r}" if isinstance(given, (str, int, float, bool, type(None))) else ""
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(model, location)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{_at(source, line)}: {field}: unknown key; {hint}"
+    if first["type"] == "missing":
+        return f"{_at(source, line)}: {field}: this is required and was not given"
+    if first["type"].startswith("union_tag"):
+        return (
+            f"{_at(source, line)}: {field}.name: expected one of m2n2, ga"
+            f"; got {given.get('name') if isinstance(given, dict) else given!r}"
+        )
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{_at(source, line)}: {field}: {message}{got}"
+
+
+def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    here: type[BaseModel] | None = model
+    if location[0] == "strategy" and len(location) > 1:
+        here = M2N2Options
+    elif location[0] == "seeds" and len(location) > 1:
+        here = SeedOptions
+    elif location[0] == "model" and len(location) > 1:
+        here = ModelOptions
+    return list(here.model_fields)
+
+
+def _at(source: str, line: int | None) -> str:
+    return source if line is None else f"{source}, line {line}"

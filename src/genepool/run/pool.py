@@ -1,0 +1,512 @@
+"""The pool: the directory in which a population lives and survives.
+
+One SQLite file (write-ahead log; one transaction per child, written last) plus caches that can be
+deleted. Reading needs neither the seeds nor the tasks, and works while a run is writing. A run that
+dies at any moment leaves a pool that opens and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.genome import Genome, Recipe, decode, digest, seed_recipe
+from genepool.core.strategies import breed
+from genepool.errors import InputError, PoolError
+from genepool.run.records import Record, Verdict, pack_scores, unpack_scores
+
+SCHEMA_VERSION = 1
+DATABASE = "pool.sqlite"
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE seeds (
+    position INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE tasks (
+    position INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, weight REAL NOT NULL,
+    examples INTEGER NOT NULL, held_out INTEGER NOT NULL, is_binary INTEGER NOT NULL);
+CREATE TABLE members (
+    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, parents TEXT NOT NULL, plan TEXT NOT NULL,
+    merge BLOB, mutation REAL NOT NULL, digest TEXT, genome BLOB, verdict TEXT NOT NULL,
+    scores BLOB, asked INTEGER NOT NULL, train REAL, fitness REAL, slot INTEGER, evicted INTEGER,
+    error TEXT, seconds REAL NOT NULL);
+CREATE INDEX accepted ON members (id) WHERE verdict = 'accepted';
+CREATE TABLE held_out (member INTEGER PRIMARY KEY, scores BLOB NOT NULL, mean REAL NOT NULL);
+"""
+
+_COLUMNS = (
+    "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
+    "slot, evicted, error, seconds"
+)
+
+# Longest that finished work may be lost to a power cut (not to a crash: that loses nothing).
+_DURABLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """An input checkpoint: name, path as given, digest of its tensors."""
+
+    name: str
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEntry:
+    """A task as pinned: digest of its examples, weight, sizes, whether scores are 0 or 1."""
+
+    name: str
+    digest: str
+    weight: float
+    examples: int
+    held_out: int
+    binary: bool
+
+
+class Pool:
+    """A pool opened for reading. `PoolWriter` adds to one."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open an existing pool.
+
+        Raises:
+            PoolError: there is none, it is damaged, or another version of genepool wrote it.
+        """
+        self.path = Path(path)
+        file = self.path / DATABASE
+        if not file.is_file():
+            raise PoolError(
+                f"{self.path}: there is no pool here (expected a directory with {DATABASE}); "
+                "`genepool evolve RUN.yaml` makes one"
+            )
+        self._db = _connect(file, write=False)
+        with _reading(self.path):
+            _check_schema(self._db, self.path)
+
+    def close(self) -> None:
+        """Close the file; the pool stays."""
+        self._db.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with _reading(self.path):
+            return self._db.execute(query, values).fetchall()
+
+    def meta(self) -> dict[str, Any]:
+        """What the run pinned: `pins` and `config`, `axis_size`, `kind` of genome, `budget`."""
+        return {key: json.loads(value) for key, value in self._rows("SELECT * FROM meta")}
+
+    def seeds(self) -> list[Seed]:
+        """The seeds, in order; seed k is member k."""
+        return [
+            Seed(*row) for row in self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
+        ]
+
+    def tasks(self) -> list[TaskEntry]:
+        """The tasks, in order; their examples are laid end to end in that order."""
+        rows = self._rows(
+            "SELECT name, digest, weight, examples, held_out, is_binary FROM tasks "
+            "ORDER BY position"
+        )
+        return [TaskEntry(*row[:5], binary=bool(row[5])) for row in rows]
+
+    @property
+    def examples(self) -> int:
+        """Number N of training examples over all tasks."""
+        return sum(task.examples for task in self.tasks())
+
+    @property
+    def evaluations(self) -> int:
+        """Number of children absorbed; the seeds do not count."""
+        return int(self._rows("SELECT count(*) FROM members WHERE step > 0")[0][0])
+
+    def records(
+        self, since: int = 0, *, accepted: bool = False, last: int | None = None
+    ) -> Iterator[Record]:
+        """Members in order of absorption, from id `since`; only those accepted, if asked."""
+        size = self.examples
+        where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
+        query = f"SELECT {_COLUMNS} FROM members WHERE {where} ORDER BY id"
+        with _reading(self.path):
+            for row in self._db.execute(query, (since,)):
+                if last is not None and row[0] > last:
+                    return
+                yield _record(row, size)
+
+    def record(self, member: int) -> Record:
+        """One member.
+
+        Raises:
+            PoolError: there is no such member.
+        """
+        rows = self._rows(f"SELECT {_COLUMNS} FROM members WHERE id = ?", (member,))
+        if not rows:
+            top = self._rows("SELECT max(id) FROM members")[0][0]
+            raise PoolError(
+                f"{self.path}: there is no member {member}; members are numbered 0 to {top}"
+            )
+        return _record(rows[0], self.examples)
+
+    def slots(self, last: int | None = None) -> dict[int, int]:
+        """Slot -> member id of the archive now, or as it stood after member `last`."""
+        query = "SELECT slot, id FROM members WHERE verdict = 'accepted'"
+        if last is not None:
+            query += f" AND id <= {int(last)}"
+        return dict(self._rows(query + " ORDER BY id"))
+
+    def champion(self) -> int | None:
+        """The member with the best training score of all that were ever accepted; the first of
+        equals. None while the pool is empty."""
+        rows = self._rows(
+            "SELECT id FROM members WHERE verdict = 'accepted' ORDER BY train DESC, id LIMIT 1"
+        )
+        return int(rows[0][0]) if rows else None
+
+    def held_out(self) -> dict[int, float]:
+        """Mean held-out score of every member for which it was measured."""
+        return dict(self._rows("SELECT member, mean FROM held_out"))
+
+    def held_out_scores(self, member: int) -> NDArray[np.float32] | None:
+        """float32[M] over the held-out examples, or None if not measured."""
+        rows = self._rows("SELECT scores FROM held_out WHERE member = ?", (member,))
+        size = sum(task.held_out for task in self.tasks())
+        return unpack_scores(rows[0][0], size) if rows else None
+
+    def genome(self, member: int) -> Genome:
+        """The genome of any member ever bred, the rejected too.
+
+        Where it is not stored it is bred again from its parents, which is exact.
+
+        Raises:
+            PoolError: no such member, or what was bred differs from what was recorded.
+        """
+        known: dict[int, Genome] = {}
+        stack = [member]
+        while stack:
+            number = stack[-1]
+            row = self.record(number)
+            if row.genome is not None:
+                known[number] = decode(row.genome)
+            elif row.step == 0:
+                known[number] = self._seed_genome(number)
+            else:
+                missing = [parent for parent in row.parents if parent not in known]
+                if missing:
+                    stack += missing
+                    continue
+                merge = decode(row.merge or b"")
+                if not isinstance(merge, Recipe):
+                    raise PoolError(f"{self.path}: the merge of member {number} is damaged")
+                seed = int(self.meta()["seed"])
+                parents = [known[parent] for parent in row.parents]
+                known[number] = breed(merge, parents, row.mutation, seed, row.step)
+            if row.digest is not None and digest(known[number]) != row.digest:
+                raise PoolError(
+                    f"{self.path}: member {number} was bred again but differs from what was "
+                    "recorded; the pool is damaged"
+                )
+            stack.pop()
+        return known[member]
+
+    def _seed_genome(self, position: int) -> Genome:
+        meta = self.meta()
+        if meta["kind"] != "recipe":
+            raise PoolError(f"{self.path}: seed {position} has no stored genome")
+        return seed_recipe(int(meta["axis_size"]), position, len(self.seeds()))
+
+    def status(self) -> dict[str, Any]:
+        """What `genepool status --json` prints (see docs/cli.md)."""
+        meta, held = self.meta(), self.held_out()
+        counts = self._rows(
+            "SELECT count(*), sum(verdict = 'accepted'), sum(asked), sum(verdict = 'failed'), "
+            "sum(verdict = 'stopped'), sum(seconds) FROM members WHERE step > 0"
+        )[0]
+        details = {
+            row[0]: {"member": row[0], "train": row[1], "genome": row[2]}
+            for row in self._rows(
+                "SELECT id, train, digest FROM members WHERE verdict = 'accepted' OR step = 0"
+            )
+        }
+        champion = self.champion()
+        return {
+            "pool": str(self.path),
+            "evaluations": counts[0],
+            "budget": meta["budget"],
+            "accepted": counts[1] or 0,
+            "stopped": counts[4] or 0,
+            "failed": counts[3] or 0,
+            "examples_evaluated": counts[2] or 0,
+            "examples_total": counts[0] * self.examples,
+            "archive": [
+                {"slot": slot, **details[member]} for slot, member in sorted(self.slots().items())
+            ],
+            "champion": None
+            if champion is None
+            else {**details[champion], "held_out": held.get(champion)},
+            "seeds": [
+                {
+                    "name": seed.name,
+                    "train": details.get(number, {}).get("train"),
+                    "held_out": held.get(number),
+                }
+                for number, seed in enumerate(self.seeds())
+            ],
+        }
+
+
+class PoolWriter(Pool):
+    """The one process that adds to a pool."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open an existing pool for writing, or make the directory and an empty file.
+
+        Raises:
+            PoolError: another process is writing, or the directory cannot be used.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise PoolError(f"{self.path}: a pool is a directory, and this is a file")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / "writer.lock", timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise PoolError(
+                f"{self.path}: another genepool process{_holder(self.path)} is writing to this "
+                "pool; wait for it or stop it (reading, as `genepool status` does, is possible)"
+            ) from None
+        except OSError as error:
+            raise PoolError(
+                f"{self.path}: cannot write here ({error.strerror or error})"
+            ) from None
+        try:
+            with _writing(self.path):
+                (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
+                self._db = _connect(self.path / DATABASE, write=True)
+                empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+                if not empty:
+                    _check_schema(self._db, self.path)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._durable = time.monotonic()
+
+    def close(self) -> None:
+        """Close the file and let others write."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        with contextlib.suppress(OSError):
+            (self.path / "writer.pid").unlink()
+        self._lock.release()
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing has been set up here yet."""
+        return not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+
+    def set_up(
+        self, meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[TaskEntry]
+    ) -> None:
+        """Write the tables and what the run pins, in one transaction."""
+        with self._transaction() as db:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            db.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [(key, json.dumps(value, sort_keys=True)) for key, value in sorted(meta.items())],
+            )
+            db.executemany(
+                "INSERT INTO seeds VALUES (?, ?, ?, ?)",
+                [(i, seed.name, seed.path, seed.digest) for i, seed in enumerate(seeds)],
+            )
+            db.executemany(
+                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (i, t.name, t.digest, t.weight, t.examples, t.held_out, int(t.binary))
+                    for i, t in enumerate(tasks)
+                ],
+            )
+
+    def set_meta(self, key: str, value: object) -> None:
+        """Change one entry of `meta`."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def add(
+        self,
+        record: Record,
+        *,
+        held_out: tuple[NDArray[np.float32], float] | None = None,
+        forget: Sequence[int] = (),
+    ) -> None:
+        """Append one member, with its held-out scores if measured, in one transaction.
+
+        Args:
+            record: its id must be the next one.
+            held_out: float32[M] and their weighted mean.
+            forget: members whose stored genomes are no longer needed (they can be bred again).
+        """
+        scores = None if record.scores is None else pack_scores(record.scores)
+        asked = 0 if record.scores is None else int((~np.isnan(record.scores)).sum())
+        row = (
+            *(record.id, record.step, json.dumps(record.parents), record.plan, record.merge),
+            *(record.mutation, record.digest, record.genome, record.verdict, scores, asked),
+            *(record.train, record.fitness, record.slot, record.evicted, record.error),
+            record.seconds,
+        )
+        with self._transaction() as db:
+            db.execute(f"INSERT INTO members VALUES ({', '.join('?' * len(row))})", row)
+            if held_out is not None:
+                self._insert_held_out(record.id, *held_out)
+            for member in forget:
+                db.execute("UPDATE members SET genome = NULL WHERE id = ?", (member,))
+
+    def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
+        """Record held-out scores, float32[M], and their weighted mean."""
+        with self._transaction():
+            self._insert_held_out(member, scores, mean)
+
+    def _insert_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO held_out VALUES (?, ?, ?)", (member, pack_scores(scores), mean)
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        now = time.monotonic()
+        full = now - self._durable > _DURABLE_SECONDS
+        with _writing(self.path):
+            if full:
+                self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+            if full:
+                self._db.execute("PRAGMA synchronous = NORMAL")
+                self._durable = now
+
+
+def _record(row: tuple[Any, ...], size: int) -> Record:
+    verdict: Verdict = row[8]
+    return Record(
+        id=row[0],
+        step=row[1],
+        parents=tuple(json.loads(row[2])),
+        plan=row[3],
+        merge=row[4],
+        mutation=row[5],
+        digest=row[6],
+        genome=row[7],
+        verdict=verdict,
+        scores=None if row[9] is None else unpack_scores(row[9], size),
+        train=row[10],
+        fitness=row[11],
+        slot=row[12],
+        evicted=row[13],
+        error=row[14],
+        seconds=row[15],
+    )
+
+
+def _connect(file: Path, *, write: bool) -> sqlite3.Connection:
+    mode = "rwc" if write else "ro"
+    address = f"{file.absolute().as_uri()}?mode={mode}"
+    with _reading(file.parent):
+        db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
+    if not write:
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError:
+            # A read-only directory has no room for the log's index; without a log none is needed.
+            db.close()
+            if not Path(f"{file}-wal").exists():
+                db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+            else:
+                db = sqlite3.connect(address, uri=True, isolation_level=None)
+        except sqlite3.DatabaseError:
+            pass  # reported by the caller's first query
+    return db
+
+
+def _check_schema(db: sqlite3.Connection, path: Path) -> None:
+    with _reading(path):
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+    if version != SCHEMA_VERSION or not {"meta", "members", "seeds", "tasks"} <= tables:
+        raise PoolError(
+            f"{path}: this pool has schema version {version}, and this genepool reads version "
+            f"{SCHEMA_VERSION}; use the genepool that wrote it, or another pool directory"
+        )
+
+
+def _holder(path: Path) -> str:
+    try:
+        return f" (pid {int((path / 'writer.pid').read_text())})"
+    except (OSError, ValueError):
+        return ""
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise PoolError(
+            f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, restore it "
+            "from a copy"
+        ) from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise PoolError(
+            f"{path}: cannot write to the pool ({error}); nothing recorded so far is lost. Free "
+            "some space or mend the directory, then run the same command to go on"
+        ) from error
+
+
+def seed_index(pool: Pool, name: str) -> int:
+    """Member id of the seed with this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = [seed.name for seed in pool.seeds()]
+    if name not in names:
+        raise InputError(f"no seed is named {name!r}; seeds: {', '.join(names)}")
+    return names.index(name)
