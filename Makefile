@@ -1,0 +1,81 @@
+# Every target does its own set-up, in .venv, from Python 3.10+ and make alone. `make help` lists them.
+#
+# PYTHON=... chooses the interpreter, VENV=... the directory of the environment, and ARGS=... is
+# handed on to the command that a target runs.
+
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+# Stamps: each is written last, so that an interrupted installation is taken up again.
+VENV_READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.ready-demo
+DEV_READY := $(VENV)/.ready-dev
+REQUIREMENTS := pyproject.toml constraints.txt
+
+# Nothing is built in parallel here; pip in the same environment twice at a time would break it.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench bench-smoke docs clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO_READY) ## breed two digit specialists into one better classifier
+	@$(BIN)/genepool demo digits $(ARGS)
+
+test: $(DEV_READY) ## run the tests
+	@$(BIN)/python -m pytest -W error -n 2 $(ARGS)
+
+check: $(DEV_READY) ## lint, format, types, import arrows, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -W error tests/architecture tests/ui/test_docs.py
+
+bench: $(DEV_READY) ## run the benchmarks at their real size (minutes)
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+
+bench-smoke: $(DEV_READY) ## run the benchmarks at a tiny size, to see that they work
+	@$(MAKE) --no-print-directory bench ARGS=--smoke
+
+docs: $(DEV_READY) ## write anew the pages of docs/ that are made from the code
+	$(BIN)/python -m genepool.ui.docs docs
+
+clean: ## remove what make made: the environment and the caches (pools stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first suitable interpreter. One that is named by PYTHON is used or refused, never replaced.
+$(VENV_READY):
+	@set -e; found=; \
+	for candidate in $${PYTHON:-python3.13 python3.12 python3.11 python3.10 python3 python}; do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+			found=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "genepool needs Python 3.10 or later; tried: $${PYTHON:-python3.13 ... python3, python}." \
+			"Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$found cannot make virtual environments; on Debian and Ubuntu:" \
+			"apt install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv $(VENV)
+	@touch $@
+
+$(DEMO_READY): $(REQUIREMENTS) $(VENV_READY)
+	@echo "Installing genepool for the demo (numpy, numba, scikit-learn, matplotlib; about a minute)"
+	@$(call install,digits$(comma)plots)
+	@touch $@
+
+$(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
+	@echo "Installing genepool for development (also torch, pytest, pyright; a few minutes)"
+	@$(call install,dev)
+	@touch $@ $(DEMO_READY)
+
+# -qq: errors, but no warnings.
+comma := ,
+install = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+	-c constraints.txt -e '.[$(1)]'
