@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,3 +196,42 @@ class Exam:
         else:
             measured = _difference(self._archive, scores.astype(np.float64), indices)
             self._totals += (measured - self._bounds.best[indices].T).sum(axis=1)
+
+
+class Questions(Protocol):
+    """What to ask a child: an `Exam`, or a `FullExam` where nothing may be left out."""
+
+    scores: NDArray[np.float32]
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to ask."""
+        ...
+
+    def next(self) -> Int64:
+        """The examples to ask next, int64[n]; empty when done."""
+        ...
+
+    def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
+        """Take in the answers to `next()`."""
+        ...
+
+
+class FullExam:
+    """Every example not yet known, in stored order, in one block."""
+
+    def __init__(self, known: NDArray[np.float32]) -> None:
+        self.scores = known.copy()
+
+    @property
+    def done(self) -> bool:
+        """Every example is answered."""
+        return not bool(np.isnan(self.scores).any())
+
+    def next(self) -> Int64:
+        """All that is left, int64[n]."""
+        return np.flatnonzero(np.isnan(self.scores))
+
+    def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
+        """Take in the answers to `next()`."""
+        self.scores[indices] = scores

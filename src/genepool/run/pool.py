@@ -176,6 +176,14 @@ class Pool:
             query += f" AND id <= {int(last)}"
         return dict(self._rows(query + " ORDER BY id"))
 
+    def retired(self) -> dict[int, int]:
+        """Members with a stored genome that have left the archive -> the step at which they did."""
+        query = (
+            "SELECT gone.id, next.step FROM members AS gone JOIN members AS next "
+            "ON next.evicted = gone.id WHERE gone.genome IS NOT NULL"
+        )
+        return dict(self._rows(query))
+
     def champion(self) -> int | None:
         """The member with the best training score of all that were ever accepted; the first of
         equals. None while the pool is empty."""

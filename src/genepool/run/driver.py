@@ -1,0 +1,535 @@
+"""The driver: brings a pool to its budget, child by child, and resumes wherever it was left.
+
+Steady state with W proposals in flight. Children are absorbed in the order in which they were
+proposed, and child t is proposed from the archive as it stood after child t - W; so a run depends on
+its configuration, never on timing or on the number of workers. Each child is written in one
+transaction, after which it cannot be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.archive import Archive, Member
+from genepool.core.exam import FullExam, Questions
+from genepool.core.genome import Genome, Recipe, Vector, decode, digest, encode, seed_recipe
+from genepool.core.strategies import REJECTED, Problem, Proposal, Strategy
+from genepool.errors import EvaluationError, PoolError
+from genepool.run.config import Run, load_run
+from genepool.run.executor import Answer, Executor, SerialExecutor
+from genepool.run.inputs import (
+    Inputs,
+    check_pins,
+    open_inputs,
+    pins,
+    seed_entries,
+    task_entries,
+)
+from genepool.run.pool import DATABASE, Pool, PoolWriter
+from genepool.run.records import Record
+from genepool.run.scorer import Scorer
+from genepool.weights.gram import load_or_build_gram
+from genepool.weights.layout import flatten
+
+# A cause that fails this many children in a row is not the children's.
+_HOPELESS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Where a run stands after absorbing a child.
+
+    Attributes:
+        evaluations, budget: children absorbed, and to be absorbed.
+        session: children absorbed since this call started.
+        accepted: of this session's children.
+        examples, examples_total: examples asked of this session's children, and that there were.
+        champion: best training score so far, in [0, 1].
+        held_out: the champion's held-out score, where known.
+        seconds: since the first child of this session was proposed.
+    """
+
+    evaluations: int
+    budget: int
+    session: int
+    accepted: int
+    examples: int
+    examples_total: int
+    champion: float
+    held_out: float | None
+    seconds: float
+
+
+class Progress(Protocol):
+    """Who wants to watch."""
+
+    def stage(self, text: str) -> None:
+        """Something that takes a while begins."""
+        ...
+
+    def step(self, report: StepReport) -> None:
+        """A child was absorbed; called for each, so it should return quickly."""
+        ...
+
+
+class Silence:
+    """Nobody watches."""
+
+    def stage(self, text: str) -> None:
+        """Ignore."""
+
+    def step(self, report: StepReport) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call of `evolve` did.
+
+    Attributes:
+        pool: where everything is.
+        status: as `genepool status --json` prints it.
+        session: children absorbed by this call.
+        seconds: that they took, setting up left out.
+    """
+
+    pool: Path
+    status: dict[str, Any]
+    session: int
+    seconds: float
+
+
+def evolve(
+    run: Run | str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Bring a pool to its budget; the same call again resumes, and does nothing when done.
+
+    Args:
+        run: a run file, its content as a mapping, or one that is already loaded.
+        budget: number of children to have scored in the end; None takes the run file's.
+        progress: who watches.
+
+    Raises:
+        GenepoolError: the run file, a seed, a task or the pool is at fault.
+        KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
+    """
+    loaded = run if isinstance(run, Run) else load_run(run)
+    target = loaded.config.budget if budget is None else budget
+    if target < 0:
+        raise PoolError(f"budget must be at least 0; got {target}")
+    watcher = progress or Silence()
+    path = loaded.resolve(loaded.config.pool)
+    if (path / DATABASE).is_file():
+        with Pool(path) as pool:
+            if _finished(pool, loaded, target):
+                return Result(path, pool.status(), 0, 0.0)
+    watcher.stage("opening seeds and tasks")
+    inputs = open_inputs(loaded)
+    with contextlib.closing(PoolWriter(path)) as pool, _interruptible() as interrupted:
+        watcher.stage("reading the seeds")
+        entries, tasks = seed_entries(inputs, path), task_entries(inputs)
+        if pool.fresh:
+            meta = {
+                "pins": pins(inputs),
+                "config": loaded.config.model_dump(),
+                "axis_size": inputs.layout.axis.size,
+                "kind": inputs.kind,
+                "seed": loaded.config.seed,
+                "budget": target,
+            }
+            pool.set_up(meta, entries, tasks)
+        else:
+            check_pins(pool, inputs, entries, tasks)
+            pool.set_meta("budget", max(target, pool.evaluations))
+            pool.set_meta("config", loaded.config.model_dump())
+        watcher.stage("preparing the seeds")
+        problem = _problem(inputs, path, entries)
+        watcher.stage("building the model")
+        executor, grain = _executor(inputs)
+        try:
+            driver = _Driver(inputs, pool, problem, executor, grain, watcher, interrupted)
+            session, seconds = driver.run(target)
+        finally:
+            executor.close()
+        return Result(path, pool.status(), session, seconds)
+
+
+def _finished(pool: Pool, run: Run, budget: int) -> bool:
+    """Whether nothing is left to do for a pool that this very run file made."""
+    meta = pool.meta()
+    same = json.loads(json.dumps(run.config.model_dump(exclude={"budget"})))
+    if {key: value for key, value in meta["config"].items() if key != "budget"} != same:
+        return False
+    return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
+
+
+def _problem(inputs: Inputs, pool: Path, entries: list[Any]) -> Problem:
+    layout, config = inputs.layout, inputs.run.config
+    count = len(inputs.checkpoints)
+    if inputs.kind == "vector":
+        seeds: tuple[Genome, ...] = tuple(
+            Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
+        )
+        return Problem(layout.axis, None, inputs.resources, seeds, config.seed)
+    gram = load_or_build_gram(inputs.checkpoints, layout, pool)
+    seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
+    return Problem(layout.axis, gram, inputs.resources, seeds, config.seed)
+
+
+def _executor(inputs: Inputs) -> tuple[Executor, int]:
+    config = inputs.run.config
+    if config.executor == "process":
+        from genepool.run.workers import ProcessExecutor, available_cores
+
+        workers = config.workers or min(available_cores(), config.in_flight)
+        return (
+            ProcessExecutor(inputs.run, workers, inputs.examples, inputs.held_out_examples),
+            max(getattr(task, "batch", 1) for task in inputs.tasks),
+        )
+    scorer = Scorer(inputs)
+    return SerialExecutor(scorer, inputs.held_out_examples), scorer.grain
+
+
+class _Driver:
+    """One session of one pool."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        pool: PoolWriter,
+        problem: Problem,
+        executor: Executor,
+        grain: int,
+        progress: Progress,
+        interrupted: threading.Event,
+    ) -> None:
+        self._inputs = inputs
+        self._config = inputs.run.config
+        self._strategy: Strategy = inputs.run.config.strategy.build()
+        self._pool = pool
+        self._problem = problem
+        self._executor = executor
+        self._grain = grain
+        self._progress = progress
+        self._interrupted = interrupted
+        self._held_out = inputs.held_out_resources()
+        self._champion: tuple[int, float, Genome] | None = None
+        self._champion_held_out: float | None = None
+        self._failures = 0
+        # Archives after the last W children, newest last: what proposals are made from.
+        self._versions: dict[int, Archive] = {}
+        # Dense genomes that have left the archive, by the step at which they did.
+        self._retired: dict[int, int] = {}
+
+    def run(self, budget: int) -> tuple[int, float]:
+        """Absorb children until there are `budget`: how many, in how many seconds."""
+        self._restore()
+        self._absorb_seeds()
+        done = first = self._pool.evaluations
+        self._progress.stage("evolving")
+        width = self._config.in_flight
+        started = time.perf_counter()
+        accepted = examples = 0
+        flying: dict[int, Proposal] = {}
+        while done < budget:
+            while len(flying) < width and done + len(flying) < budget:
+                if self._interrupted.is_set():
+                    break
+                step = done + len(flying) + 1
+                flying[step] = self._launch(step)
+            step = done + 1
+            if step not in flying or (self._interrupted.is_set() and self._executor.pending(step)):
+                break
+            record = self._absorb(flying.pop(step))
+            done = step
+            accepted += record.verdict == "accepted"
+            if record.scores is not None:
+                examples += int(np.count_nonzero(~np.isnan(record.scores)))
+            self._progress.step(
+                StepReport(
+                    evaluations=done,
+                    budget=budget,
+                    session=done - first,
+                    accepted=accepted,
+                    examples=examples,
+                    examples_total=(done - first) * self._inputs.examples,
+                    champion=self._champion[1] if self._champion else 0.0,
+                    held_out=self._champion_held_out,
+                    seconds=time.perf_counter() - started,
+                )
+            )
+        seconds = time.perf_counter() - started
+        if done < budget:
+            raise KeyboardInterrupt
+        self._finish(done)
+        return done - first, seconds
+
+    # Setting up and finishing
+
+    def _restore(self) -> None:
+        """Rebuild the archives that the next proposals are made from."""
+        pool, width = self._pool, self._config.in_flight
+        children = pool.evaluations
+        # Child t has id t + K - 1, K seeds coming first.
+        last_id = len(self._inputs.checkpoints) + max(0, children - width + 1) - 1
+        archive = self._strategy.begin(self._problem)
+        for slot, member in sorted(pool.slots(last_id).items()):
+            archive = self._put_back(archive, slot, pool.record(member))
+        step = max(0, children - width + 1)
+        self._versions = {step: archive}
+        for record in pool.records(last_id + 1):
+            if record.slot is not None:
+                archive = self._put_back(archive, record.slot, record)
+            self._versions[record.step] = archive
+        champion = pool.champion()
+        if champion is not None:
+            row = pool.record(champion)
+            self._champion = (champion, row.train or 0.0, pool.genome(champion))
+            self._champion_held_out = pool.held_out().get(champion)
+        if self._inputs.kind == "vector":
+            self._retired = pool.retired()
+
+    def _put_back(self, archive: Archive, slot: int, record: Record) -> Archive:
+        if record.scores is None or record.train is None:
+            raise PoolError(f"{self._pool.path}: member {record.id} has no scores; damaged pool")
+        genome = self._pool.genome(record.id)
+        member = Member(record.id, genome, record.parents, record.train)
+        return archive.replaced(slot, member, record.scores)
+
+    def _absorb_seeds(self) -> None:
+        present = sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
+        for number in range(present, len(self._problem.seeds)):
+            name = self._inputs.run.seeds[number].name
+            self._progress.stage(f"scoring seed {name}")
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            genome = self._problem.seeds[number]
+            unknown = np.full(self._inputs.examples, np.nan, dtype=np.float32)
+            self._executor.submit(0, genome, FullExam(unknown))
+            answer = self._executor.result(0)
+            if answer.scores is None:
+                raise EvaluationError(f"seed '{name}' cannot be scored: {answer.error}")
+            self._admit(0, genome, None, answer.scores, answer.seconds)
+
+    def _finish(self, done: int) -> None:
+        """Score seeds and champion on the held-out examples and mark the pool as finished."""
+        if self._held_out is not None:
+            measured = self._pool.held_out()
+            wanted = dict(enumerate(self._problem.seeds))
+            if self._champion is not None:
+                wanted[self._champion[0]] = self._champion[2]
+            for number, genome in wanted.items():
+                if number not in measured:
+                    self._progress.stage("scoring held-out examples")
+                    scores = self._executor.held_out(genome)
+                    self._pool.add_held_out(number, scores, self._held_out.mean(scores))
+        self._pool.set_meta("finished", done)
+
+    # One step
+
+    def _launch(self, step: int) -> Proposal:
+        archive = self._versions[max(0, step - self._config.in_flight)]
+        proposal = self._strategy.propose(self._problem, archive, step)
+        unknown = np.full(self._inputs.examples, np.nan, dtype=np.float32)
+        self._executor.submit(step, proposal.genome, self._questions(archive, proposal, unknown))
+        return proposal
+
+    def _questions(
+        self, archive: Archive, proposal: Proposal, known: NDArray[np.float32]
+    ) -> Questions:
+        if self._config.early_stop:
+            return self._strategy.exam(archive, proposal, known, self._grain)
+        return FullExam(known)
+
+    def _absorb(self, proposal: Proposal) -> Record:
+        step = proposal.step
+        archive = self._versions[step - 1]
+        answer = self._executor.result(step)
+        seconds = answer.seconds
+        # With W > 1 the archive has moved on since the child was proposed: a rejection that was
+        # certain then may not be so now, and what is left is asked.
+        while answer.scores is not None and np.isnan(answer.scores).any():
+            questions = self._questions(archive, proposal, answer.scores)
+            if questions.done:
+                break
+            self._executor.submit(step, proposal.genome, questions)
+            answer = self._executor.result(step)
+            seconds += answer.seconds
+        if answer.scores is None:
+            self._count_failure(answer)
+            record = self._record(step, proposal, None, seconds, error=answer.error)
+            self._write(record, archive)
+            return record
+        self._failures = 0
+        if np.isnan(answer.scores).any():
+            record = self._record(step, proposal, answer.scores, seconds)
+            self._write(record, archive)
+            return record
+        return self._admit(step, proposal.genome, proposal, answer.scores, seconds)
+
+    def _admit(
+        self,
+        step: int,
+        genome: Genome,
+        proposal: Proposal | None,
+        scores: NDArray[np.float32],
+        seconds: float,
+    ) -> Record:
+        """Let a fully scored child (or seed) compete, and write what came of it."""
+        number = self._next_id(step)
+        parents = proposal.plan.parents if proposal else ()
+        train = self._inputs.resources.mean(scores)
+        archive = self._versions[max(0, step - 1)]
+        archive, outcome = self._strategy.absorb(
+            archive, Member(number, genome, parents, train), scores
+        )
+        record = Record(
+            id=number,
+            step=step,
+            parents=parents,
+            plan="" if proposal is None else json.dumps(asdict(proposal.plan)),
+            merge=None if proposal is None else encode(proposal.merge),
+            mutation=0.0 if proposal is None else proposal.plan.mutation,
+            digest=digest(genome) if self._named(genome, outcome.accepted, step) else None,
+            genome=encode(genome) if outcome.accepted or self._dense_seed(genome, step) else None,
+            verdict="accepted" if outcome.accepted else "rejected",
+            scores=scores,
+            train=train,
+            fitness=outcome.fitness,
+            slot=outcome.slot,
+            evicted=outcome.evicted,
+            error=None,
+            seconds=seconds,
+        )
+        held_out = None
+        retired: list[int] = []
+        if outcome.accepted:
+            if outcome.evicted is not None:
+                retired.append(outcome.evicted)
+            if self._champion is None or train > self._champion[1]:
+                self._champion = (number, train, genome)
+                held_out = self._track(genome)
+        self._write(record, archive, held_out, retired)
+        return record
+
+    def _record(
+        self,
+        step: int,
+        proposal: Proposal,
+        scores: NDArray[np.float32] | None,
+        seconds: float,
+        error: str | None = None,
+    ) -> Record:
+        """A child that was stopped, or that failed."""
+        genome = proposal.genome
+        return Record(
+            id=self._next_id(step),
+            step=step,
+            parents=proposal.plan.parents,
+            plan=json.dumps(asdict(proposal.plan)),
+            merge=encode(proposal.merge),
+            mutation=proposal.plan.mutation,
+            digest=digest(genome) if self._named(genome, False, step) else None,
+            genome=None,
+            verdict="stopped" if error is None else "failed",
+            scores=scores,
+            train=None,
+            fitness=REJECTED.fitness,
+            slot=None,
+            evicted=None,
+            error=error,
+            seconds=seconds,
+        )
+
+    def _write(
+        self,
+        record: Record,
+        archive: Archive,
+        held_out: tuple[NDArray[np.float32], float] | None = None,
+        retired: list[int] | None = None,
+    ) -> None:
+        step = record.step
+        forget = self._forgettable(step, retired or [])
+        self._pool.add(record, held_out=held_out, forget=forget)
+        self._versions[step] = archive
+        self._versions.pop(step - self._config.in_flight, None)
+
+    def _forgettable(self, step: int, retired: list[int]) -> list[int]:
+        """Dense genomes that neither the archive, the champion nor a proposal in flight needs."""
+        if self._inputs.kind != "vector":
+            return []
+        for member in retired:
+            self._retired[member] = step
+        out: list[int] = []
+        for member, since in list(self._retired.items()):
+            champion = self._champion is not None and self._champion[0] == member
+            if since <= step - self._config.in_flight + 1 and not champion:
+                del self._retired[member]
+                if member >= len(self._problem.seeds):
+                    out.append(member)
+        return out
+
+    def _track(self, genome: Genome) -> tuple[NDArray[np.float32], float] | None:
+        self._champion_held_out = None
+        if not self._config.track_held_out or self._held_out is None:
+            return None
+        scores = self._executor.held_out(genome)
+        self._champion_held_out = self._held_out.mean(scores)
+        return scores, self._champion_held_out
+
+    def _named(self, genome: Genome, accepted: bool, step: int) -> bool:
+        """Whether to digest a genome: hashing every dense child would cost more than it tells."""
+        return isinstance(genome, Recipe) or accepted or step == 0
+
+    def _dense_seed(self, genome: Genome, step: int) -> bool:
+        return isinstance(genome, Vector) and step == 0
+
+    def _next_id(self, step: int) -> int:
+        return len(self._problem.seeds) + step - 1 if step else self._seeds_present()
+
+    def _seeds_present(self) -> int:
+        return sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
+
+    def _count_failure(self, answer: Answer) -> None:
+        self._failures += 1
+        if self._failures >= _HOPELESS:
+            raise EvaluationError(
+                f"the last {_HOPELESS} children all failed, the last with: {answer.error}; the "
+                "cause is probably not the children. Nothing is lost: mend it and run again"
+            )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event; the second interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

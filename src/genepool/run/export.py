@@ -1,0 +1,206 @@
+"""Out of the pool: a member as a checkpoint, and a merge by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genepool.core.genome import Genome, Recipe, digest, seed_recipe
+from genepool.core.slerp import Angle, merge_recipe, products_of
+from genepool.errors import CheckpointError, InputError, PoolError
+from genepool.run.pool import Pool
+from genepool.weights.checkpoint import Checkpoint, open_checkpoint
+from genepool.weights.gram import load_or_build_gram
+from genepool.weights.layout import Layout, build_layout
+from genepool.weights.writer import write_checkpoint
+
+PathLike = str | os.PathLike[str]
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A checkpoint that was written: directory, digest of the genome, what it was made from."""
+
+    directory: Path
+    genome: str
+    details: dict[str, Any]
+
+
+def export(
+    pool: Pool,
+    member: int | str,
+    directory: PathLike,
+    *,
+    seeds: Mapping[str, PathLike] | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+    advance: Advance | None = None,
+) -> Exported:
+    """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
+
+    Args:
+        pool: where it lives.
+        member: id, or "best" for the champion.
+        directory: new or empty.
+        seeds: where seeds lie now, by name, for those that have moved.
+        dtype: of all merged tensors, as safetensors names it; None keeps the first seed's.
+        shard_bytes: largest size of a file.
+        advance: called with the fraction that is done.
+
+    Raises:
+        PoolError: no such member.
+        CheckpointError: a seed is missing or holds other tensors than when the pool was made.
+    """
+    number = _number(pool, member)
+    record = pool.record(number)
+    genome = pool.genome(number)
+    checkpoints, layout = open_seeds(pool, seeds)
+    held_out = pool.held_out().get(number)
+    details: dict[str, Any] = {
+        "member": number,
+        "parents": list(record.parents),
+        "train": record.train,
+        "held_out": held_out,
+        "seeds": [{"name": seed.name, "digest": seed.digest} for seed in pool.seeds()],
+        **_describe(genome),
+    }
+    return _write(genome, details, checkpoints, layout, directory, dtype, shard_bytes, advance)
+
+
+def merge(
+    a: PathLike,
+    b: PathLike,
+    directory: PathLike,
+    *,
+    ratio: float,
+    split: float | int | str = 1.0,
+    angle: Angle = "global",
+    dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+    advance: Advance | None = None,
+) -> Exported:
+    """Merge two checkpoints by SLERP: `ratio` left of the split point and 1 - ratio right of it.
+
+    Args:
+        a, b: checkpoints of one architecture.
+        directory: new or empty.
+        ratio: in [0, 1]; left of the split 0 gives a and 1 gives b.
+        split: fraction of the axis (float), position (int), or name of the tensor that is the
+            first on the right; 1.0 merges everything at `ratio`.
+        angle: over what the SLERP angle is measured.
+        dtype: of all merged tensors, as safetensors names it; None keeps those of a.
+        shard_bytes: largest size of a file.
+        advance: called with the fraction that is done.
+
+    Raises:
+        CheckpointError, InputError: naming what does not fit.
+    """
+    checkpoints = (open_checkpoint(Path(a)), open_checkpoint(Path(b)))
+    layout = build_layout(checkpoints)
+    position = layout.position(split)
+    gram = load_or_build_gram(checkpoints, layout, None)
+    sides = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
+    genome = merge_recipe(
+        products_of(sides[0], sides[1], gram), layout.axis, ratio, [position], angle
+    )
+    details: dict[str, Any] = {
+        "ratio": ratio,
+        "split": position,
+        "angle": angle,
+        "seeds": [{"name": c.name, "digest": c.digest()} for c in checkpoints],
+        **_describe(genome),
+    }
+    return _write(genome, details, checkpoints, layout, directory, dtype, shard_bytes, advance)
+
+
+def open_seeds(
+    pool: Pool, seeds: Mapping[str, PathLike] | None = None
+) -> tuple[tuple[Checkpoint, ...], Layout]:
+    """Open the seeds that a pool names, and check that they are still what they were.
+
+    Raises:
+        CheckpointError: one is missing or holds other tensors.
+        InputError: `seeds` names one that the pool does not have.
+    """
+    moved = dict(seeds or {})
+    entries = pool.seeds()
+    unknown = sorted(set(moved) - {seed.name for seed in entries})
+    if unknown:
+        raise InputError(
+            f"the pool has no seed named {unknown[0]!r}; its seeds: "
+            f"{', '.join(seed.name for seed in entries)}"
+        )
+    checkpoints: list[Checkpoint] = []
+    for seed in entries:
+        path = Path(moved.get(seed.name, seed.path))
+        try:
+            checkpoint = open_checkpoint(path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"seed '{seed.name}': {error}; if it has moved, say where it is with "
+                f"--seed {seed.name}=PATH"
+            ) from None
+        if checkpoint.digest() != seed.digest:
+            raise CheckpointError(
+                f"seed '{seed.name}': {path} holds other tensors (digest "
+                f"{checkpoint.digest()[:12]}) than when the pool was made ({seed.digest[:12]})"
+            )
+        checkpoints.append(checkpoint)
+    pins = pool.meta()["pins"]
+    layout = build_layout(checkpoints, pins["chromosomes"] or None)
+    if layout.digest != pins["layout"]:
+        raise PoolError(
+            f"{pool.path}: this genepool lays the tensors out differently from the one that made "
+            "the pool; use that version"
+        )
+    return tuple(checkpoints), layout
+
+
+def _number(pool: Pool, member: int | str) -> int:
+    if member == "best":
+        champion = pool.champion()
+        if champion is None:
+            raise PoolError(f"{pool.path}: there is no member yet; run `genepool evolve` first")
+        return champion
+    try:
+        return int(member)
+    except ValueError:
+        raise InputError(f"expected a member number or 'best'; got {member!r}") from None
+
+
+def _describe(genome: Genome) -> dict[str, Any]:
+    out: dict[str, Any] = {"genome": digest(genome)}
+    if isinstance(genome, Recipe):
+        out["recipe"] = {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
+    return out
+
+
+def _write(
+    genome: Genome,
+    details: dict[str, Any],
+    checkpoints: tuple[Checkpoint, ...],
+    layout: Layout,
+    directory: PathLike,
+    dtype: str | None,
+    shard_bytes: int,
+    advance: Advance | None,
+) -> Exported:
+    target = Path(directory)
+    name = digest(genome)
+    write_checkpoint(
+        genome,
+        checkpoints,
+        layout,
+        target,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        metadata={"format": "pt", "genepool.genome": name},
+        extra={"genepool.json": (json.dumps(details, indent=1, sort_keys=True) + "\n").encode()},
+        progress=advance,
+    )
+    return Exported(target, name, details)

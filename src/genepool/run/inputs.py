@@ -1,0 +1,221 @@
+"""What a run works on: seeds, their layout, the tasks, and what of it the pool pins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from genepool.core.archive import Resources
+from genepool.errors import CheckpointError, ConfigError, GenepoolError, PoolError
+from genepool.evaluate.base import Task
+from genepool.run.config import Run, task_options
+from genepool.weights.atomic import write_bytes
+from genepool.run.pool import Pool, Seed, TaskEntry
+from genepool.weights.checkpoint import Checkpoint, open_checkpoint
+from genepool.weights.layout import Layout, build_layout
+
+_DIGESTS = "digests.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Everything that a run reads, opened.
+
+    Attributes:
+        run: the run file.
+        checkpoints: the seeds, in order.
+        layout: where their tensors lie on the axis.
+        tasks: in order; their examples are laid end to end.
+        resources: the examples with their capacities.
+        kind: of genome: dense vectors where mutation adds noise, recipes otherwise.
+    """
+
+    run: Run
+    checkpoints: tuple[Checkpoint, ...]
+    layout: Layout
+    tasks: tuple[Task, ...]
+    resources: Resources
+    kind: Literal["recipe", "vector"]
+
+    @property
+    def examples(self) -> int:
+        """Number N of training examples."""
+        return sum(len(task.samples) for task in self.tasks)
+
+    @property
+    def held_out_examples(self) -> int:
+        """Number M of held-out examples."""
+        return sum(len(task.held_out) for task in self.tasks)
+
+    def held_out_resources(self) -> Resources | None:
+        """The held-out examples, weighed like the training examples; None if there are none."""
+        if not self.held_out_examples:
+            return None
+        sizes = [len(task.held_out) for task in self.tasks]
+        return Resources(_weights(self.run, sizes), self.resources.binary)
+
+
+def open_inputs(run: Run) -> Inputs:
+    """Open seeds and tasks and check that they fit together.
+
+    Raises:
+        ConfigError, CheckpointError, EvaluationError, MissingExtraError: naming file and field.
+    """
+    checkpoints: list[Checkpoint] = []
+    for index, seed in enumerate(run.seeds):
+        try:
+            checkpoints.append(open_checkpoint(run.resolve(seed.path)))
+        except CheckpointError as error:
+            raise CheckpointError(f"{run.where('seeds', index)}: seeds.{index}: {error}") from None
+    layout = build_layout(checkpoints, run.config.chromosomes or None)
+    tasks: list[Task] = []
+    for index, entry in enumerate(run.config.tasks):
+        evaluator, options = task_options(run, index, entry)
+        try:
+            tasks.append(evaluator(options, run.directory))
+        except GenepoolError as error:
+            raise type_preserving(error, f"{run.where('tasks', index)}: task '{entry.name}'")
+    mutates = run.config.strategy.mutation > 0
+    return Inputs(
+        run,
+        tuple(checkpoints),
+        layout,
+        tuple(tasks),
+        Resources(
+            _weights(run, [len(task.samples) for task in tasks]),
+            all(task.binary for task in tasks),
+        ),
+        "vector" if mutates else "recipe",
+    )
+
+
+def type_preserving(error: GenepoolError, prefix: str) -> GenepoolError:
+    """The same kind of error with a prefix that says where."""
+    text = f"{prefix}: {error}"
+    kind = type(error) if type(error).__init__ is Exception.__init__ else ConfigError
+    return kind(text)
+
+
+def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Capacity of each example: tasks weigh alike whatever their size; the mean is 1 each."""
+    weights = [task.weight if size else 0.0 for task, size in zip(run.config.tasks, sizes)]
+    scale = sum(sizes) / sum(weights)
+    return np.concatenate(
+        [
+            np.full(size, scale * weight / size) if size else np.zeros(0)
+            for weight, size in zip(weights, sizes, strict=True)
+        ]
+    )
+
+
+def seed_entries(inputs: Inputs, pool: Path) -> list[Seed]:
+    """The seeds with their digests, which are remembered in the pool by size and date of the files."""
+    cache = pool / _DIGESTS
+    try:
+        known: dict[str, str] = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        known = {}
+    out: list[Seed] = []
+    fresh: dict[str, str] = {}
+    for seed, checkpoint in zip(inputs.run.seeds, inputs.checkpoints, strict=True):
+        key = _stamp(checkpoint)
+        fresh[key] = known.get(key) or checkpoint.digest()
+        out.append(Seed(seed.name, str(inputs.run.resolve(seed.path)), fresh[key]))
+    if fresh != known:
+        write_bytes(cache, json.dumps(fresh, indent=1).encode())
+    return out
+
+
+def _stamp(checkpoint: Checkpoint) -> str:
+    parts: list[str] = []
+    for file in checkpoint.files:
+        try:
+            stat = file.path.stat()
+        except OSError as error:
+            raise CheckpointError(f"{file.path}: cannot be read ({error.strerror})") from None
+        parts.append(f"{file.path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}")
+    return "|".join(parts)
+
+
+def task_entries(inputs: Inputs) -> list[TaskEntry]:
+    """The tasks as the pool pins them."""
+    return [
+        TaskEntry(
+            entry.name,
+            task.digest,
+            entry.weight,
+            len(task.samples),
+            len(task.held_out),
+            task.binary,
+        )
+        for entry, task in zip(inputs.run.config.tasks, inputs.tasks, strict=True)
+    ]
+
+
+def pins(inputs: Inputs) -> dict[str, Any]:
+    """Settings that a pool cannot change, since its members would no longer be comparable."""
+    config = inputs.run.config
+    return {
+        "strategy": config.strategy.model_dump(),
+        "model": config.model.model_dump(),
+        "chromosomes": config.chromosomes,
+        "seed": config.seed,
+        "in_flight": config.in_flight,
+        "early_stop": config.early_stop,
+        "layout": inputs.layout.digest,
+    }
+
+
+def check_pins(pool: Pool, inputs: Inputs, seeds: list[Seed], tasks: list[TaskEntry]) -> None:
+    """Refuse to go on with a pool that was made from something else.
+
+    Raises:
+        PoolError: naming what differs.
+    """
+
+    def refuse(what: str) -> PoolError:
+        return PoolError(
+            f"{pool.path}: this pool was made with {what}; its members cannot be compared with new "
+            "ones. Name another pool directory in the run file, or put the setting back"
+        )
+
+    held = pool.seeds()
+    if len(held) != len(seeds):
+        raise refuse(f"{len(held)} seeds, and the run file names {len(seeds)}")
+    for old, new in zip(held, seeds, strict=True):
+        if old.digest != new.digest:
+            raise refuse(
+                f"another seed '{old.name}': {new.path} now holds tensors with digest "
+                f"{new.digest[:12]}, then {old.digest[:12]}"
+            )
+    entries = pool.tasks()
+    if [task.name for task in entries] != [task.name for task in tasks]:
+        raise refuse(
+            f"tasks {', '.join(t.name for t in entries)}, and the run file names "
+            f"{', '.join(t.name for t in tasks)}"
+        )
+    for old, new in zip(entries, tasks, strict=True):
+        if old.digest != new.digest:
+            raise refuse(
+                f"other examples or settings of task '{old.name}' ({old.examples} + "
+                f"{old.held_out} held out, digest {old.digest[:12]}; now {new.examples} + "
+                f"{new.held_out}, {new.digest[:12]})"
+            )
+        if old.weight != new.weight:
+            raise refuse(f"weight {old.weight} of task '{old.name}' (now {new.weight})")
+    pinned = pool.meta()["pins"]
+    for key, value in json.loads(json.dumps(pins(inputs))).items():
+        if pinned.get(key) != value:
+            raise refuse(f"{_difference(key, pinned.get(key), value)}")
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for part in sorted({*old, *new}):
+            if old.get(part) != new.get(part):
+                return f"{key}.{part} = {old.get(part)!r} (now {new.get(part)!r})"
+    return f"{key} = {old!r} (now {new!r})"

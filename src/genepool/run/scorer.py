@@ -1,0 +1,73 @@
+"""A live model with the tasks around it: genome in, scores out. One per process, one thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.genome import Genome
+from genepool.evaluate.model import build_model
+from genepool.run.inputs import Inputs
+from genepool.weights.materialise import Materialiser
+
+
+class Scorer:
+    """Scores genomes. Building one builds the live model; each `load` fills it in one pass."""
+
+    def __init__(self, inputs: Inputs, threads: int | None = None) -> None:
+        """Build the live model.
+
+        Args:
+            inputs: seeds, layout and tasks, opened.
+            threads: that may materialise; None means the cores of this process.
+        """
+        run = inputs.run
+        self._inputs = inputs
+        self._model = build_model(
+            run.config.model, inputs.layout, inputs.checkpoints, run.directory
+        )
+        self._materialiser = Materialiser(
+            inputs.checkpoints, inputs.layout, self._model.destinations, threads
+        )
+        self._value: Any = self._model.value
+        self._loaded: Genome | None = None
+
+    @property
+    def grain(self) -> int:
+        """Number of examples that are scored at once: blocks should be multiples of it."""
+        return max(getattr(task, "batch", 1) for task in self._inputs.tasks)
+
+    def load(self, genome: Genome) -> None:
+        """Materialise a genome into the live model, unless it is there already."""
+        if self._loaded is not genome:
+            self._loaded = None
+            self._materialiser.write(genome)
+            self._loaded = genome
+
+    def score(self, indices: NDArray[np.int64], *, held_out: bool = False) -> NDArray[np.float32]:
+        """Score the loaded genome.
+
+        Args:
+            indices: int64[n], positions among the examples of all tasks laid end to end.
+            held_out: whether they count among the held-out examples.
+
+        Returns:
+            float32[n] in [0, 1], in the order of `indices`.
+
+        Raises:
+            EvaluationError: the model could not be scored.
+        """
+        tasks = self._inputs.tasks
+        if len(tasks) == 1:
+            return tasks[0].score(self._value, indices, held_out=held_out)
+        out = np.empty(indices.size, dtype=np.float32)
+        start = 0
+        for task in tasks:
+            stop = start + len(task.held_out if held_out else task.samples)
+            mine = np.flatnonzero((indices >= start) & (indices < stop))
+            if mine.size:
+                out[mine] = task.score(self._value, indices[mine] - start, held_out=held_out)
+            start = stop
+        return out

@@ -1,0 +1,150 @@
+"""Killed at any moment, a run resumes and ends exactly as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool.run.driver import evolve
+from genepool.run.pool import Pool
+from tests.runs import contents, write_run
+
+# 50 by hand (GENEPOOL_CRASHES=50), 5 where every minute counts.
+CRASHES = int(os.environ.get("GENEPOOL_CRASHES", "5"))
+_EVOLVE = "import sys; from genepool.run.driver import evolve; evolve(sys.argv[1])"
+
+# Slow enough that a kill lands anywhere in a run: each child takes a few milliseconds.
+_SLOW = """
+import time
+def score(model, examples):
+    time.sleep(0.004)
+    total = float(sum(abs(array).sum() for array in model.values()))
+    return [((total * 1000 + 37 * example) % 10) / 10 for example in examples]
+"""
+
+
+def _slow_run(directory: Path, **changes: Any) -> Path:
+    file = write_run(
+        directory,
+        tasks=[
+            {
+                "name": "slow",
+                "evaluator": "function",
+                "function": "slow:score",
+                "examples": "examples.json",
+            }
+        ],
+        **changes,
+    )
+    (directory / "slow.py").write_text(_SLOW)
+    (directory / "examples.json").write_text(str(list(range(30))))
+    return file
+
+
+def _start(file: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _EVOLVE, str(file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _evaluations(pool: Path) -> int:
+    try:
+        with Pool(pool) as opened:
+            return opened.evaluations
+    except Exception:
+        return -1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": 150},
+        {"budget": 150, "in_flight": 3, "strategy": {"name": "m2n2", "archive": 5, "mutation": 0.1}},
+    ],
+    ids=["recipes", "vectors, three in flight"],
+)
+def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> None:
+    evolve(_slow_run(tmp_path / "whole", **changes))
+    file = _slow_run(tmp_path / "killed", **changes)
+    pool = tmp_path / "killed/pool"
+    moments = random.Random(CRASHES)
+    targets = sorted(moments.randrange(-1, 150) for _ in range(CRASHES))
+    killed = 0
+    for target in targets:
+        process = _start(file)
+        while process.poll() is None and _evaluations(pool) < target:
+            time.sleep(0.002)
+        time.sleep(moments.random() * 0.02)
+        if process.poll() is None:
+            killed += 1
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert killed >= CRASHES // 2
+    evolve(file)
+    assert contents(pool) == contents(tmp_path / "whole/pool")
+
+
+def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"budget": 80, "in_flight": 2}
+    evolve(_slow_run(tmp_path / "whole", **changes))
+    file = _slow_run(tmp_path / "killed", **changes, executor="process", workers=2)
+    pool = tmp_path / "killed/pool"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genepool.ui.cli", "evolve", str(file)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and _evaluations(pool) < 20:
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = text.strip().splitlines()[-1]
+    assert "died (signal SIGKILL" in last
+    assert "run the same command again" in last
+    assert "Traceback" not in text
+    assert 20 <= _evaluations(pool) < 80
+    evolve(file)
+    assert contents(pool) == contents(tmp_path / "whole/pool")
+
+
+def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
+    evolve(_slow_run(tmp_path / "whole", budget=100))
+    file = _slow_run(tmp_path / "stopped", budget=100)
+    pool = tmp_path / "stopped/pool"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genepool.ui.cli", "evolve", str(file)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and _evaluations(pool) < 10:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in text
+    assert 10 <= _evaluations(pool) < 100
+    evolve(file)
+    assert contents(pool) == contents(tmp_path / "whole/pool")

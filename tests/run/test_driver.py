@@ -1,0 +1,169 @@
+"""The loop: what a run leaves in its pool, and that nothing but its configuration decides it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genepool.core.genome import Recipe, digest
+from genepool.errors import PoolError
+from genepool.run.driver import StepReport, evolve
+from genepool.run.pool import Pool
+from tests.runs import contents, write_run
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"in_flight": 4},
+    {"strategy": {"name": "m2n2", "archive": 6, "mutation": 0.05}},
+    {"strategy": {"name": "m2n2", "archive": 6, "mutation": 0.05}, "in_flight": 3},
+    {"strategy": {"name": "ga", "archive": 5}},
+    {"strategy": {"name": "m2n2", "archive": 5, "alpha": 0.5, "angle": "side", "warmup": 5}},
+    {"strategy": {"name": "m2n2", "archive": 5, "attraction": False, "angle": "tensor"}},
+    {"seeds": ["seed1.safetensors", "seed2.safetensors", "seed3.safetensors"]},
+    {"chromosomes": {"weights": ["*.weight"]}},
+    {"track_held_out": True},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda value: str(value)[:60])
+def test_stopping_early_changes_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    evolve(write_run(tmp_path / "with", **changes, early_stop=True))
+    evolve(write_run(tmp_path / "without", **changes, early_stop=False))
+    short, full = contents(tmp_path / "with/pool"), contents(tmp_path / "without/pool")
+    assert short[-2:] == full[-2:]
+    saved = 0
+    for mine, other in zip(short[:-2], full[:-2], strict=True):
+        if mine["verdict"] == "stopped":
+            assert other["verdict"] == "rejected"
+            known = np.frombuffer(mine["scores"], dtype=np.float32)
+            asked = ~np.isnan(known)
+            complete = np.frombuffer(other["scores"], dtype=np.float32)
+            assert np.array_equal(known[asked], complete[asked])
+            saved += int((~asked).sum())
+            for name in ("verdict", "scores", "train", "fitness"):
+                mine[name] = other[name] = None
+        assert mine == other
+    assert saved > 0
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda value: str(value)[:60])
+def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    evolve(write_run(tmp_path / "one", **changes))
+    file = write_run(tmp_path / "many", **changes)
+    for budget in (1, 2, 7, 23, 41, 60):
+        evolve(file, budget=budget)
+    one, many = contents(tmp_path / "one/pool"), contents(tmp_path / "many/pool")
+    # Stopping on the way scores the champion of that moment on the held-out examples as well.
+    known = many[-2]["held_out"]
+    assert one[-2]["held_out"] == {k: v for k, v in known.items() if k in one[-2]["held_out"]}
+    assert one[:-2] == many[:-2]
+    assert one[-1] == many[-1]
+
+
+def test_worker_processes_give_the_same_run(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path / "serial", in_flight=3))
+    evolve(write_run(tmp_path / "process", in_flight=3, executor="process", workers=2))
+    assert contents(tmp_path / "serial/pool") == contents(tmp_path / "process/pool")
+
+
+def test_every_member_ever_bred_can_be_made_again(tmp_path: Path) -> None:
+    for name, mutation in (("recipes", 0.0), ("vectors", 0.05)):
+        strategy = {"name": "m2n2", "archive": 4, "mutation": mutation}
+        evolve(write_run(tmp_path / name, strategy=strategy))
+        with Pool(tmp_path / name / "pool") as pool:
+            records = list(pool.records())
+            stored = [record for record in records if record.genome is not None]
+            assert len(stored) < len(records)
+            for record in records:
+                genome = pool.genome(record.id)
+                assert isinstance(genome, Recipe) == (mutation == 0)
+                if record.digest is not None:
+                    assert digest(genome) == record.digest
+            if mutation:
+                kept = {record.id for record in stored}
+                assert kept <= {*pool.slots().values(), pool.champion(), 0, 1}
+
+
+def test_the_champion_is_the_best_ever_accepted(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path))
+    with Pool(tmp_path / "pool") as pool:
+        accepted = [record for record in pool.records() if record.verdict == "accepted"]
+        best = max(record.train or 0.0 for record in accepted)
+        first = next(record.id for record in accepted if record.train == best)
+        status = pool.status()
+    assert status["champion"]["member"] == first
+    assert status["champion"]["train"] == best >= max(s["train"] for s in status["seeds"])
+    assert status["champion"]["held_out"] is not None
+    assert status["evaluations"] == status["budget"] == 60
+    assert status["examples_total"] == 60 * 120
+    assert 0 < status["examples_evaluated"] < status["examples_total"]
+
+
+def test_a_finished_run_does_nothing_and_a_larger_budget_goes_on(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    assert evolve(file).session == 60
+    before = contents(tmp_path / "pool")
+    assert evolve(file).session == 0
+    assert contents(tmp_path / "pool") == before
+    assert evolve(file, budget=70).session == 10
+    assert evolve(file, budget=65).session == 0
+
+
+def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.stages: list[str] = []
+            self.steps: list[StepReport] = []
+
+        def stage(self, text: str) -> None:
+            self.stages.append(text)
+
+        def step(self, report: StepReport) -> None:
+            self.steps.append(report)
+
+    watcher = Watcher()
+    evolve(write_run(tmp_path, track_held_out=True), progress=watcher)
+    assert [report.evaluations for report in watcher.steps] == list(range(1, 61))
+    assert watcher.steps[-1].champion == max(report.champion for report in watcher.steps)
+    assert watcher.steps[-1].held_out is not None
+    assert watcher.steps[-1].examples <= watcher.steps[-1].examples_total == 60 * 120
+    assert "evolving" in watcher.stages
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 4}, "seed = 3 (now 4)"),
+        ({"in_flight": 2}, "in_flight = 1 (now 2)"),
+        ({"early_stop": False}, "early_stop"),
+        ({"strategy": {"name": "m2n2", "archive": 7}}, "strategy.archive = 6 (now 7)"),
+        ({"strategy": {"name": "ga"}}, "strategy"),
+        ({"seeds": ["seed1.safetensors", "seed3.safetensors"]}, "another seed 'seed2'"),
+        ({"seeds": ["seed1.safetensors"]}, "2 seeds"),
+        ({"chromosomes": {"weights": ["*.weight"]}}, "chromosomes"),
+        (
+            {"tasks": [{"name": "clouds", "evaluator": "classifier", "data": "other.npz"}]},
+            "task 'clouds'",
+        ),
+        (
+            {"tasks": [{"name": "x", "evaluator": "classifier", "data": "data.npz"}]},
+            "tasks clouds",
+        ),
+    ],
+)
+def test_a_pool_made_from_something_else_is_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    from tests.runs import write_data
+
+    evolve(write_run(tmp_path, budget=5))
+    write_data(tmp_path / "other.npz", seed=1)
+    before = contents(tmp_path / "pool")
+    with pytest.raises(PoolError) as caught:
+        evolve(write_run(tmp_path, budget=9, **changes))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path / "pool") == before
