@@ -1,0 +1,360 @@
+# pyright: basic, reportPrivateUsage=false
+# (numba has no type stubs; what other modules call is annotated by hand)
+"""Compiled loops over raw weights. Importing this imports numba: do so late.
+
+Arithmetic is IEEE, without fast-math: the vector body of a loop and its tail, and every machine,
+give the same bits. Sixteen-bit formats are converted by integer arithmetic written out here, so
+that no processor's conversion instructions or denormal mode take part. Compiled code is kept in
+numba's cache beside this file (or in the user's cache directory), so only the first run waits.
+
+Tensors are given as addresses with an index into `FLOATING` for the dtype: one call then covers
+any number of tensors, seeds and segments, and an address need not be aligned. Whoever calls keeps
+the memory alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic as untyped_intrinsic
+from numpy.typing import NDArray
+
+from genepool.weights.dtypes import FLOATING
+
+F = TypeVar("F", bound=Callable[..., Any])
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+intrinsic: Any = untyped_intrinsic
+
+F64, F32, F16, BF16 = (FLOATING.index(code) for code in ("F64", "F32", "F16", "BF16"))
+
+# Elements per step. Small enough that the sources are read as interleaved streams, which the
+# processor prefetches; with thousands of elements it waits for each source in turn.
+STEP = 256
+
+
+def _kernel(function: F) -> F:
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast(F, njit(cache=True, **options)(function))
+    except RuntimeError:  # nowhere to keep a cache (read-only file system)
+        return cast(F, njit(**options)(function))
+
+
+def _memory(element: Any, llvm: ir.Type) -> tuple[Any, Any]:
+    """load(address, index) and store(address, index, value) for one element type."""
+
+    @intrinsic
+    def load(_typing, _address, _index):
+        def generate(_context, builder, _signature, arguments):
+            base = builder.inttoptr(arguments[0], llvm.as_pointer())
+            return builder.load(builder.gep(base, [arguments[1]]), align=1)
+
+        return element(types.int64, types.int64), generate
+
+    @intrinsic
+    def store(_typing, _address, _index, _value):
+        def generate(context, builder, _signature, arguments):
+            base = builder.inttoptr(arguments[0], llvm.as_pointer())
+            builder.store(arguments[2], builder.gep(base, [arguments[1]]), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, element), generate
+
+    return load, store
+
+
+_load16, _store16 = _memory(types.uint16, ir.IntType(16))
+_load32, _store32 = _memory(types.float32, ir.FloatType())
+_load64, _store64 = _memory(types.float64, ir.DoubleType())
+
+
+@intrinsic
+def _bits(_typing, _value):
+    def generate(_context, builder, _signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def _float(_typing, _value):
+    def generate(_context, builder, _signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+# numba widens every integer operation to 64 bits unless each result is cast back.
+u32 = np.uint32
+
+
+@_kernel
+def _from_bf16(half: np.uint16) -> np.float32:
+    return _float(u32(u32(half) << u32(16)))
+
+
+@_kernel
+def _to_bf16(value: np.float32) -> np.uint16:
+    bits = _bits(value)
+    even = u32(u32(bits >> u32(16)) & u32(1))
+    rounded = u32(u32(u32(bits + u32(0x7FFF)) + even) >> u32(16))
+    return np.uint16(rounded) if value == value else np.uint16(0x7FC0)
+
+
+@_kernel
+def _from_f16(half: np.uint16) -> np.float32:
+    magnitude = u32(u32(half) & u32(0x7FFF))
+    wide = u32(magnitude << u32(13))
+    bits = u32(wide + u32(0x38000000))  # exponent bias 15 to 127
+    if magnitude >= u32(0x7C00):  # infinity and NaN
+        bits = u32(wide + u32(0x70000000))
+    if magnitude < u32(0x0400):  # zero and subnormal: a whole number of 2**-24
+        bits = _bits(np.float32(np.int32(magnitude)) * np.float32(2.0**-24))
+    return _float(u32(bits | u32(u32(u32(half) & u32(0x8000)) << u32(16))))
+
+
+@_kernel
+def _to_f16(value: np.float32) -> np.uint16:
+    bits = _bits(value)
+    magnitude = u32(bits & u32(0x7FFFFFFF))
+    even = u32(u32(magnitude >> u32(13)) & u32(1))
+    # Exponent bias 127 to 15, and half a unit less one in the last place, to round to even.
+    half = u32(u32(u32(magnitude + u32(0xC8000FFF)) + even) >> u32(13))
+    if magnitude < u32(0x38800000):  # below 2**-14 the last place is 2**-24, as for 0.5 in float32
+        half = u32(_bits(_float(magnitude) + np.float32(0.5)) - u32(0x3F000000))
+    if magnitude >= u32(0x477FF000):  # 65520 and above round to infinity
+        half = u32(0x7C00)
+    if magnitude > u32(0x7F800000):
+        half = u32(0x7E00)
+    return np.uint16(u32(half | u32(u32(bits >> u32(16)) & u32(0x8000))))
+
+
+@_kernel
+def _element_size(code: int) -> int:
+    if code == F64:
+        return 8
+    return 4 if code == F32 else 2
+
+
+@_kernel
+def _set_scaled(out: Float32, count: int, coef: np.float32, address: int, code: int) -> None:
+    if code == BF16:
+        for i in range(count):
+            out[i] = coef * _from_bf16(_load16(address, i))
+    elif code == F16:
+        for i in range(count):
+            out[i] = coef * _from_f16(_load16(address, i))
+    elif code == F32:
+        for i in range(count):
+            out[i] = coef * _load32(address, i)
+    else:
+        for i in range(count):
+            out[i] = coef * np.float32(_load64(address, i))
+
+
+@_kernel
+def _add_scaled(out: Float32, count: int, coef: np.float32, address: int, code: int) -> None:
+    if code == BF16:
+        for i in range(count):
+            out[i] += coef * _from_bf16(_load16(address, i))
+    elif code == F16:
+        for i in range(count):
+            out[i] += coef * _from_f16(_load16(address, i))
+    elif code == F32:
+        for i in range(count):
+            out[i] += coef * _load32(address, i)
+    else:
+        for i in range(count):
+            out[i] += coef * np.float32(_load64(address, i))
+
+
+@_kernel
+def _round_to(address: int, code: int, values: Float32, count: int) -> None:
+    if code == BF16:
+        for i in range(count):
+            _store16(address, i, _to_bf16(values[i]))
+    elif code == F16:
+        for i in range(count):
+            _store16(address, i, _to_f16(values[i]))
+    elif code == F32:
+        for i in range(count):
+            _store32(address, i, values[i])
+    else:
+        for i in range(count):
+            _store64(address, i, np.float64(values[i]))
+
+
+@_kernel
+def _holding(edges: Int64, position: int) -> int:
+    """Index i with edges[i] <= position < edges[i + 1]."""
+    low, high = 0, edges.size - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if edges[middle] <= position:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@_kernel
+def express(
+    start: int,
+    stop: int,
+    tensors: Int64,
+    addresses: Int64,
+    codes: Int64,
+    bounds: Int64,
+    coefs: Float32,
+    out_addresses: Int64,
+    out_codes: Int64,
+) -> None:
+    """Compute positions start..stop of a recipe and round them into the destinations.
+
+    Args:
+        start, stop: positions on the axis.
+        tensors: int64[T+1], increasing: tensor t holds positions tensors[t]..tensors[t+1].
+        addresses: int64[T, K]: where tensor t of source k begins.
+        codes: int64[T, K]: its dtype, an index into FLOATING.
+        bounds, coefs: int64[S+1], float32[S, K]: the recipe.
+        out_addresses, out_codes: int64[T]: where tensor t goes, and its dtype there.
+    """
+    values = np.empty(STEP, np.float32)
+    tensor = _holding(tensors, start)
+    segment = _holding(bounds, start)
+    position = start
+    while position < stop:
+        while tensors[tensor + 1] <= position:
+            tensor += 1
+        while bounds[segment + 1] <= position:
+            segment += 1
+        end = min(min(stop, position + STEP), min(tensors[tensor + 1], bounds[segment + 1]))
+        count = end - position
+        offset = position - tensors[tensor]
+        empty = True
+        for source in range(coefs.shape[1]):
+            coef = coefs[segment, source]
+            if coef == 0:
+                continue
+            code = codes[tensor, source]
+            address = addresses[tensor, source] + offset * _element_size(code)
+            if empty:
+                _set_scaled(values, count, coef, address, code)
+                empty = False
+            else:
+                _add_scaled(values, count, coef, address, code)
+        if empty:
+            values[:count] = 0
+        code = out_codes[tensor]
+        _round_to(out_addresses[tensor] + offset * _element_size(code), code, values, count)
+        position = end
+
+
+@_kernel
+def _widen(out: Float64, count: int, address: int, code: int) -> None:
+    if code == BF16:
+        for i in range(count):
+            out[i] = np.float64(_from_bf16(_load16(address, i)))
+    elif code == F16:
+        for i in range(count):
+            out[i] = np.float64(_from_f16(_load16(address, i)))
+    elif code == F32:
+        for i in range(count):
+            out[i] = np.float64(_load32(address, i))
+    else:
+        for i in range(count):
+            out[i] = np.float64(np.float32(_load64(address, i)))
+
+
+@_kernel
+def inner_products(
+    starts: Int64,
+    stops: Int64,
+    tensors: Int64,
+    addresses: Int64,
+    codes: Int64,
+    sums: Float64,
+) -> None:
+    """Inner products of the sources over n stretches, in double-double precision.
+
+    A product of two float32 values is exact in float64, and the sums carry their rounding errors
+    along (two-sum, Knuth), so that the result does not depend on how a stretch is divided.
+
+    Args:
+        starts, stops: int64[n]: stretches of the axis.
+        tensors, addresses, codes: as for `express`.
+        sums: float64[n, P, 2], written: for the P = K (K + 1) / 2 pairs i <= j, row by row, the
+            sum and what rounding it left out. Not finite where a source is not finite.
+    """
+    count_sources = addresses.shape[1]
+    pairs = sums.shape[1]
+    values = np.empty((count_sources, STEP), np.float64)
+    high = np.empty((pairs, STEP), np.float64)
+    low = np.empty((pairs, STEP), np.float64)
+    for stretch in range(starts.size):
+        high[:] = 0.0
+        low[:] = 0.0
+        position, stop = starts[stretch], stops[stretch]
+        tensor = _holding(tensors, position)
+        while position < stop:
+            while tensors[tensor + 1] <= position:
+                tensor += 1
+            end = min(min(stop, position + STEP), tensors[tensor + 1])
+            count = end - position
+            offset = position - tensors[tensor]
+            for source in range(count_sources):
+                code = codes[tensor, source]
+                address = addresses[tensor, source] + offset * _element_size(code)
+                _widen(values[source], count, address, code)
+            pair = 0
+            for first in range(count_sources):
+                for second in range(first, count_sources):
+                    _accumulate(high[pair], low[pair], values[first], values[second], count)
+                    pair += 1
+            position = end
+        for pair in range(pairs):
+            total, error = 0.0, 0.0
+            for lane in range(STEP):
+                total, error = _add_pairs(total, error, high[pair, lane], low[pair, lane])
+            sums[stretch, pair, 0] = total
+            sums[stretch, pair, 1] = error
+
+
+@_kernel
+def _accumulate(high: Float64, low: Float64, left: Float64, right: Float64, count: int) -> None:
+    for i in range(count):
+        product = left[i] * right[i]
+        before = high[i]
+        total = before + product
+        part = total - before
+        low[i] += (before - (total - part)) + (product - part)
+        high[i] = total
+
+
+@_kernel
+def _add_pairs(high: float, low: float, more: float, less: float) -> tuple[float, float]:
+    total = high + more
+    part = total - high
+    error = ((high - (total - part)) + (more - part)) + (low + less)
+    result = total + error
+    return result, error - (result - total)
+
+
+@_kernel
+def running_sums(sums: Float64, out: Float64) -> None:
+    """Prefix sums in double-double: float64[n, P, 2] to float64[n + 1, P, 2]."""
+    out[0] = 0.0
+    for row in range(sums.shape[0]):
+        for pair in range(sums.shape[1]):
+            total, error = _add_pairs(
+                out[row, pair, 0], out[row, pair, 1], sums[row, pair, 0], sums[row, pair, 1]
+            )
+            out[row + 1, pair, 0] = total
+            out[row + 1, pair, 1] = error

@@ -1,0 +1,132 @@
+"""Seeds prepared for the kernels: where every tensor of every source lies in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.genome import Genome, Recipe
+from genepool.errors import InputError
+from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.dtypes import FLOATING, Raw
+from genepool.weights.layout import Layout
+from genepool.weights.wording import at, one_line
+
+Int64 = NDArray[np.int64]
+
+
+def address_of(array: Raw) -> int:
+    """The address of an array's first byte, valid while the array lives."""
+    return int(array.__array_interface__["data"][0])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sources:
+    """K seeds over one layout.
+
+    Attributes:
+        checkpoints: the seeds; held, because the addresses point into them.
+        layout: of all of them.
+        tensors: int64[T+1], the axis' tensor boundaries.
+        addresses: int64[T, K], of tensor t in seed k.
+        codes: int64[T, K], its dtype as an index into FLOATING.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    layout: Layout
+    tensors: Int64
+    addresses: Int64
+    codes: Int64
+
+    def check(self) -> None:
+        """Raise CheckpointError if a seed's file has been cut short."""
+        for checkpoint in self.checkpoints:
+            checkpoint.check()
+
+    def terms(self, genome: Genome) -> Terms:
+        """What the kernel needs to compute a genome over these seeds.
+
+        Raises:
+            InputError: the genome's length or number of seeds is another.
+        """
+        size = self.layout.axis.size
+        if genome.size != size:
+            raise InputError(
+                f"the genome has {genome.size} positions and the model has {size} mergeable "
+                "parameters; was it bred from other seeds?"
+            )
+        if isinstance(genome, Recipe):
+            if genome.sources != len(self.checkpoints):
+                raise InputError(
+                    f"the genome is a recipe over {genome.sources} seeds; "
+                    f"{len(self.checkpoints)} were given"
+                )
+            # The kernels are compiled for writable arrays; a genome's are read-only.
+            bounds, coefs = np.array(genome.bounds), genome.coefs.astype(np.float32)
+            return Terms(self.tensors, self.addresses, self.codes, bounds, coefs, genome)
+        values = np.ascontiguousarray(genome.values, dtype=np.float32)
+        addresses = (address_of(values) + 4 * self.tensors[:-1])[:, None]
+        codes = np.full_like(addresses, FLOATING.index("F32"))
+        bounds = np.array([0, size], dtype=np.int64)
+        return Terms(
+            self.tensors, addresses, codes, bounds, np.ones((1, 1), dtype=np.float32), values
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Terms:
+    """A genome over its sources, as `kernels.express` takes it; `kept` keeps the memory alive."""
+
+    tensors: Int64
+    addresses: Int64
+    codes: Int64
+    bounds: Int64
+    coefs: NDArray[np.float32]
+    kept: object
+
+    def only(self, tensor: int) -> Terms:
+        """The same for one tensor of the axis; positions stay what they were."""
+        return Terms(
+            self.tensors[tensor : tensor + 2],
+            self.addresses[tensor : tensor + 1],
+            self.codes[tensor : tensor + 1],
+            self.bounds,
+            self.coefs,
+            self.kept,
+        )
+
+
+def prepare_sources(checkpoints: Sequence[Checkpoint], layout: Layout) -> Sources:
+    """Look up every tensor of every seed.
+
+    Raises:
+        InputError: no seeds, or the layout is not theirs.
+        CheckpointError: a file has been cut short since it was opened.
+    """
+    if not checkpoints:
+        raise InputError("expected at least one checkpoint; got none")
+    rows: list[list[tuple[int, int]]] = []
+    for slot in layout.slots:
+        row: list[tuple[int, int]] = []
+        for checkpoint in checkpoints:
+            tensor = checkpoint.tensors.get(slot.name)
+            if tensor is None or tensor.shape != slot.shape or tensor.dtype not in FLOATING:
+                raise InputError(
+                    f"{at(checkpoint.path)}: the layout is of other checkpoints; it has "
+                    f"'{one_line(slot.name)}' of shape {list(slot.shape)}"
+                )
+            row.append((address_of(tensor.raw), FLOATING.index(tensor.dtype)))
+        rows.append(row)
+    table = np.array(rows, dtype=np.int64)
+    sources = Sources(
+        tuple(checkpoints),
+        layout,
+        np.array(layout.axis.tensors),
+        np.ascontiguousarray(table[:, :, 0]),
+        np.ascontiguousarray(table[:, :, 1]),
+    )
+    sources.check()
+    return sources

@@ -1,0 +1,357 @@
+"""Genomes into new checkpoint directories: streamed, named as Hugging Face names them, atomic."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, cast
+
+import numpy as np
+
+from genepool.core.genome import Genome
+from genepool.errors import GenepoolError, InputError
+from genepool.weights.atomic import sync_directory, temporary_sibling
+from genepool.weights.checkpoint import Checkpoint, safe_target
+from genepool.weights.depth import depth_key
+from genepool.weights.dtypes import DTYPES, FLOATING, Raw
+from genepool.weights.layout import Layout
+from genepool.weights.materialise import ITEM, Destination, express_piece
+from genepool.weights.sources import Terms, prepare_sources
+from genepool.weights.threads import Crew, Progress, thread_count
+from genepool.weights.wording import at, one_line
+
+SHARD_BYTES = 5_000_000_000
+
+_WEIGHTS = (
+    *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"),
+    *(".h5", ".msgpack", ".ot", ".gguf", ".ggml", ".onnx", ".onnx_data", ".tflite", ".npz", ".npy"),
+    *(".zip", ".tar", ".gz"),
+)
+_CONFIG_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A tensor to be written: merged (`tensor` is its index on the axis) or carried (None)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    tensor: int | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * DTYPES[self.dtype].size
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the new checkpoint: its header, and where in it each tensor begins."""
+
+    name: str
+    header: bytes
+    entries: tuple[_Entry, ...]
+    offsets: tuple[int, ...]
+
+
+def write_checkpoint(
+    genome: Genome,
+    checkpoints: Sequence[Checkpoint],
+    layout: Layout,
+    directory: Path | str,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+    extra: Mapping[str, bytes] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a genome as an ordinary checkpoint directory; equal input gives equal bytes.
+
+    `model.safetensors`, or `model-00001-of-0000N.safetensors` and an index, hold the merged
+    tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
+    every tensor is aligned). Where the first seed is a directory, its other files (configuration,
+    tokenizer, ...) are copied, except weights, hidden files, subdirectories and the README, which
+    describes the seed. Nothing is visible under `directory` until all of it is on disk. Memory:
+    one block of 2**19 values per thread.
+
+    Args:
+        genome: over these seeds.
+        checkpoints: the K seeds.
+        layout: of these seeds.
+        directory: new, or empty; missing parents are made.
+        dtype: of all merged tensors; None keeps the first seed's, tensor by tensor. If given, it
+            is entered into a copied `config.json` too.
+        shard_bytes: no file holds more bytes of tensors, unless a single tensor is larger.
+        metadata: of the files' headers; None means `{"format": "pt"}`, which transformers needs.
+        extra: further files by name, which take precedence over the seed's.
+        threads: None means all available cores; the bytes do not depend on it.
+        progress: called with the fraction done, from any thread.
+
+    Returns:
+        The directory.
+
+    Raises:
+        InputError: an argument is unusable, or the directory is not empty.
+        CheckpointError: a seed's file has been cut short, or a side file links out of the seed.
+        GenepoolError: too little space (checked before), a failed write, or float16 overflows; the
+            half-written files are removed.
+    """
+    _require_arguments(dtype, shard_bytes, metadata or {}, extra or {})
+    sources = prepare_sources(checkpoints, layout)
+    terms = sources.terms(genome)
+    target = _require_free(Path(directory))
+    entries = _entries(checkpoints[0], layout, dtype)
+    files = _plan(entries, shard_bytes, {"format": "pt"} if metadata is None else metadata)
+    small = {**_side_files(checkpoints[0], dtype), **(extra or {})}
+    if len(files) > 1:
+        small["model.safetensors.index.json"] = _index(files)
+    _require_space(target, files, small)
+    temporary = temporary_sibling(target)
+    try:
+        temporary.mkdir()
+        try:
+            job = _Job(terms, layout, checkpoints[0], Crew(thread_count(threads)), progress)
+            job.total = max(1, sum(entry.nbytes for entry in entries))
+            for file in files:
+                job.write(temporary / file.name, file)
+            for name, data in sorted(small.items()):
+                _write_small(temporary / name, data)
+            sync_directory(temporary)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(target.parent)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "; make room or choose another place: nothing was kept" if full else ""
+        raise GenepoolError(f"{at(target)}: cannot be written: {error.strerror}{advice}") from error
+    return Path(directory)
+
+
+class _Job:
+    """Streams tensors into files, counting what is done."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        layout: Layout,
+        first: Checkpoint,
+        crew: Crew,
+        progress: Progress | None,
+    ) -> None:
+        self.total = 1
+        self._terms = terms
+        self._layout = layout
+        self._first = first
+        self._crew = crew
+        self._progress = progress
+        self._done = 0
+        self._lock = Lock()
+        self._blocks: dict[int, Raw] = {}
+
+    def write(self, path: Path, file: _File) -> None:
+        """Write one file, whole and synced."""
+        pieces = [
+            (index, start)
+            for index, entry in enumerate(file.entries)
+            for start in range(0, entry.elements, ITEM)
+        ]
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _write_at(handle, file.header, 0)
+
+            def work(worker: int, item: int) -> None:
+                index, start = pieces[item]
+                entry = file.entries[index]
+                data = self._piece(worker, entry, start, min(start + ITEM, entry.elements))
+                size = DTYPES[entry.dtype].size
+                _write_at(handle, data, file.offsets[index] + start * size)
+                with self._lock:
+                    self._done += data.nbytes
+                    if self._progress is not None:
+                        self._progress(self._done / self.total)
+
+            self._crew.run(len(pieces), work)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _piece(self, worker: int, entry: _Entry, start: int, stop: int) -> memoryview:
+        """Elements start..stop of a tensor, as bytes."""
+        if entry.tensor is None:
+            raw = self._first.tensors[entry.name].raw[start:stop]
+            return np.frombuffer(raw, dtype=np.uint8).data
+        block = self._blocks.get(worker)
+        if block is None:
+            block = self._blocks[worker] = np.empty(ITEM * 8, dtype=np.uint8)
+        size = DTYPES[entry.dtype].size
+        used = block[: (stop - start) * size]
+        out = np.frombuffer(used, dtype=DTYPES[entry.dtype].storage)
+        origin = self._layout.slots[entry.tensor].start
+        express_piece(
+            self._terms, entry.tensor, origin + start, origin + stop, Destination(entry.dtype, out)
+        )
+        if entry.dtype == "F16" and not bool(np.isfinite(out).all()):
+            raise GenepoolError(
+                f"tensor '{one_line(entry.name)}' has values beyond the range of float16 (65504); "
+                "choose dtype BF16 or F32"
+            )
+        return used.data
+
+
+def _require_arguments(
+    dtype: str | None, shard_bytes: int, metadata: Mapping[str, Any], extra: Mapping[str, bytes]
+) -> None:
+    if dtype is not None and dtype not in FLOATING:
+        raise InputError(f"dtype: expected one of {', '.join(FLOATING)}; got '{one_line(dtype)}'")
+    if shard_bytes < 1:
+        raise InputError(f"shard_bytes: expected at least 1; got {shard_bytes}")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise InputError(f"metadata: '{one_line(key)}' must be a string; got {one_line(value)}")
+    for name in extra:
+        if Path(name).name != name or name.startswith("."):
+            raise InputError(f"extra: expected a plain file name; got '{one_line(name)}'")
+
+
+def _require_free(directory: Path) -> Path:
+    """The resolved target, if it is missing or an empty directory; its parents exist after this."""
+    try:
+        target = directory.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(
+                f"{at(directory)}: already exists and is not an empty directory; choose another "
+                "place, or remove it first"
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise GenepoolError(f"{at(directory)}: cannot be used: {one_line(error)}") from error
+    return target
+
+
+def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, bytes | Path]) -> None:
+    needed = sum(len(f.header) + sum(e.nbytes for e in f.entries) for f in files)
+    needed += sum(d.stat().st_size if isinstance(d, Path) else len(d) for d in small.values())
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise GenepoolError(
+            f"{at(target)}: needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; "
+            "make room or choose another place"
+        )
+
+
+def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entry]:
+    index = {slot.name: i for i, slot in enumerate(layout.slots)}
+    entries = [
+        _Entry(
+            tensor.name,
+            tensor.dtype if dtype is None or tensor.name not in index else dtype,
+            tensor.shape,
+            int(tensor.raw.size),
+            index.get(tensor.name),
+        )
+        for tensor in first.tensors.values()
+    ]
+    return sorted(entries, key=lambda e: (-DTYPES[e.dtype].size, depth_key(e.name)))
+
+
+def _plan(entries: Sequence[_Entry], shard_bytes: int, metadata: Mapping[str, str]) -> list[_File]:
+    shards: list[list[_Entry]] = []
+    size = 0
+    for entry in entries:
+        if not shards or size + entry.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(entry)
+        size += entry.nbytes
+    if len(shards) == 1:
+        return [_file("model.safetensors", shards[0], metadata)]
+    return [
+        _file(f"model-{i:05d}-of-{len(shards):05d}.safetensors", shard, metadata)
+        for i, shard in enumerate(shards, 1)
+    ]
+
+
+def _file(name: str, entries: Sequence[_Entry], metadata: Mapping[str, str]) -> _File:
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    starts: list[int] = []
+    position = 0
+    for entry in entries:
+        starts.append(position)
+        stop = position + entry.nbytes
+        header[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [position, stop],
+        }
+        position = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return _File(name, head, tuple(entries), tuple(len(head) + start for start in starts))
+
+
+def _index(files: Sequence[_File]) -> bytes:
+    content = {
+        "metadata": {"total_size": sum(e.nbytes for file in files for e in file.entries)},
+        "weight_map": {entry.name: file.name for file in files for entry in file.entries},
+    }
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
+    if not first.path.is_dir():
+        return {}
+    found: dict[str, bytes | Path] = {}
+    for path in sorted(first.path.iterdir()):
+        lower = path.name.lower()
+        if lower.startswith((".", "readme")) or lower.endswith(_WEIGHTS) or path.is_dir():
+            continue
+        if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
+            found[path.name] = safe_target(first.path, path.name)
+    if dtype is not None and (config := found.get("config.json")) is not None:
+        found["config.json"] = _with_dtype(cast(Path, config), dtype)
+    return found
+
+
+def _with_dtype(config: Path, dtype: str) -> bytes:
+    """A transformers configuration that names the dtype that its weights now have."""
+    data = config.read_bytes()
+    try:
+        content: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    keys = {"dtype", "torch_dtype"} & content.keys() if isinstance(content, dict) else set[str]()
+    for key in keys:
+        content[key] = _CONFIG_DTYPES[dtype]
+    return (json.dumps(content, indent=2) + "\n").encode() if keys else data
+
+
+def _write_small(path: Path, data: bytes | Path) -> None:
+    with path.open("xb") as file:
+        if isinstance(data, Path):
+            with data.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view.nbytes:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
