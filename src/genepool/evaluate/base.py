@@ -28,7 +28,6 @@ from genepool.evaluate.checks import cause, checked_indices, checked_scores
 from genepool.weights.wording import one_line, some
 
 __all__ = [
-    "EvaluatorType",
     "Task",
     "checked_indices",
     "checked_scores",
@@ -90,21 +89,8 @@ class Task(Protocol):
         ...
 
 
-class EvaluatorType(Protocol):
-    """What `find_evaluator` finds: a class that opens tasks."""
-
-    @property
-    def Options(self) -> type[BaseModel]:
-        """The pydantic model of its options."""
-        ...
-
-    def __call__(self, options: Any, directory: Path, /) -> Task:
-        """Open a task; `options` is an instance of `Options`."""
-        ...
-
-
 _Class = TypeVar("_Class", bound=type[Any])
-_registered: dict[str, EvaluatorType] = {}
+_registered: dict[str, type[Any]] = {}
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -137,8 +123,10 @@ def evaluator(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
-def find_evaluator(name: str) -> EvaluatorType:
+def find_evaluator(name: str) -> type[Any]:
     """The evaluator class of that name; its module is imported only now.
+
+    It has `Options`, a pydantic model, and `cls(options, directory)` opens a task.
 
     Raises:
         ConfigError: there is none (the message lists those there are), two packages claim the name,
@@ -201,7 +189,7 @@ def _entry_points() -> list[metadata.EntryPoint]:
     return list(metadata.entry_points(group=GROUP))
 
 
-def _require_evaluator(name: str, loaded: object) -> EvaluatorType:
+def _require_evaluator(name: str, loaded: object) -> type[Any]:
     options = getattr(loaded, "Options", None)
     if not (isinstance(loaded, type) and isinstance(options, type)) or not issubclass(
         options, BaseModel
@@ -215,9 +203,8 @@ def _require_evaluator(name: str, loaded: object) -> EvaluatorType:
             f"evaluator '{name}': its Options must forbid unknown keys: "
             "model_config = ConfigDict(extra='forbid')"
         )
-    return cast("EvaluatorType", loaded)
+    return cast("type[Any]", loaded)
 
 
-def _origin(loaded: object) -> str:
-    kind = loaded if isinstance(loaded, type) else type(loaded)
+def _origin(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"

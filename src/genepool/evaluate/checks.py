@@ -104,9 +104,9 @@ def content_digest(parts: Iterable[str | bytes | NDArray[np.generic]]) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             array = cast("NDArray[Any]", part)
-            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-            total.update(f"a{little.dtype.str}{little.shape};".encode())
-            total.update(little.tobytes())
+            little = array.dtype.str.replace(">", "<")
+            total.update(f"a{little}{array.shape};".encode())
+            total.update(array.astype(little, copy=False).tobytes())
         else:
             data = part.encode() if isinstance(part, str) else part
             total.update(f"{'s' if isinstance(part, str) else 'b'}{len(data)};".encode())

@@ -1,0 +1,107 @@
+"""Torch networks as classifiers: which examples of a fixed set get their label right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genepool.errors import EvaluationError
+from genepool.evaluate.checks import cause
+from genepool.weights.wording import one_line
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class NetworkScorer:
+    """Forward passes over one fixed set of examples; not for several threads at once.
+
+    All passes have one batch shape (the last is filled up), because a matrix product may choose
+    another kernel, with other last bits, for another shape.
+    """
+
+    def __init__(self, inputs: Float32, labels: Int64, ids: Sequence[str], batch: int) -> None:
+        """Prepare.
+
+        Args:
+            inputs: float32[X, ...], each example shaped as the network expects it.
+            labels: int64[X].
+            ids: X names, for messages.
+            batch: examples per forward pass.
+        """
+        self._inputs = inputs
+        self._labels = labels
+        self._ids = ids
+        self._buffer = np.empty((batch, *inputs.shape[1:]), dtype=np.float32)
+
+    def correct(self, network: torch.nn.Module, rows: Int64) -> Float32:
+        """Score a network: 1 where the first largest logit is the label's, else 0.
+
+        Args:
+            network: called with a tensor of shape (batch, ...) in its own dtype on its own device;
+                returns logits (batch, classes).
+            rows: int64[n], in range.
+
+        Returns:
+            float32[n].
+
+        Raises:
+            EvaluationError: the network fails, or its logits have the wrong shape or hold NaN.
+        """
+        out = np.empty(rows.size, dtype=np.float32)
+        device, dtype = _place(network)
+        batch = self._buffer.shape[0]
+        for begin in range(0, rows.size, batch):
+            block = rows[begin : begin + batch]
+            filled = np.concatenate([block, np.full(batch - block.size, block[0])])
+            np.take(self._inputs, filled, axis=0, out=self._buffer)
+            logits = self._forward(network, device, dtype)[: block.size]
+            wrong = np.isnan(logits).any(axis=1)
+            if wrong.any():
+                example = self._ids[int(block[int(np.argmax(wrong))])]
+                raise EvaluationError(
+                    f"the network's logits for example '{one_line(example)}' hold NaN"
+                )
+            labels = self._labels[block]
+            if int(labels.max()) >= logits.shape[1]:
+                raise EvaluationError(
+                    f"the network has {logits.shape[1]} outputs, but label {int(labels.max())} "
+                    "occurs in the data"
+                )
+            out[begin : begin + block.size] = logits.argmax(axis=1) == labels
+        return out
+
+    def _forward(
+        self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
+    ) -> NDArray[np.float64]:
+        batch = torch.from_numpy(self._buffer).to(device=device, dtype=dtype)  # pyright: ignore
+        try:
+            with torch.inference_mode():
+                logits: Any = network(batch)
+        except Exception as error:
+            raise EvaluationError(
+                f"the network failed on a batch of shape {self._buffer.shape}: {cause(error)}"
+            ) from error
+        if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise EvaluationError(
+                f"expected logits of shape (examples, classes) from the network; got {got}"
+            )
+        if logits.shape[0] != self._buffer.shape[0]:
+            raise EvaluationError(
+                f"expected logits for {self._buffer.shape[0]} examples from the network; "
+                f"got {logits.shape[0]}"
+            )
+        # float64 holds every float dtype exactly, so that ties stay ties.
+        return logits.to(device="cpu", dtype=torch.float64).numpy()
+
+
+def _place(network: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
+    for tensor in network.parameters():
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
