@@ -1,4 +1,4 @@
-"""The axis: every mergeable parameter laid end to end in depth order, and what core asks of seeds."""
+"""The axis: every mergeable parameter end to end in depth order, and what core asks of seeds."""
 
 from __future__ import annotations
 

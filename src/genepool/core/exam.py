@@ -102,7 +102,8 @@ def _best_case(archive: Archive) -> Float64:
     for row, scores in enumerate(archive.scores):
         flat = (z + alpha * scores) / (alpha - 1.0)
         candidates = [np.clip(flat, 0.0, top)]
-        # (2 - alpha) s^2 + (2 z + (alpha - 1) a) s - a z = 0, from d/ds log(s (s - a) / (z + s)^alpha)
+        # d/ds log(s (s - a) / (z + s)^alpha) = 0 is
+        # (2 - alpha) s^2 + (2 z + (alpha - 1) a) s - a z = 0.
         lead, middle = 2.0 - alpha, 2.0 * z + (alpha - 1.0) * scores
         if abs(lead) > 1e-12:
             root = np.sqrt(np.maximum(middle * middle + 4.0 * lead * scores * z, 0.0))
@@ -177,7 +178,7 @@ class Exam:
             return self._order[:0]
         closest = int(self._totals.argmax())
         drop = np.cumsum(self._bounds.loss[self._order, closest] * self._chance)
-        enough = int(np.searchsorted(drop, _EAGER * self._totals[closest])) + 1
+        enough = int(np.searchsorted(drop, _EAGER * float(self._totals[closest]))) + 1
         size = self.scores.size
         block = min(max(enough, math.ceil(_SMALLEST * size)), math.ceil(_LARGEST * size))
         return self._order[: -(-block // self._grain) * self._grain]

@@ -15,6 +15,10 @@ that a score can express.
 
 from __future__ import annotations
 
+import math
+from operator import index
+from typing import SupportsFloat, SupportsIndex
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -64,8 +68,8 @@ def attraction(
         InputError: a shape, a range, an index or a value that is not finite.
     """
     matrix, limit = _checked(scores, capacity, alpha)
-    if not 0 <= first < matrix.shape[0]:
-        raise InputError(f"first must be a row of scores, 0..{matrix.shape[0] - 1}; got {first}")
+    if not _is_row(first, matrix.shape[0]):
+        raise InputError(f"first must be a row of scores, 0..{matrix.shape[0] - 1}; got {first!r}")
     return offers(matrix, first, prices(matrix.sum(axis=0), limit, alpha))
 
 
@@ -87,13 +91,12 @@ def survivor(
         InputError: a shape, a range or a value that is not finite.
     """
     matrix, limit = _checked(scores, capacity, alpha)
-    row, _ = _checked(np.asarray(child)[None, :], limit, alpha)
-    if row.shape[1] != matrix.shape[1]:
-        raise InputError(
-            f"child must have one score per example: expected {matrix.shape[1]}, "
-            f"got {row.shape[1]}"
-        )
-    return weakest(matrix, matrix.sum(axis=0), row[0], limit, alpha)[0]
+    row = _per_example(child, "child", matrix.shape[1])
+    wrong = ~((row >= 0) & (row <= 1))
+    if bool(wrong.any()):
+        example = int(wrong.argmax())
+        raise InputError(f"child must lie in [0, 1]; example {example} has {row[example]}")
+    return weakest(matrix, matrix.sum(axis=0), row, limit, alpha)[0]
 
 
 def coverage(scores: ArrayLike) -> float:
@@ -169,28 +172,55 @@ def weakest(
 def _checked(
     scores: ArrayLike, capacity: ArrayLike | None, alpha: float
 ) -> tuple[Float64, Float64]:
-    matrix = np.asarray(scores, dtype=np.float64)
+    matrix = _numbers(scores, "scores")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(
-            "scores must have shape (members, examples), both at least 1; "
-            f"got {matrix.shape}"
+            f"scores must have shape (members, examples), both at least 1; got {matrix.shape}"
         )
-    if not bool(((matrix >= 0) & (matrix <= 1)).all()):
-        where = np.argwhere(~((matrix >= 0) & (matrix <= 1)))[0].tolist()
+    wrong = ~((matrix >= 0) & (matrix <= 1))
+    if bool(wrong.any()):
+        row, column = np.argwhere(wrong)[0].tolist()
         raise InputError(
-            f"scores must lie in [0, 1]; member {where[0]}, example {where[1]} has "
-            f"{matrix[where[0], where[1]]}"
+            f"scores must lie in [0, 1]; member {row}, example {column} has {matrix[row, column]}"
         )
-    if not (np.isfinite(alpha) and alpha >= 0):
-        raise InputError(f"alpha must be a finite number of at least 0; got {alpha}")
+    if not _is_strength(alpha):
+        raise InputError(f"alpha must be a finite number of at least 0; got {alpha!r}")
+    examples: int = matrix.shape[1]
     if capacity is None:
-        return matrix, np.ones(matrix.shape[1])
-    limit = np.asarray(capacity, dtype=np.float64)
-    if limit.shape != (matrix.shape[1],):
+        return matrix, np.ones(examples)
+    limit = _per_example(capacity, "capacity", examples)
+    wrong = ~(np.isfinite(limit) & (limit >= 0))
+    if bool(wrong.any()):
+        example = int(wrong.argmax())
         raise InputError(
-            f"capacity must have one value per example: expected ({matrix.shape[1]},), "
-            f"got {limit.shape}"
+            f"capacity must be finite and at least 0; example {example} has {limit[example]}"
         )
-    if not bool((np.isfinite(limit) & (limit >= 0)).all()):
-        raise InputError("capacity must be finite and at least 0")
     return matrix, limit
+
+
+def _is_strength(alpha: object) -> bool:
+    return isinstance(alpha, SupportsFloat) and 0 <= float(alpha) < math.inf
+
+
+def _is_row(first: object, members: int) -> bool:
+    return isinstance(first, SupportsIndex) and 0 <= index(first) < members
+
+
+def _per_example(values: ArrayLike, name: str, examples: int) -> Float64:
+    row = _numbers(values, name)
+    if row.shape != (examples,):
+        raise InputError(
+            f"{name} must have one value per example: expected ({examples},), got {row.shape}"
+        )
+    return row
+
+
+def _numbers(values: ArrayLike, name: str) -> Float64:
+    # numpy would read numbers from text, and drop imaginary parts with a mere warning.
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        array = None
+    if array is None or array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, in rows of one length")
+    return array.astype(np.float64)

@@ -42,7 +42,8 @@ def noise(draws: Generator, size: int) -> NDArray[np.float32]:
 def pick(draws: Generator, weights: NDArray[np.float64]) -> int:
     """Index drawn in proportion to weights (at least 0, one of them above)."""
     ladder = np.cumsum(weights)
-    index = int(np.searchsorted(ladder, draws.random() * ladder[-1], side="right"))
+    drawn = draws.random() * float(ladder[-1])
+    index = int(np.searchsorted(ladder, drawn, side="right"))
     # Rounding may carry the draw past the last step of the ladder.
     return min(index, int(np.flatnonzero(weights)[-1]))
 

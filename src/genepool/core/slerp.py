@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -74,7 +75,7 @@ def merge_recipe(
         left, right = slerp_weights(ratio, overall), slerp_weights(1.0 - ratio, overall)
         if angle == "tensor":
             inner = along.tensors[(along.tensors >= low) & (along.tensors <= high)].tolist()
-            pieces = list(zip(inner[:-1], inner[1:], strict=True))
+            pieces = list(pairwise(inner))
         else:
             pieces = [(low, high)]
         for start, stop in pieces:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -154,7 +155,8 @@ class Niches:
         """The child of step `step`, a function of its arguments alone."""
         draws = generator(problem.seed, step)
         if step <= self.warmup and len(problem.seeds) > 1:
-            one, two = draws.choice(len(problem.seeds), size=2, replace=False).tolist()
+            pair: list[int] = draws.choice(len(problem.seeds), size=2, replace=False).tolist()
+            one, two = pair
             first = Member(one, problem.seeds[one], (), 0.0)
             second = Member(two, problem.seeds[two], (), 0.0)
         else:
@@ -164,13 +166,10 @@ class Niches:
             merge = recipe([0, problem.axis.size], np.ones((1, 1)))
             parents = [first.genome]
         else:
-            edges = problem.axis.chromosomes.tolist()
+            edges: list[int] = problem.axis.chromosomes.tolist()
             ratio = float(draws.random())
             splits = (
-                tuple(
-                    int(draws.integers(low, high))
-                    for low, high in zip(edges[:-1], edges[1:], strict=True)
-                )
+                tuple(int(draws.integers(low, high)) for low, high in pairwise(edges))
                 if self.split_point
                 else tuple(edges[1:])
             )
@@ -183,9 +182,7 @@ class Niches:
                 splits,
                 self.angle,
             )
-        return Proposal(
-            step, plan, merge, breed(merge, parents, self.mutation, problem.seed, step)
-        )
+        return Proposal(step, plan, merge, breed(merge, parents, self.mutation, problem.seed, step))
 
     def exam(
         self, archive: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
