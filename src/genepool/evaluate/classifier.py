@@ -17,6 +17,7 @@ from genepool.evaluate import datasets
 from genepool.evaluate.base import evaluator
 from genepool.evaluate.checks import checked_indices, content_digest
 from genepool.evaluate.datasets import Labelled
+from genepool.evaluate.sizes import train_size
 
 if TYPE_CHECKING:
     from genepool.evaluate.mlp import ArrayModel, Mlp
@@ -232,21 +233,6 @@ def _split(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Label
         Labelled(data.inputs[:n], data.labels[:n]),
         Labelled(data.inputs[n:], data.labels[n:]),
     )
-
-
-def train_size(size: int, held_out: float) -> int:
-    """How many of `size` examples stay for training: int(size * (1 - held_out)).
-
-    Raises:
-        ConfigError: none would stay.
-    """
-    # A little more than 0, so that 10 examples less a share of 0.9 leave 1 in spite of rounding.
-    n = math.floor(size * (1 - held_out) + 1e-9)
-    if n < 1:
-        raise ConfigError(
-            f"held_out: a share of {held_out} of {size} examples leaves none to train on"
-        )
-    return n
 
 
 def _read(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Labelled | None]:

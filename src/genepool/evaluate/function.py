@@ -1,0 +1,150 @@
+"""The evaluator `function`: scores from a function of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from genepool.errors import ConfigError, EvaluationError
+from genepool.evaluate.base import evaluator
+from genepool.evaluate.checks import (
+    cause,
+    checked_indices,
+    checked_scores,
+    content_digest,
+    require_unique,
+)
+from genepool.evaluate.examples import example_ids, read_examples
+from genepool.evaluate.limits import time_limit
+from genepool.evaluate.loading import load_function
+from genepool.evaluate.sizes import train_size
+
+
+class FunctionOptions(BaseModel):
+    """Options of the evaluator `function`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    function: str = Field(
+        description="'module:function', called as function(model, examples) with a list of "
+        "examples; returns one score in [0, 1] for each, in their order. The module is looked for "
+        "in the run file's folder first."
+    )
+    examples: str | None = Field(
+        default=None,
+        description="A .jsonl, .json, .npy or .npz file, or 'module:name' of a list or of a "
+        "function that returns one; by default 'examples' in the module of 'function'.",
+    )
+    held_out_examples: str | None = Field(
+        default=None, description="Held-out examples, given like 'examples'."
+    )
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of 'examples' held out, from the end; by default 0. Not together with "
+        "'held_out_examples'.",
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Score on the first so many training examples only."
+    )
+    binary: bool = Field(
+        default=False, description="Every score is 0 or 1; any other is then an error."
+    )
+    time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Seconds that one call of the function may take, however many examples it is "
+        "given; a model that takes longer fails. Without it there is no limit.",
+    )
+
+
+@evaluator("function")
+class Function:
+    """Scores from a function of the user's.
+
+    The function must not change the model or the examples, and the score of an example must not
+    depend on which others are asked with it. It should raise rather than return a score for a model
+    that it cannot judge (logits that are NaN, say).
+    """
+
+    Options = FunctionOptions
+
+    def __init__(self, options: FunctionOptions, directory: Path) -> None:
+        """Load the function and the examples.
+
+        Raises:
+            ConfigError: the function or the examples cannot be loaded, two examples have one id, or
+                the options contradict each other.
+        """
+        self._options = options
+        self._function: Callable[[Any, list[Any]], object] = load_function(
+            options.function, directory
+        )
+        source = options.examples or f"{options.function.partition(':')[0]}:examples"
+        train = read_examples(source, directory)
+        if options.held_out_examples is not None:
+            if options.held_out is not None:
+                raise ConfigError(
+                    "'held_out' and 'held_out_examples' exclude each other; give one of them"
+                )
+            test = read_examples(options.held_out_examples, directory)
+        else:
+            n = train_size(len(train), options.held_out or 0.0)
+            train, test = train[:n], train[n:]
+        train = train[: options.limit]
+        self._n = len(train)
+        self._examples = [*train, *test]
+        self._ids, digests = example_ids(self._examples)
+        require_unique(self._ids, source)
+        self._digest = content_digest(
+            ["function 1", options.function, f"{self._n} {options.binary}", *self._ids, *digests]
+        )
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The examples' field "id", or a digest of their content."""
+        return self._ids[: self._n]
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """As `samples`."""
+        return self._ids[self._n :]
+
+    @property
+    def digest(self) -> str:
+        """Of the examples, which of them are held out, and the function's name (not its code)."""
+        return self._digest
+
+    @property
+    def binary(self) -> bool:
+        """As the options say; checked on every score."""
+        return self._options.binary
+
+    def score(
+        self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> NDArray[np.float32]:
+        """See `Task.score`.
+
+        Raises:
+            EvaluationError: the function raises, takes too long, or returns anything but one score
+                in [0, 1] per example.
+        """
+        first, last = (self._n, len(self._ids)) if held_out else (0, self._n)
+        rows: list[int] = (checked_indices(indices, last - first) + first).tolist()
+        if not rows:
+            return np.empty(0, dtype=np.float32)
+        what = f"function '{self._options.function}'"
+        with time_limit(self._options.time_limit, what):
+            try:
+                raw = self._function(model, [self._examples[row] for row in rows])
+            except (Exception, SystemExit) as error:
+                raise EvaluationError(f"{what} failed: {cause(error)}") from error
+        try:
+            return checked_scores(
+                raw, len(rows), ids=[self._ids[row] for row in rows], binary=self._options.binary
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{what}: {error}") from error
