@@ -108,10 +108,16 @@ def recipe(bounds: NDArray[np.integer] | Sequence[int], coefs: NDArray[np.floati
         )
     if not bool(np.isfinite(rows).all()):
         raise InputError("recipe coefs must be finite; got NaN or infinity")
-    return _canonical(edges, rows)
+    return canonical(edges, rows)
 
 
-def _canonical(edges: Int64, rows: Float64) -> Recipe:
+def canonical(edges: Int64, rows: Float64) -> Recipe:
+    """A recipe from arrays that are known to be valid; neighbours with equal rows are joined.
+
+    Args:
+        edges: int64[S+1].
+        rows: float64[S, K].
+    """
     keep = np.ones(rows.shape[0], dtype=bool)
     np.any(rows[1:] != rows[:-1], axis=1, out=keep[1:])
     if not keep.all():
@@ -151,7 +157,7 @@ def compose(outer: Recipe, inner: Sequence[Recipe]) -> Recipe:
     for index, part in enumerate(inner):
         at = np.searchsorted(part.bounds, starts, side="right") - 1
         rows += weights[:, index, None] * part.coefs[at]
-    return _canonical(edges, rows)
+    return canonical(edges, rows)
 
 
 def express(outer: Recipe, sources: Sequence[Float32]) -> Float32:
@@ -212,7 +218,9 @@ def decode(data: bytes) -> Genome:
         expected = head + 4 * first
     else:
         expected = head + 8 * (first + 1) + 8 * first * second
-    if first < 1 or second < 0 or len(data) != expected:
+    if first < 1 or (second != 0 if data[:4] == b"GPV1" else second < 1):
+        raise InputError(f"genome is damaged: its header gives the sizes {first} and {second}")
+    if len(data) != expected:
         raise InputError(f"genome is damaged: expected {expected} bytes, got {len(data)}")
     if data[:4] == b"GPV1":
         return Vector(np.frombuffer(data, dtype="<f4", offset=head).astype(np.float32))
