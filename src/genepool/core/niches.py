@@ -15,13 +15,10 @@ that a score can express.
 
 from __future__ import annotations
 
-import math
-from operator import index
-from typing import SupportsFloat, SupportsIndex
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genepool.core.checks import in_range, is_whole, numbers
 from genepool.errors import InputError
 
 Float64 = NDArray[np.float64]
@@ -68,7 +65,7 @@ def attraction(
         InputError: a shape, a range, an index or a value that is not finite.
     """
     matrix, limit = _checked(scores, capacity, alpha)
-    if not _is_row(first, matrix.shape[0]):
+    if not (is_whole(first) and 0 <= first < matrix.shape[0]):
         raise InputError(f"first must be a row of scores, 0..{matrix.shape[0] - 1}; got {first!r}")
     return offers(matrix, first, prices(matrix.sum(axis=0), limit, alpha))
 
@@ -172,7 +169,7 @@ def weakest(
 def _checked(
     scores: ArrayLike, capacity: ArrayLike | None, alpha: float
 ) -> tuple[Float64, Float64]:
-    matrix = _numbers(scores, "scores")
+    matrix = numbers(scores, "scores").astype(np.float64)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(
             f"scores must have shape (members, examples), both at least 1; got {matrix.shape}"
@@ -183,7 +180,7 @@ def _checked(
         raise InputError(
             f"scores must lie in [0, 1]; member {row}, example {column} has {matrix[row, column]}"
         )
-    if not _is_strength(alpha):
+    if not in_range(alpha, 0):
         raise InputError(f"alpha must be a finite number of at least 0; got {alpha!r}")
     examples: int = matrix.shape[1]
     if capacity is None:
@@ -198,29 +195,10 @@ def _checked(
     return matrix, limit
 
 
-def _is_strength(alpha: object) -> bool:
-    return isinstance(alpha, SupportsFloat) and 0 <= float(alpha) < math.inf
-
-
-def _is_row(first: object, members: int) -> bool:
-    return isinstance(first, SupportsIndex) and 0 <= index(first) < members
-
-
 def _per_example(values: ArrayLike, name: str, examples: int) -> Float64:
-    row = _numbers(values, name)
+    row = numbers(values, name).astype(np.float64)
     if row.shape != (examples,):
         raise InputError(
             f"{name} must have one value per example: expected ({examples},), got {row.shape}"
         )
     return row
-
-
-def _numbers(values: ArrayLike, name: str) -> Float64:
-    # numpy would read numbers from text, and drop imaginary parts with a mere warning.
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError):
-        array = None
-    if array is None or array.dtype.kind not in "biuf":
-        raise InputError(f"{name} must be numbers, in rows of one length")
-    return array.astype(np.float64)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.axis import Axis, InnerProducts, axis
-from genepool.core.genome import Genome, Recipe, Vector, recipe
+from genepool.core.checks import in_range, is_whole, numbers
+from genepool.core.genome import Genome, Recipe, Vector, canonical
 from genepool.errors import InputError
 
 Angle = Literal["global", "side", "tensor"]
@@ -90,7 +91,7 @@ def merge_recipe(
                 if end > cuts[-1]:
                     cuts.append(end)
                     rows.append(row)
-    return recipe(cuts, np.array(rows))
+    return canonical(np.array(cuts, dtype=np.int64), np.array(rows))
 
 
 def products_of(first: Genome, second: Genome, gram: InnerProducts | None) -> Products:
@@ -129,14 +130,17 @@ def merge_vectors(
     Raises:
         InputError: shapes that differ, values that are not finite, ratio or split out of range.
     """
-    left, right = np.asarray(a), np.asarray(b)
+    left, right = numbers(a, "a"), numbers(b, "b")
     if left.ndim != 1 or left.shape != right.shape or left.size == 0:
         raise InputError(
             f"a and b must be vectors of one length, at least 1; got {left.shape} and {right.shape}"
         )
     exact = [x.astype(np.float64) for x in (left, right)]
-    if not all(bool(np.isfinite(x).all()) for x in exact):
-        raise InputError("a and b must be finite; got NaN or infinity")
+    for name, values in zip("ab", exact, strict=True):
+        wrong = ~np.isfinite(values)
+        if bool(wrong.any()):
+            position = int(wrong.argmax())
+            raise InputError(f"{name} must be finite; position {position} has {values[position]}")
 
     def products(start: int, stop: int) -> tuple[float, float, float]:
         x, y = exact[0][start:stop], exact[1][start:stop]
@@ -156,8 +160,8 @@ def merge_vectors(
 
 
 def _check_plan(along: Axis, ratio: float, splits: Sequence[int], angle: str) -> None:
-    if not 0 <= ratio <= 1:
-        raise InputError(f"ratio must lie in [0, 1]; got {ratio}")
+    if not in_range(ratio, 0, 1):
+        raise InputError(f"ratio must lie in [0, 1]; got {ratio!r}")
     if angle not in ANGLES:
         raise InputError(f"angle must be one of {', '.join(ANGLES)}; got {angle!r}")
     if len(splits) != len(along.names):
@@ -167,6 +171,8 @@ def _check_plan(along: Axis, ratio: float, splits: Sequence[int], angle: str) ->
     for name, low, high, split in zip(
         along.names, along.chromosomes[:-1], along.chromosomes[1:], splits, strict=True
     ):
+        if not is_whole(split):
+            raise InputError(f"split of chromosome {name!r} must be a whole number; got {split!r}")
         if not low <= split <= high:
             raise InputError(f"split of chromosome {name!r} must lie in {low}..{high}; got {split}")
 

@@ -6,6 +6,7 @@ algorithm is the same thing without competition (alpha 0) and without attraction
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -58,6 +59,18 @@ class Plan:
     splits: tuple[int, ...]
     angle: Angle
     mutation: float
+
+    def as_json(self) -> str:
+        """For people and reports; a child is made again from its merge."""
+        return json.dumps(
+            {
+                "parents": self.parents,
+                "ratio": self.ratio,
+                "splits": self.splits,
+                "angle": self.angle,
+                "mutation": self.mutation,
+            }
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -149,6 +149,7 @@ def evolve(
                 "pins": pins(inputs),
                 "config": loaded.config.model_dump(),
                 "axis_size": inputs.layout.axis.size,
+                "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
                 "kind": inputs.kind,
                 "seed": loaded.config.seed,
                 "budget": target,
@@ -360,11 +361,12 @@ class _Driver:
     def _absorb(self, proposal: Proposal) -> Record:
         step = proposal.step
         archive = self._versions[step - 1]
+        met = self._versions[max(0, step - self._config.in_flight)]
         answer = self._executor.result(step)
         seconds = answer.seconds
-        # With W > 1 the archive has moved on since the child was proposed: a rejection that was
+        # Where the archive has moved on since the child was proposed (W > 1), a rejection that was
         # certain then may not be so now, and what is left is asked.
-        while answer.scores is not None and np.isnan(answer.scores).any():
+        while archive is not met and answer.scores is not None and np.isnan(answer.scores).any():
             questions = self._questions(archive, proposal, answer.scores)
             if questions.done:
                 break
@@ -403,7 +405,7 @@ class _Driver:
             id=number,
             step=step,
             parents=parents,
-            plan="" if proposal is None else json.dumps(asdict(proposal.plan)),
+            plan="" if proposal is None else proposal.plan.as_json(),
             merge=None if proposal is None else encode(proposal.merge),
             mutation=0.0 if proposal is None else proposal.plan.mutation,
             digest=digest(genome) if self._named(genome, outcome.accepted, step) else None,
@@ -442,7 +444,7 @@ class _Driver:
             id=self._next_id(step),
             step=step,
             parents=proposal.plan.parents,
-            plan=json.dumps(asdict(proposal.plan)),
+            plan=proposal.plan.as_json(),
             merge=encode(proposal.merge),
             mutation=proposal.plan.mutation,
             digest=digest(genome) if self._named(genome, False, step) else None,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from genepool.core.genome import Genome
 from genepool.evaluate.model import build_model
 from genepool.run.inputs import Inputs
-from genepool.weights.materialise import Materialiser
 
 
 class Scorer:
@@ -28,9 +27,7 @@ class Scorer:
         self._model = build_model(
             run.config.model, inputs.layout, inputs.checkpoints, run.directory
         )
-        self._materialiser = Materialiser(
-            inputs.checkpoints, inputs.layout, self._model.destinations, threads
-        )
+        self._writer = self._model.writer(inputs.checkpoints, inputs.layout, threads)
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
 
@@ -43,7 +40,7 @@ class Scorer:
         """Materialise a genome into the live model, unless it is there already."""
         if self._loaded is not genome:
             self._loaded = None
-            self._materialiser.write(genome)
+            self._writer.write(genome)
             self._loaded = genome
 
     def score(self, indices: NDArray[np.int64], *, held_out: bool = False) -> NDArray[np.float32]:

@@ -1,0 +1,38 @@
+"""What the public functions of core ask of their arguments, beyond shapes and ranges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, SupportsFloat, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genepool.errors import InputError
+
+
+def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
+    """The values as an array of booleans, integers or floats.
+
+    numpy by itself would read numbers from text and drop imaginary parts with a mere warning.
+
+    Raises:
+        InputError: they are something else, or rows differ in length; names the argument.
+    """
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        array = None
+    if array is None or array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, in rows of one length")
+    return array
+
+
+def in_range(value: object, low: float, high: float = math.inf) -> bool:
+    """Whether value is a finite number in low..high, both ends included."""
+    return isinstance(value, SupportsFloat) and math.isfinite(value) and low <= value <= high
+
+
+def is_whole(value: object) -> bool:
+    """Whether value can be an index: an integer of Python or numpy."""
+    return isinstance(value, SupportsIndex)
