@@ -30,7 +30,7 @@ def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
 
 def in_range(value: object, low: float, high: float = math.inf) -> bool:
     """Whether value is a finite number in low..high, both ends included."""
-    return isinstance(value, SupportsFloat) and math.isfinite(value) and low <= value <= high
+    return isinstance(value, SupportsFloat) and math.isfinite(value) and low <= float(value) <= high
 
 
 def is_whole(value: object) -> bool:
