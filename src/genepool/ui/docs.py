@@ -1,0 +1,164 @@
+"""The parts of docs/ that are made from the code, so that they cannot fall behind it.
+
+`python -m genepool.ui.docs docs` (or `make docs`) writes them anew; a test fails when they differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from genepool.evaluate.base import find_evaluator
+from genepool.evaluate.model import ModelOptions
+from genepool.run.config import (
+    GAOptions,
+    M2N2Options,
+    RunConfig,
+    SeedOptions,
+    TaskOptions,
+)
+from genepool.ui.cli import cli
+
+_PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(text: str) -> str:
+    """A page with its parts between `<!-- made from the code: NAME -->` and `<!-- end -->` new."""
+    return _PART.sub(lambda found: f"{found[1]}\n{_PARTS[found[2]]()}\n{found[3]}", text)
+
+
+def commands() -> Iterator[tuple[click.Context, click.Command]]:
+    """Every command that does something, in the order of the alphabet."""
+    root = click.Context(cli, info_name="genepool")
+    stack: list[tuple[click.Context, click.Command]] = [(root, cli)]
+    while stack:
+        context, command = stack.pop()
+        if not isinstance(command, click.Group):
+            yield context, command
+            continue
+        for name in sorted(command.commands, reverse=True):
+            child = command.commands[name]
+            stack.append((click.Context(child, info_name=name, parent=context), child))
+
+
+def _commands() -> str:
+    out: list[str] = []
+    for context, command in commands():
+        usage = " ".join(command.collect_usage_pieces(context))
+        out.append(f"### {context.command_path}\n")
+        out.append(f"```\n{context.command_path} {usage}\n```\n")
+        out.append(_unwrapped(command.help or "") + "\n")
+        for parameter in command.params:
+            # What an argument means is said in the command's text.
+            record = parameter.get_help_record(context)
+            if record is not None and isinstance(parameter, click.Option):
+                name, text = record
+                out.append(f"- `{name}`: {' '.join(text.split())}")
+        out.append("")
+    return "\n".join(out)
+
+
+def _run_file() -> str:
+    parts = [
+        _table("The file", RunConfig),
+        _table("An entry of `seeds`", SeedOptions),
+        _table("An entry of `tasks`, whatever its evaluator", TaskOptions),
+        _table("`strategy` with `name: m2n2`", M2N2Options),
+        _table("`strategy` with `name: ga`", GAOptions),
+        _table("`model`", ModelOptions),
+    ]
+    for name in ("classifier", "function"):
+        title = f"A task with `evaluator: {name}`, besides"
+        parts.append(_table(title, find_evaluator(name).Options))
+    return "\n".join(parts)
+
+
+_PARTS: dict[str, Callable[[], str]] = {"commands": _commands, "run-file": _run_file}
+
+
+def _table(title: str, model: type[BaseModel]) -> str:
+    lines = [f"### {title}\n", "| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+            continue  # the title says it
+        kind = _bounded(_type(field.annotation), field.metadata)
+        meaning = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {kind} | {_default(field)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default()
+    if isinstance(value, BaseModel):
+        named = type(value).model_fields.get("name")
+        return f"`{named.default}`" if named is not None else "as below"
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`"
+
+
+def _type(kind: Any) -> str:
+    """An annotation in words that a writer of YAML understands."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _bounded(_type(inside[0]), list(inside[1:]))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inside)
+    if origin in (Union, types.UnionType):
+        parts = [_type(part) for part in inside if part is not type(None)]
+        return " or ".join(dict.fromkeys(parts))
+    if origin is list:
+        return f"list, each {_type(inside[0])}"
+    if origin is dict:
+        return f"mapping, each {_type(inside[0])}: {_type(inside[1])}"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return "mapping, see below"
+    words = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}
+    return words[kind]
+
+
+def _bounded(text: str, metadata: list[Any]) -> str:
+    limits: list[str] = []
+    for entry in metadata:
+        for part in (entry, *getattr(entry, "metadata", ())):
+            for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+                limit = getattr(part, name, None)
+                if limit is not None:
+                    limits.append(f"{sign} {_round(limit)}")
+    return f"{text} {', '.join(limits)}" if limits else text
+
+
+def _round(limit: float) -> str:
+    return "2^63" if limit == 2**63 else f"{limit:,}"
+
+
+def _unwrapped(text: str) -> str:
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def main(directory: Path) -> None:
+    """Write the pages of a directory anew, where they differ."""
+    for page in sorted(directory.glob("*.md")):
+        before = page.read_text(encoding="utf-8")
+        after = renewed(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,281 @@
+"""The picture of a run: how it went, who solves what, and what the champion is made of."""
+
+# matplotlib's annotations leave the types of keyword arguments open.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.genome import Recipe, Vector
+from genepool.errors import MissingExtraError
+from genepool.run.history import History, history
+from genepool.run.members import seed_shares
+from genepool.run.pool import Pool
+from genepool.ui.terminal import number, percent, plain
+from genepool.weights.atomic import write_bytes
+
+try:
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "matplotlib":
+        raise
+    raise MissingExtraError("matplotlib", "plots", "the figure of a run") from None
+
+# Okabe, Ito 2008: told apart with any kind of colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+_INK, _FAINT = "#333333", "#999999"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+}
+_LABELLED_ROWS = 25
+_LABELLED_TENSORS = 12
+# Columns into which examples and axis are divided at most; about one a pixel.
+_COLUMNS = 1000
+_PERCENT = PercentFormatter(1.0, decimals=0, symbol=" %")
+
+
+def run_figure(pool: Pool, file: Path) -> None:
+    """Draw a run and write it as a PNG.
+
+    Args:
+        pool: with at least one seed scored.
+        file: where to; its directory is there.
+
+    Raises:
+        InputError: nothing has been scored yet.
+        GenepoolError: the file cannot be written.
+    """
+    past = history(pool)
+    rows = _Rows.read(pool)
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 8.6), dpi=130, layout="constrained")
+        # The strip of the seeds is as high as their number, but no higher than the archive's.
+        strip = min(2.6, 0.35 + 0.17 * len(rows.seeds))
+        grid = figure.add_gridspec(4, 2, height_ratios=[2.6, strip, 3.0, 1.2])
+        _draw_champion(figure.add_subplot(grid[0, 0]), past, pool)
+        _draw_diversity(figure.add_subplot(grid[0, 1]), past)
+        _draw_seeds(figure.add_subplot(grid[1, :]), rows)
+        _draw_archive(figure.add_subplot(grid[2, :]), rows, pool)
+        _draw_genome(figure.add_subplot(grid[3, :]), pool)
+        figure.suptitle(_title(pool, past), fontsize=11, x=0.01, ha="left")
+        figure.savefig(buffer, format="png", metadata={"Software": "genepool"})
+    write_bytes(file, buffer.getvalue())
+
+
+class _Rows:
+    """The scores of seeds and archive, examples in a telling order.
+
+    Attributes:
+        names: of the seeds.
+        seeds: float32[K, N].
+        members: ids, best first.
+        archive: float32[P, N], in the order of `members`.
+        edges: first column of each task, and N.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        seeds: NDArray[np.float32],
+        members: list[int],
+        archive: NDArray[np.float32],
+        sizes: Sequence[int],
+    ) -> None:
+        self.names = names
+        self.members = members
+        self.edges = np.cumsum([0, *sizes])
+        task = np.repeat(np.arange(len(sizes)), sizes)
+        # Which seeds solve it, then how many members do; the tasks stay apart.
+        keys = [-archive.sum(axis=0), *(-(row >= 0.5).astype(int) for row in seeds[::-1]), task]
+        order = np.lexsort(keys)
+        self.seeds = seeds[:, order]
+        self.archive = archive[:, order]
+
+    @classmethod
+    def read(cls, pool: Pool) -> _Rows:
+        entries = pool.seeds()
+        unknown = np.zeros(pool.examples, dtype=np.float32)
+        records = list(pool.records(last=len(entries) - 1))
+        seeds = np.stack([unknown if r.scores is None else r.scores for r in records])
+        alive = [pool.record(member) for member in pool.slots().values()]
+        alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
+        archive = np.stack([unknown if r.scores is None else r.scores for r in alive])
+        names = [plain(entry.name) for entry in entries][: len(records)]
+        sizes = [task.examples for task in pool.tasks()]
+        return cls(names, seeds, [record.id for record in alive], archive, sizes)
+
+
+def _title(pool: Pool, past: History) -> str:
+    champion = f"champion {percent(float(past.train[-1]))} on training examples"
+    if not np.isnan(past.held_out[-1]):
+        champion += f", {percent(float(past.held_out[-1]))} on held-out ones"
+    name = plain(pool.path.absolute().name)
+    return f"{name}: {number(float(past.evaluations[-1]))} children, {champion}"
+
+
+def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
+    axes.set_title("Score of the champion")
+    axes.plot(past.evaluations, past.train, color=_INK, lw=1.6, label="training examples")
+    if not np.isnan(past.held_out).all():
+        axes.plot(
+            past.evaluations, past.held_out, color=_INK, lw=1.2, ls=":", label="held-out ones"
+        )
+    status = pool.status()
+    for index, seed in enumerate(status["seeds"]):
+        if seed["train"] is not None:
+            colour = _COLOURS[index % len(_COLOURS)]
+            name = f"seed {plain(seed['name'])}, training" if index < 6 else None
+            axes.axhline(seed["train"], color=colour, lw=1, label=name)
+    _finish_time(axes, past)
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.set_ylabel("mean score")
+    axes.legend(loc="best")
+
+
+def _draw_diversity(axes: Axes, past: History) -> None:
+    axes.set_title("Diversity of the archive")
+    axes.plot(past.evaluations, past.coverage, color=_COLOURS[2], lw=1.6)
+    axes.plot(past.evaluations, past.entropy, color=_COLOURS[3], lw=1.6)
+    for values, text, colour in (
+        (past.coverage, "coverage: share solved by someone", _COLOURS[2]),
+        (past.entropy, "entropy (bits): 1 if half of all solve each", _COLOURS[3]),
+    ):
+        axes.plot([], [], color=colour, lw=1.6, label=f"{text}, now {values[-1]:.2f}")
+    _finish_time(axes, past)
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("share, bits")
+    axes.legend(loc="best")
+
+
+def _finish_time(axes: Axes, past: History) -> None:
+    axes.set_xlim(0, max(1, int(past.evaluations[-1])))
+    axes.set_xlabel("children scored")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(axis="y", color="#E5E5E5", lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def _draw_seeds(axes: Axes, rows: _Rows) -> None:
+    axes.set_title("Who solves what (dark: solved)")
+    _image(axes, rows.seeds)
+    axes.set_yticks(range(len(rows.names)), rows.names)
+    axes.tick_params(bottom=False, labelbottom=False)
+
+
+def _draw_archive(axes: Axes, rows: _Rows, pool: Pool) -> None:
+    _image(axes, rows.archive)
+    if len(rows.members) <= _LABELLED_ROWS:
+        axes.set_yticks(range(len(rows.members)), [str(member) for member in rows.members])
+        axes.tick_params(axis="y", labelsize=6.5)
+    axes.set_ylabel("archive members, best first")
+    axes.set_xlabel("training examples, ordered by which seeds and how many members solve them")
+    tasks = pool.tasks()
+    if len(tasks) > 1:
+        for start, stop, task in zip(rows.edges[:-1], rows.edges[1:], tasks, strict=True):
+            axes.axvline(float(stop), color=_COLOURS[1], lw=1)
+            middle = (float(start) + float(stop)) / 2
+            axes.annotate(plain(task.name), (middle, -0.8), ha="center", va="bottom")
+
+
+def _image(axes: Axes, scores: NDArray[np.float32]) -> None:
+    """One row per model; examples that share a pixel are averaged, rows never are."""
+    height, examples = scores.shape
+    columns = min(examples, _COLUMNS)
+    starts = np.arange(columns, dtype=np.int64) * examples // columns
+    widths = np.diff(np.append(starts, examples))
+    axes.imshow(
+        np.add.reduceat(scores, starts, axis=1) / widths,
+        extent=(0, examples, height - 0.5, -0.5),
+        aspect="auto",
+        cmap="Blues",
+        vmin=0,
+        # The darkest blues are nearly black.
+        vmax=1.25,
+        interpolation="nearest",
+    )
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _draw_genome(axes: Axes, pool: Pool) -> None:
+    champion = pool.champion()
+    genome = None if champion is None else pool.genome(champion)
+    if isinstance(genome, Recipe):
+        _draw_stripes(axes, genome, pool)
+    elif isinstance(genome, Vector):
+        _draw_weights(axes, genome, pool)
+
+
+def _draw_stripes(axes: Axes, genome: Recipe, pool: Pool) -> None:
+    axes.set_title(f"Genome of the champion: {number(len(genome.coefs))} segments")
+    edges = np.linspace(0, genome.size, _COLUMNS + 1)
+    shares = seed_shares(genome, _COLUMNS)
+    tops = np.minimum(np.cumsum(shares, axis=1), 1.0)
+    below = np.zeros(_COLUMNS)
+    for index, seed in enumerate(pool.seeds()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        axes.stairs(tops[:, index], edges, baseline=below, fill=True, color=colour)
+        axes.plot([], [], color=colour, lw=6, label=plain(seed.name))
+        below = tops[:, index]
+    axes.set_xlim(0, genome.size)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_ylabel("share of seed")
+    axes.set_xlabel("position on the axis of parameters, first layer to last")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _mark_tensors(axes, pool)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=6, borderaxespad=0.2)
+
+
+def _mark_tensors(axes: Axes, pool: Pool) -> None:
+    """Lines between tensors, and the names of those that have room for one."""
+    meta = pool.meta()
+    tensors: list[tuple[str, int]] = [(name, int(start)) for name, start in meta["tensors"]]
+    size = int(meta["axis_size"])
+    if len(tensors) > 10 * _LABELLED_TENSORS:
+        return
+    stops = [*(start for _, start in tensors[1:]), size]
+    for (name, start), stop in zip(tensors, stops, strict=True):
+        if stop < size:
+            axes.axvline(stop, color="white", lw=0.8)
+        # A character takes about 0.7 % of the width.
+        if stop - start > 0.007 * size * (len(name) + 2):
+            middle = (start + stop) / 2
+            axes.annotate(plain(name), (middle, 0.03), ha="center", va="bottom", color="white")
+
+
+def _draw_weights(axes: Axes, genome: Vector, pool: Pool) -> None:
+    tensors: list[tuple[str, int]] = [(name, int(start)) for name, start in pool.meta()["tensors"]]
+    axes.set_title("Genome of the champion: dense, with mutation; mean size of the weights")
+    starts = np.array([start for _, start in tensors])
+    sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), starts)
+    means = sums / np.diff([*starts.tolist(), genome.size])
+    axes.bar(range(len(means)), means, color=_COLOURS[0], width=0.6)
+    axes.set_ylabel("mean |weight|")
+    if len(tensors) <= _LABELLED_TENSORS:
+        axes.set_xticks(range(len(means)), [plain(name) for name, _ in tensors])
+    else:
+        axes.set_xlabel("tensors, first layer to last")

@@ -1,0 +1,131 @@
+"""Progress of a run: a bar with the time left on a terminal, a line now and then elsewhere.
+
+All of it goes to standard error, so that standard output holds nothing but the result.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from genepool.run.driver import StepReport
+from genepool.ui.terminal import console, duration, number, percent, plain
+
+# A step can take less than a millisecond: looking at the clock is all that most of them pay.
+_REDRAW_SECONDS = 0.1
+# Lines come after 5 seconds first, then less and less often, in the end once a minute.
+_FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
+
+
+class Bar:
+    """Watches `evolve` on a terminal; a context manager."""
+
+    def __init__(self) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console(errors=True),
+            transient=True,
+            refresh_per_second=5,
+        )
+        self._task: TaskID | None = None
+        self._due = 0.0
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        """Show what takes a while."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(plain(text), total=None, note="")
+
+    def step(self, report: StepReport) -> None:
+        """Move the bar, ten times a second at most."""
+        now = time.monotonic()
+        if now < self._due and report.evaluations < report.budget:
+            return
+        self._due = now + _REDRAW_SECONDS
+        if self._task is not None:
+            self._bar.update(
+                self._task,
+                total=report.budget,
+                completed=report.evaluations,
+                note=_note(report),
+            )
+
+    def advance(self, fraction: float) -> None:
+        """Move the bar of a stage without steps: the fraction that is done."""
+        if self._task is not None:
+            self._bar.update(self._task, total=100, completed=round(100 * fraction))
+
+
+class Lines:
+    """Watches `evolve` where there is no terminal: a log should not fill with bars."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._due = self._started + _FIRST_LINE
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def stage(self, text: str) -> None:
+        """Stages are short, or the lines of their steps will tell."""
+
+    def step(self, report: StepReport) -> None:
+        """Write a line if it is time for one."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        wait = min(_RAREST_LINE, _GROWTH * (now - self._started))
+        self._due = now + max(_FIRST_LINE, wait)
+        left = report.seconds / report.session * (report.budget - report.evaluations)
+        print(
+            f"{number(report.evaluations)} of {number(report.budget)} children, {_note(report)}, "
+            f"{duration(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def advance(self, fraction: float) -> None:
+        """Nothing worth a line."""
+
+
+def watcher() -> Bar | Lines:
+    """What fits standard error."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def _note(report: StepReport) -> str:
+    parts = [f"best {percent(report.champion)}"]
+    if report.held_out is not None:
+        parts.append(f"held-out {percent(report.held_out)}")
+    if report.seconds > 0:
+        parts.append(f"{number(report.session / report.seconds)} a second")
+    return ", ".join(parts)

@@ -1,0 +1,59 @@
+"""The terminal: where results and errors go, and numbers as people read them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+# Wide enough that nothing is cut where no window sets a width.
+_PIPE_WIDTH = 200
+
+
+def console(*, errors: bool = False) -> Console:
+    """For results (standard output), or for all that is not the result (standard error)."""
+    stream = sys.stderr if errors else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def plain(text: object) -> str:
+    """One line, with control characters escaped: names come from files, and files from anywhere."""
+    joined = " ".join(str(text).split("\n"))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
+
+
+def cell(text: object) -> Text:
+    """A table's cell; never read as markup."""
+    return Text(plain(text))
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] with three digits or so; a dash where it is not known."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float) -> str:
+    """With commas between thousands; a decimal below ten."""
+    return f"{value:,.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
