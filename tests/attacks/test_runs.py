@@ -195,14 +195,14 @@ def test_a_second_writer(pool: Path) -> None:
             sys.executable,
             "-c",
             "import sys, time; from genepool.run.pool import PoolWriter; "
-            "PoolWriter(sys.argv[1]); print('held', flush=True); time.sleep(60)",
+            "writer = PoolWriter(sys.argv[1]); print('held', flush=True); time.sleep(60)",
             str(pool),
         ],
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert holder.stdout is not None
     try:
-        assert holder.stdout is not None
         holder.stdout.readline()
         before = contents(pool)
         _expect(
@@ -214,7 +214,8 @@ def test_a_second_writer(pool: Path) -> None:
         assert contents(pool) == before
     finally:
         holder.kill()
-        holder.communicate()
+        holder.wait()
+        holder.stdout.close()
 
 
 def test_a_seed_that_changed(pool: Path) -> None:
@@ -287,7 +288,7 @@ def _limited(arguments: list[str], size: int) -> subprocess.CompletedProcess[str
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return subprocess.run(
-        [sys.executable, "-m", "genepool.ui.cli", *arguments],
+        [sys.executable, "-m", "genepool", *arguments],
         preexec_fn=limit,
         capture_output=True,
         text=True,

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from genepool.run.driver import evolve
 from genepool.run.pool import Pool
 from tests.runs import contents, write_run
 
@@ -49,6 +48,11 @@ def _slow_run(directory: Path, **changes: Any) -> Path:
     return file
 
 
+def _finish(file: Path) -> None:
+    """In a process of its own, since each run has its own module `slow`."""
+    subprocess.run([sys.executable, "-c", _EVOLVE, str(file)], check=True)
+
+
 def _start(file: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", _EVOLVE, str(file)],
@@ -75,7 +79,7 @@ def _evaluations(pool: Path) -> int:
     ids=["recipes", "vectors, three in flight"],
 )
 def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> None:
-    evolve(_slow_run(tmp_path / "whole", **changes))
+    _finish(_slow_run(tmp_path / "whole", **changes))
     file = _slow_run(tmp_path / "killed", **changes)
     pool = tmp_path / "killed/pool"
     moments = random.Random(CRASHES)
@@ -91,17 +95,17 @@ def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> No
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert killed >= CRASHES // 2
-    evolve(file)
+    _finish(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
 def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"budget": 80, "in_flight": 2}
-    evolve(_slow_run(tmp_path / "whole", **changes))
+    _finish(_slow_run(tmp_path / "whole", **changes))
     file = _slow_run(tmp_path / "killed", **changes, executor="process", workers=2)
     pool = tmp_path / "killed/pool"
     process = subprocess.Popen(
-        [sys.executable, "-m", "genepool.ui.cli", "evolve", str(file)],
+        [sys.executable, "-m", "genepool", "evolve", str(file)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -124,16 +128,16 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
     assert "run the same command again" in last
     assert "Traceback" not in text
     assert 20 <= _evaluations(pool) < 80
-    evolve(file)
+    _finish(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
 def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
-    evolve(_slow_run(tmp_path / "whole", budget=100))
+    _finish(_slow_run(tmp_path / "whole", budget=100))
     file = _slow_run(tmp_path / "stopped", budget=100)
     pool = tmp_path / "stopped/pool"
     process = subprocess.Popen(
-        [sys.executable, "-m", "genepool.ui.cli", "evolve", str(file)],
+        [sys.executable, "-m", "genepool", "evolve", str(file)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -146,5 +150,5 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in text
     assert 10 <= _evaluations(pool) < 100
-    evolve(file)
+    _finish(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")

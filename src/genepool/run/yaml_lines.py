@@ -30,11 +30,14 @@ def load_with_lines(file: Path) -> tuple[Any, Lines]:
         raise ConfigError(f"{file}: cannot read the run file ({error.strerror or error})") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: the run file is not UTF-8 text") from None
-    loader = yaml.SafeLoader(text)
+    lines: Lines = {}
     try:
-        node = loader.get_single_node()
-        lines: Lines = {}
-        value = None if node is None else _convert(loader, node, (), lines, file)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            value = None if node is None else _convert(loader, node, (), lines, file)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}" if mark else "somewhere"
@@ -42,8 +45,6 @@ def load_with_lines(file: Path) -> tuple[Any, Lines]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = (str(error).splitlines() or ["unreadable"])[0]
         raise ConfigError(f"{file}: not valid YAML ({first})") from None
-    finally:
-        loader.dispose()
     return value, lines
 
 

@@ -1,0 +1,6 @@
+"""`python -m genepool`."""
+
+from genepool.ui.cli import main
+
+if __name__ == "__main__":
+    main()
