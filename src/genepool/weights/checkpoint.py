@@ -215,8 +215,6 @@ def _assemble(path: Path, name: str, files: list[MappedFile]) -> Checkpoint:
     for file in files:
         tensors.update(file.tensors)
         metadata = {**file.metadata, **metadata}
-    if not tensors:
-        raise CheckpointError(f"{at(path)}: holds no tensors")
     return Checkpoint(
         path, name, MappingProxyType(tensors), MappingProxyType(metadata), tuple(files)
     )

@@ -114,6 +114,8 @@ def map_file(path: Path) -> MappedFile:
     header, data_start = _header(path, mapping)
     metadata = cast("dict[str, str]", header.pop(_METADATA, {}))
     tensors = _tensors(path, header, mapping, data_start)
+    if not tensors:
+        raise CheckpointError(f"{at(path)}: holds no tensors")
     return MappedFile(path, len(mapping), mapping, tensors, metadata)
 
 
