@@ -7,7 +7,7 @@ example not yet asked. Per example that best case is the largest value over the 
     c(s) * (s - s_ij) / (z_j + s)^alpha,
 
 the child's share less member i's with the child counted in the contest. For 0/1 scores, and
-whenever alpha <= 1, it is reached at s = 1.
+whenever alpha <= 2, it is reached at s = 1.
 
 Asked first are the examples that are expected to settle it: what failing one costs the child
 against the member that it comes closest to beating, times the chance that it fails.
@@ -30,8 +30,8 @@ from genepool.core.niches import TIE
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-# Margin by which a bound must be beaten, relative to all fitness in the archive: above rounding and
-# above the tie rule of `niches`, below anything that a score can express.
+# Margin by which a bound must be beaten, relative to all that is summed up in it: above rounding
+# and above the tie rule of `niches`, below anything that a score can express.
 _MARGIN = 10 * TIE
 
 _ALL = slice(None)
@@ -55,7 +55,8 @@ class Bounds:
         totals: float64[P], best case over all examples of (child's fitness - member's).
         best: float64[N, P], the same per example.
         loss: float64[N, P], `best` less what scoring 0 leaves.
-        margin: how far below 0 every total must be.
+        margin: how far below 0 every total must be; infinite where no child of this archive can be
+            rejected for certain before everything is asked.
     """
 
     totals: Float64
@@ -69,14 +70,16 @@ def bounds(archive: Archive) -> Bounds:
     """The bounds for children that meet this archive (kept: most children leave it as it is)."""
     best = _best_case(archive)
     worst = _difference(archive, np.zeros(archive.contest.size))
-    # With continuous scores and alpha > 2 an unclaimed example pays the more the less it is
-    # solved, without limit: nothing is certain before everything is asked.
-    certain = archive.resources.binary or archive.alpha <= 2
+    # With continuous scores and alpha > 2 an example that nobody claims pays the more the less it
+    # is solved, without limit. And to a member of fitness 0 (an empty slot) every child is equal.
+    endless = not archive.resources.binary and archive.alpha > 2
+    certain = archive.fitness.min() > 0 and not (endless and archive.contest.min() == 0)
+    scale = float((np.abs(best) + np.abs(worst)).sum(axis=1).max())
     return Bounds(
         best.sum(axis=1),
         np.ascontiguousarray(best.T),
         np.ascontiguousarray((best - worst).T),
-        _MARGIN * (1.0 + float(archive.fitness.sum())) if certain else math.inf,
+        _MARGIN * scale if certain else math.inf,
     )
 
 
@@ -104,26 +107,20 @@ def _keys(worth: Float64) -> NDArray[np.uint16]:
 def _best_case(archive: Archive) -> Float64:
     ones = np.ones(archive.contest.size)
     best = _difference(archive, ones)
-    if archive.resources.binary or archive.alpha <= 1:
+    if archive.resources.binary or archive.alpha <= 2:
         return best
-    # Scores between 0 and 1 and fighting: the largest value lies at an end of one of the two
-    # stretches (capacity constant up to the archive's best score, then equal to the child's), or
-    # where the derivative is 0.
+    # Scores between 0 and 1 and fierce fighting: the largest value may lie where the derivative is
+    # 0, in the stretch where the capacity is constant (up to the archive's best score, `top`) or in
+    # the one where it is the child's score. Up to alpha 2 the value only rises: for s > a, as
+    # z >= top, 1 / s + 1 / (s - a) >= 2 / (z + s).
     alpha, z, top = archive.alpha, archive.contest, archive.best
-    np.maximum(best, _difference(archive, np.zeros_like(z)), out=best)
-    np.maximum(best, _difference(archive, top), out=best)
     for row, scores in enumerate(archive.scores):
-        flat = (z + alpha * scores) / (alpha - 1.0)
-        candidates = [np.clip(flat, 0.0, top)]
-        # d/ds log(s (s - a) / (z + s)^alpha) = 0 is
-        # (2 - alpha) s^2 + (2 z + (alpha - 1) a) s - a z = 0.
-        lead, middle = 2.0 - alpha, 2.0 * z + (alpha - 1.0) * scores
-        if abs(lead) > 1e-12:
-            root = np.sqrt(np.maximum(middle * middle + 4.0 * lead * scores * z, 0.0))
-            candidates += [
-                np.clip((-middle + sign * root) / (2.0 * lead), top, 1.0) for sign in (1.0, -1.0)
-            ]
-        for candidate in candidates:
+        level = (z + alpha * scores) / (alpha - 1.0)
+        # (alpha - 2) s^2 - (2 z + (alpha - 1) a) s + a z = 0, the larger root.
+        middle = 2.0 * z + (alpha - 1.0) * scores
+        root = np.sqrt(np.maximum(middle * middle - 4.0 * (alpha - 2.0) * scores * z, 0.0))
+        rising = (middle + root) / (2.0 * (alpha - 2.0))
+        for candidate in (np.clip(level, 0.0, top), np.clip(rising, top, 1.0)):
             np.maximum(best[row], _difference(archive, candidate)[row], out=best[row])
     return best
 
@@ -195,6 +192,8 @@ class Exam:
         start = self._next
         if self.done:
             return self._order[:0]
+        if self._bounds.margin == math.inf:
+            return self._order[start:]
         before = self._expected[start - 1] if start else 0.0
         goal = before + _EAGER * self._lead
         enough = int(np.searchsorted(self._expected, goal)) + 1 - start
