@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -231,6 +233,15 @@ def test_an_exam_can_be_resumed_against_another_archive(binary: bool, alpha: flo
         for full in completions(draws, later, resumed.scores):
             assert later.challenge(full)[0] is None
     assert changed >= 2
+
+
+def test_bounds_are_kept_no_longer_than_their_archive() -> None:
+    archive = random_archive(np.random.default_rng(2), True, 1.0)
+    assert bounds(archive) is bounds(archive)
+    gone = weakref.ref(archive)
+    del archive
+    gc.collect()
+    assert gone() is None
 
 
 def test_nothing_left_to_ask() -> None:

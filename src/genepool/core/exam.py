@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,20 @@ class Bounds:
     margin: float
 
 
-@lru_cache(maxsize=16)
+# Most children leave the archive as it is, so bounds are kept, but no longer than their archive:
+# both are as large as all the scores in it.
+_kept: WeakKeyDictionary[Archive, Bounds] = WeakKeyDictionary()
+
+
 def bounds(archive: Archive) -> Bounds:
-    """The bounds for children that meet this archive (kept: most children leave it as it is)."""
+    """The bounds for children that meet this archive."""
+    found = _kept.get(archive)
+    if found is None:
+        found = _kept[archive] = _bounds(archive)
+    return found
+
+
+def _bounds(archive: Archive) -> Bounds:
     best = _best_case(archive)
     worst = _difference(archive, np.zeros(archive.contest.size))
     # With continuous scores and alpha > 2 an example that nobody claims pays the more the less it
