@@ -9,6 +9,7 @@ traceback.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except click.ClickException as error:
         return _explain_usage(error)
+    except BrokenPipeError:
+        # The reader has left, as `| head` does. What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return 130

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
-from genepool.run.driver import StepReport
 from genepool.ui.terminal import console, duration, number, percent, plain
+
+if TYPE_CHECKING:
+    from genepool.run.driver import StepReport
 
 # A step can take less than a millisecond: looking at the clock is all that most of them pay.
 _REDRAW_SECONDS = 0.1
@@ -24,15 +36,16 @@ _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
 class Bar:
     """Watches `evolve` on a terminal; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._bar = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console(errors=True),
+            console=out,
             transient=True,
             refresh_per_second=5,
         )
@@ -51,6 +64,11 @@ class Bar:
     ) -> None:
         self._bar.stop()
 
+    @property
+    def tasks(self) -> list[Task]:
+        """What is shown: one task once there was a stage."""
+        return self._bar.tasks
+
     def stage(self, text: str) -> None:
         """Show what takes a while."""
         if self._task is not None:
@@ -59,7 +77,7 @@ class Bar:
 
     def step(self, report: StepReport) -> None:
         """Move the bar, ten times a second at most."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._due and report.evaluations < report.budget:
             return
         self._due = now + _REDRAW_SECONDS
@@ -80,8 +98,10 @@ class Bar:
 class Lines:
     """Watches `evolve` where there is no terminal: a log should not fill with bars."""
 
-    def __init__(self) -> None:
-        self._started = time.monotonic()
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+        self._started = clock()
         self._due = self._started + _FIRST_LINE
 
     def __enter__(self) -> Lines:
@@ -100,7 +120,7 @@ class Lines:
 
     def step(self, report: StepReport) -> None:
         """Write a line if it is time for one."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._due:
             return
         wait = min(_RAREST_LINE, _GROWTH * (now - self._started))
@@ -109,7 +129,7 @@ class Lines:
         print(
             f"{number(report.evaluations)} of {number(report.budget)} children, {_note(report)}, "
             f"{duration(left)} left",
-            file=sys.stderr,
+            file=self._out,
             flush=True,
         )
 
@@ -119,7 +139,7 @@ class Lines:
 
 def watcher() -> Bar | Lines:
     """What fits standard error."""
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar(console(errors=True)) if sys.stderr.isatty() else Lines(sys.stderr)
 
 
 def _note(report: StepReport) -> str:

@@ -1,0 +1,138 @@
+"""The documents say what is: commands have help and a page, links lead somewhere, examples work."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+import genepool
+from genepool.run.config import RunConfig, load_run
+from genepool.ui import docs
+from tests.cli import run_cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+FOLDERS = ("docs", "examples", "benchmarks", "experiments")
+PAGES = sorted([*ROOT.glob("*.md"), *(p for name in FOLDERS for p in (ROOT / name).rglob("*.md"))])
+
+
+def blocks(language: str) -> list[Any]:
+    """The blocks of code in that language on all pages."""
+    found: list[Any] = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            line = text[: match.start()].count("\n") + 2
+            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+def test_every_command_and_option_has_help() -> None:
+    for context, command in docs.commands():
+        assert command.help, context.command_path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{context.command_path} {parameter.name}"
+            else:
+                # Arguments are explained in the text, by the name under which they are shown.
+                name = parameter.make_metavar(context).strip("[]")
+                assert name in command.help or name == "POOL", f"{context.command_path} {name}"
+
+
+def test_every_setting_of_a_run_has_help() -> None:
+    for name, field in RunConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_the_pages_made_from_the_code_are_up_to_date() -> None:
+    made = [page for page in PAGES if "<!-- made from the code" in page.read_text("utf-8")]
+    assert {page.name for page in made} >= {"cli.md", "run-file.md"}
+    for page in made:
+        text = page.read_text(encoding="utf-8")
+        assert docs.renewed(text) == text, f"{page.name} is out of date: run `make docs`"
+
+
+def test_a_page_that_is_out_of_date_is_noticed_and_mended(tmp_path: Path) -> None:
+    page = tmp_path / "cli.md"
+    page.write_text("before\n<!-- made from the code: commands -->\nold\n<!-- end -->\nafter\n")
+    docs.main(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- made from the code: commands -->\n")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "### genepool evolve\n" in text
+    assert "old\n" not in text
+
+
+def test_every_key_that_is_printed_as_json_is_explained(recipes: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`(\w+)`", text))
+    out = str(tmp_path / "out")
+    for arguments in (
+        ["status", str(recipes)],
+        ["show", str(recipes), "best"],
+        ["export", str(recipes), "-o", out],
+        ["evolve", str(recipes.parent / "run.yaml")],
+    ):
+        _, printed, _ = run_cli([*arguments, "--json"])
+        # Names of seeds are not keys of ours.
+        missing = _keys(json.loads(printed)) - explained - {"seed1", "seed2"}
+        assert not missing, f"{arguments[0]}: docs/cli.md does not explain {missing}"
+
+
+def _keys(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_keys, value))
+    return set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
+            names = [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
+            assert anchor in names, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_run_files_in_the_documents_are_valid(text: str) -> None:
+    load_run(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_python_in_the_documents_compiles(text: str) -> None:
+    compile(text, "document", "exec")
+    for name in re.findall(r"\bgenepool\.([a-z_]\w*)\(", text, re.IGNORECASE):
+        assert name in genepool.__all__, name
+
+
+@pytest.mark.parametrize("text", blocks("sh"))
+def test_commands_in_the_documents_exist(text: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    known = {context.command_path for context, _ in docs.commands()}
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["make"]:
+            assert {word for word in words[1:] if "=" not in word} <= targets, line
+        if words[:1] == ["genepool"]:
+            command = " ".join(words[:3]) if words[1] == "demo" else " ".join(words[:2])
+            assert command in known, line
+            usage = next(c for context, c in docs.commands() if context.command_path == command)
+            flags = {name for p in usage.params for name in p.opts}
+            used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert used <= flags, line

@@ -1,0 +1,78 @@
+"""The figure of a run: drawn for every kind of pool, whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from genepool.errors import GenepoolError, InputError
+from genepool.run.driver import evolve
+from genepool.run.pool import Pool
+from genepool.ui.figures import run_figure
+from tests.runs import write_run
+
+
+def colours(file: Path) -> set[tuple[int, ...]]:
+    """The colours of at least a hundred pixels, as (red, green, blue)."""
+    pixels = np.round(matplotlib.image.imread(file)[..., :3] * 255).astype(int).reshape(-1, 3)
+    found, counts = np.unique(pixels, axis=0, return_counts=True)
+    return {tuple(row) for row in found[counts > 100].tolist()}
+
+
+BLUE, VERMILLION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
+
+
+def test_a_figure_shows_every_seed_in_its_colour(
+    recipes: Path, two_tasks: Path, tmp_path: Path
+) -> None:
+    for name, path in (("two", recipes), ("three", two_tasks)):
+        with Pool(path) as pool:
+            run_figure(pool, tmp_path / f"{name}.png")
+    assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
+    assert {BLUE, VERMILLION} <= colours(tmp_path / "two.png")
+    assert {BLUE, VERMILLION, GREEN} <= colours(tmp_path / "three.png")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_dense_genome_is_drawn_tensor_by_tensor(vectors: Path, tmp_path: Path) -> None:
+    with Pool(vectors) as pool:
+        run_figure(pool, tmp_path / "run.png")
+    assert BLUE in colours(tmp_path / "run.png")
+
+
+def test_seeds_alone_can_be_drawn(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, budget=0))
+    with Pool(tmp_path / "pool") as pool:
+        run_figure(pool, tmp_path / "run.png")
+        with pytest.raises(GenepoolError, match="cannot be written"):
+            run_figure(pool, tmp_path / "nowhere" / "run.png")
+
+
+def test_a_pool_without_scores_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text("examples = [1]\ndef score(model, chosen): raise OSError\n")
+    tasks = [{"name": "fails", "evaluator": "function", "function": "fails:score"}]
+    with pytest.raises(GenepoolError, match="seed 'seed1' cannot be scored"):
+        evolve(write_run(tmp_path, tasks=tasks))
+    with (
+        Pool(tmp_path / "pool") as pool,
+        pytest.raises(InputError, match="nothing has been scored"),
+    ):
+        run_figure(pool, tmp_path / "run.png")
+
+
+def test_without_matplotlib_the_message_names_the_extra() -> None:
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "try: import genepool.ui.figures\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout == (
+        "MissingExtraError the figure of a run needs the package 'matplotlib', which is not "
+        "installed: pip install 'genepool[plots]'\n"
+    )
