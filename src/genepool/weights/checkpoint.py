@@ -115,7 +115,7 @@ def safe_target(directory: Path, name: str) -> Path:
     if not (inside or cached):
         raise CheckpointError(
             f"{at(path)}: refused, because it links out of its directory, to {at(target)}; "
-            "copy the file into the directory"
+            "copy the file into the directory, or name the file itself"
         )
     return path
 

@@ -252,7 +252,6 @@ def _pack(key: bytes, edges: Int64, prefix: Float64) -> bytes:
         {
             "edges": edges,
             "prefix": prefix,
-            "key": np.frombuffer(key, dtype=np.uint8),
             "check": np.frombuffer(check, dtype=np.uint8),
         }
     )
@@ -264,7 +263,7 @@ def _load(path: Path, key: bytes, edges: Int64, seeds: int) -> Float64 | None:
         data = load(path.read_bytes())
         prefix = np.array(data["prefix"], dtype=np.float64)
         check = hashlib.sha256(key + data["edges"].tobytes() + prefix.tobytes()).digest()
-        whole = data["check"].tobytes() == check and data["key"].tobytes() == key
+        whole = data["check"].tobytes() == check
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     shape = (edges.size, seeds * (seeds + 1) // 2, 2)

@@ -235,9 +235,11 @@ def express(
             tensor += 1
         while bounds[segment + 1] <= position:
             segment += 1
-        end = min(min(stop, position + STEP), min(tensors[tensor + 1], bounds[segment + 1]))
-        count = end - position
         offset = position - tensors[tensor]
+        # Steps end at multiples of STEP inside the tensor, so that stores stay aligned.
+        end = min(stop, position + STEP - offset % STEP)
+        end = min(end, min(tensors[tensor + 1], bounds[segment + 1]))
+        count = end - position
         empty = True
         for source in range(coefs.shape[1]):
             coef = coefs[segment, source]
@@ -320,11 +322,9 @@ def inner_products(
                     pair += 1
             position = end
         for pair in range(pairs):
-            total, error = 0.0, 0.0
-            for lane in range(STEP):
-                total, error = _add_pairs(total, error, high[pair, lane], low[pair, lane])
-            sums[stretch, pair, 0] = total
-            sums[stretch, pair, 1] = error
+            _fold(high[pair], low[pair])
+            sums[stretch, pair, 0] = high[pair, 0]
+            sums[stretch, pair, 1] = low[pair, 0]
 
 
 @_kernel
@@ -336,6 +336,16 @@ def _accumulate(high: Float64, low: Float64, left: Float64, right: Float64, coun
         part = total - before
         low[i] += (before - (total - part)) + (product - part)
         high[i] = total
+
+
+@_kernel
+def _fold(high: Float64, low: Float64) -> None:
+    """Add up the STEP lanes, half by half, into the first."""
+    half = STEP // 2
+    while half > 0:
+        for i in range(half):
+            high[i], low[i] = _add_pairs(high[i], low[i], high[i + half], low[i + half])
+        half //= 2
 
 
 @_kernel

@@ -1,0 +1,245 @@
+"""Materialising against `torch.lerp`: one pass over the seeds into tensors that exist.
+
+Seeds of random bfloat16 values lie in mapped safetensors files that have been read once. torch
+interpolates the same mapped tensors into the same outputs, tensor by tensor, on the same number of
+threads, in turn with genepool: `torch.lerp(a, b, t, out=o)` moves 6 bytes per parameter, and so
+does genepool with two seeds; with K seeds it moves 2 (K + 1). A rate is bytes moved per second, a
+ratio is genepool's rate over torch.lerp's, from the medians of the repeats.
+
+    python benchmarks/materialise.py --json benchmarks/materialise.json
+
+`--smoke` is a tiny run for CI. Other work on the machine spoils the figures: see `load` in the
+output, the load average before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from genepool.core.genome import recipe
+from genepool.weights.checkpoint import Checkpoint, open_checkpoint
+from genepool.weights.gram import load_or_build_gram
+from genepool.weights.layout import Layout, build_layout
+from genepool.weights.materialise import Materialiser
+from genepool.weights.torch_tensors import destination
+
+SEEDS = 4
+
+
+def shapes(params: int) -> dict[str, tuple[int, ...]]:
+    """Tensors like a small language model's, of about `params` parameters in all."""
+    width = max(8, int((params / 40) ** 0.5) // 8 * 8)
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (8 * width, width)}
+    layers = max(1, (params - 8 * width * width) // (4 * width * width + 2 * width))
+    for layer in range(layers):
+        found[f"model.layers.{layer}.attn.weight"] = (width, width)
+        found[f"model.layers.{layer}.mlp.weight"] = (3 * width, width)
+        found[f"model.layers.{layer}.mlp.bias"] = (width,)
+        found[f"model.layers.{layer}.norm.weight"] = (width,)
+    return found
+
+
+def make_seeds(directory: Path, params: int) -> list[Checkpoint]:
+    """Write the seeds, map them, and read every page once."""
+    checkpoints: list[Checkpoint] = []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        path = directory / f"seed{seed}.safetensors"
+        save_file({n: torch.randn(s).bfloat16() for n, s in shapes(params).items()}, path)
+        checkpoint = open_checkpoint(path)
+        for tensor in checkpoint.tensors.values():
+            np.bitwise_xor.reduce(tensor.raw)
+        checkpoints.append(checkpoint)
+    return checkpoints
+
+
+def as_torch(checkpoint: Checkpoint, layout: Layout) -> list[torch.Tensor]:
+    """The mapped tensors, in axis order, as torch sees them; nothing is copied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # read-only memory: nobody writes to it
+        return [
+            torch.frombuffer(checkpoint.tensors[slot.name].raw, dtype=torch.bfloat16)
+            for slot in layout.slots
+        ]
+
+
+def take_turns(programs: Sequence[Callable[[], None]], repeats: int) -> list[float]:
+    """Median seconds of each program; they run in turn, after one round that is not counted."""
+    seconds: list[list[float]] = [[] for _ in programs]
+    for turn in range(repeats + 1):
+        for program, times in zip(programs, seconds, strict=True):
+            start = time.perf_counter()
+            program()
+            if turn:
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def against_lerp(
+    checkpoints: list[Checkpoint], layout: Layout, threads: int, repeats: int
+) -> list[dict[str, Any]]:
+    """One row for each number of seeds, and one for two seeds in 1,000 segments."""
+    size = layout.axis.size
+    outputs = {slot.name: torch.zeros(slot.shape, dtype=torch.bfloat16) for slot in layout.slots}
+    places = {name: destination(tensor) for name, tensor in outputs.items()}
+    first, second = as_torch(checkpoints[0], layout), as_torch(checkpoints[1], layout)
+    flat = [outputs[slot.name].reshape(-1) for slot in layout.slots]
+
+    def lerp() -> None:
+        for a, b, out in zip(first, second, flat, strict=True):
+            torch.lerp(a, b, 0.3, out=out)
+
+    rng = np.random.default_rng(0)
+    cuts = [0, *np.unique(rng.integers(1, size, 999)).tolist(), size]
+    many = rng.normal(size=(len(cuts) - 1, 2))
+    cases = [(k, recipe([0, size], np.full((1, k), 1 / k))) for k in range(2, SEEDS + 1)]
+    cases.append((2, recipe(cuts, many)))
+    torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
+    for seeds, genome in cases:
+        writer = Materialiser(checkpoints[:seeds], layout, places, threads)
+        reference, ours = take_turns([lerp, lambda: writer.write(genome)], repeats)  # noqa: B023
+        bytes_lerp, bytes_ours = 6 * size, 2 * (seeds + 1) * size
+        rows.append(
+            {
+                "seeds": seeds,
+                "segments": int(genome.bounds.size) - 1,
+                "threads": threads,
+                "lerp_seconds": reference,
+                "seconds": ours,
+                "lerp_gb_per_s": bytes_lerp / reference / 1e9,
+                "gb_per_s": bytes_ours / ours / 1e9,
+                "ratio": (bytes_ours / ours) / (bytes_lerp / reference),
+            }
+        )
+    return rows
+
+
+def reading(
+    checkpoints: list[Checkpoint], layout: Layout, threads: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Rates of what reads every seed once: the inner products and the digest."""
+    pair = checkpoints[:2]
+    total = 2 * 2 * layout.axis.size
+
+    def digest() -> None:
+        for checkpoint in pair:
+            open_checkpoint(checkpoint.path).digest(threads)
+
+    def gram() -> None:
+        load_or_build_gram(pair, layout, None, threads)
+
+    seconds = take_turns([gram, digest], repeats)
+    return [
+        {"what": what, "threads": threads, "seconds": taken, "gb_per_s": total / taken / 1e9}
+        for what, taken in zip(("gram", "digest"), seconds, strict=True)
+    ]
+
+
+def small_model(directory: Path) -> dict[str, float]:
+    """Microseconds per write of the paper's 19,210-parameter network, two seeds, 30 segments."""
+    shape = {
+        "fc1.weight": (256, 64),
+        "fc1.bias": (256,),
+        "fc2.weight": (10, 256),
+        "fc2.bias": (10,),
+    }
+    checkpoints: list[Checkpoint] = []
+    for seed in range(2):
+        path = directory / f"mlp{seed}.safetensors"
+        save_file({name: torch.randn(size) for name, size in shape.items()}, path)
+        checkpoints.append(open_checkpoint(path))
+    layout = build_layout(checkpoints)
+    outputs = {slot.name: torch.zeros(slot.shape) for slot in layout.slots}
+    writer = Materialiser(
+        checkpoints, layout, {name: destination(tensor) for name, tensor in outputs.items()}
+    )
+    bounds = np.linspace(0, layout.axis.size, 31).astype(np.int64)
+    genome = recipe(bounds, np.random.default_rng(0).normal(size=(30, 2)))
+
+    def thousand() -> None:
+        for _ in range(1000):
+            writer.write(genome)
+
+    (seconds,) = take_turns([thousand], 7)
+    return {"parameters": layout.axis.size, "microseconds": seconds / 1000 * 1e6}
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+def main() -> None:
+    """Measure, print tables, and write them as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=int, default=256_000_000, help="parameters of a seed")
+    parser.add_argument("--repeats", type=int, default=9, help="measured runs of each program")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads")
+    parser.add_argument("--directory", type=Path, help="where the seeds are written (default: tmp)")
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    parser.add_argument("--smoke", action="store_true", help="a tiny run")
+    args = parser.parse_args()
+    params, repeats = (200_000, 2) if args.smoke else (args.params, args.repeats)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(dir=args.directory) as folder:
+        checkpoints = make_seeds(Path(folder), params)
+        layout = build_layout(checkpoints)
+        merges: list[dict[str, Any]] = []
+        reads: list[dict[str, Any]] = []
+        for threads in args.threads:
+            merges += against_lerp(checkpoints, layout, threads, repeats)
+            reads += reading(checkpoints, layout, threads, repeats)
+        small = small_model(Path(folder))
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "parameters": layout.axis.size,
+        "tensors": len(layout.slots),
+        "repeats": repeats,
+        "materialise": merges,
+        "read": reads,
+        "small_model": small,
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "load": [round(load, 2), round(os.getloadavg()[0], 2)],
+        },
+    }
+    print(f"{layout.axis.size:,} parameters in {len(layout.slots)} tensors, bfloat16")
+    print("threads  seeds  segments  torch.lerp GB/s  genepool GB/s  ratio")
+    for row in merges:
+        print(
+            f"{row['threads']:>7}  {row['seeds']:>5}  {row['segments']:>8}  "
+            f"{row['lerp_gb_per_s']:>15.2f}  {row['gb_per_s']:>13.2f}  {row['ratio']:>5.2f}"
+        )
+    for row in reads:
+        print(f"{row['what']}, {row['threads']} threads: {row['gb_per_s']:.2f} GB/s of seeds")
+    print(f"{small['parameters']:,} parameters: {small['microseconds']:.1f} us per write")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
