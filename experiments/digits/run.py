@@ -1,12 +1,11 @@
-"""The paper's first experiment: every variant from both starts, several seeds, beside the reference.
+"""The paper's first experiment: all variants, both starts, several seeds, beside the reference.
 
-    python experiments/digits/run.py            # all of it; resumable; about N minutes on 2 cores
+    python experiments/digits/run.py            # all of it; resumable
     python experiments/digits/run.py --smoke    # a tiny one, for CI
 
-Pools go to --work (deleted and made again when you like: an interrupted experiment goes on). Writes
-results.json, table.md and curves.png beside this file: mean and standard deviation over seeds of the
-training and test accuracy of the best-on-train member, at the evaluation counts of
-shared/reference/digits.json, and the published curves' end points.
+Pools go to --work, so that an interrupted experiment goes on. Writes results.json, table.md and
+curves.png beside this file: mean and standard deviation over seeds of the training and test
+accuracy of the best-on-train member, at the evaluation counts of shared/reference/digits.json.
 
 The pre-trained start uses the reference's own two specialists (shared/reference/
 digits_specialists.npz), since another pair has another ceiling.
@@ -50,7 +49,7 @@ def main() -> None:
     specialists = args.shared / "reference" / "digits_specialists.npz"
     if not specialists.exists():
         sys.exit(f"{specialists} is missing: this experiment needs the reference's specialists")
-    budgets = {start: 30 for start in BUDGETS} if args.smoke else BUDGETS
+    budgets = dict.fromkeys(BUDGETS, 30) if args.smoke else BUDGETS
     seeds = 1 if args.smoke else args.seeds
     jobs = [
         (args.work, specialists, start, variant, seed, budgets[start])
@@ -200,7 +199,9 @@ def plot(found: dict[str, Any], reference: dict[str, Any], file: Path) -> None:
     from matplotlib import pyplot
 
     # Okabe and Ito's palette, which colour-blind readers can tell apart.
-    colours = dict(zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
+    colours = dict(
+        zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=True)
+    )
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
     for panel, (start, variants) in zip(axes, found.items(), strict=True):
         for variant, curve in variants.items():
@@ -224,7 +225,9 @@ def plot(found: dict[str, Any], reference: dict[str, Any], file: Path) -> None:
         panel.set_xscale("log")
         panel.set_xlabel("evaluations")
         panel.set_ylabel("test accuracy of the best on training data (%)")
-        panel.set_title(start.replace("_", " ") + " (dashed: reference implementation)", fontsize=10)
+        panel.set_title(
+            start.replace("_", " ") + " (dashed: reference implementation)", fontsize=10
+        )
         panel.grid(alpha=0.3)
     axes[1].legend(frameon=False, fontsize=8)
     figure.savefig(file, dpi=130)

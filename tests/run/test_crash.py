@@ -74,7 +74,11 @@ def _evaluations(pool: Path) -> int:
     "changes",
     [
         {"budget": 150},
-        {"budget": 150, "in_flight": 3, "strategy": {"name": "m2n2", "archive": 5, "mutation": 0.1}},
+        {
+            "budget": 150,
+            "in_flight": 3,
+            "strategy": {"name": "m2n2", "archive": 5, "mutation": 0.1},
+        },
     ],
     ids=["recipes", "vectors, three in flight"],
 )

@@ -10,8 +10,9 @@ import pytest
 
 from genepool.core.genome import Recipe, digest
 from genepool.errors import PoolError
-from genepool.run.driver import StepReport, evolve
+from genepool.run.driver import evolve
 from genepool.run.pool import Pool
+from genepool.run.progress import StepReport
 from tests.runs import contents, write_run
 
 VARIANTS: list[dict[str, Any]] = [

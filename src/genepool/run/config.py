@@ -128,7 +128,9 @@ class RunConfig(Section):
     """A run file."""
 
     pool: str = Field(min_length=1, description="directory in which the population lives")
-    seeds: list[str | SeedOptions] = Field(min_length=1, description="the checkpoints to start from")
+    seeds: list[str | SeedOptions] = Field(
+        min_length=1, description="the checkpoints to start from"
+    )
     tasks: list[TaskOptions] = Field(min_length=1, description="what members are scored on")
     strategy: StrategyOptions = Field(
         default=M2N2Options(), description="how children are made and which survive"
@@ -157,7 +159,10 @@ class RunConfig(Section):
         default="serial", description="where children are scored: here, or in worker processes"
     )
     workers: int = Field(
-        default=0, ge=0, le=4096, description="worker processes; 0: as many as cores, at most in_flight"
+        default=0,
+        ge=0,
+        le=4096,
+        description="worker processes; 0: as many as cores, at most in_flight",
     )
 
 
@@ -277,8 +282,7 @@ def _explain(
         return f"{_at(source, line)}: {field}: this is required and was not given"
     if first["type"].startswith("union_tag"):
         return (
-            f"{_at(source, line)}: {field}.name: expected one of m2n2, ga"
-            f"; got {given.get('name') if isinstance(given, dict) else given!r}"
+            f"{_at(source, line)}: {field}.name: expected one of m2n2, ga; got {data['strategy']!r}"
         )
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{_at(source, line)}: {field}: {message}{got}"
@@ -286,11 +290,12 @@ def _explain(
 
 def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     here: type[BaseModel] | None = model
-    if location[0] == "strategy" and len(location) > 1:
+    section = location[0] if len(location) > 1 else None
+    if section == "strategy":
         here = M2N2Options
-    elif location[0] == "seeds" and len(location) > 1:
+    elif section == "seeds":
         here = SeedOptions
-    elif location[0] == "model" and len(location) > 1:
+    elif section == "model":
         here = ModelOptions
     return list(here.model_fields)
 

@@ -15,16 +15,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from genepool.core.genome import Vector, seed_recipe
 from genepool.core.rng import generator
 from genepool.core.slerp import merge_recipe, products_of
-from genepool.core.genome import seed_recipe
+from genepool.errors import PoolError
 from genepool.run.config import Run, load_run
-from genepool.weights.atomic import write_bytes
 from genepool.run.inputs import open_inputs
 from genepool.run.scorer import Scorer
+from genepool.weights.atomic import write_bytes
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.layout import flatten
-from genepool.core.genome import Vector
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -53,7 +53,10 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
         seed: of the randomness.
     """
     seeds = directory / "seeds"
-    seeds.mkdir(parents=True, exist_ok=True)
+    try:
+        seeds.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PoolError(f"{seeds}: cannot write here ({error.strerror or error})") from None
     names = ("random-1", "random-2") if from_scratch else ("digits-0-4", "digits-5-9")
     for number, name in enumerate(names):
         file = seeds / f"{name}.safetensors"
@@ -91,9 +94,7 @@ def untrained(seed: int, number: int) -> Arrays:
     }
 
 
-def train(
-    arrays: Arrays, images: NDArray[np.float32], labels: NDArray[np.int64]
-) -> Arrays:
+def train(arrays: Arrays, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Arrays:
     """Ten full-batch steps of Adam (Kingma, Ba 2015) on the cross-entropy.
 
     Args:

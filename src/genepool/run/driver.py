@@ -1,8 +1,8 @@
 """The driver: brings a pool to its budget, child by child, and resumes wherever it was left.
 
 Steady state with W proposals in flight. Children are absorbed in the order in which they were
-proposed, and child t is proposed from the archive as it stood after child t - W; so a run depends on
-its configuration, never on timing or on the number of workers. Each child is written in one
+proposed, and child t is proposed from the archive as it stood after child t - W; so a run depends
+on its configuration, never on timing or on the number of workers. Each child is written in one
 transaction, after which it cannot be lost.
 """
 
@@ -11,21 +11,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member
 from genepool.core.exam import FullExam, Questions
-from genepool.core.genome import Genome, Recipe, Vector, decode, digest, encode, seed_recipe
+from genepool.core.genome import Genome, Recipe, Vector, digest, encode, seed_recipe
 from genepool.core.strategies import REJECTED, Problem, Proposal, Strategy
 from genepool.errors import EvaluationError, PoolError
 from genepool.run.config import Run, load_run
@@ -38,7 +36,9 @@ from genepool.run.inputs import (
     seed_entries,
     task_entries,
 )
+from genepool.run.interrupt import interruptible
 from genepool.run.pool import DATABASE, Pool, PoolWriter
+from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.records import Record
 from genepool.run.scorer import Scorer
 from genepool.weights.gram import load_or_build_gram
@@ -46,53 +46,6 @@ from genepool.weights.layout import flatten
 
 # A cause that fails this many children in a row is not the children's.
 _HOPELESS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """Where a run stands after absorbing a child.
-
-    Attributes:
-        evaluations, budget: children absorbed, and to be absorbed.
-        session: children absorbed since this call started.
-        accepted: of this session's children.
-        examples, examples_total: examples asked of this session's children, and that there were.
-        champion: best training score so far, in [0, 1].
-        held_out: the champion's held-out score, where known.
-        seconds: since the first child of this session was proposed.
-    """
-
-    evaluations: int
-    budget: int
-    session: int
-    accepted: int
-    examples: int
-    examples_total: int
-    champion: float
-    held_out: float | None
-    seconds: float
-
-
-class Progress(Protocol):
-    """Who wants to watch."""
-
-    def stage(self, text: str) -> None:
-        """Something that takes a while begins."""
-        ...
-
-    def step(self, report: StepReport) -> None:
-        """A child was absorbed; called for each, so it should return quickly."""
-        ...
-
-
-class Silence:
-    """Nobody watches."""
-
-    def stage(self, text: str) -> None:
-        """Ignore."""
-
-    def step(self, report: StepReport) -> None:
-        """Ignore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +94,7 @@ def evolve(
                 return Result(path, pool.status(), 0, 0.0)
     watcher.stage("opening seeds and tasks")
     inputs = open_inputs(loaded)
-    with contextlib.closing(PoolWriter(path)) as pool, _interruptible() as interrupted:
+    with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
         entries, tasks = seed_entries(inputs, path), task_entries(inputs)
         if pool.fresh:
@@ -515,23 +468,3 @@ class _Driver:
                 f"the last {_HOPELESS} children all failed, the last with: {answer.error}; the "
                 "cause is probably not the children. Nothing is lost: mend it and run again"
             )
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event; the second interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from genepool.core.archive import Resources
 from genepool.errors import CheckpointError, ConfigError, GenepoolError, PoolError
 from genepool.evaluate.base import Task
 from genepool.run.config import Run, task_options
-from genepool.weights.atomic import write_bytes
 from genepool.run.pool import Pool, Seed, TaskEntry
+from genepool.weights.atomic import write_bytes
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
 from genepool.weights.layout import Layout, build_layout
 
@@ -78,7 +78,8 @@ def open_inputs(run: Run) -> Inputs:
         try:
             tasks.append(evaluator(options, run.directory))
         except GenepoolError as error:
-            raise type_preserving(error, f"{run.where('tasks', index)}: task '{entry.name}'")
+            where = f"{run.where('tasks', index)}: task '{entry.name}'"
+            raise _prefixed(error, where) from error
     mutates = run.config.strategy.mutation > 0
     return Inputs(
         run,
@@ -93,7 +94,7 @@ def open_inputs(run: Run) -> Inputs:
     )
 
 
-def type_preserving(error: GenepoolError, prefix: str) -> GenepoolError:
+def _prefixed(error: GenepoolError, prefix: str) -> GenepoolError:
     """The same kind of error with a prefix that says where."""
     text = f"{prefix}: {error}"
     kind = type(error) if type(error).__init__ is Exception.__init__ else ConfigError
@@ -102,7 +103,9 @@ def type_preserving(error: GenepoolError, prefix: str) -> GenepoolError:
 
 def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Capacity of each example: tasks weigh alike whatever their size; the mean is 1 each."""
-    weights = [task.weight if size else 0.0 for task, size in zip(run.config.tasks, sizes)]
+    weights = [
+        task.weight if size else 0.0 for task, size in zip(run.config.tasks, sizes, strict=True)
+    ]
     scale = sum(sizes) / sum(weights)
     return np.concatenate(
         [
@@ -113,7 +116,7 @@ def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]
 
 
 def seed_entries(inputs: Inputs, pool: Path) -> list[Seed]:
-    """The seeds with their digests, which are remembered in the pool by size and date of the files."""
+    """The seeds with their digests, remembered in the pool by size and date of the files."""
     cache = pool / _DIGESTS
     try:
         known: dict[str, str] = json.loads(cache.read_text())
@@ -215,7 +218,8 @@ def check_pins(pool: Pool, inputs: Inputs, seeds: list[Seed], tasks: list[TaskEn
 
 def _difference(key: str, old: Any, new: Any) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
-        for part in sorted({*old, *new}):
-            if old.get(part) != new.get(part):
-                return f"{key}.{part} = {old.get(part)!r} (now {new.get(part)!r})"
+        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        for part in sorted({*before, *after}):
+            if before.get(part) != after.get(part):
+                return f"{key}.{part} = {before.get(part)!r} (now {after.get(part)!r})"
     return f"{key} = {old!r} (now {new!r})"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genepool.core.genome import Recipe
 from genepool.errors import InputError, PoolError
-from genepool.run.pool import Pool, seed_index
+from genepool.run.pool import Pool
 from genepool.run.records import Record
 
 Float64 = NDArray[np.float64]
@@ -31,12 +31,13 @@ def member_number(pool: Pool, text: str) -> int:
         return champion
     if text.isascii() and text.isdigit():
         return int(text)
-    try:
-        return seed_index(pool, text)
-    except InputError as error:
+    names = [seed.name for seed in pool.seeds()]
+    if text not in names:
         raise InputError(
-            f"expected a member's number, 'best', or a seed's name; got '{text}' ({error})"
-        ) from None
+            f"expected a member's number, 'best', or a seed's name; got '{text}' "
+            f"(seeds: {', '.join(names)})"
+        )
+    return names.index(text)
 
 
 def describe(pool: Pool, member: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,27 +23,17 @@ from numpy.typing import NDArray
 
 from genepool.core.genome import Genome, Recipe, decode, digest, seed_recipe
 from genepool.core.strategies import breed
-from genepool.errors import InputError, PoolError
+from genepool.errors import PoolError
+from genepool.run.database import (
+    DATABASE,
+    SCHEMA,
+    SCHEMA_VERSION,
+    check_schema,
+    connect,
+    reading,
+    writing,
+)
 from genepool.run.records import Record, Verdict, pack_scores, unpack_scores
-
-SCHEMA_VERSION = 1
-DATABASE = "pool.sqlite"
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE seeds (
-    position INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL);
-CREATE TABLE tasks (
-    position INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, weight REAL NOT NULL,
-    examples INTEGER NOT NULL, held_out INTEGER NOT NULL, is_binary INTEGER NOT NULL);
-CREATE TABLE members (
-    id INTEGER PRIMARY KEY, step INTEGER NOT NULL, parents TEXT NOT NULL, plan TEXT NOT NULL,
-    merge BLOB, mutation REAL NOT NULL, digest TEXT, genome BLOB, verdict TEXT NOT NULL,
-    scores BLOB, asked INTEGER NOT NULL, train REAL, fitness REAL, slot INTEGER, evicted INTEGER,
-    error TEXT, seconds REAL NOT NULL);
-CREATE INDEX accepted ON members (id) WHERE verdict = 'accepted';
-CREATE TABLE held_out (member INTEGER PRIMARY KEY, scores BLOB NOT NULL, mean REAL NOT NULL);
-"""
 
 _COLUMNS = (
     "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
@@ -91,9 +81,9 @@ class Pool:
                 f"{self.path}: there is no pool here (expected a directory with {DATABASE}); "
                 "`genepool evolve RUN.yaml` makes one"
             )
-        self._db = _connect(file, write=False)
-        with _reading(self.path):
-            _check_schema(self._db, self.path)
+        self._db = connect(file, write=False)
+        with reading(self.path):
+            check_schema(self._db, self.path)
 
     def close(self) -> None:
         """Close the file; the pool stays."""
@@ -111,7 +101,7 @@ class Pool:
         self.close()
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with _reading(self.path):
+        with reading(self.path):
             return self._db.execute(query, values).fetchall()
 
     def meta(self) -> dict[str, Any]:
@@ -121,7 +111,8 @@ class Pool:
     def seeds(self) -> list[Seed]:
         """The seeds, in order; seed k is member k."""
         return [
-            Seed(*row) for row in self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
+            Seed(*row)
+            for row in self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
         ]
 
     def tasks(self) -> list[TaskEntry]:
@@ -149,7 +140,7 @@ class Pool:
         size = self.examples
         where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
         query = f"SELECT {_COLUMNS} FROM members WHERE {where} ORDER BY id"
-        with _reading(self.path):
+        with reading(self.path):
             for row in self._db.execute(query, (since,)):
                 if last is not None and row[0] > last:
                     return
@@ -308,16 +299,14 @@ class PoolWriter(Pool):
                 "pool; wait for it or stop it (reading, as `genepool status` does, is possible)"
             ) from None
         except OSError as error:
-            raise PoolError(
-                f"{self.path}: cannot write here ({error.strerror or error})"
-            ) from None
+            raise PoolError(f"{self.path}: cannot write here ({error.strerror or error})") from None
         try:
-            with _writing(self.path):
+            with writing(self.path):
                 (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
-                self._db = _connect(self.path / DATABASE, write=True)
+                self._db = connect(self.path / DATABASE, write=True)
                 empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
                 if not empty:
-                    _check_schema(self._db, self.path)
+                    check_schema(self._db, self.path)
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
@@ -343,7 +332,7 @@ class PoolWriter(Pool):
     ) -> None:
         """Write the tables and what the run pins, in one transaction."""
         with self._transaction() as db:
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA.split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.executemany(
@@ -407,10 +396,10 @@ class PoolWriter(Pool):
         )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
         now = time.monotonic()
         full = now - self._durable > _DURABLE_SECONDS
-        with _writing(self.path):
+        with writing(self.path):
             if full:
                 self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("BEGIN IMMEDIATE")
@@ -448,73 +437,8 @@ def _record(row: tuple[Any, ...], size: int) -> Record:
     )
 
 
-def _connect(file: Path, *, write: bool) -> sqlite3.Connection:
-    mode = "rwc" if write else "ro"
-    address = f"{file.absolute().as_uri()}?mode={mode}"
-    with _reading(file.parent):
-        db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
-    if not write:
-        try:
-            db.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:
-            # A read-only directory has no room for the log's index; without a log none is needed.
-            db.close()
-            if not Path(f"{file}-wal").exists():
-                db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
-            else:
-                db = sqlite3.connect(address, uri=True, isolation_level=None)
-        except sqlite3.DatabaseError:
-            pass  # reported by the caller's first query
-    return db
-
-
-def _check_schema(db: sqlite3.Connection, path: Path) -> None:
-    with _reading(path):
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
-    if version != SCHEMA_VERSION or not {"meta", "members", "seeds", "tasks"} <= tables:
-        raise PoolError(
-            f"{path}: this pool has schema version {version}, and this genepool reads version "
-            f"{SCHEMA_VERSION}; use the genepool that wrote it, or another pool directory"
-        )
-
-
 def _holder(path: Path) -> str:
     try:
         return f" (pid {int((path / 'writer.pid').read_text())})"
     except (OSError, ValueError):
         return ""
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise PoolError(
-            f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, restore it "
-            "from a copy"
-        ) from error
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise PoolError(
-            f"{path}: cannot write to the pool ({error}); nothing recorded so far is lost. Free "
-            "some space or mend the directory, then run the same command to go on"
-        ) from error
-
-
-def seed_index(pool: Pool, name: str) -> int:
-    """Member id of the seed with this name.
-
-    Raises:
-        InputError: there is none.
-    """
-    names = [seed.name for seed in pool.seeds()]
-    if name not in names:
-        raise InputError(f"no seed is named {name!r}; seeds: {', '.join(names)}")
-    return names.index(name)

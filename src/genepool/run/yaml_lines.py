@@ -63,7 +63,7 @@ def _convert(
         loader.flatten_mapping(node)
         out: dict[Any, Any] = {}
         for key_node, child in node.value:
-            key = loader.construct_object(key_node, deep=True)
+            key: object = loader.construct_object(key_node, deep=True)  # pyright: ignore[reportUnknownMemberType]
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise ConfigError(f"{file}, line {line}: a key must be text; got {key!r}")
@@ -72,4 +72,4 @@ def _convert(
             lines[(*path, key)] = line
             out[key] = _convert(loader, child, (*path, key), lines, file)
         return out
-    return loader.construct_object(node, deep=True)
+    return loader.construct_object(node, deep=True)  # pyright: ignore[reportUnknownMemberType]

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
 
 from genepool.ui.terminal import console, duration, number, percent, plain
 
 if TYPE_CHECKING:
-    from genepool.run.driver import StepReport
+    from genepool.run.progress import StepReport
 
 # A step can take less than a millisecond: looking at the clock is all that most of them pay.
 _REDRAW_SECONDS = 0.1
@@ -38,13 +36,11 @@ class Bar:
 
     def __init__(self, out: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        # Without a total the bar only moves to and fro.
         self._bar = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=out,
             transient=True,
             refresh_per_second=5,
@@ -92,7 +88,7 @@ class Bar:
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
         if self._task is not None:
-            self._bar.update(self._task, total=100, completed=round(100 * fraction))
+            self._bar.update(self._task, total=1.0, completed=fraction, note=percent(fraction))
 
 
 class Lines:
@@ -125,13 +121,7 @@ class Lines:
             return
         wait = min(_RAREST_LINE, _GROWTH * (now - self._started))
         self._due = now + max(_FIRST_LINE, wait)
-        left = report.seconds / report.session * (report.budget - report.evaluations)
-        print(
-            f"{number(report.evaluations)} of {number(report.budget)} children, {_note(report)}, "
-            f"{duration(left)} left",
-            file=self._out,
-            flush=True,
-        )
+        print(_note(report), file=self._out, flush=True)
 
     def advance(self, fraction: float) -> None:
         """Nothing worth a line."""
@@ -143,9 +133,12 @@ def watcher() -> Bar | Lines:
 
 
 def _note(report: StepReport) -> str:
-    parts = [f"best {percent(report.champion)}"]
+    parts = [f"{number(report.evaluations)} of {number(report.budget)} children"]
+    parts.append(f"best {percent(report.champion)}")
     if report.held_out is not None:
         parts.append(f"held-out {percent(report.held_out)}")
-    if report.seconds > 0:
+    if report.session > 0 and report.seconds > 0:
+        left = report.seconds / report.session * (report.budget - report.evaluations)
         parts.append(f"{number(report.session / report.seconds)} a second")
+        parts.append(f"{duration(left)} left")
     return ", ".join(parts)
