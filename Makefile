@@ -33,7 +33,7 @@ check: $(DEV_READY) ## lint, format, types, import arrows, docs
 	$(BIN)/python -m pytest -W error tests/architecture tests/ui/test_docs.py
 
 bench: $(DEV_READY) ## run the benchmarks at their real size (minutes)
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
 
 bench-smoke: $(DEV_READY) ## run the benchmarks at a tiny size, to see that they work
 	@$(MAKE) --no-print-directory bench ARGS=--smoke

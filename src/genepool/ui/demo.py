@@ -14,7 +14,7 @@ from genepool.run.members import describe
 from genepool.run.pool import Pool
 from genepool.ui.progress import watcher
 from genepool.ui.tables import print_scores, print_session
-from genepool.ui.terminal import console, number, percent, plain, print_json
+from genepool.ui.terminal import command, console, number, percent, plain, print_json
 
 
 def digits_demo(
@@ -93,4 +93,4 @@ def _report(
     out.print()
     out.print(f"champion  {plain(checkpoint)}")
     out.print(f"figure    {plain(figure)}")
-    out.print(f"pool      {plain(result.pool)}  (genepool status {plain(result.pool)})")
+    out.print(f"pool      {plain(result.pool)}  ({plain(command('status', result.pool))})")

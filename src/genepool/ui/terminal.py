@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +38,18 @@ def plain(text: object) -> str:
 def cell(text: object) -> Text:
     """A table's cell; never read as markup."""
     return Text(plain(text))
+
+
+def command(*arguments: object) -> str:
+    """What to type for `genepool ARGUMENTS`, from where this was typed."""
+    program = Path(sys.argv[0])
+    if shutil.which("genepool"):
+        words = ["genepool"]
+    elif program.name == "genepool":
+        words = [str(program)]
+    else:
+        words = [sys.executable, "-m", "genepool"]
+    return shlex.join([*words, *map(str, arguments)])
 
 
 def percent(value: float | None) -> str:
