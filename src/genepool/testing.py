@@ -114,7 +114,7 @@ def _check_scores(
                 "differ); a score must not depend on what else is asked"
             )
 
-    scores = ask(indices)
+    scores = ask(indices).copy()
     fine = (scores >= 0) & (scores <= 1)
     _require(
         bool(fine.all()),
@@ -144,9 +144,9 @@ def _check_scores(
 
 def _asked(task: Task, model: Any, wanted: Int64, held_out: bool, where: str) -> Float32:
     given = wanted.copy()
-    got = cast("object", task.score(model, given, held_out=held_out))
+    got: Any = task.score(model, given, held_out=held_out)
     _require(
-        isinstance(got, np.ndarray) and got.dtype == np.float32 and got.shape == wanted.shape,
+        type(got) is np.ndarray and got.dtype == np.float32 and got.shape == wanted.shape,
         f"{where}: expected scores float32[{wanted.size}]; got {_what(got)}",
     )
     _require(np.array_equal(given, wanted), f"{where}: score() changed the indices it was given")
@@ -239,10 +239,9 @@ def _is_network(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def _what(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        array = cast("NDArray[Any]", value)
-        return f"{array.dtype}{list(array.shape)}"
+def _what(value: Any) -> str:
+    if type(value) is np.ndarray:
+        return f"{value.dtype}{list(value.shape)}"
     return type(value).__name__
 
 

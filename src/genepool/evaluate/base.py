@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from genepool.errors import ConfigError, GenepoolError
 from genepool.evaluate.checks import cause, checked_indices, checked_scores
+from genepool.evaluate.loading import load_object
 from genepool.weights.wording import one_line, some
 
 __all__ = [
@@ -98,7 +99,8 @@ def evaluator(name: str) -> Callable[[_Class], _Class]:
     """Register a class as the evaluator `name` (lower case letters, digits, `-` and `_`).
 
     A package makes its evaluators known without being imported first by an entry point in the group
-    `genepool.evaluators`.
+    `genepool.evaluators`; an evaluator in a module beside the run file can also be named
+    `module:Class` there.
 
     Raises:
         ConfigError: the name is malformed or taken by another class, or the class has no `Options`.
@@ -123,10 +125,14 @@ def evaluator(name: str) -> Callable[[_Class], _Class]:
     return register
 
 
-def find_evaluator(name: str) -> type[Any]:
+def find_evaluator(name: str, directory: Path | None = None) -> type[Any]:
     """The evaluator class of that name; its module is imported only now.
 
     It has `Options`, a pydantic model, and `cls(options, directory)` opens a task.
+
+    Args:
+        name: as registered, as an entry point says, or `module:Class`.
+        directory: where such a module is looked for first; None means the current folder.
 
     Raises:
         ConfigError: there is none (the message lists those there are), two packages claim the name,
@@ -134,6 +140,8 @@ def find_evaluator(name: str) -> type[Any]:
     """
     if name in _registered:
         return _registered[name]
+    if ":" in name:
+        return _require_evaluator(name, load_object(name, directory or Path.cwd()))
     found = {point.value: point for point in _entry_points() if point.name == name}
     if not found:
         known = evaluator_names()
@@ -172,7 +180,7 @@ def open_task(name: str, options: Mapping[str, Any], directory: Path) -> Task:
         ConfigError: no such evaluator, or the options do not fit it (the message names the option).
         GenepoolError: whatever the evaluator finds wrong with its data.
     """
-    found = find_evaluator(name)
+    found = find_evaluator(name, directory)
     try:
         checked = found.Options.model_validate(dict(options))
     except ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -45,8 +46,10 @@ def checked_scores(
     if n == 0:
         return np.empty(0, dtype=np.float32)
     if given.dtype.kind not in "biuf":
-        items = cast("list[object]", given.tolist())
-        wrong = next((i for i, item in enumerate(items) if not isinstance(item, (int, float))), 0)
+        # Of a list the items themselves: numpy turns [0.5, "1"] into text throughout.
+        own = cast("Sequence[object]", raw) if isinstance(raw, (list, tuple)) else None
+        items = given.tolist() if own is None else own
+        wrong = next((i for i, item in enumerate(items) if not isinstance(item, Real)), 0)
         raise EvaluationError(
             f"the score of {_example(wrong, ids)} is not a number: {one_line(repr(items[wrong]))}"
         )

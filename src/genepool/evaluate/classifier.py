@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genepool.evaluate.network import NetworkScorer
 
 _HELD_OUT = 0.2
-_BATCH = 32
+_BATCH = 16
 
 
 class ClassifierOptions(BaseModel):
@@ -71,9 +71,9 @@ class ClassifierOptions(BaseModel):
     )
     batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Examples per forward pass of a network (default 32). All passes have this "
-        "size, the last filled up, so that a score does not depend on how the examples are asked "
-        "for. A model of plain arrays does not need it.",
+        description="Examples per forward pass of a network (default 16). All passes have this "
+        "size and every example its place in them, so that a score does not depend on what else is "
+        "asked. A model of plain arrays does not need it.",
     )
 
 
