@@ -100,7 +100,8 @@ class Classifier:
         if options.limit is not None:
             train = Labelled(train.inputs[: options.limit], train.labels[: options.limit])
         self._n = train.labels.size
-        inputs = np.concatenate([train.inputs, test.inputs]) * np.float32(options.scale)
+        with np.errstate(over="ignore"):
+            inputs = np.concatenate([train.inputs, test.inputs]) * np.float32(options.scale)
         if not bool(np.isfinite(inputs).all()):
             raise ConfigError(f"scale: {options.scale} makes inputs overflow float32")
         if options.shape is not None:

@@ -83,10 +83,12 @@ def read_npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """
     _require_file(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ConfigError(f"{at(path)}: expected an .npz file; got a single array")
-            return {name: cast("NDArray[Any]", file[name]) for name in file.files}
+        with path.open("rb") as stream:
+            if stream.read(2) != b"PK":
+                raise ConfigError(f"{at(path)}: not an .npz file (it is no zip archive)")
+            stream.seek(0)
+            with cast("np.lib.npyio.NpzFile", np.load(stream, allow_pickle=False)) as file:
+                return {name: file[name] for name in file.files}
     except _DAMAGED as error:
         raise ConfigError(f"{at(path)}: {_npy_trouble(error)}") from error
 
@@ -168,9 +170,8 @@ def _read_idx(stream: IO[bytes], path: Path) -> NDArray[Any]:
         raise ConfigError(f"{at(path)}: the IDX header is cut short")
     shape = struct.unpack(f">{magic[3]}I", sizes)
     expected = math.prod(shape) * dtype.itemsize
-    # One byte more than promised, to notice a file that is too long; read() stops at the end, so
-    # that a header that lies costs no memory.
-    data = stream.read(expected + 1) if expected < 2**62 else b""
+    # One byte more than promised, to notice a file that is too long.
+    data = _read_at_most(stream, expected + 1)
     if len(data) != expected:
         got = "more" if len(data) > expected else f"{len(data)}"
         raise ConfigError(
@@ -180,10 +181,22 @@ def _read_idx(stream: IO[bytes], path: Path) -> NDArray[Any]:
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
+def _read_at_most(stream: IO[bytes], size: int) -> bytearray:
+    # Piece by piece, so that a header that lies about the size costs no memory.
+    data = bytearray()
+    while len(data) < size and (piece := stream.read(min(size - len(data), 2**20))):
+        data += piece
+    return data
+
+
 def _require_file(path: Path) -> None:
-    if not path.exists():
+    try:
+        found, plain = path.exists(), path.is_file()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{at(path)}: cannot be read: {cause(error)}") from error
+    if not found:
         raise ConfigError(f"{at(path)}: no such file")
-    if not path.is_file():
+    if not plain:
         raise ConfigError(f"{at(path)}: expected a file")
 
 
