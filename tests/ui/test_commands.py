@@ -181,6 +181,33 @@ def done(pool: Path) -> int:
         return 0
 
 
+# demo
+
+
+@pytest.mark.parametrize("start", [[], ["--from-scratch"]], ids=["specialists", "from scratch"])
+def test_the_demo_ends_with_a_model_better_than_its_seeds(tmp_path: Path, start: list[str]) -> None:
+    pool = tmp_path / "pool"
+    common = ["demo", "digits", *start, "--pool", str(pool), "--seed", "4"]
+    found = json.loads(ok(*common, "--budget", "150", "--json"))
+    assert (found["session"], found["evaluations"]) == (150, 150)
+    champion, seeds, single = found["champion"], found["seeds"], found["brute_force"]
+    assert all(champion["train"] > seed["train"] for seed in seeds)
+    assert all(champion["held_out"] > seed["held_out"] for seed in seeds)
+    assert single["train"] >= max(seed["train"] for seed in seeds)
+    assert Path(found["figure"]).read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((Path(found["checkpoint"]) / "genepool.json").read_text())
+    assert stored["genome"] == champion["genome"]
+    assert {key: found[key] for key in ok_json("status", str(pool))} == ok_json("status", str(pool))
+    text = ok(*common, "--budget", "160")
+    assert re.search(rf"^best single merge +{100 * single['train']:.1f} %", text, re.MULTILINE)
+    assert "10 children in" in text
+    for name in (f"{pool}/member-", f"{pool}/run.png"):
+        assert name in text
+    code, error = refused(*common[:-1], "5")
+    assert code == 1
+    assert "seed = 4 (now 5)" in error
+
+
 # export and merge
 
 

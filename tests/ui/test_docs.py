@@ -136,3 +136,24 @@ def test_commands_in_the_documents_exist(text: str) -> None:
             flags = {name for p in usage.params for name in p.opts}
             used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert used <= flags, line
+
+
+def test_the_readme_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run file, its commands and its Python, in the order in which they stand there."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, _, error = run_cli(["demo", "digits", "--budget", "30"])
+    assert code == 0, error
+    found = re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for language, block in found:
+        if language == "yaml":
+            Path("run.yaml").write_text(block.replace("budget: 1000", "budget: 40"))
+        elif language == "python":
+            exec(compile(block, "README.md", "exec"), {})
+        for line in block.splitlines() if language == "sh" else ():
+            words = line.split("#")[0].split()
+            if words[0] == "genepool":
+                code, out, error = run_cli(words[1:])
+                assert code == 0, error
+                assert out
+    assert {"champion", "champion-from-python", "merged"} <= {p.name for p in tmp_path.iterdir()}

@@ -38,14 +38,15 @@ def test_lines_come_rarely_and_tell_the_time_left() -> None:
     out, clock = io.StringIO(), Clock()
     with Lines(out, clock) as progress:
         progress.stage("reading the seeds")
+        clock.now += 60.0
         for step in range(1, 10_001):
-            clock.now += 0.1
-            progress.step(report(step, step * 0.1, held_out=0.5))
+            clock.now += 0.125
+            progress.step(report(step, step * 0.125, held_out=0.5))
     lines = out.getvalue().splitlines()
     assert lines[0] == (
-        "90 of 10,040 children, best 68.3 %, held-out 50.0 %, 10 a second, 16 min 35 s left"
+        "81 of 10,040 children, best 68.3 %, held-out 50.0 %, 8 a second, 20 min 45 s left"
     )
-    # 1,000 seconds: every 5 at first, once a minute in the end.
+    # 1,250 seconds: every 5 at first, once a minute in the end.
     assert 20 <= len(lines) <= 40
 
 

@@ -55,7 +55,7 @@ def digits_demo(
             }
         )
     else:
-        _report(result, single, champion, checkpoint, figure or reason)
+        _report(directory, result, single, champion, checkpoint, figure or reason)
 
 
 def _figure(pool: Pool, file: Path) -> tuple[Path | None, str]:
@@ -70,6 +70,7 @@ def _figure(pool: Pool, file: Path) -> tuple[Path | None, str]:
 
 
 def _report(
+    directory: Path,
     result: Result,
     single: BruteForce,
     champion: dict[str, Any],
@@ -93,4 +94,4 @@ def _report(
     out.print()
     out.print(f"champion  {plain(checkpoint)}")
     out.print(f"figure    {plain(figure)}")
-    out.print(f"pool      {plain(result.pool)}  ({plain(command('status', result.pool))})")
+    out.print(f"pool      {plain(directory)}  ({plain(command('status', directory))})")

@@ -97,8 +97,8 @@ class Lines:
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._clock = clock
-        self._started = clock()
-        self._due = self._started + _FIRST_LINE
+        self._started: float | None = None
+        self._due = 0.0
 
     def __enter__(self) -> Lines:
         return self
@@ -117,6 +117,8 @@ class Lines:
     def step(self, report: StepReport) -> None:
         """Write a line if it is time for one."""
         now = self._clock()
+        if self._started is None:
+            self._started, self._due = now, now + _FIRST_LINE
         if now < self._due:
             return
         wait = min(_RAREST_LINE, _GROWTH * (now - self._started))
