@@ -8,8 +8,8 @@ ratio is genepool's rate over torch.lerp's, from the medians of the repeats.
 
     python benchmarks/materialise.py --json benchmarks/materialise.json
 
-`--smoke` is a tiny run for CI. Other work on the machine spoils the figures: see `load` in the
-output, the load average before and after.
+`--smoke` is a tiny run for CI. Other work on the machine spoils the figures: see "cores used by
+others" in the output (Linux).
 """
 
 from __future__ import annotations
@@ -180,6 +180,17 @@ def small_model(directory: Path) -> dict[str, float]:
     return {"parameters": layout.axis.size, "microseconds": seconds / 1000 * 1e6}
 
 
+def busy_seconds() -> tuple[float, float]:
+    """Processor seconds that all processes have used, and that this one has; Linux, else zeros."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0, 0.0
+    idle = int(fields[3]) + int(fields[4])
+    used = (sum(map(int, fields[:8])) - idle) / os.sysconf("SC_CLK_TCK")
+    return used, time.process_time()
+
+
 def processor() -> str:
     """The processor's name, where the system tells."""
     try:
@@ -200,16 +211,18 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a tiny run")
     args = parser.parse_args()
     params, repeats = (200_000, 2) if args.smoke else (args.params, args.repeats)
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         checkpoints = make_seeds(Path(folder), params)
         layout = build_layout(checkpoints)
+        began, before = time.perf_counter(), busy_seconds()
         merges: list[dict[str, Any]] = []
         reads: list[dict[str, Any]] = []
         for threads in args.threads:
             merges += against_lerp(checkpoints, layout, threads, repeats)
             reads += reading(checkpoints, layout, threads, repeats)
         small = small_model(Path(folder))
+        all_used, own = (b - a for a, b in zip(before, busy_seconds(), strict=True))
+        others = max(0.0, (all_used - own) / (time.perf_counter() - began))
     result = {
         "command": " ".join(["python", *sys.argv]),
         "parameters": layout.axis.size,
@@ -224,7 +237,7 @@ def main() -> None:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "load": [round(load, 2), round(os.getloadavg()[0], 2)],
+            "cores_used_by_others": round(others, 2),
         },
     }
     print(f"{layout.axis.size:,} parameters in {len(layout.slots)} tensors, bfloat16")
@@ -237,6 +250,7 @@ def main() -> None:
     for row in reads:
         print(f"{row['what']}, {row['threads']} threads: {row['gb_per_s']:.2f} GB/s of seeds")
     print(f"{small['parameters']:,} parameters: {small['microseconds']:.1f} us per write")
+    print(f"cores used by others meanwhile: {others:.2f}")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -51,18 +51,39 @@ _EAGER, _SMALLEST, _LARGEST = 0.7, 1 / 48, 1 / 4
 class Bounds:
     """Best and worst cases of one archive, against each of its members.
 
+    Both are linear in the members' scores, so that a few numbers per example say them all.
+
     Attributes:
+        scores: float64[P, N], the members'.
+        full: float64[N], what a full score on each example pays if the child solves it.
+        none: float64[N], the same if the child scores 0 on it.
+        excess: float64[P, N], by how much a score between 0 and 1 can do better than 1; None where
+            it cannot.
         totals: float64[P], best case over all examples of (child's fitness - member's).
-        best: float64[N, P], the same per example.
-        loss: float64[N, P], `best` less what scoring 0 leaves.
         margin: how far below 0 every total must be; infinite where no child of this archive can be
             rejected for certain before everything is asked.
     """
 
+    scores: Float64
+    full: Float64
+    none: Float64
+    excess: Float64 | None
     totals: Float64
-    best: Float64
-    loss: Float64
     margin: float
+
+    def best(self, at: Int64 | slice = _ALL) -> Float64:
+        """Best case of (child's share - member's), float64[P, n], on the examples `at`."""
+        values = (1.0 - self.scores[:, at]) * self.full[at]
+        return values if self.excess is None else values + self.excess[:, at]
+
+    def worst(self, at: Int64 | slice = _ALL) -> Float64:
+        """What scoring 0 leaves of it, float64[P, n]."""
+        return -self.scores[:, at] * self.none[at]
+
+    def loss(self, member: int) -> Float64:
+        """What scoring 0 costs against one member, float64[N]."""
+        values = self.full + self.scores[member] * (self.none - self.full)
+        return values if self.excess is None else values + self.excess[member]
 
 
 # Most children leave the archive as it is, so bounds are kept, but no longer than their archive:
@@ -79,30 +100,31 @@ def bounds(archive: Archive) -> Bounds:
 
 
 def _bounds(archive: Archive) -> Bounds:
-    best = _best_case(archive)
-    worst = _difference(archive, np.zeros(archive.contest.size))
+    zeros, ones = np.zeros(archive.contest.size), np.ones(archive.contest.size)
+    full, none = _prices(archive, ones), _prices(archive, zeros)
     # With continuous scores and alpha > 2 an example that nobody claims pays the more the less it
     # is solved, without limit. And to a member of fitness 0 (an empty slot) every child is equal.
-    endless = not archive.resources.binary and archive.alpha > 2
-    certain = archive.fitness.min() > 0 and not (endless and archive.contest.min() == 0)
-    scale = float((np.abs(best) + np.abs(worst)).sum(axis=1).max())
+    fierce = not archive.resources.binary and archive.alpha > 2
+    certain = archive.fitness.min() > 0 and not (fierce and archive.contest.min() == 0)
+    excess = _excess(archive, full) if fierce else None
+    more = 0.0 if excess is None else excess.sum(axis=1)
+    totals = full.sum() - archive.scores @ full + more
+    scale = float((full.sum() - archive.scores @ (full - none) + more).max())
     return Bounds(
-        best.sum(axis=1),
-        np.ascontiguousarray(best.T),
-        np.ascontiguousarray((best - worst).T),
-        _MARGIN * scale if certain else math.inf,
+        archive.scores, full, none, excess, totals, _MARGIN * scale if certain else math.inf
     )
 
 
-def _difference(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
-    """Child's share less each member's, float64[P, n], for a child with these scores on `at`."""
+def _prices(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
+    """What a full score pays on the examples `at`, float64[n], if the child scores this."""
     resources = archive.resources
-    best = archive.best[at] if resources.binary else np.maximum(archive.best[at], child)
-    price = resources.weights[at] if resources.binary else resources.weights[at] * best
+    price = resources.weights[at]
+    if not resources.binary:
+        price = price * np.maximum(archive.best[at], child)
     if archive.alpha != 0:
         contest = archive.contest[at] + child
         price = price / np.where(contest > 0, contest, 1.0) ** archive.alpha
-    return (child - archive.scores[:, at]) * price
+    return price
 
 
 def _keys(worth: Float64) -> NDArray[np.uint16]:
@@ -115,16 +137,16 @@ def _keys(worth: Float64) -> NDArray[np.uint16]:
     return (65534.0 - worth * (65534.0 / top)).astype(np.uint16)
 
 
-def _best_case(archive: Archive) -> Float64:
-    ones = np.ones(archive.contest.size)
-    best = _difference(archive, ones)
-    if archive.resources.binary or archive.alpha <= 2:
-        return best
-    # Scores between 0 and 1 and fierce fighting: the largest value may lie where the derivative is
-    # 0, in the stretch where the capacity is constant (up to the archive's best score, `top`) or in
-    # the one where it is the child's score. Up to alpha 2 the value only rises: for s > a, as
-    # z >= top, 1 / s + 1 / (s - a) >= 2 / (z + s).
+def _excess(archive: Archive, full: Float64) -> Float64:
+    """By how much the best case exceeds that of solving the example, float64[P, N].
+
+    Scores between 0 and 1 and fierce fighting: the largest value may lie where the derivative is 0,
+    in the stretch where the capacity is constant (up to the archive's best score, `top`) or in the
+    one where it is the child's score. Up to alpha 2 the value only rises: for s > a, as z >= top,
+    1 / s + 1 / (s - a) >= 2 / (z + s).
+    """
     alpha, z, top = archive.alpha, archive.contest, archive.best
+    excess = np.zeros_like(archive.scores)
     for row, scores in enumerate(archive.scores):
         level = (z + alpha * scores) / (alpha - 1.0)
         # (alpha - 2) s^2 - (2 z + (alpha - 1) a) s + a z = 0, the larger root.
@@ -132,8 +154,9 @@ def _best_case(archive: Archive) -> Float64:
         root = np.sqrt(np.maximum(middle * middle - 4.0 * (alpha - 2.0) * scores * z, 0.0))
         rising = (middle + root) / (2.0 * (alpha - 2.0))
         for candidate in (np.clip(level, 0.0, top), np.clip(rising, top, 1.0)):
-            np.maximum(best[row], _difference(archive, candidate)[row], out=best[row])
-    return best
+            value = (candidate - scores) * _prices(archive, candidate)
+            np.maximum(excess[row], value - (1.0 - scores) * full, out=excess[row])
+    return excess
 
 
 class Exam:
@@ -177,7 +200,7 @@ class Exam:
                 archive.contest / len(archive.members) if slot is None else archive.scores[slot]
             )
         chance = _FAIL_UNSOLVED + (_FAIL_SOLVED - _FAIL_UNSOLVED) * pupil
-        worth = self._bounds.loss[:, int(self._totals.argmax())] * chance
+        worth = self._bounds.loss(int(self._totals.argmax())) * chance
         keys = _keys(worth)
         keys[asked] = _LAST
         order = np.argsort(keys, kind="stable")
@@ -218,12 +241,20 @@ class Exam:
         self._count(indices, scores)
 
     def _count(self, indices: Int64, scores: NDArray[np.float32]) -> None:
+        """Put what was measured in place of the best case."""
+        limits = self._bounds
         if self._archive.resources.binary:
-            failed = indices[scores == 0]
-            self._totals -= self._bounds.loss[failed].sum(axis=0)
+            # Solving an example is the best case.
+            at = indices[scores == 0]
+            gained, price = 0.0, limits.none[at]
         else:
-            measured = _difference(self._archive, scores.astype(np.float64), indices)
-            self._totals += (measured - self._bounds.best[indices].T).sum(axis=1)
+            at, child = indices, scores.astype(np.float64)
+            price = _prices(self._archive, child, at)
+            gained = float(np.dot(child, price))
+        full = limits.full[at]
+        self._totals += gained - full.sum() - limits.scores[:, at] @ (price - full)
+        if limits.excess is not None:
+            self._totals -= limits.excess[:, at].sum(axis=1)
         # How far ahead of the member that it comes closest to beating the child may still end.
         self._lead = float(self._totals.max())
 

@@ -12,6 +12,7 @@ from typing import Any
 from genepool.core.genome import Genome, Recipe, digest, seed_recipe
 from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.errors import CheckpointError, InputError, PoolError
+from genepool.run.members import member_number
 from genepool.run.pool import Pool
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
 from genepool.weights.gram import load_or_build_gram
@@ -45,7 +46,7 @@ def export(
 
     Args:
         pool: where it lives.
-        member: id, or "best" for the champion.
+        member: id, "best" for the champion, or a seed's name.
         directory: new or empty.
         seeds: where seeds lie now, by name, for those that have moved.
         dtype: of all merged tensors, as safetensors names it; None keeps the first seed's.
@@ -53,10 +54,10 @@ def export(
         advance: called with the fraction that is done.
 
     Raises:
-        PoolError: no such member.
+        InputError, PoolError: no such member.
         CheckpointError: a seed is missing or holds other tensors than when the pool was made.
     """
-    number = _number(pool, member)
+    number = member_number(pool, str(member))
     record = pool.record(number)
     genome = pool.genome(number)
     checkpoints, layout = open_seeds(pool, seeds)
@@ -159,18 +160,6 @@ def open_seeds(
             "the pool; use that version"
         )
     return tuple(checkpoints), layout
-
-
-def _number(pool: Pool, member: int | str) -> int:
-    if member == "best":
-        champion = pool.champion()
-        if champion is None:
-            raise PoolError(f"{pool.path}: there is no member yet; run `genepool evolve` first")
-        return champion
-    try:
-        return int(member)
-    except ValueError:
-        raise InputError(f"expected a member number or 'best'; got {member!r}") from None
 
 
 def _describe(genome: Genome) -> dict[str, Any]:
