@@ -98,8 +98,8 @@ class Gram:
                 f"got {positions.tolist()[:8]}"
             )
         sums = self._at(positions)
-        result = _add(sums[1:], -sums[:-1]).sum(axis=2)
-        return result[:, self._pairs].reshape(-1, self.seeds, self.seeds)
+        high, low = _two_sum(sums[1:], -sums[:-1])
+        return (high + low)[:, self._pairs].reshape(-1, self.seeds, self.seeds)
 
     def _at(self, positions: Int64) -> Float64:
         """Prefix sums, float64[n, P, 2], at any positions."""
@@ -171,14 +171,19 @@ def load_or_build_gram(
     return Gram(sources, edges, prefix)
 
 
-def _add(left: Float64, right: Float64) -> Float64:
-    """Sum of double-double numbers, float64[..., 2] each."""
+def _two_sum(left: Float64, right: Float64) -> tuple[Float64, Float64]:
+    """Sum of double-double numbers, float64[..., 2] each; the parts may still overlap."""
     a, b = left[..., 0], right[..., 0]
     total = a + b
     part = total - a
-    error = ((a - (total - part)) + (b - part)) + (left[..., 1] + right[..., 1])
-    result = total + error
-    return np.stack([result, error - (result - total)], axis=-1)
+    return total, ((a - (total - part)) + (b - part)) + (left[..., 1] + right[..., 1])
+
+
+def _add(left: Float64, right: Float64) -> Float64:
+    """Sum of double-double numbers, float64[..., 2] each."""
+    high, low = _two_sum(left, right)
+    total = high + low
+    return np.stack([total, low - (total - high)], axis=-1)
 
 
 def _block_edges(layout: Layout, seeds: int) -> Int64:
