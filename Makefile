@@ -29,7 +29,7 @@ test: $(DEV_READY) ## run the tests
 check: $(DEV_READY) ## lint, format, types, import arrows, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -W error tests/architecture tests/ui/test_docs.py
 
 bench: $(DEV_READY) ## run the benchmarks at their real size (minutes)
