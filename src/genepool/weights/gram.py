@@ -41,7 +41,8 @@ _REMEMBERED = 2**15
 class Gram:
     """Inner products of K seeds; implements `genepool.core.axis.InnerProducts`.
 
-    Build with `load_or_build_gram`. Holds a few megabytes, whatever the size of the model.
+    Build with `load_or_build_gram`. Holds a few megabytes, whatever the size of the model. One thread
+    at a time may ask it.
 
     Args:
         sources: the seeds.
