@@ -41,8 +41,8 @@ _REMEMBERED = 2**15
 class Gram:
     """Inner products of K seeds; implements `genepool.core.axis.InnerProducts`.
 
-    Build with `load_or_build_gram`. Holds a few megabytes, whatever the size of the model. One thread
-    at a time may ask it.
+    Build with `load_or_build_gram`. Holds a few megabytes, whatever the size of the model. Ask it
+    from one thread at a time.
 
     Args:
         sources: the seeds.
