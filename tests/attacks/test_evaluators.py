@@ -176,7 +176,12 @@ def test_idx_and_npy_files(tmp_path: Path, images: Write, labels: Write, words: 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"plain", gzip.compress(bytes(500))[:-12], gzip.compress(b"\0\0\x08\x01\0\0\0\x09abc")],
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"plain", id="not gzipped"),
+        pytest.param(gzip.compress(bytes(500))[:-12], id="cut"),
+        pytest.param(gzip.compress(b"\0\0\x08\x01\0\0\0\x09abc"), id="short inside"),
+    ],
 )
 def test_gzipped_files(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "images.gz").write_bytes(data)

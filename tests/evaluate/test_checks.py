@@ -43,6 +43,10 @@ def test_the_array_given_is_not_kept() -> None:
     assert got.tolist() == [0.5, 1]
 
 
+def test_zero_has_no_sign() -> None:
+    assert checked_scores([-0.0, 0.0], 2).tobytes() == bytes(8)
+
+
 def test_no_examples_no_scores() -> None:
     assert checked_scores([], 0).shape == (0,)
     with pytest.raises(EvaluationError, match="expected 0 scores"):

@@ -174,6 +174,15 @@ def test_nan_in_logits_is_found_at_its_row() -> None:
     assert status == (kernels.BAD_LOGITS, 0, 2)
 
 
+def test_nan_between_layers_is_not_clipped_to_zero() -> None:
+    model, x = mlp((4, 8, 8, 3)), np.zeros((2, 4), dtype=np.float32)
+    model["layer0.weight"][:, 5] = 3e38  # unit 5 of the first layer becomes infinite,
+    model["layer1.weight"][5] = 0  # and infinity times 0 is NaN in the second
+    x[1, :] = 3
+    assert forward(model, x, [0], sparse=False)[1] == (kernels.OK, 0, 0)
+    assert forward(model, x, [0, 1], sparse=False)[1] == (kernels.BAD_LOGITS, 0, 1)
+
+
 @pytest.mark.parametrize("wrong", [-1, 5, 2**40])
 def test_rows_that_do_not_exist_are_found(wrong: int) -> None:
     model, x = mlp((4, 8, 3)), inputs(5, 4, zeros=0)

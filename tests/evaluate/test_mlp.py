@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from genepool.errors import EvaluationError
+from genepool.evaluate import kernels
 from genepool.evaluate.mlp import Mlp
 from tests.evaluate.nets import Arrays, clouds, mlp
 
@@ -92,7 +95,10 @@ def test_any_kind_of_index_array(kind: str) -> None:
     else:
         given = np.arange(120)[::2] if kind == "strided" else rows.astype(np.int32)
     expected = _scorer().correct([model], rows, 0, 120)
+    compiled: Any = kernels.score_rows
+    before = len(compiled.signatures)
     assert _scorer().correct([model], given, 0, 120).tobytes() == expected.tobytes()
+    assert len(compiled.signatures) == before, "seconds were spent on compiling for this kind"
 
 
 def test_layers_run_in_depth_order() -> None:

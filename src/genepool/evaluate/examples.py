@@ -84,7 +84,7 @@ def _digest(position: int, example: object) -> str:
 def _flatten(value: object, parts: list[str | bytes | NDArray[Any]]) -> None:
     """Append parts that together say what `value` is: equal values, equal parts."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        parts.append(f"{type(value).__name__}:{value!r}")
+        parts.append(repr(value))
     elif isinstance(value, bytes):
         parts.append(value)
     elif isinstance(value, (np.ndarray, np.generic)):
