@@ -80,7 +80,7 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
         scores = (draws.random(examples) < 0.6).astype(np.float32)
         parents = () if proposal is None else proposal.plan.parents
         member = Member(number, genome, parents, resources.mean(scores))
-        archive, outcome = strategy.absorb(archive, member, scores)
+        archive, outcome = strategy.absorb(archive, member, max(0, number - 1), scores)
         writer.add(
             Record(
                 id=number,

@@ -296,7 +296,7 @@ def test_begin_and_absorb() -> None:
     states = [archive]
     outcomes = []
     for number, row in enumerate(rows):
-        archive, outcome = strategy.absorb(archive, Member(number, genome, (), 0.0), row)
+        archive, outcome = strategy.absorb(archive, Member(number, genome, (), 0.0), 0, row)
         states.append(archive)
         outcomes.append(outcome)
     assert [outcome.slot for outcome in outcomes] == [0, 1, 2, None, 0]

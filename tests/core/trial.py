@@ -98,7 +98,7 @@ def run(
     for number, genome in enumerate(problem.seeds):
         scores = score(genome)
         member = Member(number, genome, (), problem.resources.mean(scores))
-        archive, _ = strategy.absorb(archive, member, scores)
+        archive, _ = strategy.absorb(archive, member, 0, scores)
     trial, versions = Trial(archive), {0: archive}
     flying: dict[int, tuple[Proposal, np.ndarray, np.ndarray]] = {}
     unknown = np.full(problem.resources.weights.size, np.nan, dtype=np.float32)
@@ -132,7 +132,7 @@ def run(
                 proposal.plan.parents,
                 problem.resources.mean(known),
             )
-            now, outcome = strategy.absorb(now, member, known)
+            now, outcome = strategy.absorb(now, member, step, known)
         trial.asked.append(int(np.count_nonzero(~np.isnan(known))))
         trial.outcomes.append(outcome)
         trial.proposals.append(proposal)

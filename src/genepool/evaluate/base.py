@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from genepool.evaluate.loading import load_object
 from genepool.weights.wording import one_line, some
 
 __all__ = [
+    "Batched",
+    "Labelled",
     "Task",
     "checked_indices",
     "checked_scores",
@@ -87,6 +89,26 @@ class Task(Protocol):
         Raises:
             EvaluationError: the model could not be scored; no score is made up for it.
         """
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A task that scores a fixed number of examples at once; optional."""
+
+    @property
+    def batch(self) -> int:
+        """Blocks of examples that are multiples of this waste nothing; at least 1."""
+        ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A task whose examples are of different kinds; optional."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The kind of each training example, N of them; for strategies and reports."""
         ...
 
 

@@ -138,6 +138,11 @@ class Classifier:
         return True
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The class of each training example, as text."""
+        return tuple(str(label) for label in self._labels[: self._n].tolist())
+
+    @property
     def batch(self) -> int:
         """Blocks of examples that are multiples of this waste nothing."""
         return self._batch or 1

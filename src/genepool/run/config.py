@@ -69,7 +69,7 @@ class M2N2Options(_Breeding):
         default=True, description="choose the second parent for what the first cannot do"
     )
 
-    def build(self) -> Strategy:
+    def build(self) -> Strategy[Any]:
         """The strategy that these options describe."""
         return Niches(
             size=self.archive,
@@ -88,7 +88,7 @@ class GAOptions(_Breeding):
 
     name: Literal["ga"] = "ga"
 
-    def build(self) -> Strategy:
+    def build(self) -> Strategy[Any]:
         """The strategy that these options describe."""
         return Niches(
             size=self.archive,
@@ -241,7 +241,7 @@ def task_options(run: Run, index: int, task: TaskOptions) -> tuple[type[Any], An
         ConfigError: no such evaluator, or one of its options is wrong.
     """
     try:
-        found = find_evaluator(task.evaluator)
+        found = find_evaluator(task.evaluator, run.directory)
     except ConfigError as error:
         where = run.where("tasks", index, "evaluator")
         raise ConfigError(f"{where}: tasks.{index}.evaluator: {error}") from None

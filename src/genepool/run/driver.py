@@ -14,17 +14,17 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Archive, Member
+from genepool.core.archive import Member
 from genepool.core.exam import FullExam, Questions
-from genepool.core.genome import Genome, Recipe, Vector, digest, encode, seed_recipe
-from genepool.core.strategies import REJECTED, Problem, Proposal, Strategy
+from genepool.core.genome import Genome, Vector, digest, encode, seed_recipe
+from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 from genepool.errors import EvaluationError, PoolError
 from genepool.run.config import Run, load_run
 from genepool.run.executor import Answer, Executor, SerialExecutor
@@ -39,7 +39,7 @@ from genepool.run.inputs import (
 from genepool.run.interrupt import interruptible
 from genepool.run.pool import DATABASE, Pool, PoolWriter
 from genepool.run.progress import Progress, Silence, StepReport
-from genepool.run.records import Record
+from genepool.run.records import Record, Verdict
 from genepool.run.scorer import Scorer
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.layout import flatten
@@ -115,9 +115,9 @@ def evolve(
         watcher.stage("preparing the seeds")
         problem = _problem(inputs, path, entries)
         watcher.stage("building the model")
-        executor, grain = _executor(inputs)
+        executor = _executor(inputs)
         try:
-            driver = _Driver(inputs, pool, problem, executor, grain, watcher, interrupted)
+            driver = _Driver(inputs, pool, problem, executor, watcher, interrupted)
             session, seconds = driver.run(target)
         finally:
             executor.close()
@@ -140,24 +140,20 @@ def _problem(inputs: Inputs, pool: Path, entries: list[Any]) -> Problem:
         seeds: tuple[Genome, ...] = tuple(
             Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
         )
-        return Problem(layout.axis, None, inputs.resources, seeds, config.seed)
+        return Problem(layout.axis, None, inputs.resources, seeds, config.seed, inputs.groups)
     gram = load_or_build_gram(inputs.checkpoints, layout, pool)
     seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
-    return Problem(layout.axis, gram, inputs.resources, seeds, config.seed)
+    return Problem(layout.axis, gram, inputs.resources, seeds, config.seed, inputs.groups)
 
 
-def _executor(inputs: Inputs) -> tuple[Executor, int]:
+def _executor(inputs: Inputs) -> Executor:
     config = inputs.run.config
     if config.executor == "process":
         from genepool.run.workers import ProcessExecutor, available_cores
 
         workers = config.workers or min(available_cores(), config.in_flight)
-        return (
-            ProcessExecutor(inputs.run, workers, inputs.examples, inputs.held_out_examples),
-            max(getattr(task, "batch", 1) for task in inputs.tasks),
-        )
-    scorer = Scorer(inputs)
-    return SerialExecutor(scorer, inputs.held_out_examples), scorer.grain
+        return ProcessExecutor(inputs.run, workers, inputs.examples, inputs.held_out_examples)
+    return SerialExecutor(Scorer(inputs), inputs.held_out_examples)
 
 
 class _Driver:
@@ -169,25 +165,24 @@ class _Driver:
         pool: PoolWriter,
         problem: Problem,
         executor: Executor,
-        grain: int,
         progress: Progress,
         interrupted: threading.Event,
     ) -> None:
         self._inputs = inputs
         self._config = inputs.run.config
-        self._strategy: Strategy = inputs.run.config.strategy.build()
+        self._strategy: Strategy[Any] = inputs.run.config.strategy.build()
         self._pool = pool
         self._problem = problem
         self._executor = executor
-        self._grain = grain
+        self._grain = inputs.grain
         self._progress = progress
         self._interrupted = interrupted
         self._held_out = inputs.held_out_resources()
         self._champion: tuple[int, float, Genome] | None = None
         self._champion_held_out: float | None = None
         self._failures = 0
-        # Archives after the last W children, newest last: what proposals are made from.
-        self._versions: dict[int, Archive] = {}
+        # States after the last W children, newest last: what proposals are made from.
+        self._versions: dict[int, Any] = {}
         # Dense genomes that have left the archive, by the step at which they did.
         self._retired: dict[int, int] = {}
 
@@ -237,20 +232,22 @@ class _Driver:
     # Setting up and finishing
 
     def _restore(self) -> None:
-        """Rebuild the archives that the next proposals are made from."""
-        pool, width = self._pool, self._config.in_flight
-        children = pool.evaluations
+        """Rebuild the states that the next proposals are made from."""
+        pool, strategy = self._pool, self._strategy
+        first = max(0, pool.evaluations - self._config.in_flight + 1)
         # Child t has id t + K - 1, K seeds coming first.
-        last_id = len(self._inputs.checkpoints) + max(0, children - width + 1) - 1
-        archive = self._strategy.begin(self._problem)
-        for slot, member in sorted(pool.slots(last_id).items()):
-            archive = self._put_back(archive, slot, pool.record(member))
-        step = max(0, children - width + 1)
-        self._versions = {step: archive}
+        last_id = len(self._problem.seeds) + first - 1
+        state = strategy.begin(self._problem)
+        if strategy.remembers:
+            past = pool.records(last=last_id)
+        else:
+            past = (pool.record(member) for _, member in sorted(pool.slots(last_id).items()))
+        for record in past:
+            state = strategy.recall(state, self._past(record))
+        self._versions = {first: state}
         for record in pool.records(last_id + 1):
-            if record.slot is not None:
-                archive = self._put_back(archive, record.slot, record)
-            self._versions[record.step] = archive
+            state = strategy.recall(state, self._past(record))
+            self._versions[record.step] = state
         champion = pool.champion()
         if champion is not None:
             row = pool.record(champion)
@@ -259,12 +256,12 @@ class _Driver:
         if self._inputs.kind == "vector":
             self._retired = pool.retired()
 
-    def _put_back(self, archive: Archive, slot: int, record: Record) -> Archive:
-        if record.scores is None or record.train is None:
-            raise PoolError(f"{self._pool.path}: member {record.id} has no scores; damaged pool")
+    def _past(self, record: Record) -> Past:
+        if record.slot is None or record.train is None:
+            return Past(record.step, None, None, record.scores)
         genome = self._pool.genome(record.id)
         member = Member(record.id, genome, record.parents, record.train)
-        return archive.replaced(slot, member, record.scores)
+        return Past(record.step, member, record.slot, record.scores)
 
     def _absorb_seeds(self) -> None:
         present = sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
@@ -298,45 +295,44 @@ class _Driver:
     # One step
 
     def _launch(self, step: int) -> Proposal:
-        archive = self._versions[max(0, step - self._config.in_flight)]
-        proposal = self._strategy.propose(self._problem, archive, step)
+        state = self._versions[max(0, step - self._config.in_flight)]
+        proposal = self._strategy.propose(self._problem, state, step)
         unknown = np.full(self._inputs.examples, np.nan, dtype=np.float32)
-        self._executor.submit(step, proposal.genome, self._questions(archive, proposal, unknown))
+        self._executor.submit(step, proposal.genome, self._questions(state, proposal, unknown))
         return proposal
 
-    def _questions(
-        self, archive: Archive, proposal: Proposal, known: NDArray[np.float32]
-    ) -> Questions:
+    def _questions(self, state: Any, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
         if self._config.early_stop:
-            return self._strategy.exam(archive, proposal, known, self._grain)
+            return self._strategy.exam(state, proposal, known, self._grain)
         return FullExam(known)
 
     def _absorb(self, proposal: Proposal) -> Record:
         step = proposal.step
-        archive = self._versions[step - 1]
+        state = self._versions[step - 1]
         met = self._versions[max(0, step - self._config.in_flight)]
         answer = self._executor.result(step)
         seconds = answer.seconds
         # Where the archive has moved on since the child was proposed (W > 1), a rejection that was
         # certain then may not be so now, and what is left is asked.
-        while archive is not met and answer.scores is not None and np.isnan(answer.scores).any():
-            questions = self._questions(archive, proposal, answer.scores)
+        while state is not met and answer.scores is not None and np.isnan(answer.scores).any():
+            questions = self._questions(state, proposal, answer.scores)
             if questions.done:
                 break
             self._executor.submit(step, proposal.genome, questions)
             answer = self._executor.result(step)
             seconds += answer.seconds
+        if answer.scores is not None and not np.isnan(answer.scores).any():
+            self._failures = 0
+            return self._admit(step, proposal.genome, proposal, answer.scores, seconds)
         if answer.scores is None:
             self._count_failure(answer)
-            record = self._record(step, proposal, None, seconds, error=answer.error)
-            self._write(record, archive)
-            return record
-        self._failures = 0
-        if np.isnan(answer.scores).any():
-            record = self._record(step, proposal, answer.scores, seconds)
-            self._write(record, archive)
-            return record
-        return self._admit(step, proposal.genome, proposal, answer.scores, seconds)
+        verdict: Verdict = "failed" if answer.scores is None else "stopped"
+        record = self._record(
+            step, proposal, proposal.genome, verdict, REJECTED, answer.scores, seconds
+        )
+        record = replace(record, error=answer.error)
+        self._write(record, self._strategy.skip(state, step))
+        return record
 
     def _admit(
         self,
@@ -347,94 +343,77 @@ class _Driver:
         seconds: float,
     ) -> Record:
         """Let a fully scored child (or seed) compete, and write what came of it."""
-        number = self._next_id(step)
         parents = proposal.plan.parents if proposal else ()
         train = self._inputs.resources.mean(scores)
-        archive = self._versions[max(0, step - 1)]
-        archive, outcome = self._strategy.absorb(
-            archive, Member(number, genome, parents, train), scores
+        member = Member(self._next_id(step), genome, parents, train)
+        state, outcome = self._strategy.absorb(
+            self._versions[max(0, step - 1)], member, step, scores
         )
-        record = Record(
-            id=number,
+        verdict: Verdict = "accepted" if outcome.accepted else "rejected"
+        record = self._record(step, proposal, genome, verdict, outcome, scores, seconds)
+        held_out = None
+        if outcome.accepted and (self._champion is None or train > self._champion[1]):
+            self._champion = (member.id, train, genome)
+            held_out = self._track(genome)
+        self._write(replace(record, train=train), state, held_out)
+        return record
+
+    def _record(
+        self,
+        step: int,
+        proposal: Proposal | None,
+        genome: Genome,
+        verdict: Verdict,
+        outcome: Outcome,
+        scores: NDArray[np.float32] | None,
+        seconds: float,
+    ) -> Record:
+        dense = isinstance(genome, Vector)
+        # Recipes are cheap to name and can be bred again; a dense child is hashed and stored only
+        # if it lives on.
+        alive = outcome.accepted or (dense and proposal is None)
+        merge = None if proposal is None else proposal.merge
+        return Record(
+            id=self._next_id(step),
             step=step,
-            parents=parents,
+            parents=() if proposal is None else proposal.plan.parents,
             plan="" if proposal is None else proposal.plan.as_json(),
-            merge=None if proposal is None else encode(proposal.merge),
+            merge=None if merge is None else encode(merge),
             mutation=0.0 if proposal is None else proposal.plan.mutation,
-            digest=digest(genome) if self._named(genome, outcome.accepted, step) else None,
-            genome=encode(genome) if outcome.accepted or self._dense_seed(genome, step) else None,
-            verdict="accepted" if outcome.accepted else "rejected",
+            digest=digest(genome) if alive or not dense else None,
+            genome=encode(genome) if alive else None,
+            verdict=verdict,
             scores=scores,
-            train=train,
+            train=None,
             fitness=outcome.fitness,
             slot=outcome.slot,
             evicted=outcome.evicted,
             error=None,
             seconds=seconds,
         )
-        held_out = None
-        retired: list[int] = []
-        if outcome.accepted:
-            if outcome.evicted is not None:
-                retired.append(outcome.evicted)
-            if self._champion is None or train > self._champion[1]:
-                self._champion = (number, train, genome)
-                held_out = self._track(genome)
-        self._write(record, archive, held_out, retired)
-        return record
-
-    def _record(
-        self,
-        step: int,
-        proposal: Proposal,
-        scores: NDArray[np.float32] | None,
-        seconds: float,
-        error: str | None = None,
-    ) -> Record:
-        """A child that was stopped, or that failed."""
-        genome = proposal.genome
-        return Record(
-            id=self._next_id(step),
-            step=step,
-            parents=proposal.plan.parents,
-            plan=proposal.plan.as_json(),
-            merge=encode(proposal.merge),
-            mutation=proposal.plan.mutation,
-            digest=digest(genome) if self._named(genome, False, step) else None,
-            genome=None,
-            verdict="stopped" if error is None else "failed",
-            scores=scores,
-            train=None,
-            fitness=REJECTED.fitness,
-            slot=None,
-            evicted=None,
-            error=error,
-            seconds=seconds,
-        )
 
     def _write(
         self,
         record: Record,
-        archive: Archive,
+        state: Any,
         held_out: tuple[NDArray[np.float32], float] | None = None,
-        retired: list[int] | None = None,
     ) -> None:
         step = record.step
-        forget = self._forgettable(step, retired or [])
-        self._pool.add(record, held_out=held_out, forget=forget)
-        self._versions[step] = archive
+        self._pool.add(record, held_out=held_out, forget=self._forgettable(record))
+        self._versions[step] = state
         self._versions.pop(step - self._config.in_flight, None)
 
-    def _forgettable(self, step: int, retired: list[int]) -> list[int]:
+    def _forgettable(self, record: Record) -> list[int]:
         """Dense genomes that neither the archive, the champion nor a proposal in flight needs."""
-        if self._inputs.kind != "vector":
+        # What was drawn instead of merged could not be bred again.
+        if self._inputs.kind != "vector" or (record.step and record.merge is None):
             return []
-        for member in retired:
-            self._retired[member] = step
+        if record.evicted is not None:
+            self._retired[record.evicted] = record.step
         out: list[int] = []
         for member, since in list(self._retired.items()):
             champion = self._champion is not None and self._champion[0] == member
-            if since <= step - self._config.in_flight + 1 and not champion:
+            if since <= record.step - self._config.in_flight + 1 and not champion:
                 del self._retired[member]
                 if member >= len(self._problem.seeds):
                     out.append(member)
@@ -447,13 +426,6 @@ class _Driver:
         scores = self._executor.held_out(genome)
         self._champion_held_out = self._held_out.mean(scores)
         return scores, self._champion_held_out
-
-    def _named(self, genome: Genome, accepted: bool, step: int) -> bool:
-        """Whether to digest a genome: hashing every dense child would cost more than it tells."""
-        return isinstance(genome, Recipe) or accepted or step == 0
-
-    def _dense_seed(self, genome: Genome, step: int) -> bool:
-        return isinstance(genome, Vector) and step == 0
 
     def _next_id(self, step: int) -> int:
         return len(self._problem.seeds) + step - 1 if step else self._seeds_present()

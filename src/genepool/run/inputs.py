@@ -10,8 +10,9 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from genepool.core.archive import Resources
+from genepool.core.strategies import Group
 from genepool.errors import CheckpointError, ConfigError, GenepoolError, PoolError
-from genepool.evaluate.base import Task
+from genepool.evaluate.base import Batched, Labelled, Task
 from genepool.run.config import Run, task_options
 from genepool.run.pool import Pool, Seed, TaskEntry
 from genepool.weights.atomic import write_bytes
@@ -45,6 +46,23 @@ class Inputs:
     def examples(self) -> int:
         """Number N of training examples."""
         return sum(len(task.samples) for task in self.tasks)
+
+    @property
+    def grain(self) -> int:
+        """Number of examples that are scored at once: blocks should be multiples of it."""
+        return max(task.batch if isinstance(task, Batched) else 1 for task in self.tasks)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The tasks as strategies see them."""
+        out: list[Group] = []
+        start = 0
+        for entry, task in zip(self.run.config.tasks, self.tasks, strict=True):
+            stop = start + len(task.samples)
+            labels = task.labels if isinstance(task, Labelled) else ()
+            out.append(Group(entry.name, start, stop, labels))
+            start = stop
+        return tuple(out)
 
     @property
     def held_out_examples(self) -> int:

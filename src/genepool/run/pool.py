@@ -210,12 +210,17 @@ class Pool:
                 known[number] = decode(row.genome)
             elif row.step == 0:
                 known[number] = self._seed_genome(number)
+            elif row.merge is None:
+                raise PoolError(
+                    f"{self.path}: member {number} cannot be made again: its weights were drawn "
+                    "by the strategy, and only those of accepted members are kept"
+                )
             else:
                 missing = [parent for parent in row.parents if parent not in known]
                 if missing:
                     stack += missing
                     continue
-                merge = decode(row.merge or b"")
+                merge = decode(row.merge)
                 if not isinstance(merge, Recipe):
                     raise PoolError(f"{self.path}: the merge of member {number} is damaged")
                 seed = int(self.meta()["seed"])

@@ -31,11 +31,6 @@ class Scorer:
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
 
-    @property
-    def grain(self) -> int:
-        """Number of examples that are scored at once: blocks should be multiples of it."""
-        return max(getattr(task, "batch", 1) for task in self._inputs.tasks)
-
     def load(self, genome: Genome) -> None:
         """Materialise a genome into the live model, unless it is there already."""
         if self._loaded is not genome:

@@ -2,19 +2,27 @@
 
 from genepool.core.strategies.base import (
     REJECTED,
+    Drawn,
+    Group,
     Outcome,
+    Past,
     Plan,
     Problem,
     Proposal,
     Strategy,
     breed,
 )
+from genepool.core.strategies.blind import Blind
 from genepool.core.strategies.niches import Niches
 
 __all__ = [
     "REJECTED",
+    "Blind",
+    "Drawn",
+    "Group",
     "Niches",
     "Outcome",
+    "Past",
     "Plan",
     "Problem",
     "Proposal",

@@ -5,17 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Archive, Member, Resources
+from genepool.core.archive import Member, Resources
 from genepool.core.axis import Axis, InnerProducts
-from genepool.core.exam import Exam
+from genepool.core.exam import Questions
 from genepool.core.genome import Genome, Recipe, Vector, compose, express
 from genepool.core.rng import generator, noise
-from genepool.core.slerp import Angle
+from genepool.core.slerp import Angle, merge_recipe, products_of
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Group:
+    """Examples that belong together: a task.
+
+    Attributes:
+        name: the task's.
+        start, stop: its examples, among those of all tasks laid end to end.
+        labels: a label per example, for strategies that tell kinds of examples apart; may be empty.
+    """
+
+    name: str
+    start: int
+    stop: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,8 +43,9 @@ class Problem:
         axis: where the genomes divide.
         gram: inner products of the seeds; None when genomes are vectors.
         resources: the examples.
-        seeds: genomes of the seeds, all of one kind.
+        seeds: genomes of the seeds, all of one kind; they are the members 0..K-1.
         seed: of the randomness.
+        groups: the tasks.
     """
 
     axis: Axis
@@ -35,6 +53,25 @@ class Problem:
     resources: Resources
     seeds: tuple[Genome, ...]
     seed: int
+    groups: tuple[Group, ...] = ()
+
+
+class Drawn(Protocol):
+    """What was drawn to make a child."""
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """Member ids."""
+        ...
+
+    @property
+    def mutation(self) -> float:
+        """Standard deviation of the noise added; 0 for none."""
+        ...
+
+    def as_json(self) -> str:
+        """For people and reports; a child is made again from its merge."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +113,14 @@ class Proposal:
         step: from 1; numbers the children in order.
         plan: how it came about.
         merge: recipe over the parents, with the coefficients that the plan led to. With it the
-            child can be made again from its parents without any inner product.
+            child can be made again from its parents without any inner product. None if the child
+            has none (its weights were drawn).
         genome: the child.
     """
 
     step: int
-    plan: Plan
-    merge: Recipe
+    plan: Drawn
+    merge: Recipe | None
     genome: Genome
 
 
@@ -106,28 +144,122 @@ class Outcome:
 REJECTED = Outcome(accepted=False, slot=None, evicted=None, fitness=None)
 
 
-class Strategy(Protocol):
-    """Proposes children and decides which survive. All methods are pure."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Past:
+    """What a pool remembers of one absorbed member, for resuming.
 
-    def begin(self, problem: Problem) -> Archive:
+    Attributes:
+        step: of the child, from 1; 0 for a seed.
+        member: the member; None unless it was accepted.
+        slot: where it went; None unless it was accepted.
+        scores: float32[N], NaN where not asked; None if it failed.
+    """
+
+    step: int
+    member: Member | None
+    slot: int | None
+    scores: NDArray[np.float32] | None
+
+
+State = TypeVar("State")
+
+
+class Strategy(Protocol[State]):
+    """Proposes children and decides which survive.
+
+    All methods are pure: they return a new state. A run asks `propose` for child t with the state
+    after child t - W, and hands every child to `absorb`, or to `skip` if it was not fully scored,
+    in the order of the steps.
+    """
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the state depends on more than on who sits in which slot.
+
+        Then resuming goes through all that was ever absorbed, else only through the survivors.
+        """
+        ...
+
+    def begin(self, problem: Problem) -> State:
         """The state before anything is absorbed."""
         ...
 
-    def propose(self, problem: Problem, archive: Archive, step: int) -> Proposal:
+    def propose(self, problem: Problem, state: State, step: int) -> Proposal:
         """The child of step `step`, a function of its arguments alone."""
         ...
 
     def exam(
-        self, archive: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
-    ) -> Exam:
-        """In which order to ask for the examples not yet known (NaN), and when to stop."""
+        self, state: State, proposal: Proposal, known: NDArray[np.float32], grain: int
+    ) -> Questions:
+        """In which order to ask for the examples not yet known (NaN), and when to stop.
+
+        A strategy that needs every score returns a `FullExam`.
+        """
         ...
 
     def absorb(
-        self, archive: Archive, member: Member, scores: NDArray[np.float32]
-    ) -> tuple[Archive, Outcome]:
-        """Decide about a fully scored member."""
+        self, state: State, member: Member, step: int, scores: NDArray[np.float32]
+    ) -> tuple[State, Outcome]:
+        """Decide about a fully scored child, or seed (step 0)."""
         ...
+
+    def skip(self, state: State, step: int) -> State:
+        """Take note that a child was stopped or failed."""
+        ...
+
+    def recall(self, state: State, past: Past) -> State:
+        """Take in what was decided in an earlier session."""
+        ...
+
+
+def mate(
+    problem: Problem,
+    step: int,
+    draws: np.random.Generator,
+    first: Member,
+    second: Member,
+    *,
+    split_point: bool,
+    angle: Angle,
+    mutation: float,
+) -> Proposal:
+    """Merge two members at a random ratio and, if asked, random split points (paper, eq. 2)."""
+    edges: list[int] = problem.axis.chromosomes.tolist()
+    ratio = float(draws.random())
+    splits = (
+        tuple(int(draws.integers(low, high)) for low, high in pairwise(edges))
+        if split_point
+        else tuple(edges[1:])
+    )
+    plan = Plan((first.id, second.id), ratio, splits, angle, mutation)
+    return merged(problem, step, plan, first.genome, second.genome)
+
+
+def merged(problem: Problem, step: int, plan: Plan, first: Genome, second: Genome) -> Proposal:
+    """The child that a plan for two parents describes."""
+    merge = merge_recipe(
+        products_of(first, second, problem.gram),
+        problem.axis,
+        plan.ratio,
+        plan.splits,
+        plan.angle,
+    )
+    genome = breed(merge, [first, second], plan.mutation, problem.seed, step)
+    return Proposal(step, plan, merge, genome)
+
+
+def seed_member(problem: Problem, number: int) -> Member:
+    """Seed `number` as a parent."""
+    return Member(number, problem.seeds[number], (), 0.0)
+
+
+def random_seeds(problem: Problem, draws: np.random.Generator) -> tuple[Member, Member]:
+    """Two different seeds, any two alike; twice the same one if there is only one."""
+    count = len(problem.seeds)
+    if count == 1:
+        return seed_member(problem, 0), seed_member(problem, 0)
+    pair: list[int] = draws.choice(count, size=2, replace=False).tolist()
+    return seed_member(problem, pair[0]), seed_member(problem, pair[1])
 
 
 def breed(

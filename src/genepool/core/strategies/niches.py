@@ -6,7 +6,6 @@ A plain genetic algorithm is the same thing without competition (alpha 0) and wi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,18 @@ from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.exam import Exam
 from genepool.core.genome import recipe
 from genepool.core.rng import generator, pick
-from genepool.core.slerp import Angle, merge_recipe, products_of
-from genepool.core.strategies.base import REJECTED, Outcome, Plan, Problem, Proposal, breed
+from genepool.core.slerp import Angle
+from genepool.core.strategies.base import (
+    REJECTED,
+    Outcome,
+    Past,
+    Plan,
+    Problem,
+    Proposal,
+    breed,
+    mate,
+    random_seeds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,66 +53,57 @@ class Niches:
     mutation: float = 0.0
     warmup: int = 0
 
+    @property
+    def remembers(self) -> bool:
+        """The state is the archive."""
+        return False
+
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
         return empty_archive(self.size, problem.resources, self.alpha)
 
-    def propose(self, problem: Problem, archive: Archive, step: int) -> Proposal:
+    def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
         """The child of step `step`, a function of its arguments alone."""
         draws = generator(problem.seed, step)
         if step <= self.warmup and len(problem.seeds) > 1:
-            pair: list[int] = draws.choice(len(problem.seeds), size=2, replace=False).tolist()
-            one, two = pair
-            first = Member(one, problem.seeds[one], (), 0.0)
-            second = Member(two, problem.seeds[two], (), 0.0)
+            first, second = random_seeds(problem, draws)
         else:
-            first, second = self._parents(archive, draws)
+            first, second = self._parents(state, draws)
         if not self.crossover:
             plan = Plan((first.id,), 1.0, (), self.angle, self.mutation)
             merge = recipe([0, problem.axis.size], np.ones((1, 1)))
-            parents = [first.genome]
-        else:
-            edges: list[int] = problem.axis.chromosomes.tolist()
-            ratio = float(draws.random())
-            splits = (
-                tuple(int(draws.integers(low, high)) for low, high in pairwise(edges))
-                if self.split_point
-                else tuple(edges[1:])
-            )
-            plan = Plan((first.id, second.id), ratio, splits, self.angle, self.mutation)
-            parents = [first.genome, second.genome]
-            merge = merge_recipe(
-                products_of(parents[0], parents[1], problem.gram),
-                problem.axis,
-                ratio,
-                splits,
-                self.angle,
-            )
-        return Proposal(step, plan, merge, breed(merge, parents, self.mutation, problem.seed, step))
+            genome = breed(merge, [first.genome], self.mutation, problem.seed, step)
+            return Proposal(step, plan, merge, genome)
+        return mate(
+            problem,
+            step,
+            draws,
+            first,
+            second,
+            split_point=self.split_point,
+            angle=self.angle,
+            mutation=self.mutation,
+        )
 
     def exam(
-        self, archive: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
+        self, state: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
     ) -> Exam:
         """In which order to ask for the examples not yet known (NaN), and when to stop."""
-        weights = np.abs(proposal.merge.coefs) * np.diff(proposal.merge.bounds)[:, None]
-        shares = (weights.sum(axis=0) / weights.sum()).tolist()
-        slots = [archive.slot_of(parent) for parent in proposal.plan.parents]
-        return Exam(archive, list(zip(slots, shares, strict=True)), known, grain)
+        return survival_exam(state, proposal, known, grain)
 
     def absorb(
-        self, archive: Archive, member: Member, scores: NDArray[np.float32]
+        self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
     ) -> tuple[Archive, Outcome]:
         """Survival of all but the least fit, archive and child together."""
-        slot, fitness = archive.challenge(scores)
-        if slot is None:
-            return archive, replace(REJECTED, fitness=fitness)
-        evicted = archive.members[slot]
-        return archive.replaced(slot, member, scores), Outcome(
-            accepted=True,
-            slot=slot,
-            evicted=None if evicted is None else evicted.id,
-            fitness=fitness,
-        )
+        return survival(state, member, scores)
+
+    def skip(self, state: Archive, step: int) -> Archive:
+        """Nothing changes."""
+        return state
+
+    def recall(self, state: Archive, past: Past) -> Archive:
+        """Put a survivor back."""
+        return put_back(state, past)
 
     def _parents(self, archive: Archive, draws: np.random.Generator) -> tuple[Member, Member]:
         fitness = archive.fitness
@@ -136,3 +136,39 @@ def _pick(
     draws: np.random.Generator, weights: NDArray[np.float64], allowed: NDArray[np.bool_]
 ) -> int:
     return pick(draws, weights if weights.max() > 0 else allowed.astype(np.float64))
+
+
+def survival(
+    archive: Archive, member: Member, scores: NDArray[np.float32]
+) -> tuple[Archive, Outcome]:
+    """Survival of all but the least fit, archive and child together."""
+    slot, fitness = archive.challenge(scores)
+    if slot is None:
+        return archive, replace(REJECTED, fitness=fitness)
+    evicted = archive.members[slot]
+    return archive.replaced(slot, member, scores), Outcome(
+        accepted=True,
+        slot=slot,
+        evicted=None if evicted is None else evicted.id,
+        fitness=fitness,
+    )
+
+
+def survival_exam(
+    archive: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
+) -> Exam:
+    """The exam that goes with `survival`."""
+    merge = proposal.merge
+    if merge is None:
+        return Exam(archive, [(None, 1.0)], known, grain)
+    weights = np.abs(merge.coefs) * np.diff(merge.bounds)[:, None]
+    shares = (weights.sum(axis=0) / weights.sum()).tolist()
+    slots = [archive.slot_of(parent) for parent in proposal.plan.parents]
+    return Exam(archive, list(zip(slots, shares, strict=True)), known, grain)
+
+
+def put_back(archive: Archive, past: Past) -> Archive:
+    """The archive with a survivor back in its slot."""
+    if past.member is None or past.slot is None or past.scores is None:
+        return archive
+    return archive.replaced(past.slot, past.member, past.scores)

@@ -1,0 +1,107 @@
+"""Baselines that learn nothing from what they bred: a grid of ratios, and random merges of seeds.
+
+What they bred best stays in an archive without competition, as in a plain genetic algorithm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.archive import Archive, Member, empty_archive
+from genepool.core.exam import Exam
+from genepool.core.rng import generator
+from genepool.core.slerp import Angle
+from genepool.core.strategies.base import (
+    Outcome,
+    Past,
+    Plan,
+    Problem,
+    Proposal,
+    mate,
+    merged,
+    random_seeds,
+)
+from genepool.core.strategies.niches import put_back, survival, survival_exam
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """One ratio on a grid over every pair of seeds, or random merges of random pairs.
+
+    Attributes:
+        grid: number of ratios from 0 to 1, at least 2; later steps halve the grid's gaps, again and
+            again, so that any budget is used. 0 for random ratios and split points.
+        size: number of archive slots, at least 2.
+        angle: over what the SLERP angle is measured.
+    """
+
+    grid: int = 0
+    size: int = 20
+    angle: Angle = "global"
+
+    @property
+    def remembers(self) -> bool:
+        """The state is the archive."""
+        return False
+
+    def begin(self, problem: Problem) -> Archive:
+        """The state before anything is absorbed: empty slots."""
+        return empty_archive(self.size, problem.resources, 0.0)
+
+    def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
+        """The child of step `step`; what was bred before does not matter."""
+        draws = generator(problem.seed, step)
+        if not self.grid:
+            first, second = random_seeds(problem, draws)
+            return mate(
+                problem,
+                step,
+                draws,
+                first,
+                second,
+                split_point=True,
+                angle=self.angle,
+                mutation=0.0,
+            )
+        pairs = list(combinations(range(len(problem.seeds)), 2)) or [(0, 0)]
+        round_, turn = divmod(step - 1, len(pairs))
+        one, two = pairs[turn]
+        ends = tuple(problem.axis.chromosomes[1:].tolist())
+        plan = Plan((one, two), grid_ratio(round_, self.grid), ends, self.angle, 0.0)
+        return merged(problem, step, plan, problem.seeds[one], problem.seeds[two])
+
+    def exam(
+        self, state: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
+    ) -> Exam:
+        """In which order to ask for the examples not yet known (NaN), and when to stop."""
+        return survival_exam(state, proposal, known, grain)
+
+    def absorb(
+        self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
+    ) -> tuple[Archive, Outcome]:
+        """Keep the best."""
+        return survival(state, member, scores)
+
+    def skip(self, state: Archive, step: int) -> Archive:
+        """Nothing changes."""
+        return state
+
+    def recall(self, state: Archive, past: Past) -> Archive:
+        """Put a survivor back."""
+        return put_back(state, past)
+
+
+def grid_ratio(index: int, grid: int) -> float:
+    """Ratio number `index`: 0, 1 / (grid - 1), ..., 1, then the middles of the gaps, and so on."""
+    if index < grid:
+        return index / (grid - 1)
+    index -= grid
+    gaps = grid - 1
+    while index >= gaps:
+        index -= gaps
+        gaps *= 2
+    return (index + 0.5) / gaps
