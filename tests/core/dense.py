@@ -52,7 +52,7 @@ def slerp(ratio: float, a: Float64, b: Float64, angle_of: tuple[Float64, Float64
     lengths = math.sqrt(math.fsum(x * x)) * math.sqrt(math.fsum(y * y))
     if lengths > 0:
         omega = math.acos(max(-1.0, min(1.0, math.fsum(x * y) / lengths)))
-        if math.sin(omega) > 1e-6:
+        if math.sin(omega) > (1e-6 if omega < 1 else 1e-3):
             of_a = math.sin((1.0 - ratio) * omega) / math.sin(omega)
             of_b = math.sin(ratio * omega) / math.sin(omega)
     return of_a * a + of_b * b

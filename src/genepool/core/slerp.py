@@ -29,13 +29,18 @@ ANGLES: tuple[Angle, ...] = ("global", "side", "tensor")
 Products = Callable[[int, int], tuple[float, float, float]]
 
 _COLINEAR = 1e-6
+# Between opposite vectors the great circle is not determined: coefficients grow as 1 / sin omega and
+# carry the rounding of the inner products with them. float32, as in the reference, cannot tell such
+# an angle from pi within 3.5e-4, so nothing that it could do is lost.
+_OPPOSITE = 1e-3
 
 
 def slerp_weights(ratio: float, products: tuple[float, float, float]) -> tuple[float, float]:
     """Coefficients of A and B in `slerp(ratio; A, B)`.
 
     `sin((1 - t) omega) / sin omega` and `sin(t omega) / sin omega`; plain linear interpolation
-    where sin omega <= 1e-6 or a norm is 0, as in the reference.
+    where sin omega <= 1e-6 or a norm is 0, as in the reference, and within 1e-3 of opposite
+    directions, where the arc is not determined.
 
     Args:
         ratio: t in [0, 1]; 0 gives A.
@@ -46,7 +51,7 @@ def slerp_weights(ratio: float, products: tuple[float, float, float]) -> tuple[f
     if norm > 0:
         omega = math.acos(min(1.0, max(-1.0, ab / norm)))
         sine = math.sin(omega)
-        if sine > _COLINEAR:
+        if sine > (_COLINEAR if ab > 0 else _OPPOSITE):
             return math.sin((1.0 - ratio) * omega) / sine, math.sin(ratio * omega) / sine
     return 1.0 - ratio, ratio
 
@@ -69,7 +74,13 @@ def merge_recipe(
     _check_plan(along, ratio, splits, angle)
     cuts: list[int] = [0]
     rows: list[tuple[float, float]] = []
-    overall = products(0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
+
+    def over(start: int, stop: int) -> tuple[float, float, float]:
+        # Two numbers have no angle. Where they differ in sign, rounding in their products could
+        # pass for one that is nearly 180 degrees, and weights near 1 / sin 180 blow up.
+        return products(start, stop) if stop - start > 1 else (0.0, 0.0, 0.0)
+
+    overall = over(0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
     for low, high, split in zip(
         along.chromosomes[:-1].tolist(), along.chromosomes[1:].tolist(), splits, strict=True
     ):
@@ -82,11 +93,11 @@ def merge_recipe(
         for start, stop in pieces:
             middle = min(max(split, start), stop)
             if angle == "tensor":
-                whole = products(start, stop)
+                whole = over(start, stop)
                 left, right = slerp_weights(ratio, whole), slerp_weights(1.0 - ratio, whole)
             elif angle == "side":
-                left = slerp_weights(ratio, products(start, middle))
-                right = slerp_weights(1.0 - ratio, products(middle, stop))
+                left = slerp_weights(ratio, over(start, middle))
+                right = slerp_weights(1.0 - ratio, over(middle, stop))
             for end, row in ((middle, left), (stop, right)):
                 if end > cuts[-1]:
                     cuts.append(end)
