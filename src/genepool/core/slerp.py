@@ -29,9 +29,9 @@ ANGLES: tuple[Angle, ...] = ("global", "side", "tensor")
 Products = Callable[[int, int], tuple[float, float, float]]
 
 _COLINEAR = 1e-6
-# Between opposite vectors the great circle is not determined: coefficients grow as 1 / sin omega and
-# carry the rounding of the inner products with them. float32, as in the reference, cannot tell such
-# an angle from pi within 3.5e-4, so nothing that it could do is lost.
+# Between opposite vectors the great circle is not determined: coefficients grow as 1 / sin omega
+# and carry the rounding of the inner products with them. float32, as in the reference, cannot tell
+# such an angle from pi within 3.5e-4, so nothing that it could do is lost.
 _OPPOSITE = 1e-3
 
 
@@ -76,8 +76,8 @@ def merge_recipe(
     rows: list[tuple[float, float]] = []
 
     def over(start: int, stop: int) -> tuple[float, float, float]:
-        # Two numbers have no angle. Where they differ in sign, rounding in their products could
-        # pass for one that is nearly 180 degrees, and weights near 1 / sin 180 blow up.
+        # Two single numbers have no angle between 0 and pi, but where one is a small difference,
+        # rounding in its products may feign one.
         return products(start, stop) if stop - start > 1 else (0.0, 0.0, 0.0)
 
     overall = over(0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
