@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genepool.core.strategies import Niches
+from genepool.core.strategies import Blind, Niches
 from tests.core.trial import Trial, problem_of, run
 
 STEPS = 150
@@ -48,11 +48,15 @@ def test_the_early_stop_changes_nothing(
         Niches(size=5, split_point=False, angle="side"),
         Niches(size=5, angle="tensor", warmup=20),
         Niches(size=2),
+        Blind(size=5),
+        Blind(size=5, grid=7),
     ],
-    ids=["no attraction", "plain", "no split point", "warm-up", "two slots"],
+    ids=["no attraction", "plain", "no split point", "warm-up", "two slots", "random", "grid"],
 )
 @pytest.mark.parametrize("grain", [1, 7])
-def test_the_early_stop_changes_nothing_for_other_strategies(strategy: Niches, grain: int) -> None:
+def test_the_early_stop_changes_nothing_for_other_strategies(
+    strategy: Niches | Blind, grain: int
+) -> None:
     problem, score = problem_of(np.random.default_rng(8), seeds=4)
     for width in (1, 3):
         stopped = run(strategy, problem, score, STEPS, width, stop=True, grain=grain)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.core.axis import Axis, axis
-from genepool.core.genome import Vector, express, seed_recipe
+from genepool.core.genome import Vector, express, recipe, seed_recipe
 from genepool.core.slerp import (
     ANGLES,
     Angle,
@@ -158,6 +158,16 @@ def test_ends_of_the_ratio_are_the_parents(
             chosen[split:high] = parents[1 - int(ratio), split:high]
         got = densely(planned.bounds, planned.coefs, parents)
         np.testing.assert_allclose(got, chosen, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+def test_two_single_numbers_are_merged_linearly(angle: Angle) -> None:
+    # The first parent is a difference that its inner products, of size 1, can no longer tell.
+    for digits in np.arange(6, 10, 0.1):
+        gram = DenseProducts(np.array([[1.0], [-1.0 + 10.0**-digits]]))
+        one, two = recipe([0, 1], np.array([[0.3, 0.3]])), seed_recipe(1, 1, 2)
+        planned = merge_recipe(products_of(one, two, gram), axis(1), 0.3, [1], angle)
+        assert planned.coefs.tolist() == [[0.7, 0.3]]
 
 
 def test_merge_vectors_keeps_float32_and_leaves_its_arguments() -> None:

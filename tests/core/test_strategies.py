@@ -22,7 +22,8 @@ from genepool.core.genome import (
 from genepool.core.niches import attraction, fitness
 from genepool.core.rng import generator, noise
 from genepool.core.slerp import merge_recipe, products_of
-from genepool.core.strategies import Niches, Problem, Proposal, breed
+from genepool.core.strategies import Blind, Niches, Problem, Proposal, breed
+from genepool.core.strategies.blind import grid_ratio
 from genepool.errors import InputError
 from tests.core.dense import DenseProducts
 from tests.core.trial import problem_of, run
@@ -278,6 +279,35 @@ def test_shares_of_the_parents_tell_the_exam_what_to_expect() -> None:
     # Parents that have left the archive say nothing, and do no harm.
     gone = replace(proposal, plan=replace(proposal.plan, parents=(1, 2)))
     assert strategy.exam(archive, gone, unknown, 1).next().size > 0
+
+
+# Baselines
+
+
+def test_the_grid_of_ratios_is_filled_evenly() -> None:
+    for grid in (2, 3, 5, 21):
+        ratios = [grid_ratio(index, grid) for index in range(4 * (grid - 1) + 1)]
+        assert ratios[:grid] == [index / (grid - 1) for index in range(grid)]
+        assert len(set(ratios)) == len(ratios)
+        # Twice halved, all gaps are a quarter of the first ones.
+        np.testing.assert_allclose(np.diff(np.sort(ratios)), 1 / (4 * (grid - 1)), rtol=1e-12)
+
+
+def test_blind_baselines_merge_seeds_only() -> None:
+    archive = archive_of(SCORES)
+    problem = dense_problem(3, 6, TWO)
+    plans = [Blind(grid=5).propose(problem, archive, step).plan for step in range(1, 16)]
+    assert [plan.parents for plan in plans] == [(0, 1), (0, 2), (1, 2)] * 5
+    assert [getattr(plan, "ratio", None) for plan in plans[::3]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert {getattr(plan, "splits", None) for plan in plans} == {(10, SIZE)}
+    pairs = np.zeros((3, 3))
+    for step in range(1, 3001):
+        first, second = Blind().propose(problem, archive, step).plan.parents
+        pairs[first, second] += 1
+    assert_in_proportion(pairs.ravel(), 1 - np.eye(3).ravel())
+    alone = dense_problem(1, 6)
+    for strategy in (Blind(), Blind(grid=3)):
+        assert strategy.propose(alone, archive, 1).plan.parents == (0, 0)
 
 
 # Absorbing
