@@ -82,8 +82,10 @@ class Pool:
                 "`genepool evolve RUN.yaml` makes one"
             )
         self._db = connect(file, write=False)
-        with reading(self.path):
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._db.close)
             check_schema(self._db, self.path)
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the file; the pool stays."""
@@ -305,18 +307,17 @@ class PoolWriter(Pool):
             ) from None
         except OSError as error:
             raise PoolError(f"{self.path}: cannot write here ({error.strerror or error})") from None
-        try:
-            with writing(self.path):
-                (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
-                self._db = connect(self.path / DATABASE, write=True)
-                empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-                if not empty:
-                    check_schema(self._db, self.path)
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
-            self._lock.release()
-            raise
+        with contextlib.ExitStack() as undo, writing(self.path):
+            undo.callback(self._lock.release)
+            (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
+            self._db = connect(self.path / DATABASE, write=True)
+            undo.callback(self._db.close)
+            empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if not empty:
+                check_schema(self._db, self.path)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            undo.pop_all()
         self._durable = time.monotonic()
 
     def close(self) -> None:
