@@ -10,15 +10,14 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from genepool.core.slerp import Angle
-from genepool.core.strategies import Niches, Strategy
-from genepool.errors import ConfigError
+from genepool.errors import ConfigError, MissingExtraError
 from genepool.evaluate.base import find_evaluator
 from genepool.evaluate.model import ModelOptions
+from genepool.run.strategies.options import StrategyOptions, find_strategy
 from genepool.run.yaml_lines import Lines, load_with_lines
 
 
@@ -35,74 +34,12 @@ class SeedOptions(Section):
     name: str = Field(default="", description="what to call it; default: the last part of the path")
 
 
-class _Breeding(Section):
-    archive: int = Field(default=20, ge=2, le=100_000, description="number of members that compete")
-    crossover: bool = Field(default=True, description="merge two parents; false: copy one")
-    split_point: bool = Field(
-        default=True, description="draw a split point per chromosome; false: one ratio throughout"
-    )
-    angle: Angle = Field(
-        default="global", description="SLERP angle over the whole axis, each side, or each tensor"
-    )
-    mutation: float = Field(
-        default=0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="standard deviation of the noise added to a child; above 0, genomes are dense",
-    )
-    warmup: int = Field(
-        default=0, ge=0, description="number of first children bred from random pairs of seeds"
-    )
+class StrategyEntry(BaseModel):
+    """A strategy: its name; its own options stand beside it."""
 
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-class M2N2Options(_Breeding):
-    """M2N2: competition for limited examples, and attraction."""
-
-    name: Literal["m2n2"] = "m2n2"
-    alpha: float = Field(
-        default=1.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="strength of competition; 0 none, 1 sharing, above 1 fighting",
-    )
-    attraction: bool = Field(
-        default=True, description="choose the second parent for what the first cannot do"
-    )
-
-    def build(self) -> Strategy[Any]:
-        """The strategy that these options describe."""
-        return Niches(
-            size=self.archive,
-            alpha=self.alpha,
-            attraction=self.attraction,
-            crossover=self.crossover,
-            split_point=self.split_point,
-            angle=self.angle,
-            mutation=self.mutation,
-            warmup=self.warmup,
-        )
-
-
-class GAOptions(_Breeding):
-    """A plain genetic algorithm: parents and survivors by mean score, no competition."""
-
-    name: Literal["ga"] = "ga"
-
-    def build(self) -> Strategy[Any]:
-        """The strategy that these options describe."""
-        return Niches(
-            size=self.archive,
-            alpha=0.0,
-            attraction=False,
-            crossover=self.crossover,
-            split_point=self.split_point,
-            angle=self.angle,
-            mutation=self.mutation,
-            warmup=self.warmup,
-        )
-
-
-StrategyOptions = Annotated[M2N2Options | GAOptions, Field(discriminator="name")]
+    name: str = Field(default="m2n2", description="which strategy")
 
 
 class TaskOptions(BaseModel):
@@ -132,8 +69,8 @@ class RunConfig(Section):
         min_length=1, description="the checkpoints to start from"
     )
     tasks: list[TaskOptions] = Field(min_length=1, description="what members are scored on")
-    strategy: StrategyOptions = Field(
-        default=M2N2Options(), description="how children are made and which survive"
+    strategy: StrategyEntry = Field(
+        default=StrategyEntry(), description="how children are made and which survive"
     )
     model: ModelOptions = Field(
         default=ModelOptions(), description="the live model into which children are materialised"
@@ -188,6 +125,25 @@ class Run(Section):
         return self.source
 
     @property
+    def strategy(self) -> StrategyOptions:
+        """The strategy's options, validated.
+
+        Raises:
+            ConfigError: no such strategy, or one of its options is wrong.
+        """
+        entry = self.config.strategy
+        try:
+            found = find_strategy(entry.name)
+        except ConfigError as error:
+            raise ConfigError(f"{self.where('strategy', 'name')}: strategy.name: {error}") from None
+        given = {"name": entry.name, **(entry.model_extra or {})}
+        try:
+            return found.model_validate(given)
+        except ValidationError as error:
+            text = _explain(error, self.source, self.lines, ("strategy",), found, given)
+            raise ConfigError(text) from None
+
+    @property
     def seeds(self) -> list[SeedOptions]:
         """The seeds with their names filled in; equal names get a number."""
         out: list[SeedOptions] = []
@@ -231,6 +187,14 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
     out = Run(config=config, directory=directory, source=source, lines=lines)
     for index, task in enumerate(config.tasks):
         task_options(out, index, task)
+    try:
+        out.strategy.build(config.in_flight)
+    except MissingExtraError:
+        raise
+    except ConfigError as error:
+        text = str(error)
+        known = text.startswith(source)
+        raise ConfigError(text if known else f"{out.where('strategy')}: {text}") from None
     return out
 
 
@@ -263,9 +227,7 @@ def _explain(
 ) -> str:
     """One line for the first thing that is wrong."""
     first = error.errors(include_url=False)[0]
-    location = tuple(
-        part for part in first["loc"] if part not in ("SeedOptions", "str", "m2n2", "ga", "[key]")
-    )
+    location = tuple(part for part in first["loc"] if part not in ("SeedOptions", "str", "[key]"))
     path = (*prefix, *location)
     line = next(
         (lines[path[:length]] for length in range(len(path), 0, -1) if path[:length] in lines), None
@@ -280,10 +242,6 @@ def _explain(
         return f"{_at(source, line)}: {field}: unknown key; {hint}"
     if first["type"] == "missing":
         return f"{_at(source, line)}: {field}: this is required and was not given"
-    if first["type"].startswith("union_tag"):
-        return (
-            f"{_at(source, line)}: {field}.name: expected one of m2n2, ga; got {data['strategy']!r}"
-        )
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{_at(source, line)}: {field}: {message}{got}"
 
@@ -291,9 +249,7 @@ def _explain(
 def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     here: type[BaseModel] | None = model
     section = location[0] if len(location) > 1 else None
-    if section == "strategy":
-        here = M2N2Options
-    elif section == "seeds":
+    if section == "seeds":
         here = SeedOptions
     elif section == "model":
         here = ModelOptions

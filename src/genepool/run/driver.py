@@ -113,7 +113,7 @@ def evolve(
             pool.set_meta("budget", max(target, pool.evaluations))
             pool.set_meta("config", loaded.config.model_dump())
         watcher.stage("preparing the seeds")
-        problem = _problem(inputs, path, entries)
+        problem = _problem(inputs, path)
         watcher.stage("building the model")
         executor = _executor(inputs)
         try:
@@ -133,17 +133,26 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
 
 
-def _problem(inputs: Inputs, pool: Path, entries: list[Any]) -> Problem:
-    layout, config = inputs.layout, inputs.run.config
+def _problem(inputs: Inputs, pool: Path) -> Problem:
+    layout = inputs.layout
     count = len(inputs.checkpoints)
     if inputs.kind == "vector":
+        gram = None
         seeds: tuple[Genome, ...] = tuple(
             Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
         )
-        return Problem(layout.axis, None, inputs.resources, seeds, config.seed, inputs.groups)
-    gram = load_or_build_gram(inputs.checkpoints, layout, pool)
-    seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
-    return Problem(layout.axis, gram, inputs.resources, seeds, config.seed, inputs.groups)
+    else:
+        gram = load_or_build_gram(inputs.checkpoints, layout, pool)
+        seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
+    return Problem(
+        layout.axis,
+        gram,
+        inputs.resources,
+        seeds,
+        inputs.run.config.seed,
+        inputs.groups,
+        tuple(slot.name for slot in layout.slots),
+    )
 
 
 def _executor(inputs: Inputs) -> Executor:
@@ -170,7 +179,7 @@ class _Driver:
     ) -> None:
         self._inputs = inputs
         self._config = inputs.run.config
-        self._strategy: Strategy[Any] = inputs.run.config.strategy.build()
+        self._strategy: Strategy[Any] = inputs.run.strategy.build(self._config.in_flight)
         self._pool = pool
         self._problem = problem
         self._executor = executor

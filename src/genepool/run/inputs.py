@@ -98,7 +98,6 @@ def open_inputs(run: Run) -> Inputs:
         except GenepoolError as error:
             where = f"{run.where('tasks', index)}: task '{entry.name}'"
             raise _prefixed(error, where) from error
-    mutates = run.config.strategy.mutation > 0
     return Inputs(
         run,
         tuple(checkpoints),
@@ -108,7 +107,7 @@ def open_inputs(run: Run) -> Inputs:
             _weights(run, [len(task.samples) for task in tasks]),
             all(task.binary for task in tasks),
         ),
-        "vector" if mutates else "recipe",
+        "vector" if run.strategy.dense else "recipe",
     )
 
 
@@ -181,7 +180,7 @@ def pins(inputs: Inputs) -> dict[str, Any]:
     """Settings that a pool cannot change, since its members would no longer be comparable."""
     config = inputs.run.config
     return {
-        "strategy": config.strategy.model_dump(),
+        "strategy": inputs.run.strategy.model_dump(),
         "model": config.model.model_dump(),
         "chromosomes": config.chromosomes,
         "seed": config.seed,

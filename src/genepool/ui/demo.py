@@ -14,7 +14,7 @@ from genepool.run.members import describe
 from genepool.run.pool import Pool
 from genepool.ui.progress import watcher
 from genepool.ui.tables import print_scores, print_session
-from genepool.ui.terminal import command, console, number, percent, plain, print_json
+from genepool.ui.terminal import command, console, count, percent, plain, print_json
 
 
 def digits_demo(
@@ -81,9 +81,9 @@ def _report(
     rows = [(s["name"], s["train"], s["held_out"], "") for s in result.status["seeds"]]
     remark = f"one SLERP ratio for all weights, {single.ratio:.2f}"
     rows.append(("best single merge", single.train, single.held_out, remark))
-    remark = f"member {champion['member']}, {number(champion['generation'])} generations"
+    remark = f"member {champion['member']}, {count(champion['generation'], 'generation')}"
     if champion["genome"]["kind"] == "recipe":
-        remark += f", {number(champion['genome']['segments'])} segments"
+        remark += f", {count(champion['genome']['segments'], 'segment')}"
     rows.append(("champion", champion["train"], champion["held_out"], remark))
     print_scores(out, rows)
     out.print()

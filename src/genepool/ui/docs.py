@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -19,13 +19,8 @@ from pydantic.fields import FieldInfo
 
 from genepool.evaluate.base import find_evaluator
 from genepool.evaluate.model import ModelOptions
-from genepool.run.config import (
-    GAOptions,
-    M2N2Options,
-    RunConfig,
-    SeedOptions,
-    TaskOptions,
-)
+from genepool.run.config import RunConfig, SeedOptions, TaskOptions
+from genepool.run.strategies.options import BUILT_IN, MeasureOptions
 from genepool.ui.cli import cli
 
 _PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -72,10 +67,11 @@ def _run_file() -> str:
         _table("The file", RunConfig),
         _table("An entry of `seeds`", SeedOptions),
         _table("An entry of `tasks`, whatever its evaluator", TaskOptions),
-        _table("`strategy` with `name: m2n2`", M2N2Options),
-        _table("`strategy` with `name: ga`", GAOptions),
         _table("`model`", ModelOptions),
     ]
+    for name, options in BUILT_IN.items():
+        parts.append(_table(f"`strategy` with `name: {name}`", options, leave_out=("name",)))
+    parts.append(_table("An entry of `measures` of `map-elites`", MeasureOptions))
     for name in ("classifier", "function"):
         title = f"A task with `evaluator: {name}`, besides"
         parts.append(_table(title, find_evaluator(name).Options))
@@ -85,11 +81,11 @@ def _run_file() -> str:
 _PARTS: dict[str, Callable[[], str]] = {"commands": _commands, "run-file": _run_file}
 
 
-def _table(title: str, model: type[BaseModel]) -> str:
+def _table(title: str, model: type[BaseModel], leave_out: Sequence[str] = ()) -> str:
     lines = [f"### {title}\n", "| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
-            continue  # the title says it
+        if name in leave_out:
+            continue
         kind = _bounded(_type(field.annotation), field.metadata)
         meaning = (field.description or "").replace("|", "\\|")
         lines.append(f"| `{name}` | {kind} | {_default(field)} | {meaning} |")

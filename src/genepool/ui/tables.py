@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
 
-from genepool.ui.terminal import cell, duration, number, percent, plain
+from genepool.ui.terminal import cell, count, duration, number, percent, plain
 
 # Members of the archive that are listed; the rest is counted.
 _LISTED = 10
@@ -67,13 +67,13 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
     if member["error"]:
         facts.append(("error", plain(member["error"])))
     if member["parents"]:
-        facts.append(("parents", " and ".join(str(parent) for parent in member["parents"])))
+        facts.append(("parents", ", ".join(str(parent) for parent in member["parents"])))
         facts.append(("plan", _plan(member["plan"], member["genome"]["size"])))
         facts.append(
             (
                 "ancestry",
-                f"{number(member['generation'])} generations, "
-                f"{number(member['ancestors'])} ancestors",
+                f"{count(member['generation'], 'generation')}, "
+                f"{count(member['ancestors'], 'ancestor')}",
             )
         )
     facts.append(("train", percent(member["train"])))
@@ -166,20 +166,29 @@ def _fate(member: dict[str, Any]) -> str:
 
 
 def _plan(plan: dict[str, Any], size: int) -> str:
+    """What was drawn; every strategy has entries of its own."""
     parts: list[str] = []
-    if len(plan["parents"]) > 1:
-        parts.append(f"ratio {plan['ratio']:.3f}")
-        splits = ", ".join(f"{split / size:.3f}" for split in plan["splits"])
-        parts.append(f"split at {splits} of the axis")
-        parts.append(f"angle {plan['angle']}")
-    if plan["mutation"]:
-        parts.append(f"noise {plan['mutation']:g}")
+    for key, value in plan.items():
+        if key == "parents" or (not value and key in ("mutation", "splits")):
+            continue
+        if key == "splits":
+            parts.append(f"split at {_values([split / size for split in value])} of the axis")
+        elif len(plan["parents"]) > 1 or key not in ("ratio", "angle"):
+            parts.append(f"{plain(key)} {_values(value)}")
     return ", ".join(parts) or "a copy"
+
+
+def _values(value: Any) -> str:
+    if isinstance(value, list):
+        entries = cast("list[Any]", value)
+        more = f" and {len(entries) - 6} more" if len(entries) > 6 else ""
+        return ", ".join(_values(entry) for entry in entries[:6]) + more
+    return f"{value:.3g}" if isinstance(value, float) else plain(value)
 
 
 def _genome(genome: dict[str, Any]) -> str:
     if genome["kind"] != "recipe":
         return f"dense, {number(genome['size'])} values"
     parts = [f"{plain(name)} {percent(share)}" for name, share in genome["shares"].items()]
-    segments = "1 segment" if genome["segments"] == 1 else f"{number(genome['segments'])} segments"
+    segments = count(genome["segments"], "segment")
     return f"recipe of {segments} over {number(genome['size'])} parameters: {', '.join(parts)}"

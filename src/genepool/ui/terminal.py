@@ -62,6 +62,11 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"
 
 
+def count(items: int, noun: str) -> str:
+    """`1 segment`, `2 segments`."""
+    return f"{number(items)} {noun}" if items == 1 else f"{number(items)} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:

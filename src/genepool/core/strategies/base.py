@@ -46,6 +46,7 @@ class Problem:
         seeds: genomes of the seeds, all of one kind; they are the members 0..K-1.
         seed: of the randomness.
         groups: the tasks.
+        tensors: names of the tensors, in axis order; may be empty.
     """
 
     axis: Axis
@@ -54,6 +55,7 @@ class Problem:
     seeds: tuple[Genome, ...]
     seed: int
     groups: tuple[Group, ...] = ()
+    tensors: tuple[str, ...] = ()
 
 
 class Drawn(Protocol):

@@ -1,0 +1,1 @@
+"""Strategies as a run file names them: their options, and how others' are found."""

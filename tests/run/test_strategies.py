@@ -1,0 +1,163 @@
+"""Every strategy through the same pool: resumed in pieces, in worker processes, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genepool.core.genome import digest
+from genepool.errors import ConfigError, PoolError
+from genepool.run.config import load_run
+from genepool.run.driver import evolve
+from genepool.run.pool import Pool
+from genepool.run.strategies.cma_es import group_tensors
+from tests.runs import contents, write_run
+
+MEASURES = [{"task": "clouds", "labels": ["0"]}, {"task": "clouds", "labels": ["1", "2"]}]
+STRATEGIES: list[dict[str, Any]] = [
+    {"name": "map-elites", "measures": MEASURES, "cells": 5},
+    {"name": "map-elites", "measures": [{"task": "clouds"}], "mutation": 0.05, "warmup": 4},
+    {"name": "cma-es", "population": 7},
+    {"name": "cma-es", "population": 6, "groups": ["*.weight"]},
+    {"name": "cma-es", "population": 6, "weights": True, "sigma": 0.1, "archive": 4},
+    {"name": "sweep", "grid": 20},
+    {"name": "random"},
+]
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda value: str(value)[:50])
+def test_a_run_in_pieces_is_the_run_in_one(
+    tmp_path: Path, strategy: dict[str, Any], width: int
+) -> None:
+    changes: dict[str, Any] = {
+        "strategy": strategy,
+        "in_flight": width,
+        "seeds": [f"seed{n}.safetensors" for n in (1, 2, 3)],
+    }
+    evolve(write_run(tmp_path / "one", **changes))
+    file = write_run(tmp_path / "many", **changes)
+    for budget in (1, 5, 6, 20, 47, 60):
+        evolve(file, budget=budget)
+    one, many = contents(tmp_path / "one/pool"), contents(tmp_path / "many/pool")
+    assert one[:-2] == many[:-2]
+    assert one[-1] == many[-1]
+    with Pool(tmp_path / "one/pool") as pool:
+        for record in pool.records():
+            if record.merge is not None and record.digest is not None:
+                assert digest(pool.genome(record.id)) == record.digest
+        best = max(record.train or 0 for record in pool.records() if record.step == 0)
+        assert pool.status()["champion"]["train"] >= best
+
+
+def test_worker_processes_give_the_same_run(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"strategy": STRATEGIES[2], "in_flight": 4, "budget": 30}
+    evolve(write_run(tmp_path / "serial", **changes))
+    evolve(write_run(tmp_path / "process", **changes, executor="process", workers=2))
+    assert contents(tmp_path / "serial/pool") == contents(tmp_path / "process/pool")
+
+
+def test_map_elites_keeps_the_best_of_each_cell(tmp_path: Path) -> None:
+    strategy = {**STRATEGIES[0], "mutation": 0.3}
+    evolve(write_run(tmp_path, strategy=strategy, budget=150))
+    with Pool(tmp_path / "pool") as pool:
+        labels = np.arange(120) % 3  # as tests.runs writes them
+        best: dict[tuple[int, int], float] = {}
+        for record in pool.records():
+            assert record.scores is not None and record.train is not None
+            groups = (record.scores[labels == 0], record.scores[labels != 0])
+            cell = tuple(min(4, int(5 * float(group.mean()) + 1e-6)) for group in groups)
+            best[cell] = max(best.get(cell, 0.0), record.train)
+        found = {slot: pool.record(member).train for slot, member in pool.slots().items()}
+    assert found == {5 * row + column: train for (row, column), train in best.items()}
+    assert len(found) > 3
+
+
+def test_cma_es_climbs(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, strategy={"name": "cma-es", "population": 10}, budget=200))
+    with Pool(tmp_path / "pool") as pool:
+        trains = [record.train or 0.0 for record in pool.records() if record.step]
+    assert np.mean(trains[-50:]) > np.mean(trains[:50]) + 0.02
+
+
+def test_cma_es_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    np.random.seed(1)  # noqa: NPY002
+    expected = np.random.random(3)  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002
+    evolve(write_run(tmp_path, strategy={"name": "cma-es", "population": 5}, budget=12))
+    assert np.array_equal(np.random.random(3), expected)  # noqa: NPY002
+
+
+def test_drawn_weights_are_kept_while_accepted(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, strategy=STRATEGIES[4], budget=80))
+    with Pool(tmp_path / "pool") as pool:
+        lost = 0
+        for record in pool.records():
+            if record.verdict == "accepted":
+                assert digest(pool.genome(record.id)) == record.digest
+            else:
+                lost += 1
+                with pytest.raises(PoolError, match="cannot be made again"):
+                    pool.genome(record.id)
+    assert lost
+
+
+def test_the_sweep_covers_its_grid(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, strategy={"name": "sweep", "grid": 5}, budget=9))
+    with Pool(tmp_path / "pool") as pool:
+        import json
+
+        ratios = [json.loads(record.plan)["ratio"] for record in pool.records() if record.step]
+    assert ratios == [0, 0.25, 0.5, 0.75, 1, 0.125, 0.375, 0.625, 0.875]
+
+
+def test_groups_by_layer_and_by_pattern() -> None:
+    names = (
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.10.mlp.up_proj.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    )
+    assert group_tensors(names, None).tolist() == [0, 1, 1, 2, 3, 4]
+    assert group_tensors(names, ("*attn*", "*mlp*")).tolist() == [0, 1, 2, 2, 0, 0]
+    with pytest.raises(ConfigError, match="nothing\\*"):
+        group_tensors(names, ("nothing*",))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ({"name": "map-elites"}, ("measures", "required")),
+        ({"name": "map-elites", "measures": [{"task": "nowhere"}]}, ("no task 'nowhere'",)),
+        (
+            {"name": "map-elites", "measures": [{"task": "clouds", "labels": ["9"]}]},
+            ("labelled 9", "0, 1, 2"),
+        ),
+        ({"name": "map-elites", "measures": [{"task": "clouds", "label": "1"}]}, ("label",)),
+        ({"name": "map-elites", "measures": MEASURES * 2, "cells": 90}, ("100,000",)),
+        ({"name": "cma-es", "population": 2}, ("population",)),
+        ({"name": "cma-es", "groups": ["nothing*"]}, ("nothing*",)),
+        ({"name": "sweep", "grid": 1}, ("grid",)),
+        ({"name": "cma"}, ("did you mean 'cma-es'",)),
+    ],
+)
+def test_options_that_make_no_sense(
+    tmp_path: Path, strategy: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    file = write_run(tmp_path, strategy=strategy)
+    with pytest.raises(ConfigError) as caught:
+        evolve(file)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_many_in_flight_for_a_generation(tmp_path: Path) -> None:
+    file = write_run(tmp_path, strategy={"name": "cma-es", "population": 5}, in_flight=6)
+    with pytest.raises(ConfigError, match="one generation in flight"):
+        load_run(file)
