@@ -92,7 +92,7 @@ def test_show_prints_what_the_pool_knows(recipes: Path, vectors: Path, two_tasks
         assert ok_json("show", str(path), "best") == expected
         text = ok("show", str(path), "best")
         first, second = expected["parents"]
-        assert f"parents   {first} and {second}" in text
+        assert f"parents   {first}, {second}" in text
         assert f"{expected['generation']} generations" in text
         assert str(expected["digest"]) in text
         assert "certain to be the least fit" in ok("show", str(path), str(stopped))
