@@ -1,0 +1,43 @@
+"""The digits experiment runs, at a tiny size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.shared import shared
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_experiment_runs(tmp_path: Path) -> None:
+    reference = shared("reference/digits.json")
+    subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "experiments/digits/run.py"), "--smoke"),
+            *("--work", str(tmp_path / "work"), "--out", str(tmp_path)),
+            *("--shared", str(reference.parents[1])),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert set(found["runs"]) == {"pre_trained", "from_scratch"}
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_the_recorded_result_reaches_the_reference() -> None:
+    """What is committed beside the script: the claims that the README of the experiment makes."""
+    recorded = json.loads((ROOT / "experiments/digits/results.json").read_text())
+    assert recorded["seeds"] == 10
+    ends = {(row["start"], row["variant"]): row for row in recorded["checks"]}
+    for start, evaluations in (("pre_trained", 5000), ("from_scratch", 20000)):
+        row = ends[start, "m2n2"]
+        assert row["evaluations"] == evaluations
+        assert row["train"]["ok"] and row["test"]["ok"]
+    order = ["m2n2", "m2n2 without attraction", "m2n2 without split point", "ga"]
+    tests = [ends["pre_trained", variant]["test"]["genepool"] for variant in order]
+    assert tests == sorted(tests, reverse=True)
