@@ -138,7 +138,7 @@ def test_bounds_are_the_best_and_worst_cases(binary: bool, alpha: float) -> None
             assert bool((best[example] <= values.max(axis=1) + 1e-3 * scale).all())
 
 
-@pytest.mark.parametrize(("binary", "alpha"), [kind for kind in KINDS if kind[1] <= 2])
+@pytest.mark.parametrize(("binary", "alpha"), KINDS)
 def test_a_child_is_settled_as_soon_as_it_can_be(binary: bool, alpha: float) -> None:
     settled = 0
     for seed in range(40):
@@ -146,19 +146,23 @@ def test_a_child_is_settled_as_soon_as_it_can_be(binary: bool, alpha: float) -> 
         archive = random_archive(draws, binary, alpha)
         child = random_child(draws, archive)
         size = child.size
-        # What each example adds to child less member: as answered, and at best (solving it).
-        answered, solved = (
-            np.stack([difference(archive, j, np.array([row[j]]))[:, 0] for j in range(size)])
-            for row in (child.astype(np.float64), np.ones(size))
+        if np.isinf(bounds(archive).margin):
+            continue
+        # What each example adds to child less member: as answered, and at best.
+        grid = possible(archive)
+        answered = np.stack(
+            [difference(archive, j, child[j : j + 1].astype(float))[:, 0] for j in range(size)]
         )
+        at_best = np.stack([difference(archive, j, grid).max(axis=1) for j in range(size)])
+        # The grid may miss the very best score, where that lies between 0 and 1.
+        doubt = 1e-3 if not binary and alpha > 2 else 1e-7
         exam = Exam(archive, parents_of(draws, archive), unknown(archive), 1)
         while not exam.done:
             block = exam.next()
             exam.record(block, child[block])
             asked = ~np.isnan(exam.scores)
-            hope = np.where(asked[:, None], answered, solved).sum(axis=0).max()
-            scale = np.abs(solved).sum()
-            if archive.fitness.min() > 0 and abs(hope) > 1e-7 * scale:
+            hope = np.where(asked[:, None], answered, at_best).sum(axis=0).max()
+            if abs(hope) > doubt * np.abs(at_best).sum():
                 assert exam.rejected == (hope < 0)
                 settled += exam.rejected
     assert settled >= 5
@@ -259,7 +263,8 @@ def test_while_a_slot_is_empty_nobody_is_rejected() -> None:
     scores = np.ones((2, 40), dtype=np.float32)
     archive = archive_of(scores, np.ones(40), True, 1.0, empty=1)
     exam = Exam(archive, [(0, 1.0)], unknown(archive), 1)
-    sit(exam, np.zeros(40, dtype=np.float32))
+    # So everything may as well be asked at once.
+    assert len(sit(exam, np.zeros(40, dtype=np.float32))) == 1
     assert not np.isnan(exam.scores).any() and not exam.rejected
     assert archive.challenge(exam.scores)[0] == 2
 
@@ -276,6 +281,20 @@ def test_stopping_does_not_depend_on_the_unit_of_capacity(scale: float) -> None:
         sit(exam, child)
         counts.append(int((~np.isnan(exam.scores)).sum()))
     assert counts[0] == counts[1] < 200
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_child_that_ties_but_for_rounding_is_asked_to_the_end(order: int) -> None:
+    # It fails one example that is worth next to nothing: by the tie rule it takes the slot.
+    scores = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], dtype=np.float32)[:, ::order]
+    weights = np.array([1e-13, 1.0, 2.0, 3.0])[::order]
+    child = np.array([0, 1, 1, 0], dtype=np.float32)[::order]
+    archive = archive_of(scores, weights, True, 1.0)
+    assert archive.challenge(child)[0] == 0
+    for last in range(4):
+        known = child.copy()
+        known[last] = np.nan
+        assert not Exam(archive, [(0, 1.0)], known, 1).rejected
 
 
 @pytest.mark.parametrize("binary", [True, False])

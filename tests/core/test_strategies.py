@@ -265,14 +265,16 @@ def test_breed_composes_recipes_and_expresses_vectors() -> None:
 
 
 def test_shares_of_the_parents_tell_the_exam_what_to_expect() -> None:
-    # The child is nearly all of member 11, which solves what 10 does not.
+    # Member 11 solves what 10 does not.
     archive = archive_of([[1] * 50 + [0] * 50, [0] * 50 + [1] * 50])
     strategy = Niches(size=2)
     problem = dense_problem(2, 100)
     proposal = strategy.propose(problem, archive, 1)
     unknown = np.full(100, np.nan, dtype=np.float32)
-    for share, asked in ((0.02, range(50)), (0.98, range(50, 100))):
-        merge = recipe([0, SIZE], np.array([[share, 1 - share]]))
+    # Shares are measured along the axis: a segment of one position counts little.
+    mostly_11 = recipe([0, 1, SIZE], np.array([[1.0, 0.0], [0.0, 1.0]]))
+    mostly_10 = recipe([0, 1, SIZE], np.array([[0.0, 1.0], [1.0, 0.02]]))
+    for merge, asked in ((mostly_11, range(50)), (mostly_10, range(50, 100))):
         plan = replace(proposal.plan, parents=(10, 11))
         exam = strategy.exam(archive, replace(proposal, plan=plan, merge=merge), unknown, 1)
         assert set(exam.next().tolist()) <= set(asked)
