@@ -26,7 +26,9 @@ BESIDE = {"testing": ["core", "weights", "evaluate"], "__main__": ROOMS, "__init
 TORCH = {"weights/torch_tensors.py", "evaluate/torch_model.py", "evaluate/network.py"}
 
 # Each of these in one file at most, the one that needs it.
-ALONE = ["transformers", "lm_eval", "diffusers", "ray", "peft", "sklearn", "matplotlib"]
+ALONE = [
+    "transformers", "lm_eval", "diffusers", "ray", "peft", "sklearn", "matplotlib", "cma", "ribs",
+]  # fmt: skip
 
 # Core reads and writes nothing, asks no clock and rolls no dice but its own.
 CORE_MAY = {

@@ -45,13 +45,18 @@ def exact_survivor(
     return slot if slot < len(scores) else None
 
 
+def dot(x: Float64, y: Float64) -> float:
+    """Inner product, with more digits than float64 on the way where the machine has them."""
+    return float(np.sum(x.astype(np.longdouble) * y))
+
+
 def slerp(ratio: float, a: Float64, b: Float64, angle_of: tuple[Float64, Float64]) -> Float64:
     """SLERP of a and b by the angle between the two vectors of `angle_of`."""
     x, y = angle_of
     of_a, of_b = 1.0 - ratio, ratio
-    lengths = math.sqrt(math.fsum(x * x)) * math.sqrt(math.fsum(y * y))
+    lengths = math.sqrt(dot(x, x)) * math.sqrt(dot(y, y))
     if lengths > 0:
-        omega = math.acos(max(-1.0, min(1.0, math.fsum(x * y) / lengths)))
+        omega = math.acos(max(-1.0, min(1.0, dot(x, y) / lengths)))
         if math.sin(omega) > (1e-6 if omega < 1 else 1e-3):
             of_a = math.sin((1.0 - ratio) * omega) / math.sin(omega)
             of_b = math.sin(ratio * omega) / math.sin(omega)
