@@ -393,3 +393,16 @@ def test_recipes_and_vectors_breed_the_same_child() -> None:
         np.testing.assert_allclose(
             express(one.genome, sources), two.genome.values, rtol=0, atol=2e-6
         )
+
+
+def test_nobody_is_evicted_while_a_slot_is_empty() -> None:
+    resources = Resources(np.ones(3), True)
+    archive = Niches(size=3).begin(
+        Problem(axis(4), None, resources, (Vector(np.zeros(4, dtype=np.float32)),), 0)
+    )
+    # Members that solve nothing are as unfit as empty slots.
+    for number in range(3):
+        member = Member(number, Vector(np.full(4, number, dtype=np.float32)), (), 0.0)
+        archive, outcome = Niches(size=3).absorb(archive, member, 0, np.zeros(3, np.float32))
+        assert (outcome.slot, outcome.evicted) == (number, None)
+    assert [member.id for member in archive.members if member is not None] == [0, 1, 2]

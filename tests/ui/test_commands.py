@@ -205,7 +205,8 @@ def test_the_demo_ends_with_a_model_better_than_its_seeds(tmp_path: Path, start:
         assert name in text
     code, error = refused(*common[:-1], "5")
     assert code == 1
-    assert "seed = 4 (now 5)" in error
+    assert "another demo or run was begun here" in error
+    assert ok_json("status", str(pool))["evaluations"] == 160
 
 
 # export and merge

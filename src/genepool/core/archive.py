@@ -119,7 +119,11 @@ class Archive:
         capacity = self.resources.capacity(
             self.best if self.resources.binary else np.maximum(self.best, row)
         )
-        return niches.weakest(self.scores, self.contest, row, capacity, self.alpha)
+        slot, fitness = niches.weakest(self.scores, self.contest, row, capacity, self.alpha)
+        if slot is not None and None in self.members:
+            # An empty slot has fitness 0, as low as any: nobody need leave for the child.
+            slot = self.members.index(None)
+        return slot, fitness
 
     def replaced(self, slot: int, member: Member, scores: NDArray[np.floating]) -> Archive:
         """A new archive with `member` in `slot`."""

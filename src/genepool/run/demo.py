@@ -51,20 +51,11 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
         from_scratch: two untrained networks and mutation, instead of two specialists.
         budget: number of children.
         seed: of the randomness.
+
+    Raises:
+        PoolError: the directory cannot be written, or something else was begun in it.
     """
-    seeds = directory / "seeds"
-    try:
-        seeds.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PoolError(f"{seeds}: cannot write here ({error.strerror or error})") from None
     names = ("random-1", "random-2") if from_scratch else ("digits-0-4", "digits-5-9")
-    for number, name in enumerate(names):
-        file = seeds / f"{name}.safetensors"
-        if not file.exists():
-            arrays = untrained(seed, number)
-            if not from_scratch:
-                arrays = train(arrays, *_digits(range(5 * number, 5 * number + 5)))
-            _save(arrays, file)
     config: dict[str, Any] = {
         "pool": ".",
         "seeds": [f"seeds/{name}.safetensors" for name in names],
@@ -74,9 +65,36 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
         "seed": seed,
         "track_held_out": True,
     }
-    file = directory / "run.yaml"
+    file, seeds = directory / "run.yaml", directory / "seeds"
+    _require_same(file, config)
+    try:
+        seeds.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PoolError(f"{seeds}: cannot write here ({error.strerror or error})") from None
+    for number, name in enumerate(names):
+        target = seeds / f"{name}.safetensors"
+        if not target.exists():
+            arrays = untrained(seed, number)
+            if not from_scratch:
+                arrays = train(arrays, *_digits(range(5 * number, 5 * number + 5)))
+            _save(arrays, target)
     write_bytes(file, yaml.safe_dump(config, sort_keys=False).encode())
     return load_run(file)
+
+
+def _require_same(file: Path, config: dict[str, Any]) -> None:
+    """Refuse a directory in which something else was begun, before anything in it is changed."""
+    if not file.exists():
+        return
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict) or {**found, "budget": 0} != {**config, "budget": 0}:
+        raise PoolError(
+            f"{file.parent}: another demo or run was begun here (see {file.name}); "
+            "name another directory with --pool"
+        )
 
 
 def untrained(seed: int, number: int) -> Arrays:
