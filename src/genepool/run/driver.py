@@ -43,6 +43,7 @@ from genepool.run.records import Record, Verdict
 from genepool.run.scorer import Scorer
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.layout import flatten
+from genepool.weights.threads import available_threads
 
 # A cause that fails this many children in a row is not the children's.
 _HOPELESS = 20
@@ -70,6 +71,7 @@ def evolve(
     *,
     budget: int | None = None,
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> Result:
     """Bring a pool to its budget; the same call again resumes, and does nothing when done.
 
@@ -77,6 +79,8 @@ def evolve(
         run: a run file, its content as a mapping, or one that is already loaded.
         budget: number of children to have scored in the end; None takes the run file's.
         progress: who watches.
+        threads: that may materialise a child; None means the cores of this process. The result
+            does not depend on it.
 
     Raises:
         GenepoolError: the run file, a seed, a task or the pool is at fault.
@@ -115,7 +119,7 @@ def evolve(
         watcher.stage("preparing the seeds")
         problem = _problem(inputs, path)
         watcher.stage("building the model")
-        executor = _executor(inputs)
+        executor = _executor(inputs, threads)
         try:
             driver = _Driver(inputs, pool, problem, executor, watcher, interrupted)
             session, seconds = driver.run(target)
@@ -155,14 +159,14 @@ def _problem(inputs: Inputs, pool: Path) -> Problem:
     )
 
 
-def _executor(inputs: Inputs) -> Executor:
+def _executor(inputs: Inputs, threads: int | None) -> Executor:
     config = inputs.run.config
     if config.executor == "process":
-        from genepool.run.workers import ProcessExecutor, available_cores
+        from genepool.run.workers import ProcessExecutor
 
-        workers = config.workers or min(available_cores(), config.in_flight)
+        workers = config.workers or min(available_threads(), config.in_flight)
         return ProcessExecutor(inputs.run, workers, inputs.examples, inputs.held_out_examples)
-    return SerialExecutor(Scorer(inputs), inputs.held_out_examples)
+    return SerialExecutor(Scorer(inputs, threads), inputs.held_out_examples)
 
 
 class _Driver:

@@ -27,6 +27,7 @@ from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.run.config import Run
 from genepool.run.executor import Answer
+from genepool.weights.threads import available_threads
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL = 0.2
@@ -62,8 +63,8 @@ class ProcessExecutor:
         self._closing = False
         self._workers: list[tuple[Any, Connection]] = []
         context = multiprocessing.get_context("spawn")
-        threads = max(1, available_cores() // workers)
-        with _environment(threads):
+        threads = max(1, available_threads() // workers)
+        with shared_cores(threads):
             for number in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(
@@ -135,7 +136,7 @@ class ProcessExecutor:
                 if self._closing:
                     return
                 process.join(timeout=5)
-                self._fail(_death(process))
+                self._fail(death(process))
                 return
             except BaseException as error:
                 answer = error
@@ -206,7 +207,8 @@ def _worker(connection: Connection, run: Run, threads: int) -> None:
             connection.send_bytes(reply)
 
 
-def _death(process: Any) -> GenepoolError:
+def death(process: Any) -> GenepoolError:
+    """What to say of a worker process that ended on its own."""
     code = process.exitcode
     how = f"exit code {code}"
     if code is not None and code < 0:
@@ -218,14 +220,8 @@ def _death(process: Any) -> GenepoolError:
     )
 
 
-def available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextlib.contextmanager
-def _environment(threads: int) -> Generator[None, None, None]:
+def shared_cores(threads: int) -> Generator[None, None, None]:
     """Workers share the cores instead of fighting over them."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
