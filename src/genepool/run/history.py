@@ -42,7 +42,7 @@ class History:
             array.setflags(write=False)
 
 
-def history(pool: Pool, points: int = 500) -> History:
+def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
     """Fold a pool's records.
 
     Coverage and entropy are those of the members, empty slots left out.
@@ -50,13 +50,14 @@ def history(pool: Pool, points: int = 500) -> History:
     Args:
         pool: with at least one seed scored.
         points: largest number of points, evenly spaced; a shorter run has one per child.
+        last: number of children to take into account; None means all.
 
     Raises:
         InputError: nothing has been scored yet, or `points` is below 2.
     """
     if points < 2:
         raise InputError(f"a history needs at least 2 points; got {points}")
-    total = pool.evaluations
+    total = pool.evaluations if last is None else min(last, pool.evaluations)
     steps = np.unique(np.linspace(0, total, min(points, total + 1)).round().astype(np.int64))
     known_held_out = pool.held_out()
     scores: dict[int, NDArray[np.float32]] = {}
@@ -76,6 +77,8 @@ def history(pool: Pool, points: int = 500) -> History:
             rows.append(row)
 
     for record in pool.records(accepted=True):
+        if record.step > total:
+            break
         close_points(record.step)
         if record.slot is None or record.scores is None or record.train is None:
             continue
