@@ -110,15 +110,27 @@ def seed_shares(genome: Recipe, bins: int = 1) -> Float64:
     """
     if bins < 1:
         raise InputError(f"bins must be at least 1; got {bins}")
+    return shares_between(genome, np.linspace(0, genome.size, bins + 1))
+
+
+def shares_between(genome: Recipe, edges: NDArray[np.int64] | Float64) -> Float64:
+    """Like `seed_shares`, over the stretches between given positions.
+
+    Args:
+        genome: over K seeds.
+        edges: int64 or float64[B+1], strictly increasing, in [0, D].
+
+    Returns:
+        float64[B, K].
+    """
     sizes = np.abs(genome.coefs)
     totals = sizes.sum(axis=1, keepdims=True)
     shares = np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
     # The integral of the shares at the bounds is piecewise linear, so its differences are exact.
     lengths = np.diff(genome.bounds)[:, None]
     integral = np.concatenate([np.zeros((1, genome.sources)), np.cumsum(shares * lengths, axis=0)])
-    edges = np.linspace(0, genome.size, bins + 1)
     columns = [np.interp(edges, genome.bounds, integral[:, k]) for k in range(genome.sources)]
-    return np.diff(np.stack(columns, axis=1), axis=0) * (bins / genome.size)
+    return np.diff(np.stack(columns, axis=1), axis=0) / np.diff(edges)[:, None]
 
 
 @dataclass(frozen=True, slots=True)

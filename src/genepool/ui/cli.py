@@ -227,6 +227,35 @@ def show(pool: Path, member: str, as_json: bool) -> None:
 
 @cli.command()
 @_pool
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Page to write; one that is there is replaced.",
+)
+@_json
+def report(pool: Path, output: Path, as_json: bool) -> None:
+    """Write a page that shows a pool: its champion, its course, its genomes.
+
+    One file of HTML without scripts, to be read, printed and sent around without a server or a
+    network. Works while a run is writing to the pool.
+    """
+    from genepool.run.pool import Pool
+    from genepool.ui.report import write_report
+    from genepool.ui.terminal import console, print_json
+
+    with Pool(pool) as opened:
+        write_report(opened, output)
+    if as_json:
+        print_json({"file": str(output)})
+    else:
+        console().print(f"wrote {output}")
+
+
+@cli.command()
+@_pool
 @click.argument("member", default="best")
 @_output
 @click.option(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from genepool.errors import MissingExtraError
 from genepool.run.history import History, history
 from genepool.run.members import seed_shares
 from genepool.run.pool import Pool
+from genepool.run.solved import Solved, in_columns, solved
+from genepool.ui.colours import COLOURS
 from genepool.ui.terminal import number, percent, plain
 from genepool.weights.atomic import write_bytes
 
@@ -31,8 +32,6 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("matplotlib", "plots", "the figure of a run") from None
 
-# Okabe, Ito 2008: told apart with any kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _INK, _FAINT = "#333333", "#999999"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -68,7 +67,7 @@ def run_figure(pool: Pool, file: Path) -> None:
         GenepoolError: the file cannot be written.
     """
     past = history(pool)
-    rows = _Rows.read(pool)
+    rows = solved(pool)
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 8.6), dpi=130, layout="constrained")
@@ -83,49 +82,6 @@ def run_figure(pool: Pool, file: Path) -> None:
         figure.suptitle(_title(pool, past), fontsize=11, x=0.01, ha="left")
         figure.savefig(buffer, format="png", metadata={"Software": "genepool"})
     write_bytes(file, buffer.getvalue())
-
-
-class _Rows:
-    """The scores of seeds and archive, examples in a telling order.
-
-    Attributes:
-        names: of the seeds.
-        seeds: float32[K, N].
-        members: ids, best first.
-        archive: float32[P, N], in the order of `members`.
-        edges: first column of each task, and N.
-    """
-
-    def __init__(
-        self,
-        names: list[str],
-        seeds: NDArray[np.float32],
-        members: list[int],
-        archive: NDArray[np.float32],
-        sizes: Sequence[int],
-    ) -> None:
-        self.names = names
-        self.members = members
-        self.edges = np.cumsum([0, *sizes])
-        task = np.repeat(np.arange(len(sizes)), sizes)
-        # Which seeds solve it, then how many members do; the tasks stay apart.
-        keys = [-archive.sum(axis=0), *(-(row >= 0.5).astype(int) for row in seeds[::-1]), task]
-        order = np.lexsort(keys)
-        self.seeds = seeds[:, order]
-        self.archive = archive[:, order]
-
-    @classmethod
-    def read(cls, pool: Pool) -> _Rows:
-        entries = pool.seeds()
-        unknown = np.zeros(pool.examples, dtype=np.float32)
-        records = list(pool.records(last=len(entries) - 1))
-        seeds = np.stack([unknown if r.scores is None else r.scores for r in records])
-        alive = [pool.record(member) for member in pool.slots().values()]
-        alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
-        archive = np.stack([unknown if r.scores is None else r.scores for r in alive])
-        names = [plain(entry.name) for entry in entries][: len(records)]
-        sizes = [task.examples for task in pool.tasks()]
-        return cls(names, seeds, [record.id for record in alive], archive, sizes)
 
 
 def _title(pool: Pool, past: History) -> str:
@@ -146,7 +102,7 @@ def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
     status = pool.status()
     for index, seed in enumerate(status["seeds"]):
         if seed["train"] is not None:
-            colour = _COLOURS[index % len(_COLOURS)]
+            colour = COLOURS[index % len(COLOURS)]
             name = f"seed {plain(seed['name'])}, training" if index < 6 else None
             axes.axhline(seed["train"], color=colour, lw=1, label=name)
     _finish_time(axes, past)
@@ -157,11 +113,11 @@ def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
 
 def _draw_diversity(axes: Axes, past: History) -> None:
     axes.set_title("Diversity of the archive")
-    axes.plot(past.evaluations, past.coverage, color=_COLOURS[2], lw=1.6)
-    axes.plot(past.evaluations, past.entropy, color=_COLOURS[3], lw=1.6)
+    axes.plot(past.evaluations, past.coverage, color=COLOURS[2], lw=1.6)
+    axes.plot(past.evaluations, past.entropy, color=COLOURS[3], lw=1.6)
     for values, text, colour in (
-        (past.coverage, "coverage: share solved by someone", _COLOURS[2]),
-        (past.entropy, "entropy (bits): 1 if half of all solve each", _COLOURS[3]),
+        (past.coverage, "coverage: share solved by someone", COLOURS[2]),
+        (past.entropy, "entropy (bits): 1 if half of all solve each", COLOURS[3]),
     ):
         axes.plot([], [], color=colour, lw=1.6, label=f"{text}, now {values[-1]:.2f}")
     _finish_time(axes, past)
@@ -178,14 +134,14 @@ def _finish_time(axes: Axes, past: History) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_seeds(axes: Axes, rows: _Rows) -> None:
+def _draw_seeds(axes: Axes, rows: Solved) -> None:
     axes.set_title("Who solves what (dark: solved)")
     _image(axes, rows.seeds)
-    axes.set_yticks(range(len(rows.names)), rows.names)
+    axes.set_yticks(range(len(rows.names)), [plain(name) for name in rows.names])
     axes.tick_params(bottom=False, labelbottom=False)
 
 
-def _draw_archive(axes: Axes, rows: _Rows, pool: Pool) -> None:
+def _draw_archive(axes: Axes, rows: Solved, pool: Pool) -> None:
     _image(axes, rows.archive)
     if len(rows.members) <= _LABELLED_ROWS:
         axes.set_yticks(range(len(rows.members)), [str(member) for member in rows.members])
@@ -195,7 +151,7 @@ def _draw_archive(axes: Axes, rows: _Rows, pool: Pool) -> None:
     tasks = pool.tasks()
     if len(tasks) > 1:
         for start, stop, task in zip(rows.edges[:-1], rows.edges[1:], tasks, strict=True):
-            axes.axvline(float(stop), color=_COLOURS[1], lw=1)
+            axes.axvline(float(stop), color=COLOURS[1], lw=1)
             middle = (float(start) + float(stop)) / 2
             axes.annotate(plain(task.name), (middle, -0.8), ha="center", va="bottom")
 
@@ -203,11 +159,8 @@ def _draw_archive(axes: Axes, rows: _Rows, pool: Pool) -> None:
 def _image(axes: Axes, scores: NDArray[np.float32]) -> None:
     """One row per model; examples that share a pixel are averaged, rows never are."""
     height, examples = scores.shape
-    columns = min(examples, _COLUMNS)
-    starts = np.arange(columns, dtype=np.int64) * examples // columns
-    widths = np.diff(np.append(starts, examples))
     axes.imshow(
-        np.add.reduceat(scores, starts, axis=1) / widths,
+        in_columns(scores, _COLUMNS),
         extent=(0, examples, height - 0.5, -0.5),
         aspect="auto",
         cmap="Blues",
@@ -235,7 +188,7 @@ def _draw_stripes(axes: Axes, genome: Recipe, pool: Pool) -> None:
     tops = np.minimum(np.cumsum(shares, axis=1), 1.0)
     below = np.zeros(_COLUMNS)
     for index, seed in enumerate(pool.seeds()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         axes.stairs(tops[:, index], edges, baseline=below, fill=True, color=colour)
         axes.plot([], [], color=colour, lw=6, label=plain(seed.name))
         below = tops[:, index]
@@ -273,7 +226,7 @@ def _draw_weights(axes: Axes, genome: Vector, pool: Pool) -> None:
     starts = np.array([start for _, start in tensors])
     sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), starts)
     means = sums / np.diff([*starts.tolist(), genome.size])
-    axes.bar(range(len(means)), means, color=_COLOURS[0], width=0.6)
+    axes.bar(range(len(means)), means, color=COLOURS[0], width=0.6)
     axes.set_ylabel("mean |weight|")
     if len(tensors) <= _LABELLED_TENSORS:
         axes.set_xticks(range(len(means)), [plain(name) for name, _ in tensors])
