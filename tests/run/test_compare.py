@@ -30,6 +30,7 @@ from genepool.run.statistics import (
     holm,
     sign_flip_test,
 )
+from tests.curves import curve
 from tests.runs import contents, write_run
 
 # Statistics
@@ -100,26 +101,6 @@ def test_the_band_is_students() -> None:
         expected = stats.t.interval(0.95, 7, values[:, column].mean(), stats.sem(values[:, column]))
         assert (low[column], high[column]) == pytest.approx(expected)
     assert np.isnan(confidence_band(values[:1])).all()
-
-
-def curve(strategy: str, seed: int, train: float, held_out: float) -> Curve:
-    """A run of 100 children: 0.25 at first, half way up at 10 + seed, the final score at 60."""
-    at = np.array([0, 50, 100])
-    half = (0.25 + train) / 2
-    return Curve(
-        strategy,
-        seed,
-        8,
-        at,
-        np.array([0.25, half, train]),
-        np.array([0.25, 0.25, held_out]),
-        np.array([0.5, 0.6, 0.7]),
-        np.array([0.1, 0.2, 0.3]),
-        at * 4,
-        np.array([0, 10 + seed, 60]),
-        np.array([0.25, half, train]),
-        np.array([0.25, 0.25, held_out]),
-    )
 
 
 def test_the_table_by_hand() -> None:

@@ -181,6 +181,89 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN.yaml")
+@click.option(
+    "--strategies",
+    metavar="NAMES",
+    default="",
+    help="Names, with commas between them; the first is what the others are compared with. The "
+    "run file's own strategy has the options that stand there, any other its defaults.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="LABEL={...}",
+    help="A strategy with options of its own, such as plain='{name: m2n2, attraction: false}'; may "
+    "be repeated.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 10_000),
+    metavar="K",
+    default=10,
+    show_default=True,
+    help="Runs per strategy: with the run file's seed, seed + 1, and so on.",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(0, 10**9),
+    metavar="N",
+    help="Number of children of each run.  [default: the run file's]",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of the comparison; one that was begun goes on.",
+)
+@_json
+def compare(
+    run: Path,
+    strategies: str,
+    variants: tuple[str, ...],
+    seeds: int,
+    budget: int | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Compare strategies on what RUN.yaml describes, over several seeds.
+
+    Runs every strategy with every seed, one pool each and one process per core, and writes
+    curves.csv, summary.csv, table.md and comparison.png and .svg. The same command again goes on
+    where it was left, and ends with the same numbers.
+    """
+    from genepool.run.compare import compare, parse_variant
+    from genepool.ui.progress import watcher
+    from genepool.ui.terminal import print_json
+
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    if not (names or variants):
+        raise click.UsageError("Nothing to compare: give --strategies or --variant.")
+    with _resumable(), watcher() as progress:
+        found = compare(
+            run,
+            output,
+            strategies=names,
+            variants=[parse_variant(text) for text in variants],
+            seeds=seeds,
+            budget=budget,
+            progress=progress,
+        )
+    from genepool.run.comparison import as_json as table
+    from genepool.ui.compare import table_page, write_pages
+
+    files, reason = write_pages(found)
+    if as_json:
+        print_json({**table(found), "files": [str(file) for file in files], "no_figure": reason})
+        return
+    click.echo(table_page(found))
+    click.echo(f"wrote {output}" + (f"; no figure: {reason}" if reason else ""))
+
+
+@cli.command()
 @_pool
 @_json
 def status(pool: Path, as_json: bool) -> None:

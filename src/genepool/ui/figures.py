@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ except ModuleNotFoundError as error:
 
 _INK, _FAINT = "#333333", "#999999"
 _STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "genepool",
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -55,6 +56,26 @@ _COLUMNS = 1000
 _PERCENT = PercentFormatter(1.0, decimals=0, symbol=" %")
 
 
+@contextlib.contextmanager
+def canvas(width: float, height: float) -> Generator[Figure, None, None]:
+    """An empty figure in the house's style, to be drawn on and encoded inside the context.
+
+    Args:
+        width, height: inches, of 130 pixels each.
+    """
+    with mpl.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), dpi=130, layout="constrained")
+
+
+def encoded(figure: Figure, form: Literal["png", "svg"]) -> bytes:
+    """The bytes of a figure's file; equal figures have equal ones."""
+    buffer = io.BytesIO()
+    # A file should not differ for the day on which it was made.
+    metadata = {"Software": "genepool"} if form == "png" else {"Creator": "genepool", "Date": None}
+    figure.savefig(buffer, format=form, metadata=metadata)
+    return buffer.getvalue()
+
+
 def run_figure(pool: Pool, file: Path) -> None:
     """Draw a run and write it as a PNG.
 
@@ -68,9 +89,7 @@ def run_figure(pool: Pool, file: Path) -> None:
     """
     past = history(pool)
     rows = solved(pool)
-    buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 8.6), dpi=130, layout="constrained")
+    with canvas(10, 8.6) as figure:
         # The strip of the seeds is as high as their number, but no higher than the archive's.
         strip = min(2.6, 0.35 + 0.17 * len(rows.seeds))
         grid = figure.add_gridspec(4, 2, height_ratios=[2.6, strip, 3.0, 1.2])
@@ -80,8 +99,8 @@ def run_figure(pool: Pool, file: Path) -> None:
         _draw_archive(figure.add_subplot(grid[2, :]), rows, pool)
         _draw_genome(figure.add_subplot(grid[3, :]), pool)
         figure.suptitle(_title(pool, past), fontsize=11, x=0.01, ha="left")
-        figure.savefig(buffer, format="png", metadata={"Software": "genepool"})
-    write_bytes(file, buffer.getvalue())
+        data = encoded(figure, "png")
+    write_bytes(file, data)
 
 
 def _title(pool: Pool, past: History) -> str:
