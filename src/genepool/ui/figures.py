@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
