@@ -40,6 +40,8 @@ def main() -> None:
     """Run what is missing, then write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--start", choices=list(BUDGETS), help="only this start")
+    parser.add_argument("--variant", choices=list(VARIANTS), help="only this variant")
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared")
@@ -54,8 +56,8 @@ def main() -> None:
     jobs = [
         (args.work, specialists, start, variant, seed, budgets[start])
         for seed in range(seeds)
-        for start in BUDGETS
-        for variant in VARIANTS
+        for start in ([args.start] if args.start else BUDGETS)
+        for variant in ([args.variant] if args.variant else VARIANTS)
         if not (start == "pre_trained" and variant == "m2n2 without crossover")
     ]
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
@@ -75,7 +77,8 @@ def main() -> None:
     results = {"seeds": seeds, "runs": found, "checks": checks(found, reference)}
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (args.out / "table.md").write_text(table(found, reference, results["checks"]))
-    plot(found, reference, args.out / "curves.png")
+    if len(found) == len(BUDGETS):
+        plot(found, reference, args.out / "curves.png")
     print((args.out / "table.md").read_text())
 
 

@@ -44,7 +44,7 @@ _FAIL_SOLVED, _FAIL_UNSOLVED = 0.05, 0.95
 
 # A block is what should settle the child if the chances were true, times this, within limits given
 # as shares of all examples: small blocks stop sooner, large ones cost fewer round trips.
-_EAGER, _SMALLEST, _LARGEST = 0.7, 1 / 48, 1 / 4
+_EAGER, _SMALLEST, _LARGEST = 0.85, 1 / 28, 1 / 4
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,7 @@ class Vector:
     """
 
     values: Float32
+    _square: list[float] = field(default_factory=list[float], repr=False)
 
     def __post_init__(self) -> None:
         _frozen(self.values)
@@ -79,6 +80,15 @@ class Vector:
     def size(self) -> int:
         """Length D of the axis."""
         return int(self.values.shape[0])
+
+    @property
+    def square(self) -> float:
+        """Inner product with itself, in float64; kept, since parents are asked again and again."""
+        if not self._square:
+            exact = self.values.astype(np.float64)
+            exact *= exact
+            self._square.append(float(np.add.reduce(exact)))
+        return self._square[0]
 
 
 Genome = Recipe | Vector

@@ -189,14 +189,18 @@ def _check_plan(along: Axis, ratio: float, splits: Sequence[int], angle: str) ->
 
 
 def _vector_products(first: Vector, second: Vector) -> Products:
-    x, y = first.values.astype(np.float64), second.values.astype(np.float64)
+    def between(one: Vector, two: Vector, start: int, stop: int) -> float:
+        exact = one.values[start:stop].astype(np.float64)
+        exact *= two.values[start:stop]
+        return float(np.add.reduce(exact))
 
     def products(start: int, stop: int) -> tuple[float, float, float]:
-        u, v = x[start:stop], y[start:stop]
+        if (start, stop) == (0, first.size):
+            return first.square, between(first, second, start, stop), second.square
         return (
-            float(np.add.reduce(u * u)),
-            float(np.add.reduce(u * v)),
-            float(np.add.reduce(v * v)),
+            between(first, first, start, stop),
+            between(first, second, start, stop),
+            between(second, second, start, stop),
         )
 
     return products

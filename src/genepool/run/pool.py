@@ -40,6 +40,11 @@ _COLUMNS = (
     "slot, evicted, error, seconds"
 )
 
+_INSERT = f"INSERT INTO members VALUES ({', '.join('?' * 17)})"
+
+# The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
+_LOG_PAGES = 4096
+
 # Longest that finished work may be lost to a power cut (not to a crash: that loses nothing).
 _DURABLE_SECONDS = 1.0
 
@@ -384,8 +389,8 @@ class PoolWriter(Pool):
             *(record.train, record.fitness, record.slot, record.evicted, record.error),
             record.seconds,
         )
-        with self._transaction() as db:
-            db.execute(f"INSERT INTO members VALUES ({', '.join('?' * len(row))})", row)
+        with self._transaction(alone=held_out is None and not forget) as db:
+            db.execute(_INSERT, row)
             if held_out is not None:
                 self._insert_held_out(record.id, *held_out)
             for member in forget:
@@ -402,22 +407,31 @@ class PoolWriter(Pool):
         )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
+    def _transaction(self, *, alone: bool = False) -> Generator[sqlite3.Connection, None, None]:
+        """What is written inside is written whole or not at all.
+
+        Args:
+            alone: only one statement follows, which SQLite makes a transaction by itself.
+        """
         now = time.monotonic()
         full = now - self._durable > _DURABLE_SECONDS
         with writing(self.path):
             if full:
                 self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            if alone:
                 yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
+            else:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+                    raise
             if full:
                 self._db.execute("PRAGMA synchronous = NORMAL")
+                self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
                 self._durable = now
 
 
