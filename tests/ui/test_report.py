@@ -228,6 +228,22 @@ def test_recipes_are_striped_by_seed(recipes: Path, tmp_path: Path) -> None:
     assert np.average(first, weights=sizes) == pytest.approx(100 * shares["seed1"], abs=0.1)
 
 
+def test_many_seeds_are_named_rather_than_given_columns(tmp_path: Path) -> None:
+    write_data(tmp_path / "data.npz")
+    for number in range(9):
+        write_seed(tmp_path / f"seed{number}.safetensors", number)
+    seeds = [f"seed{number}.safetensors" for number in range(9)]
+    evolve(write_run(tmp_path, seeds=seeds, strategy={"name": "m2n2", "archive": 12}))
+    page, _ = report(tmp_path / "pool", tmp_path / "report.html")
+    document = page.document()
+    rows = page.table("Genomes of the archive, best first")
+    assert len(rows) == len(document["genomes"]["members"]) == 12
+    for row, entry in zip(rows, document["genomes"]["members"], strict=True):
+        most = int(np.argmax(entry["shares"]))
+        assert row[2] == f"seed{most} {100 * entry['shares'][most]:.1f} %"
+    assert len(page.table("Seeds")) == 9
+
+
 def test_dense_genomes_have_no_stripes_and_say_so(vectors: Path, tmp_path: Path) -> None:
     page, html = report(vectors, tmp_path / "report.html")
     assert "The genomes are dense, 195 weights each" in html
@@ -311,8 +327,10 @@ def test_seeds_alone_make_a_report(tmp_path: Path) -> None:
 
 
 def test_a_pool_without_scores_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "fails.py").write_text("examples = [1]\ndef score(model, chosen): raise OSError\n")
-    tasks = [{"name": "fails", "evaluator": "function", "function": "fails:score"}]
+    (tmp_path / "unscorable.py").write_text(
+        "examples = [1]\ndef score(model, chosen): raise OSError\n"
+    )
+    tasks = [{"name": "hard", "evaluator": "function", "function": "unscorable:score"}]
     run_cli(["evolve", str(write_run(tmp_path, tasks=tasks))])
     file = tmp_path / "report.html"
     code, out, error = run_cli(["report", str(tmp_path / "pool"), "-o", str(file)])

@@ -152,11 +152,12 @@ def _table(caption: str, columns: Sequence[str], body: str, style: str = "") -> 
     )
 
 
-def _pairs(caption: str, rows: Iterable[tuple[str, object]]) -> str:
+def _pairs(caption: str, rows: Iterable[tuple[str, object]], style: str = "pairs") -> str:
     body = "".join(
         f'<tr><th scope="row">{text(key)}</th><td>{text(value)}</td></tr>' for key, value in rows
     )
-    return _table(caption, ("what", "value"), f"<tbody>{body}</tbody>", "pairs")
+    heads = ("what", "#value" if "counts" in style else "value")
+    return _table(caption, heads, f"<tbody>{body}</tbody>", style)
 
 
 def _swatch(facts: dict[str, Any], seed: int) -> str:
@@ -352,6 +353,7 @@ def _dense(genomes: dict[str, Any], size: int) -> str:
             "Mean size of the champion’s weights",
             ("tensor", "#weights", "#mean |weight|"),
             f"<tbody>{rows}</tbody>",
+            "sizes",
         )
     )
 
@@ -492,7 +494,7 @@ def _run(facts: dict[str, Any]) -> str:
     )
     return (
         '<div class="columns">'
-        + _pairs("Counts", course)
+        + _pairs("Counts", course, "pairs counts")
         + _pairs("Where this report was made", facts["environment"].items())
         + "</div>"
         + _table("Seeds", ("seed", "path", "digest"), f"<tbody>{seeds}</tbody>")
