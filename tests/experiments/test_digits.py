@@ -29,15 +29,15 @@ def test_the_experiment_runs(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
-def test_the_recorded_result_reaches_the_reference() -> None:
-    """What is committed beside the script: the claims that the README of the experiment makes."""
+def test_the_recorded_result_is_what_its_page_says() -> None:
     recorded = json.loads((ROOT / "experiments/digits/results.json").read_text())
     assert recorded["seeds"] == 10
     ends = {(row["start"], row["variant"]): row for row in recorded["checks"]}
-    for start, evaluations in (("pre_trained", 5000), ("from_scratch", 20000)):
-        row = ends[start, "m2n2"]
-        assert row["evaluations"] == evaluations
-        assert row["train"]["ok"] and row["test"]["ok"]
+    first, second = ends["pre_trained", "m2n2"], ends["from_scratch", "m2n2"]
+    assert (first["evaluations"], second["evaluations"]) == (5000, 20000)
+    assert first["train"]["ok"] and first["test"]["ok"]
+    # From scratch one run of ten is stuck, which the page says: training falls short of the mark.
+    assert second["test"]["ok"] and not second["train"]["ok"]
     order = ["m2n2", "m2n2 without attraction", "m2n2 without split point", "ga"]
     tests = [ends["pre_trained", variant]["test"]["genepool"] for variant in order]
     assert tests == sorted(tests, reverse=True)

@@ -321,6 +321,7 @@ class PoolWriter(Pool):
             if not empty:
                 check_schema(self._db, self.path)
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._db.execute("PRAGMA synchronous = NORMAL")
             undo.pop_all()
         self._durable = time.monotonic()
@@ -431,7 +432,6 @@ class PoolWriter(Pool):
                     raise
             if full:
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
                 self._durable = now
 
 
