@@ -30,8 +30,23 @@ class Section(BaseModel):
 class SeedOptions(Section):
     """An input checkpoint."""
 
-    path: str = Field(description="safetensors file, or directory as Hugging Face writes it")
+    path: str = Field(
+        min_length=1,
+        description="safetensors file, directory as Hugging Face writes it, LoRA adapter as peft "
+        "writes it, GGUF file, or id of the Hugging Face Hub (`org/name`, `org/name@revision`)",
+    )
     name: str = Field(default="", description="what to call it; default: the last part of the path")
+    base: str | None = Field(
+        default=None,
+        description="of an adapter: the model it was trained on, path or id; default: the one that "
+        "its configuration names",
+    )
+    rename: dict[str, str] = Field(
+        default={}, description="prefix of tensor names -> what to put in its place"
+    )
+    dtype: Literal["BF16", "F16", "F32"] = Field(
+        default="BF16", description="of a GGUF file: the type of its unpacked weights"
+    )
 
 
 class StrategyEntry(BaseModel):
@@ -67,6 +82,11 @@ class RunConfig(Section):
     pool: str = Field(min_length=1, description="directory in which the population lives")
     seeds: list[str | SeedOptions] = Field(
         min_length=1, description="the checkpoints to start from"
+    )
+    partial: bool = Field(
+        default=False,
+        description="the seeds may share only part of their tensors: what all hold under one name "
+        "and in one shape evolves, all else comes from the first seed",
     )
     tasks: list[TaskOptions] = Field(min_length=1, description="what members are scored on")
     strategy: StrategyEntry = Field(
@@ -154,7 +174,7 @@ class Run(Section):
             unique, number = name, 2
             while unique in taken:
                 unique, number = f"{name}-{number}", number + 1
-            out.append(SeedOptions(path=seed.path, name=unique))
+            out.append(seed.model_copy(update={"name": unique}))
         return out
 
 

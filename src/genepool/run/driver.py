@@ -32,6 +32,7 @@ from genepool.run.inputs import (
     Inputs,
     check_pins,
     open_inputs,
+    opening,
     pins,
     seed_entries,
     task_entries,
@@ -110,12 +111,14 @@ def evolve(
                 "kind": inputs.kind,
                 "seed": loaded.config.seed,
                 "budget": target,
+                "opening": opening(inputs),
             }
             pool.set_up(meta, entries, tasks)
         else:
             check_pins(pool, inputs, entries, tasks)
             pool.set_meta("budget", max(target, pool.evaluations))
             pool.set_meta("config", loaded.config.model_dump())
+            pool.set_meta("opening", opening(inputs))
         watcher.stage("preparing the seeds")
         problem = _problem(inputs, path)
         watcher.stage("building the model")

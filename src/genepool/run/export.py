@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.run.members import member_number
 from genepool.run.pool import Pool
-from genepool.weights.checkpoint import Checkpoint, open_checkpoint
+from genepool.run.seeds import SeedLike, named_source
+from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.family import Source, locate, make_family, open_source
 from genepool.weights.gram import load_or_build_gram
-from genepool.weights.layout import Layout, build_layout
+from genepool.weights.layout import Layout
 from genepool.weights.writer import write_checkpoint
 
 PathLike = str | os.PathLike[str]
@@ -74,13 +76,15 @@ def export(
 
 
 def merge(
-    a: PathLike,
-    b: PathLike,
+    a: SeedLike,
+    b: SeedLike,
     directory: PathLike,
     *,
     ratio: float,
     split: float | int | str = 1.0,
     angle: Angle = "global",
+    adapter_base: str | None = None,
+    partial: bool = False,
     dtype: str | None = None,
     shard_bytes: int = 5_000_000_000,
     advance: Advance | None = None,
@@ -88,12 +92,15 @@ def merge(
     """Merge two checkpoints by SLERP: `ratio` left of the split point and 1 - ratio right of it.
 
     Args:
-        a, b: checkpoints of one architecture.
+        a, b: checkpoints of one architecture: paths, ids of the Hugging Face Hub, or mappings with
+            the keys of a seed in a run file.
         directory: new or empty.
         ratio: in [0, 1]; left of the split 0 gives a and 1 gives b.
         split: fraction of the axis (float), position (int), or name of the tensor that is the
             first on the right; 1.0 merges everything at `ratio`.
         angle: over what the SLERP angle is measured.
+        adapter_base: base of a seed that is an adapter; None takes the one that it names.
+        partial: merge what both hold under one name and in one shape, and take the rest from a.
         dtype: of all merged tensors, as safetensors names it; None keeps those of a.
         shard_bytes: largest size of a file.
         advance: called with the fraction that is done.
@@ -101,8 +108,9 @@ def merge(
     Raises:
         CheckpointError, InputError: naming what does not fit.
     """
-    checkpoints = (open_checkpoint(Path(a)), open_checkpoint(Path(b)))
-    layout = build_layout(checkpoints)
+    sources = [named_source(seed, adapter_base) for seed in (a, b)]
+    family = make_family([open_source(source) for source in sources], partial=partial)
+    checkpoints, layout = family.checkpoints, family.layout
     position = layout.position(split)
     gram = load_or_build_gram(checkpoints, layout, None)
     sides = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
@@ -114,6 +122,7 @@ def merge(
         "split": position,
         "angle": angle,
         "seeds": [{"name": c.name, "digest": c.digest()} for c in checkpoints],
+        "notices": list(family.notices),
         **_describe(genome),
     }
     return _write(genome, details, checkpoints, layout, directory, dtype, shard_bytes, advance)
@@ -130,17 +139,25 @@ def open_seeds(
     """
     moved = dict(seeds or {})
     entries = pool.seeds()
-    unknown = sorted(set(moved) - {seed.name for seed in entries})
+    names = {seed.name for seed in entries}
+    unknown = sorted(set(moved) - names - {f"{name}.base" for name in names})
     if unknown:
         raise InputError(
             f"the pool has no seed named {unknown[0]!r}; its seeds: "
             f"{', '.join(seed.name for seed in entries)}"
         )
     checkpoints: list[Checkpoint] = []
-    for seed in entries:
-        path = Path(moved.get(seed.name, seed.path))
+    opening: dict[str, Any] = pool.meta().get("opening") or {}
+    sources = [Source(**entry) for entry in opening.get("sources", ())] or [
+        Source(seed.path) for seed in entries
+    ]
+    for seed, source in zip(entries, sources, strict=True):
+        here = Path.cwd()
+        path = locate(os.fspath(moved.get(seed.name, source.path)), here)
+        base = moved.get(f"{seed.name}.base", source.base)
+        base = None if base is None else locate(os.fspath(base), here)
         try:
-            checkpoint = open_checkpoint(path)
+            checkpoint = open_source(replace(source, path=path, base=base))
         except CheckpointError as error:
             raise CheckpointError(
                 f"seed '{seed.name}': {error}; if it has moved, say where it is with "
@@ -153,13 +170,16 @@ def open_seeds(
             )
         checkpoints.append(checkpoint)
     pins = pool.meta()["pins"]
-    layout = build_layout(checkpoints, pins["chromosomes"] or None)
+    family = make_family(
+        checkpoints, pins["chromosomes"] or None, partial=bool(opening.get("partial"))
+    )
+    layout = family.layout
     if layout.digest != pins["layout"]:
         raise PoolError(
             f"{pool.path}: this genepool lays the tensors out differently from the one that made "
             "the pool; use that version"
         )
-    return tuple(checkpoints), layout
+    return family.checkpoints, layout
 
 
 def _describe(genome: Genome) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,13 +11,20 @@ import numpy as np
 
 from genepool.core.archive import Resources
 from genepool.core.strategies import Group
-from genepool.errors import CheckpointError, ConfigError, GenepoolError, PoolError
+from genepool.errors import (
+    CheckpointError,
+    ConfigError,
+    GenepoolError,
+    PoolError,
+)
 from genepool.evaluate.base import Batched, Labelled, Task
 from genepool.run.config import Run, task_options
 from genepool.run.pool import Pool, Seed, TaskEntry
+from genepool.run.seeds import source_of
 from genepool.weights.atomic import write_bytes
-from genepool.weights.checkpoint import Checkpoint, open_checkpoint
-from genepool.weights.layout import Layout, build_layout
+from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.family import Source, make_family, open_source
+from genepool.weights.layout import Layout
 
 _DIGESTS = "digests.json"
 
@@ -28,16 +35,20 @@ class Inputs:
 
     Attributes:
         run: the run file.
+        sources: where the seeds are found, in order.
         checkpoints: the seeds, in order.
         layout: where their tensors lie on the axis.
+        notices: what is good to know about the seeds, one line each.
         tasks: in order; their examples are laid end to end.
         resources: the examples with their capacities.
         kind: of genome: dense vectors where mutation adds noise, recipes otherwise.
     """
 
     run: Run
+    sources: tuple[Source, ...]
     checkpoints: tuple[Checkpoint, ...]
     layout: Layout
+    notices: tuple[str, ...]
     tasks: tuple[Task, ...]
     resources: Resources
     kind: Literal["recipe", "vector"]
@@ -83,13 +94,16 @@ def open_inputs(run: Run) -> Inputs:
     Raises:
         ConfigError, CheckpointError, EvaluationError, MissingExtraError: naming file and field.
     """
+    sources: list[Source] = []
     checkpoints: list[Checkpoint] = []
     for index, seed in enumerate(run.seeds):
         try:
-            checkpoints.append(open_checkpoint(run.resolve(seed.path)))
-        except CheckpointError as error:
-            raise CheckpointError(f"{run.where('seeds', index)}: seeds.{index}: {error}") from None
-    layout = build_layout(checkpoints, run.config.chromosomes or None)
+            source = source_of(seed, run.directory)
+            sources.append(source)
+            checkpoints.append(open_source(source))
+        except GenepoolError as error:
+            raise _prefixed(error, f"{run.where('seeds', index)}: seeds.{index}") from None
+    family = make_family(checkpoints, run.config.chromosomes or None, partial=run.config.partial)
     tasks: list[Task] = []
     for index, entry in enumerate(run.config.tasks):
         evaluator, options = task_options(run, index, entry)
@@ -100,8 +114,10 @@ def open_inputs(run: Run) -> Inputs:
             raise _prefixed(error, where) from error
     return Inputs(
         run,
-        tuple(checkpoints),
-        layout,
+        tuple(sources),
+        family.checkpoints,
+        family.layout,
+        family.notices,
         tuple(tasks),
         Resources(
             _weights(run, [len(task.samples) for task in tasks]),
@@ -141,17 +157,19 @@ def seed_entries(inputs: Inputs, pool: Path) -> list[Seed]:
         known = {}
     out: list[Seed] = []
     fresh: dict[str, str] = {}
-    for seed, checkpoint in zip(inputs.run.seeds, inputs.checkpoints, strict=True):
-        key = _stamp(checkpoint)
+    seeds = zip(inputs.run.seeds, inputs.sources, inputs.checkpoints, strict=True)
+    for seed, source, checkpoint in seeds:
+        key = _stamp(source, checkpoint)
         fresh[key] = known.get(key) or checkpoint.digest()
-        out.append(Seed(seed.name, str(inputs.run.resolve(seed.path)), fresh[key]))
+        out.append(Seed(seed.name, source.path, fresh[key]))
     if fresh != known:
         write_bytes(cache, json.dumps(fresh, indent=1).encode())
     return out
 
 
-def _stamp(checkpoint: Checkpoint) -> str:
-    parts: list[str] = []
+def _stamp(source: Source, checkpoint: Checkpoint) -> str:
+    # Renaming changes a digest and no file.
+    parts: list[str] = [json.dumps(dict(source.rename))] if source.rename else []
     for file in checkpoint.files:
         try:
             stat = file.path.stat()
@@ -187,6 +205,14 @@ def pins(inputs: Inputs) -> dict[str, Any]:
         "in_flight": config.in_flight,
         "early_stop": config.early_stop,
         "layout": inputs.layout.digest,
+    }
+
+
+def opening(inputs: Inputs) -> dict[str, Any]:
+    """How the seeds are opened again, for the pool to remember."""
+    return {
+        "sources": [asdict(source) for source in inputs.sources],
+        "partial": inputs.run.config.partial,
     }
 
 

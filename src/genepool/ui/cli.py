@@ -377,8 +377,8 @@ def export(
 
 
 @cli.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a")
+@click.argument("b")
 @_output
 @click.option(
     "--ratio",
@@ -402,19 +402,43 @@ def export(
     show_default=True,
     help="SLERP angle over the whole axis, each side, or each tensor.",
 )
+@click.option(
+    "--adapter-base",
+    metavar="MODEL",
+    help="Base of the adapters among A and B.  [default: as the adapter says]",
+)
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Merge what A and B share, and take the rest from A.",
+)
+@click.option(
+    "--rename",
+    "prefixes",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Begin of tensor names in B, and what to put in its place; may be repeated.",
+)
 @_dtype
 @_json
 def merge(
-    a: Path,
-    b: Path,
+    a: str,
+    b: str,
     output: Path,
     ratio: float,
     split: str,
     angle: Any,
+    adapter_base: str | None,
+    partial: bool,
+    prefixes: tuple[str, ...],
     dtype: str | None,
     as_json: bool,
 ) -> None:
-    """Merge the checkpoints A and B once, by hand."""
+    """Merge the checkpoints A and B once, by hand.
+
+    Each is a safetensors file, a directory as Hugging Face writes it, a LoRA adapter as peft writes
+    it, a GGUF file, or an id of the Hugging Face Hub.
+    """
     from genepool.run.export import merge
     from genepool.ui.progress import watcher
 
@@ -422,11 +446,13 @@ def merge(
         progress.stage("merging")
         written = merge(
             a,
-            b,
+            {"path": b, "rename": dict(_renamed(entry) for entry in prefixes)},
             output,
             ratio=ratio,
             split=_split(split),
             angle=angle,
+            adapter_base=adapter_base,
+            partial=partial,
             dtype=dtype,
             advance=progress.advance,
         )
@@ -445,6 +471,13 @@ def _moved(entry: str) -> tuple[str, str]:
     if not (name and equals and path):
         raise InputError(f"--seed: expected NAME=PATH; got '{entry}'")
     return name, path
+
+
+def _renamed(entry: str) -> tuple[str, str]:
+    old, equals, new = entry.partition("=")
+    if not (old and equals):
+        raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
+    return old, new
 
 
 def _report(result: Result, as_json: bool) -> None:

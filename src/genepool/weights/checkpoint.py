@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from genepool.errors import CheckpointError
 from genepool.weights.mapped import MappedFile, Tensor, map_file, refuse_duplicates
+from genepool.weights.pickles import conversion
 from genepool.weights.threads import available_threads
 from genepool.weights.wording import at, one_line, some
 
@@ -24,6 +25,7 @@ _SINGLE = "model.safetensors"
 _INDEX = ".safetensors.index.json"
 _MAX_INDEX = 100_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WEIGHTS = ("pytorch_model", "model", "adapter_model", "consolidated")
 _LEAF = 16 * 2**20
 
 
@@ -37,6 +39,7 @@ class Checkpoint:
         tensors: by name; two names are two tensors even where their bytes are equal.
         metadata: string to string, from the header (with shards, the first to set a key wins).
         files: the mapped files.
+        directory: where configuration, tokenizer and the like lie; None if the weights came alone.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     files: tuple[MappedFile, ...]
+    directory: Path | None = None
     _digest: list[str] = field(default_factory=list[str], repr=False)
 
     def check(self) -> None:
@@ -140,14 +144,32 @@ def _open_directory(directory: Path) -> Checkpoint:
             f"{at(directory)}: holds {len(files)} safetensors files ({some(files)}) and no "
             f"{_SINGLE} or index that says how they belong together; name one of them"
         )
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    hint = (
-        f"; {some(pickles)} may hold a pickle, which genepool does not load: save the model again "
-        "as safetensors (in transformers: model.save_pretrained(DIR))"
-        if pickles
-        else f"; expected {_SINGLE} or model{_INDEX}"
+    raise CheckpointError(
+        f"{at(directory)}: the directory holds no safetensors file"
+        + (
+            pickle_advice(directory, names)
+            or _gguf_advice(names)
+            or f"; expected {_SINGLE} or model{_INDEX}"
+        )
     )
-    raise CheckpointError(f"{at(directory)}: the directory holds no safetensors file{hint}")
+
+
+def pickle_advice(directory: Path, names: Sequence[str], target: str = _SINGLE) -> str:
+    """What to do about the pickles among the files of a directory; empty if there are none."""
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if not pickles:
+        return ""
+    weights = [name for name in pickles if name.startswith(_WEIGHTS)] or pickles
+    command = conversion([directory / name for name in weights], directory / target)
+    return (
+        f"; {some(pickles)} may hold a pickle, which genepool does not load: convert it with: "
+        f"{command}"
+    )
+
+
+def _gguf_advice(names: Sequence[str]) -> str:
+    found = [name for name in names if name.endswith(".gguf")]
+    return f"; it holds {some(found)}: name that file itself" if found else ""
 
 
 def _open_shards(directory: Path, index_name: str) -> list[MappedFile]:
@@ -216,7 +238,12 @@ def _assemble(path: Path, name: str, files: list[MappedFile]) -> Checkpoint:
         tensors.update(file.tensors)
         metadata = {**file.metadata, **metadata}
     return Checkpoint(
-        path, name, MappingProxyType(tensors), MappingProxyType(metadata), tuple(files)
+        path,
+        name,
+        MappingProxyType(tensors),
+        MappingProxyType(metadata),
+        tuple(files),
+        path if path.is_dir() else None,
     )
 
 

@@ -62,3 +62,18 @@ def as_float32(raw: Raw, code: str) -> NDArray[np.float32]:
         return np.frombuffer(raw.astype(np.uint32) << np.uint32(16), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         return raw.astype(np.float32)
+
+
+def from_float32(values: NDArray[np.float32], code: str) -> Raw:
+    """float32 values rounded once, to nearest with ties to even, to a floating dtype (a new array).
+
+    As `as_float32` the other way. Beyond the dtype's range values become infinite; NaN stays NaN.
+    """
+    if code == "BF16":
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        rounded = (bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)
+        quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
+        return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(DTYPES[code].storage)

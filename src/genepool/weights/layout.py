@@ -102,7 +102,10 @@ class Layout:
 
 
 def build_layout(
-    checkpoints: Sequence[Checkpoint], chromosomes: Mapping[str, Sequence[str]] | None = None
+    checkpoints: Sequence[Checkpoint],
+    chromosomes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    partial: bool = False,
 ) -> Layout:
     """Lay the mergeable tensors of a family of checkpoints end to end in depth order.
 
@@ -115,6 +118,8 @@ def build_layout(
             `re:` that must match the whole name. The first chromosome that matches takes the
             tensor. The axis is chromosome after chromosome, each in depth order, and tensors that
             no pattern matches form a last one named "rest".
+        partial: the checkpoints need not be equal: what all of them hold under one name and in one
+            shape merges, and all else of the first checkpoint is carried over.
 
     Raises:
         CheckpointError: the checkpoints differ in names or shapes, or nothing in them merges.
@@ -123,11 +128,17 @@ def build_layout(
     if not checkpoints:
         raise InputError("a layout needs at least one checkpoint; got none")
     first = checkpoints[0]
-    for other in checkpoints[1:]:
+    for other in () if partial else checkpoints[1:]:
         _require_same(first, other)
     ordered = sorted(first.tensors.values(), key=lambda tensor: depth_key(tensor.name))
-    merged = [tensor for tensor in ordered if _merges(tensor)]
+    merged = [
+        tensor
+        for tensor in ordered
+        if _merges(tensor) and all(_shares(other, tensor) for other in checkpoints[1:])
+    ]
     if not merged:
+        if partial and any(_merges(tensor) for tensor in ordered):
+            raise _nothing_shared(checkpoints)
         raise CheckpointError(f"{at(first.path)}: holds no floating-point tensors to merge")
     names, groups = _divide(merged, chromosomes)
     slots: list[Slot] = []
@@ -144,7 +155,8 @@ def build_layout(
         np.array(edges, dtype=np.int64),
         tuple(names),
     )
-    carried = tuple(tensor.name for tensor in ordered if not _merges(tensor))
+    shared = {slot.name for slot in slots}
+    carried = tuple(tensor.name for tensor in ordered if tensor.name not in shared)
     return Layout(tuple(slots), carried, axis)
 
 
@@ -156,6 +168,23 @@ def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:
         tensor = checkpoint.tensors[slot.name]
         out[slot.start : slot.stop] = as_float32(tensor.raw, tensor.dtype)
     return out
+
+
+def _shares(checkpoint: Checkpoint, tensor: Tensor) -> bool:
+    other = checkpoint.tensors.get(tensor.name)
+    return other is not None and other.shape == tensor.shape and DTYPES[other.dtype].floating
+
+
+def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        if not any(_merges(tensor) and _shares(other, tensor) for tensor in first.tensors.values()):
+            return CheckpointError(
+                f"{at(other.path)} shares no tensor of the same name and shape with "
+                f"{at(first.path)}: tensors are called like {some(other.tensors)} there and "
+                f"{some(first.tensors)} here; say with rename how the names correspond"
+            )
+    return CheckpointError("no tensor is shared by all seeds; say with rename how names correspond")
 
 
 def _merges(tensor: Tensor) -> bool:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from genepool.errors import CheckpointError
 from genepool.weights.dtypes import DTYPES, Raw
+from genepool.weights.pickles import conversion
 from genepool.weights.wording import at, one_line
 
 MAX_HEADER = 100_000_000
@@ -179,15 +180,15 @@ _FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     for pattern, text in (
         (
             rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\((lp|dp|[ld])\d?",
-            f"a pickle, which can run code when it is loaded, so it is refused; {_RESAVE}",
+            "a pickle, which can run code when it is loaded, so it is refused",
         ),
         (
             rb"PK\x03\x04",
             "a zip archive, as torch.save writes it, with a pickle inside that can run code when "
-            f"it is loaded, so it is refused; {_RESAVE}",
+            "it is loaded, so it is refused",
         ),
         (rb".{257}ustar", f"a tar archive, not safetensors; {_RESAVE}"),
-        (rb"GGUF", f"a GGUF file, not safetensors; {_RESAVE}"),
+        (rb"GGUF", "a GGUF file, not safetensors; give it a name that ends in .gguf"),
         (rb"\x89HDF", f"an HDF5 file, not safetensors; {_RESAVE}"),
         (rb"version https://git-lfs", "a Git LFS pointer, not the weights; run: git lfs pull"),
         (rb"\s*<(!doctype|!DOCTYPE|html)", "a web page, not the weights; download it again"),
@@ -202,4 +203,8 @@ def _refuse_foreign(path: Path, head: bytes, size: int) -> None:
             return
     for pattern, text in _FOREIGN:
         if pattern.match(head):
-            raise CheckpointError(f"{at(path)}: this is {text}")
+            advice = ""
+            if text.endswith("refused"):
+                safe = path.with_name(path.name.rsplit(".", 1)[0] + "-converted.safetensors")
+                advice = f"; convert it with: {conversion([path], safe)}"
+            raise CheckpointError(f"{at(path)}: this is {text}{advice}")

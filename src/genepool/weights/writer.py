@@ -312,15 +312,15 @@ def _index(files: Sequence[_File]) -> bytes:
 
 
 def _side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
-    if not first.path.is_dir():
+    if first.directory is None:
         return {}
     found: dict[str, bytes | Path] = {}
-    for path in sorted(first.path.iterdir()):
+    for path in sorted(first.directory.iterdir()):
         lower = path.name.lower()
         if lower.startswith((".", "readme")) or lower.endswith(_WEIGHTS) or path.is_dir():
             continue
         if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
-            found[path.name] = safe_target(first.path, path.name)
+            found[path.name] = safe_target(first.directory, path.name)
     if dtype is not None and (config := found.get("config.json")) is not None:
         found["config.json"] = _with_dtype(cast(Path, config), dtype)
     return found

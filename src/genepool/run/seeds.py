@@ -1,0 +1,57 @@
+"""Seeds as a user names them, in a run file or a call, into open checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from genepool.errors import InputError
+from genepool.run.config import SeedOptions
+from genepool.weights.adapters import is_adapter
+from genepool.weights.family import Source, find_source
+from genepool.weights.wording import one_line
+
+# A path or an id of the Hub, or a mapping with the keys of a seed in a run file.
+SeedLike = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def source_of(seed: SeedOptions, directory: Path) -> Source:
+    """Where a seed of a run file is found; relative paths start from `directory`.
+
+    Raises:
+        CheckpointError: an adapter without a base, or a base for what is no adapter.
+    """
+    return find_source(seed.path, directory, base=seed.base, rename=seed.rename, dtype=seed.dtype)
+
+
+def named_source(seed: SeedLike, adapter_base: str | None = None) -> Source:
+    """Where a seed of a call is found; relative paths start from the current folder.
+
+    Args:
+        seed: path, id, or mapping.
+        adapter_base: the base of a seed that is an adapter and names none in its mapping.
+
+    Raises:
+        InputError: a mapping with unknown keys or wrong values.
+        CheckpointError: an adapter without a base, or a base for what is no adapter.
+    """
+    given = dict(seed) if isinstance(seed, Mapping) else {"path": os.fspath(seed)}
+    try:
+        options = SeedOptions.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"seed {one_line(given.get('path'))}: {one_line(where)}: {one_line(first['msg'])}; "
+            f"known keys: {', '.join(SeedOptions.model_fields)}"
+        ) from None
+    here = Path.cwd()
+    if options.base is None and adapter_base is not None:
+        place = here / Path(options.path).expanduser()
+        if place.is_dir() and is_adapter(place):
+            options = options.model_copy(update={"base": adapter_base})
+    return source_of(options, here)

@@ -1,0 +1,99 @@
+"""Where genepool keeps what it can make again: folded adapters, unpacked GGUF files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from genepool.errors import GenepoolError
+from genepool.weights.atomic import sync_directory, temporary_sibling
+from genepool.weights.dtypes import DTYPES
+from genepool.weights.wording import at
+
+Entry = tuple[str, str, tuple[int, ...]]
+
+
+def cache_directory() -> Path:
+    """The folder for files that are safe to delete: they are made again when they are needed.
+
+    `GENEPOOL_CACHE` if it is set, else `genepool` in `XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        GenepoolError: there is no home directory, and none of the variables is set.
+    """
+    if given := os.environ.get("GENEPOOL_CACHE"):
+        return Path(given).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise GenepoolError(
+            "no home directory is known, so there is no place for a cache; set GENEPOOL_CACHE"
+        ) from error
+    return home / "genepool"
+
+
+def header(entries: Sequence[Entry]) -> bytes:
+    """The head of a safetensors file that holds these tensors one after another.
+
+    Args:
+        entries: (name, dtype, shape) in the order of their bytes; wider dtypes first keeps every
+            tensor aligned.
+    """
+    content: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, dtype, shape in entries:
+        size = DTYPES[dtype].size
+        for length in shape:
+            size *= length
+        content[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_tensors(
+    path: Path, entries: Sequence[Entry], produce: Callable[[str], bytes | memoryview]
+) -> None:
+    """Write a safetensors file of which one tensor at a time is in memory; whole or not at all.
+
+    Args:
+        path: to write or replace; its folder is made.
+        entries: (name, dtype, shape) in the order of their bytes.
+        produce: the bytes of a tensor by name; called once for each, in order.
+
+    Raises:
+        GenepoolError: the file cannot be written; nothing is left of it.
+    """
+    temporary = temporary_sibling(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(header(entries))
+                for name, _, _ in entries:
+                    file.write(produce(name))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> GenepoolError:
+    """What to say when the cache cannot be written."""
+    return GenepoolError(
+        f"{at(path)}: the cache cannot be written: {error.strerror or error}; set GENEPOOL_CACHE "
+        "to a folder with room"
+    )

@@ -1,0 +1,198 @@
+"""A family of seeds: each opened from wherever it is found, compared, and laid on one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from genepool.errors import CheckpointError
+from genepool.weights import adapters, gguf, hub
+from genepool.weights.checkpoint import Checkpoint, open_checkpoint
+from genepool.weights.layout import Layout, build_layout
+from genepool.weights.mapped import Tensor
+from genepool.weights.wording import at, count, one_line, some
+
+GGUFType = Literal["BF16", "F16", "F32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a seed is found, with nothing left that depends on a current folder.
+
+    Attributes:
+        path: absolute path of a checkpoint, an adapter's directory or a GGUF file; or an id of
+            the Hugging Face Hub, `org/name` or `org/name@revision`.
+        base: the same, of an adapter's base; None where there is none.
+        rename: prefixes of tensor names and what stands in their place.
+        dtype: of a GGUF file's unpacked weights.
+    """
+
+    path: str
+    base: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict[str, str])
+    dtype: GGUFType = "BF16"
+
+
+def find_source(
+    path: str,
+    directory: Path,
+    *,
+    base: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    dtype: GGUFType = "BF16",
+) -> Source:
+    """A seed as a user names it, made independent of `directory`, from which paths start.
+
+    Raises:
+        CheckpointError: an adapter without a base, or a base for what is no adapter.
+    """
+    found = locate(path, directory)
+    place = Path(found)
+    if not (Path(found).is_absolute() and place.is_dir() and adapters.is_adapter(place)):
+        if base is not None and Path(found).is_absolute() and place.exists():
+            raise CheckpointError(
+                f"{at(place)}: a base is given, but this is no adapter (it has no "
+                f"{adapters.CONFIG}, or whole weights beside it); leave out the base"
+            )
+        return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
+    named = base or adapters.named_base(place)
+    if named is None:
+        raise CheckpointError(
+            f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
+            "(base_model_name_or_path); say which: {path: ..., base: ...}"
+        )
+    return Source(found, locate(named, directory), dict(rename or {}), dtype)
+
+
+def locate(text: str, directory: Path) -> str:
+    """An absolute path, unless only the Hub can be meant: `org/name` without a folder `org`."""
+    try:
+        path = directory.absolute() / Path(text).expanduser()
+        here = path.exists() or path.is_symlink() or path.parent.is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return text
+    return text if not here and hub.is_hub_id(text) else str(path)
+
+
+def open_source(source: Source) -> Checkpoint:
+    """Open a seed: safetensors, an adapter folded into its base, a GGUF file, a model of the Hub.
+
+    Raises:
+        CheckpointError: it cannot be opened; the message is one line and names the file.
+        MissingExtraError: it needs a package that is not installed.
+        GenepoolError: the cache cannot be written.
+    """
+    checkpoint = _open(source.path, source.base, source.dtype)
+    return renamed(checkpoint, source.rename) if source.rename else checkpoint
+
+
+def _open(path: str, base: str | None, dtype: str) -> Checkpoint:
+    place = Path(path)
+    if not place.is_absolute() and hub.is_hub_id(path):
+        place = hub.fetch(path)
+        opened = _open_local(place, base, dtype)
+        return replace(opened, path=Path(path), _digest=[])
+    return _open_local(place, base, dtype)
+
+
+def _open_local(place: Path, base: str | None, dtype: str) -> Checkpoint:
+    if gguf.is_gguf(place):
+        return gguf.open_gguf(place, dtype)
+    if place.is_dir() and adapters.is_adapter(place):
+        named = base or adapters.named_base(place)
+        if named is None:
+            raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
+        try:
+            whole = _open(named, None, dtype)
+        except CheckpointError as error:
+            raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
+        if whole.path.is_dir() and adapters.is_adapter(whole.path):
+            raise CheckpointError(
+                f"{at(place)}: its base {at(whole.path)} is an adapter too; merge that one first"
+            )
+        return adapters.open_adapter(place, whole)
+    return open_checkpoint(place)
+
+
+def renamed(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> Checkpoint:
+    """A checkpoint whose tensors have other names: the longest prefix that fits is replaced.
+
+    Raises:
+        CheckpointError: a prefix fits no tensor, or two tensors get one name.
+    """
+    used: set[str] = set()
+    tensors: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    for name, tensor in checkpoint.tensors.items():
+        prefix = max((p for p in prefixes if name.startswith(p)), key=len, default=None)
+        new = name if prefix is None else prefixes[prefix] + name[len(prefix) :]
+        if prefix is not None:
+            used.add(prefix)
+        if new in tensors or not new:
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: rename makes '{one_line(new)}' of "
+                f"{some([origins.get(new, name), name])}; every tensor needs a name of its own"
+            )
+        origins[new] = name
+        tensors[new] = replace(tensor, name=new)
+    if idle := sorted(prefixes.keys() - used):
+        raise CheckpointError(
+            f"{at(checkpoint.path)}: rename: no tensor begins with {some(idle)}; its tensors are "
+            f"called like {some(checkpoint.tensors)}"
+        )
+    return replace(checkpoint, tensors=MappingProxyType(tensors), _digest=[])
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Seeds that fit together.
+
+    Attributes:
+        checkpoints: in order.
+        layout: where their tensors lie on the axis.
+        notices: one line each, of what differs and does no harm, or is good to know.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    layout: Layout
+    notices: tuple[str, ...]
+
+
+def make_family(
+    checkpoints: Sequence[Checkpoint],
+    chromosomes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    partial: bool = False,
+) -> Family:
+    """Compare opened seeds and lay them on one axis.
+
+    Args:
+        checkpoints: one or more.
+        chromosomes: as `build_layout` takes them.
+        partial: whether the seeds may share only part of their tensors.
+
+    Raises:
+        CheckpointError: they do not fit together; the message names files, field and both values.
+        InputError: chromosomes that cannot be used.
+    """
+    layout = build_layout(checkpoints, chromosomes, partial=partial)
+    notices: list[str] = []
+    if partial:
+        notices.append(_share(checkpoints[0], layout))
+    return Family(tuple(checkpoints), layout, tuple(notices))
+
+
+def _share(first: Checkpoint, layout: Layout) -> str:
+    """What merges and what is carried, in one line."""
+    size = sum(tensor.raw.size for tensor in first.tensors.values())
+    text = (
+        f"{count(len(layout.slots), 'tensor')} ({layout.axis.size / max(1, size):.1%} of the "
+        f"parameters of {at(first.path)}) are shared by all seeds and merge"
+    )
+    if not layout.carried:
+        return text
+    groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in layout.carried)
+    return f"{text}; {len(layout.carried)} are carried over from it ({some(groups)})"
