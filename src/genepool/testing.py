@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import EvaluationError
-from genepool.evaluate.base import Task
+from genepool.evaluate.base import Blocked, Task
+from genepool.evaluate.language import LanguageModel
 
 __all__ = ["check_task"]
 
@@ -40,14 +42,15 @@ def check_task(
 
     Ids are text, all different, held-out ones apart from training ones. Scores are float32 in
     [0, 1], one per example asked, 0 or 1 if the task says that it is binary, in a new array. They
-    are the same bits when asked again, in any order, in any blocks and one by one. The model is
-    left as it was. A model that cannot be judged ends in EvaluationError, and a position that does
-    not exist in an error. Opened again, the task has the same ids, digest and scores.
+    are the same bits when asked again, in any order, in any blocks and one by one. Fixed blocks
+    (see `Blocked`) number the training examples without falling or leaving out a number. The model
+    is left as it was. A model that cannot be judged ends in EvaluationError, and a position that
+    does not exist in an error. Opened again, the task has the same ids, digest and scores.
 
     Args:
         task: the task.
-        model: what a live model gives to tasks: a mapping of arrays or a torch network. It should
-            be one that gets some examples right and others wrong.
+        model: what a live model gives to tasks: a mapping of arrays, a torch network or a language
+            model. It should be one that gets some examples right and others wrong.
         reopen: opens the same task again; without it that part is not checked.
         broken: a model that must be refused; by default `model` with every weight NaN.
         at_most: examples that are scored of each set, evenly spread; each is scored about six
@@ -58,6 +61,7 @@ def check_task(
         AssertionError: what is wrong, with the first example or value that shows it.
     """
     _check_ids(task)
+    _check_blocks(task)
     before = _snapshot(model)
     for held_out, ids in ((False, task.samples), (True, task.held_out)):
         if ids:
@@ -87,6 +91,23 @@ def _check_ids(task: Task) -> None:
     again = (task.samples, task.held_out, task.digest, task.binary)
     first = (task.samples, task.held_out, task.digest, task.binary)
     _require(again == first, "samples, held_out, digest and binary must not change")
+
+
+def _check_blocks(task: Task) -> None:
+    if not isinstance(task, Blocked):
+        return
+    blocks: Any = task.blocks
+    _require(
+        type(blocks) is np.ndarray
+        and blocks.dtype == np.int64
+        and blocks.shape == (len(task.samples),),
+        f"blocks must be int64[{len(task.samples)}], one per training example; got {_what(blocks)}",
+    )
+    steps = np.diff(cast("Int64", blocks), prepend=0)
+    _require(
+        bool(((steps == 0) | (steps == 1)).all()) and steps[0] == 0,
+        f"blocks must count up from 0 in steps of 1; got {cast('Int64', blocks)[:8].tolist()}...",
+    )
 
 
 def _check_scores(
@@ -205,6 +226,8 @@ def _with_nan(model: Any) -> Any:
                 for name, array in arrays.items()
             }
         )
+    if isinstance(model, LanguageModel):
+        return replace(model, model=_with_nan(model.model))
     _require(_is_network(model), "give `broken`: a model that the task must refuse")
     network = copy.deepcopy(model)
     for tensor in network.parameters():
@@ -217,6 +240,8 @@ def _snapshot(model: Any) -> dict[str, NDArray[Any]] | None:
     if isinstance(model, Mapping):
         arrays = cast("Mapping[str, NDArray[Any]]", model)
         return {name: np.array(array) for name, array in arrays.items()}
+    if isinstance(model, LanguageModel):
+        return _snapshot(model.model)
     if _is_network(model):
         held: Mapping[str, Any] = model.state_dict()
         return {

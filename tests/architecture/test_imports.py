@@ -23,7 +23,10 @@ ROOMS = ["core", "weights", "evaluate", "run", "ui"]
 BESIDE = {"testing": ["core", "weights", "evaluate"], "__main__": ROOMS, "__init__": ROOMS}
 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
-TORCH = {"weights/torch_tensors.py", "evaluate/torch_model.py", "evaluate/network.py"}
+TORCH = {
+    "weights/torch_tensors.py", "evaluate/torch_model.py", "evaluate/network.py",
+    "evaluate/transformers_model.py",
+}  # fmt: skip
 
 # Each of these in one file at most, the one that needs it.
 ALONE = [

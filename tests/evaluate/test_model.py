@@ -207,8 +207,8 @@ class TestNetworks:
             ({"network": "gp_nets:absent"}, "has no 'absent'"),
             ({"network": "gp_nets:plain", "device": "cuda:99"}, "device 'cuda:99'"),
             ({"network": "gp_nets:plain", "device": "moon"}, "device 'moon'"),
-            ({"device": "cuda"}, "apply to a 'network'"),
-            ({"dtype": "float16"}, "apply to a 'network'"),
+            ({"device": "cuda"}, "apply to a network or a language model"),
+            ({"dtype": "float16"}, "apply to a network or a language model"),
         ],
     )
     def test_what_cannot_be_made_is_said(

@@ -6,8 +6,9 @@ paths in the options are relative to `directory`, the run file's folder. `genepo
 the contract as a test.
 
 The driver may ask for the examples in any blocks and any order (early stop), and the scores must be
-bit for bit those of asking for all of them at once: the score of an example must not depend on its
-neighbours in a batch.
+bit for bit those of asking for all of them at once: the score of an example must not depend on what
+else is asked. A task whose scores do depend on the neighbours in a batch (padding changes the last
+bits of what a language model computes) fixes the batches: see `Blocked`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from genepool.weights.wording import one_line, some
 
 __all__ = [
     "Batched",
+    "Blocked",
     "Labelled",
     "Task",
     "checked_indices",
@@ -99,6 +101,20 @@ class Batched(Protocol):
     @property
     def batch(self) -> int:
         """Blocks of examples that are multiples of this waste nothing; at least 1."""
+        ...
+
+
+@runtime_checkable
+class Blocked(Protocol):
+    """A task that always scores the same examples together; optional.
+
+    Asked for any example of a block, it scores the whole block, in stored order, and gives what was
+    asked. Asking for whole blocks wastes nothing. Held-out examples are in fixed blocks likewise.
+    """
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """int64[N], the block of each training example, counted from 0, never falling."""
         ...
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.errors import ConfigError, EvaluationError
 from genepool.evaluate.base import evaluator
+from genepool.evaluate.blocks import numbered, score_blocks
 from genepool.evaluate.checks import (
     cause,
     checked_indices,
@@ -20,6 +21,7 @@ from genepool.evaluate.checks import (
     require_unique,
 )
 from genepool.evaluate.examples import example_ids, read_examples
+from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.limits import time_limit
 from genepool.evaluate.loading import load_function
 from genepool.evaluate.sizes import train_size
@@ -32,8 +34,9 @@ class FunctionOptions(BaseModel):
 
     function: str = Field(
         description="'module:function', called as function(model, examples) with a list of "
-        "examples; returns one score in [0, 1] for each, in their order. The module is looked for "
-        "in the run file's folder first."
+        "examples, or as function(model, tokenizer, examples) if the model is a language model; "
+        "returns one score in [0, 1] for each, in their order. The module is looked for in the run "
+        "file's folder first."
     )
     examples: str | None = Field(
         default=None,
@@ -51,6 +54,12 @@ class FunctionOptions(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Score on the first so many training examples only."
     )
+    batch: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="The function is given the examples in fixed blocks of so many, one block a "
+        "call, so that padding cannot make scores depend on what else is asked. By default all "
+        "that are asked are given at once, and to a function for language models 16.",
+    )
     binary: bool = Field(
         default=False, description="Every score is 0 or 1; any other is then an error."
     )
@@ -61,13 +70,18 @@ class FunctionOptions(BaseModel):
     )
 
 
+# Examples in a block for language models, unless told otherwise.
+_BLOCK = 16
+
+
 @evaluator("function")
 class Function:
     """Scores from a function of the user's.
 
     The function must not change the model or the examples, and the score of an example must not
-    depend on which others are asked with it. It should raise rather than return a score for a model
-    that it cannot judge (logits that are NaN, say).
+    depend on which others are asked with it, unless `batch` fixes them. For a language model it is
+    called without gradients and with the same random numbers at every call. It should raise rather
+    than return a score for a model that it cannot judge (logits that are NaN, say).
     """
 
     Options = FunctionOptions
@@ -80,9 +94,7 @@ class Function:
                 the options contradict each other.
         """
         self._options = options
-        self._function: Callable[[Any, list[Any]], object] = load_function(
-            options.function, directory
-        )
+        self._function: Callable[..., object] = load_function(options.function, directory)
         source = options.examples or f"{options.function.partition(':')[0]}:examples"
         train = read_examples(source, directory)
         if options.held_out_examples is not None:
@@ -99,8 +111,11 @@ class Function:
         self._examples = [*train, *test]
         self._ids, digests = example_ids(self._examples)
         require_unique(self._ids, source)
+        settings = f"{self._n} {options.binary}"
+        if options.batch is not None:
+            settings += f" {options.batch}"
         self._digest = content_digest(
-            ["function 1", options.function, f"{self._n} {options.binary}", *self._ids, *digests]
+            ["function 1", options.function, settings, *self._ids, *digests]
         )
 
     @property
@@ -123,6 +138,11 @@ class Function:
         """As the options say; checked on every score."""
         return self._options.binary
 
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """See `Blocked`."""
+        return numbered(self._n, self._options.batch or _BLOCK)
+
     def score(
         self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
     ) -> NDArray[np.float32]:
@@ -133,15 +153,33 @@ class Function:
                 in [0, 1] per example.
         """
         first, last = (self._n, len(self._ids)) if held_out else (0, self._n)
-        rows: list[int] = (checked_indices(indices, last - first) + first).tolist()
-        if not rows:
-            return np.empty(0, dtype=np.float32)
+        positions = checked_indices(indices, last - first)
+        language = isinstance(model, LanguageModel)
+        batch = self._options.batch or (_BLOCK if language else None)
+
+        def ask(block: list[int]) -> NDArray[np.float32]:
+            rows = [first + position for position in block]
+            if not isinstance(model, LanguageModel):
+                return self._ask(rows, model)
+            from genepool.evaluate.transformers_model import fresh_inference
+
+            with fresh_inference():
+                return self._ask(rows, model.model, model.tokenizer)
+
+        if batch is not None:
+            return score_blocks(positions, last - first, batch, ask)
+        return ask(positions.tolist()) if positions.size else np.empty(0, dtype=np.float32)
+
+    def _ask(self, rows: list[int], *given: Any) -> NDArray[np.float32]:
         what = f"function '{self._options.function}'"
         with time_limit(self._options.time_limit, what):
             try:
-                raw = self._function(model, [self._examples[row] for row in rows])
+                raw = self._function(*given, [self._examples[row] for row in rows])
             except (Exception, SystemExit) as error:
-                raise EvaluationError(f"{what} failed: {cause(error)}") from error
+                hint = ""
+                if len(given) == 2 and given[1] is None:
+                    hint = " (the first seed has no tokenizer; 'model.tokenizer' can name one)"
+                raise EvaluationError(f"{what} failed: {cause(error)}{hint}") from error
         try:
             return checked_scores(
                 raw, len(rows), ids=[self._ids[row] for row in rows], binary=self._options.binary

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.core.genome import Genome
 from genepool.errors import ConfigError, MissingExtraError
+from genepool.evaluate.language import is_language_model, read_config
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, as_float32
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import Destination, Materialiser
+from genepool.weights.wording import at
 
 
 class ModelOptions(BaseModel):
@@ -26,18 +28,31 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    kind: Literal["auto", "arrays", "network", "transformers"] = Field(
+        default="auto",
+        description="'arrays': tasks get the tensors as plain float32 arrays by name. 'network': "
+        "they get a torch network, made by the function in 'network'. 'transformers': a language "
+        "model, built from the first seed's config.json (extra 'llm'). By default the network if "
+        "there is one, a language model if the first seed is a directory whose config.json names "
+        "one, and arrays otherwise.",
+    )
     network: str | None = Field(
         default=None,
         description="'module:function' that takes no arguments and returns a torch network whose "
-        "parameters and buffers have the checkpoint's names. Without it tasks get the tensors as "
-        "plain float32 arrays by name.",
+        "parameters and buffers have the checkpoint's names.",
     )
     device: str = Field(
-        default="cpu", description="Where the network runs, as torch writes it: 'cpu', 'cuda:0'."
+        default="cpu",
+        description="Where a network or language model runs, as torch writes it: 'cpu', 'cuda:0'.",
     )
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = Field(
         default=None,
-        description="What the network computes in; by default the dtypes that it comes with.",
+        description="What it computes in; by default the dtypes that a network comes with, and for "
+        "a language model the one that most of the first seed's weights have.",
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        description="Directory with a language model's tokenizer; by default the first seed's.",
     )
 
 
@@ -54,14 +69,15 @@ class LiveModel:
     """One model in memory, to be filled with genome after genome.
 
     Attributes:
-        value: what tasks are given: a read-only mapping of read-only arrays, or a torch network.
+        value: what tasks are given: a read-only mapping of read-only arrays, a torch network, or a
+            `LanguageModel`.
         destinations: memory of the tensors, as `Materialiser` takes it; empty where the network is
             not in plain memory (another device, or strided).
         tensors: the network's tensors, as `DeviceMaterialiser` takes them; empty for arrays.
     """
 
     value: Any
-    destinations: Mapping[str, Destination]
+    destinations: Mapping[str, Destination | None]
     tensors: Mapping[str, Any]
 
     def writer(
@@ -91,26 +107,72 @@ def build_model(
         directory: the run file's folder, where the network's module is looked for.
 
     Raises:
-        ConfigError: the options contradict each other, or the network cannot be made.
-        CheckpointError: the network and the checkpoints differ in names or shapes.
-        MissingExtraError: a network without torch.
+        ConfigError: the options contradict each other, or the model cannot be made.
+        CheckpointError: the model and the checkpoints differ in names or shapes, or a language
+            model's files cannot be used.
+        MissingExtraError: a network without torch, or a language model without transformers.
     """
-    if options.network is not None:
-        if importlib.util.find_spec("torch") is None:
-            raise MissingExtraError("torch", "torch", "a model with a 'network'")
+    first = checkpoints[0]
+    kind = model_kind(options, first)
+    if kind == "network":
+        _require_package("torch", "torch", "a model with a 'network'")
         from genepool.evaluate.torch_model import build_network
 
-        return build_network(
-            options.network, options.device, options.dtype, layout, checkpoints[0], directory
-        )
+        function = options.network or ""
+        return build_network(function, options.device, options.dtype, layout, first, directory)
+    if kind == "transformers":
+        _require_package("torch", "llm", "a language model")
+        _require_package("transformers", "llm", "a language model")
+        from genepool.evaluate.transformers_model import build_language_model
+
+        words = None if options.tokenizer is None else directory / options.tokenizer
+        return build_language_model(options.device, options.dtype, words, layout, first)
     if options.device != "cpu" or options.dtype is not None:
-        raise ConfigError("model: 'device' and 'dtype' apply to a 'network', and none is named")
-    return _arrays(layout, checkpoints[0])
+        raise ConfigError(
+            "model: 'device' and 'dtype' apply to a network or a language model; the tasks of this "
+            "run get arrays"
+        )
+    return _arrays(layout, first)
+
+
+def model_kind(
+    options: ModelOptions, first: Checkpoint
+) -> Literal["arrays", "network", "transformers"]:
+    """What tasks will be given; only small text files are read.
+
+    Raises:
+        ConfigError: the options contradict each other.
+        CheckpointError: the first seed's config.json cannot be read.
+    """
+    kind = options.kind
+    if options.network is not None and kind not in ("auto", "network"):
+        raise ConfigError(f"model: 'network' does not go with kind '{kind}'; leave out one of them")
+    if kind == "network" and options.network is None:
+        raise ConfigError("model: kind 'network' needs 'network': 'module:function'")
+    if options.network is not None:
+        kind = "network"
+    elif kind in ("auto", "transformers"):
+        config = read_config(first.directory)
+        if config is None and kind == "transformers":
+            raise ConfigError(
+                f"model: kind 'transformers' needs the first seed to be a directory with a "
+                f"config.json; {at(first.path)} is none"
+            )
+        language = config is not None and (kind == "transformers" or is_language_model(config))
+        kind = "transformers" if language else "arrays"
+    if options.tokenizer is not None and kind != "transformers":
+        raise ConfigError("model: 'tokenizer' applies to a language model only")
+    return kind
+
+
+def _require_package(package: str, extra: str, purpose: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, extra, purpose)
 
 
 def _arrays(layout: Layout, first: Checkpoint) -> LiveModel:
     value: dict[str, NDArray[Any]] = {}
-    destinations: dict[str, Destination] = {}
+    destinations: dict[str, Destination | None] = {}
     for slot in layout.slots:
         memory = np.zeros(slot.stop - slot.start, dtype=np.float32)
         destinations[slot.name] = Destination("F32", memory)

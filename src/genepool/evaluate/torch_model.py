@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -60,11 +60,12 @@ def build_network(
         ) from error
     network.eval()
     network.requires_grad_(False)
-    tensors = _match(network, f"network '{function}' does not fit {at(first.path)}", layout, first)
-    for name in layout.carried:
-        if name in tensors and DTYPES[first.tensors[name].dtype].floating:
-            _fill(tensors.pop(name), first.tensors[name])
-    return LiveModel(network, _destinations(tensors), MappingProxyType(tensors))
+    named = dict(network.named_parameters(remove_duplicate=False))
+    held = {**named, **dict(network.named_buffers(remove_duplicate=False))}
+    pair = f"network '{function}' does not fit {at(first.path)}"
+    if missing := [slot.name for slot in layout.slots if slot.name not in held]:
+        raise CheckpointError(f"{pair}: the network has no {some(missing)}; {_HINT}")
+    return filled_by_genomes(network, held, list(network.state_dict()), pair, layout, first)
 
 
 def _make(function: str, directory: Path) -> torch.nn.Module:
@@ -83,18 +84,46 @@ def _make(function: str, directory: Path) -> torch.nn.Module:
     return network
 
 
+def filled_by_genomes(
+    value: Any,
+    held: Mapping[str, torch.Tensor],
+    saved: Sequence[str],
+    pair: str,
+    layout: Layout,
+    first: Checkpoint,
+) -> LiveModel:
+    """A live model whose tensors are matched to the checkpoint's by name.
+
+    Args:
+        value: what tasks are given.
+        held: the network's tensors by the checkpoint's names; what the layout merges and is not
+            among them is passed over.
+        saved: those of `held` that a checkpoint of the network must have, or have tied to others.
+        pair: what does not fit what, for messages.
+        layout: of the seeds.
+        first: the first seed; it gives the tensors that do not merge.
+
+    Raises:
+        CheckpointError: the network and the checkpoint differ in names, ties or shapes.
+    """
+    matched = _match(held, saved, pair, layout, first)
+    for name in layout.carried:
+        if name in matched and DTYPES[first.tensors[name].dtype].floating:
+            _fill(matched.pop(name), first.tensors[name])
+    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
+    tensors = {**matched, **dict.fromkeys(passed_over)}
+    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors))
+
+
 def _match(
-    network: torch.nn.Module, pair: str, layout: Layout, first: Checkpoint
+    held: Mapping[str, torch.Tensor],
+    saved: Sequence[str],
+    pair: str,
+    layout: Layout,
+    first: Checkpoint,
 ) -> dict[str, torch.Tensor]:
-    named = dict(network.named_parameters(remove_duplicate=False))
-    held: dict[str, torch.Tensor] = {**named, **dict(network.named_buffers(remove_duplicate=False))}
-    saved = cast("Mapping[str, Any]", network.state_dict())
-    merged = [slot.name for slot in layout.slots]
-    if missing := [name for name in merged if name not in held]:
-        raise CheckpointError(f"{pair}: the network has no {some(missing)}; {_HINT}")
-    matched: dict[str, torch.Tensor] = {
-        name: held[name] for name in (*merged, *layout.carried) if name in held
-    }
+    names = (*(slot.name for slot in layout.slots), *layout.carried)
+    matched = {name: held[name] for name in names if name in held}
     owners: dict[tuple[torch.device, int], str] = {}
     for name, tensor in matched.items():
         if tensor.numel():
@@ -134,8 +163,12 @@ def _fill(tensor: torch.Tensor, source: Tensor) -> None:
     tensor.copy_(values.reshape(tensor.shape))
 
 
-def _destinations(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, Destination]:
+def _destinations(
+    tensors: Mapping[str, torch.Tensor | None],
+) -> Mapping[str, Destination | None]:
     try:
-        return MappingProxyType({name: destination(held) for name, held in tensors.items()})
+        return MappingProxyType(
+            {name: None if held is None else destination(held) for name, held in tensors.items()}
+        )
     except InputError:  # on another device, or strided
         return {}
