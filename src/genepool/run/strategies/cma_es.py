@@ -55,8 +55,10 @@ class Search:
 
     Attributes:
         archive: the best members, without competition.
-        models: the distribution now and one generation ago (`cma.CMAEvolutionStrategy`).
+        model: the distribution (`cma.CMAEvolutionStrategy`); never changed, only copied.
         generation: number of complete generations.
+        points: float64[population, D] of the next one, and of one more with children in flight.
+            They are drawn all at once, since copying the distribution takes longer than most else.
         results: (step, score or None) of the next one, so far.
         problem: what is searched.
         groups: int64[T], the group of each tensor; empty over raw weights.
@@ -64,8 +66,9 @@ class Search:
     """
 
     archive: Archive
-    models: tuple[Any, Any]
+    model: Any
     generation: int
+    points: tuple[Float64, ...]
     results: tuple[tuple[int, float | None], ...]
     problem: Problem
     groups: NDArray[np.int64]
@@ -105,7 +108,9 @@ class CmaEs:
             seeds = [genome.values for genome in problem.seeds if isinstance(genome, Vector)]
             start = np.stack(seeds).mean(axis=0, dtype=np.float64)
             model = _model(start, self.sigma, self.population, ratios=False)
-            return Search(archive, (model, model), 0, (), problem, none, np.zeros((0, 0, 0)))
+            return Search(
+                archive, model, 0, self._first(model, problem), (), problem, none, np.empty((0, 0, 0))
+            )
         if len(problem.seeds) < 2 or problem.gram is None:
             raise ConfigError("strategy 'cma-es' merges: it needs at least two seeds")
         groups = group_tensors(problem.tensors, self.groups)
@@ -114,7 +119,7 @@ class CmaEs:
         even = 1.0 / np.arange(2, len(problem.seeds) + 1)
         start = np.tile(even, len(grams))
         model = _model(start, self.sigma, self.population, ratios=True)
-        return Search(archive, (model, model), 0, (), problem, groups, grams)
+        return Search(archive, model, 0, self._first(model, problem), (), problem, groups, grams)
 
     def propose(self, problem: Problem, state: Search, step: int) -> Proposal:
         """The child of step `step`, a function of its arguments alone."""
@@ -152,11 +157,32 @@ class CmaEs:
         train = None if known is None else state.problem.resources.mean(known)
         return self._learn(state, past.step, train)
 
+    def _first(self, model: Any, problem: Problem) -> tuple[Float64, ...]:
+        """The points that are drawn before anything is known."""
+        return tuple(self._drawn(model, problem, generation) for generation in range(1 + self.lag))
+
+    def _drawn(self, model: Any, problem: Problem, generation: int) -> Float64:
+        """The points of a generation, float64[population, D], each of the randomness of its step.
+
+        Drawing changes the model, though not the distribution: it must not be anybody else's yet.
+        """
+        first = generation * self.population + 1
+        rows: list[Float64] = []
+        for step in range(first, first + self.population):
+            _seeded(model, problem.seed, step, _STREAM)
+            rows.append(np.asarray(model.ask(1)[0], dtype=np.float64))
+        # What cma remembers of old points serves only to find those that were repaired or injected;
+        # over raw weights it would be most of what there is to copy.
+        model.sent_solutions.clear()
+        model.archive.clear()
+        points = np.stack(rows)
+        points.setflags(write=False)
+        return points
+
     def _draw(self, state: Search, step: int) -> Float64:
-        """The point of child `step`, from the model of its generation."""
-        wanted = max(0, (step - 1) // self.population - self.lag)
-        model = state.models[0 if wanted >= state.generation else 1]
-        return _sample(model, state.problem.seed, step)
+        """The point of child `step`."""
+        generation, number = divmod(step - 1, self.population)
+        return state.points[generation - state.generation][number]
 
     def _learn(self, state: Search, step: int, score: float | None) -> Search:
         if step == 0:
@@ -166,20 +192,22 @@ class CmaEs:
             return replace(state, results=results)
         told = [(at, value) for at, value in results if value is not None]
         points = [self._draw(state, at) for at, _ in told]
-        model = state.models[0]
+        model, problem = copy.deepcopy(state.model), state.problem
         # It learns from the better half; with fewer children than that it learns nothing.
         if len(told) > self.population // 2:
-            model = _seeded(model, state.problem.seed, step, _STREAM + 1)
+            _seeded(model, problem.seed, step, _STREAM + 1)
             model.ask()  # cma counts an iteration only between asking and telling
             with warnings.catch_warnings():
                 # With children in flight the points are those of a distribution that has since
                 # moved on; cma finds them far out and says so.
                 warnings.simplefilter("ignore")
                 model.tell(points, [-value for _, value in told], check_points=False)
+        following = self._drawn(model, problem, state.generation + 1 + self.lag)
         return replace(
             state,
             results=(),
-            models=(model, state.models[0]),
+            model=model,
+            points=(*state.points[1:], following),
             generation=state.generation + 1,
         )
 
@@ -231,20 +259,14 @@ def _rows(ratios: Float64, grams: Float64) -> Float64:
     return rows
 
 
-def _sample(model: Any, seed: int, step: int) -> Float64:
-    return np.asarray(_seeded(model, seed, step, _STREAM).ask(1)[0], dtype=np.float64)
-
-
-def _seeded(model: Any, seed: int, step: int, stream: int) -> Any:
-    """A copy, to be changed, whose randomness is that of (seed, step)."""
+def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
+    """Let a model draw from the randomness of (seed, step) from now on."""
     draws = generator(seed, step, stream)
-    copied = copy.deepcopy(model)
 
     def normal(*shape: int) -> Float64:
         return draws.standard_normal(shape)
 
-    copied.sm.randn = normal
-    return copied
+    model.sm.randn = normal
 
 
 def _model(start: Float64, sigma: float, population: int, *, ratios: bool) -> Any:
