@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from genepool.errors import ConfigError, GenepoolError, InputError, PoolError
+from genepool.errors import ConfigError, GenepoolError, InputError, MissingExtraError, PoolError
 from genepool.run.compare import compare, parse_variant, plan_jobs, read_curve
 from genepool.run.comparison import Curve, assemble, smallest_p
 from genepool.run.config import load_run
@@ -31,7 +34,7 @@ from genepool.run.statistics import (
     sign_flip_test,
 )
 from tests.curves import curve
-from tests.runs import contents, write_run
+from tests.runs import contents, write_data, write_run
 
 # Statistics
 
@@ -223,6 +226,14 @@ def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -
         ).read_bytes()
 
 
+def test_the_seeds_are_read_once_for_all_runs(small: tuple[Path, Path]) -> None:
+    _, out = small
+    names = sorted(path.name.partition("-")[0] for path in (out / "cache").iterdir())
+    assert names == ["digests.json", "gram"]
+    inside = {path.name for path in (out / "runs").rglob("*") if path.is_file()}
+    assert not any("gram" in name or "digests" in name for name in inside)
+
+
 # Refusals
 
 
@@ -273,9 +284,32 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    compare(file, tmp_path / "out", strategies=["ga"], seeds=1, budget=5)
+    write_data(tmp_path / "data.npz", seed=1)
+    with pytest.raises(GenepoolError, match=r"^ga, seed 3: .* other examples or settings"):
+        compare(file, tmp_path / "out", strategies=["ga"], seeds=1, budget=6)
+
+
+def test_a_seed_that_cannot_be_read_is_named_before_any_run(tmp_path: Path) -> None:
     file = write_run(tmp_path, seeds=["seed1.safetensors", "nowhere.safetensors"])
-    with pytest.raises(GenepoolError, match=r"^ga, seed 3: .*run.yaml, line .*nowhere"):
+    with pytest.raises(GenepoolError, match=r"run.yaml, line .*nowhere"):
         compare(file, tmp_path / "out", strategies=["ga"], seeds=1)
+    assert not (tmp_path / "out/runs").exists()
+
+
+@pytest.mark.parametrize(("name", "package"), [("cma-es", "cma"), ("map-elites", "ribs")])
+def test_a_package_that_is_missing_is_noticed_before_any_run(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_run(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    options = {"name": name}
+    if name == "map-elites":
+        options["measures"] = [{"task": "clouds"}]
+    with pytest.raises(MissingExtraError, match=rf"'{name}' needs .*'{package}'.*\[strategies\]"):
+        compare(file, tmp_path / "out", strategies=["ga"], variants=[("x", options)], seeds=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_serves_one_comparison_at_a_time(tmp_path: Path) -> None:
@@ -351,9 +385,11 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
+    began = time.monotonic()
     process = start(slow_run(folder), folder / "out")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
+    (folder / "seconds").write_text(str(time.monotonic() - began))
     return folder / "out"
 
 
@@ -374,6 +410,29 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) 
         process.communicate(timeout=60)
         assert target <= scored(out) < 4 * _EACH
         assert not (out / "curves.csv").exists()
+    process = start(file, out)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    check_same(out, undisturbed)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    # While it starts, reads the seeds, sets pools up, breeds, or writes the tables.
+    whole = float((undisturbed.parent / "seconds").read_text())
+    file, out = slow_run(tmp_path), tmp_path / "out"
+    draws = random.Random()
+    for number in range(4):
+        process = start(file, out)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=draws.uniform(0.1, whole))
+        with contextlib.suppress(ProcessLookupError):
+            (os.kill if number % 2 else os.killpg)(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        if process.returncode == 0:
+            check_same(out, undisturbed)
+            shutil.rmtree(out)
     process = start(file, out)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error

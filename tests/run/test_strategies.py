@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +113,70 @@ def test_drawn_weights_are_kept_while_accepted(tmp_path: Path) -> None:
 def test_the_sweep_covers_its_grid(tmp_path: Path) -> None:
     evolve(write_run(tmp_path, strategy={"name": "sweep", "grid": 5}, budget=9))
     with Pool(tmp_path / "pool") as pool:
-        import json
-
         ratios = [json.loads(record.plan)["ratio"] for record in pool.records() if record.step]
     assert ratios == [0, 0.25, 0.5, 0.75, 1, 0.125, 0.375, 0.625, 0.875]
+
+
+_STRATEGY = """
+from genepool.core.strategies import Blind
+from genepool.run.strategies.options import StrategyOptions
+from pydantic import Field
+
+
+class Options(StrategyOptions):
+    ratios: int = Field(default=3, ge=2, description="how many")
+
+    @property
+    def dense(self):
+        return False
+
+    def build(self, in_flight):
+        return Blind(grid=self.ratios, size=4)
+"""
+
+
+def write_wheel(directory: Path) -> Path:
+    """A package `tinystrategy` whose entry point names the strategy `tiny`."""
+    info = "tinystrategy-1.0.dist-info"
+    files = {
+        "tinystrategy.py": _STRATEGY,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tinystrategy\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[genepool.strategies]\ntiny = tinystrategy:Options\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    wheel = directory / "tinystrategy-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(name, text)
+    return wheel
+
+
+def test_a_strategy_of_an_installed_package_goes_by_its_name(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    target = tmp_path / "site"
+    wheel = str(write_wheel(tmp_path))
+    subprocess.run(
+        [*pip, "--disable-pip-version-check", "--target", str(target), wheel], check=True
+    )
+    file = write_run(tmp_path, strategy={"name": "tiny", "ratios": 5}, budget=5)
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+
+    def evolve_it() -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "genepool", "evolve", str(file)]
+        return subprocess.run(words, env=environment, capture_output=True, text=True)
+
+    done = evolve_it()
+    assert done.returncode == 0, done.stderr
+    with Pool(tmp_path / "pool") as pool:
+        ratios = [json.loads(record.plan)["ratio"] for record in pool.records() if record.step]
+    assert ratios == [0, 0.25, 0.5, 0.75, 1]
+    write_run(tmp_path, strategy={"name": "tiny", "ratio": 5}, budget=5)
+    done = evolve_it()
+    assert done.returncode == 1
+    assert "strategy.ratio: unknown key; did you mean 'ratios'?" in done.stderr
+    with pytest.raises(ConfigError, match="there is no strategy 'tiny'"):
+        load_run(file)
 
 
 def test_groups_by_layer_and_by_pattern() -> None:

@@ -19,9 +19,11 @@ from genepool.run.comparison import Comparison, Curve, assemble, curves_csv, sum
 from genepool.run.config import Run, StrategyEntry, load_run
 from genepool.run.grid import Job, run_grid
 from genepool.run.history import history
-from genepool.run.pool import Pool
+from genepool.run.inputs import open_seeds, seed_entries
+from genepool.run.pool import DATABASE, Pool
 from genepool.run.progress import Progress, Silence
 from genepool.weights.atomic import write_bytes
+from genepool.weights.gram import load_or_build_gram
 from genepool.weights.threads import available_threads
 
 # Points of a curve, besides the one before any child.
@@ -199,7 +201,7 @@ def compare(
         raise PoolError(f"{path}: cannot write here ({error.strerror or error})") from None
     try:
         watcher.stage(f"{len(jobs)} runs in {count} processes")
-        run_grid(jobs, count, watcher)
+        run_grid(jobs, count, watcher, _prepared(jobs, path / "cache", watcher))
         watcher.stage("reading the runs")
         curves: list[Curve] = []
         for job in jobs:
@@ -211,6 +213,27 @@ def compare(
     finally:
         lock.release()
     return found
+
+
+def _prepared(jobs: Sequence[Job], cache: Path, watcher: Progress) -> Path:
+    """Read the seeds, on all cores, once for all runs: the directory where what follows is kept."""
+    missing = [job for job in jobs if not _complete(job)]
+    if missing:
+        watcher.stage("reading the seeds")
+        run = missing[0].run
+        cache.mkdir(exist_ok=True)
+        sources, family = open_seeds(run)
+        seed_entries(run, sources, family.checkpoints, cache)
+        if not all(job.run.strategy.dense for job in missing):
+            load_or_build_gram(family.checkpoints, family.layout, cache)
+    return cache
+
+
+def _complete(job: Job) -> bool:
+    if not (job.pool / DATABASE).is_file():
+        return False
+    with Pool(job.pool) as pool:
+        return pool.evaluations >= job.run.config.budget
 
 
 def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:

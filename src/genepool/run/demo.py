@@ -97,15 +97,15 @@ def _require_same(file: Path, config: dict[str, Any]) -> None:
         )
 
 
-def untrained(seed: int, number: int) -> Arrays:
-    """A 64-256-10 network with weights and biases from N(0, 0.01^2); weights are [in, out]."""
+def untrained(seed: int, number: int, features: int = 64) -> Arrays:
+    """A features-256-10 network, weights and biases from N(0, 0.01^2); weights are [in, out]."""
     draws = generator(seed, number, stream=_SEED_STREAM)
 
     def normal(*shape: int) -> NDArray[np.float32]:
         return (draws.standard_normal(shape) * _SPREAD).astype(np.float32)
 
     return {
-        "hidden.weight": normal(64, 256),
+        "hidden.weight": normal(features, 256),
         "hidden.bias": normal(256),
         "output.weight": normal(256, 10),
         "output.bias": normal(10),
@@ -117,7 +117,7 @@ def train(arrays: Arrays, images: NDArray[np.float32], labels: NDArray[np.int64]
 
     Args:
         arrays: the network.
-        images: float32[n, 64].
+        images: float32[n, features].
         labels: int64[n], in 0..9.
     """
     values = {name: array.astype(np.float64) for name, array in arrays.items()}

@@ -73,6 +73,7 @@ def evolve(
     budget: int | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
+    cache: Path | None = None,
 ) -> Result:
     """Bring a pool to its budget; the same call again resumes, and does nothing when done.
 
@@ -82,6 +83,8 @@ def evolve(
         progress: who watches.
         threads: that may materialise a child; None means the cores of this process. The result
             does not depend on it.
+        cache: where digests and inner products of the seeds are kept; it may serve many pools. None
+            means the pool.
 
     Raises:
         GenepoolError: the run file, a seed, a task or the pool is at fault.
@@ -101,7 +104,8 @@ def evolve(
     inputs = open_inputs(loaded)
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
-        entries, tasks = seed_entries(inputs, path), task_entries(inputs)
+        seeds = (inputs.run, inputs.sources, inputs.checkpoints)
+        entries, tasks = seed_entries(*seeds, cache or path), task_entries(inputs)
         if pool.fresh:
             meta = {
                 "pins": pins(inputs),
@@ -120,7 +124,7 @@ def evolve(
             pool.set_meta("config", loaded.config.model_dump())
             pool.set_meta("opening", opening(inputs))
         watcher.stage("preparing the seeds")
-        problem = _problem(inputs, path)
+        problem = _problem(inputs, cache or path)
         watcher.stage("building the model")
         executor = _executor(inputs, threads)
         try:
@@ -140,7 +144,7 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
 
 
-def _problem(inputs: Inputs, pool: Path) -> Problem:
+def _problem(inputs: Inputs, cache: Path) -> Problem:
     layout = inputs.layout
     count = len(inputs.checkpoints)
     if inputs.kind == "vector":
@@ -149,7 +153,7 @@ def _problem(inputs: Inputs, pool: Path) -> Problem:
             Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
         )
     else:
-        gram = load_or_build_gram(inputs.checkpoints, layout, pool)
+        gram = load_or_build_gram(inputs.checkpoints, layout, cache)
         seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
     return Problem(
         layout.axis,

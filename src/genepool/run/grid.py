@@ -50,13 +50,16 @@ class _Hand:
     pipe: Connection
 
 
-def run_grid(jobs: Sequence[Job], workers: int, progress: Progress) -> None:
+def run_grid(
+    jobs: Sequence[Job], workers: int, progress: Progress, cache: Path | None = None
+) -> None:
     """Bring all pools to their budgets.
 
     Args:
         jobs: with different pools. They start seed by seed, so that all strategies go on alike.
         workers: processes, at least 1.
         progress: is told about all runs together.
+        cache: see `driver.evolve`; one for all runs.
 
     Raises:
         GenepoolError: a run failed (the message says which), or a worker died.
@@ -70,7 +73,7 @@ def run_grid(jobs: Sequence[Job], workers: int, progress: Progress) -> None:
         try:
             waiting = iter(order)
             for number in range(workers):
-                hands.append(_hire(jobs, number))
+                hands.append(_hire(jobs, number, cache))
                 _give(hands[-1], next(waiting, None))
             busy = {hand.pipe: hand for hand in hands}
             while busy:
@@ -135,12 +138,12 @@ class _Total:
 # The parent's side
 
 
-def _hire(jobs: Sequence[Job], number: int) -> _Hand:
+def _hire(jobs: Sequence[Job], number: int, cache: Path | None) -> _Hand:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
         target=_work,
-        args=(theirs, [job.run for job in jobs]),
+        args=(theirs, [job.run for job in jobs], cache),
         name=f"genepool-compare-{number}",
         daemon=True,
     )
@@ -227,7 +230,7 @@ class _Reporter:
         self._pipe.send_bytes(json.dumps(message).encode())
 
 
-def _work(pipe: Connection, runs: list[Run]) -> None:
+def _work(pipe: Connection, runs: list[Run], cache: Path | None) -> None:
     """What a worker does until it is told to stop."""
     # Ctrl-C reaches the whole process group; the parent decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -243,7 +246,7 @@ def _work(pipe: Connection, runs: list[Run]) -> None:
         while (number := jobs.get()) is not None:
             reporter.job = number
             try:
-                evolve(runs[number], progress=reporter, threads=1)
+                evolve(runs[number], progress=reporter, threads=1, cache=cache)
             except GenepoolError as error:
                 reporter.say("failed", text=str(error))
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,7 +24,7 @@ from genepool.run.pool import Pool, Seed, TaskEntry
 from genepool.run.seeds import source_of
 from genepool.weights.atomic import write_bytes
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.family import Source, make_family, open_source
+from genepool.weights.family import Family, Source, make_family, open_source
 from genepool.weights.layout import Layout
 
 _DIGESTS = "digests.json"
@@ -88,11 +89,11 @@ class Inputs:
         return Resources(_weights(self.run, sizes), self.resources.binary)
 
 
-def open_inputs(run: Run) -> Inputs:
-    """Open seeds and tasks and check that they fit together.
+def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
+    """Open the seeds and check that they fit together.
 
     Raises:
-        ConfigError, CheckpointError, EvaluationError, MissingExtraError: naming file and field.
+        ConfigError, CheckpointError, MissingExtraError: naming file and field.
     """
     sources: list[Source] = []
     checkpoints: list[Checkpoint] = []
@@ -104,6 +105,16 @@ def open_inputs(run: Run) -> Inputs:
         except GenepoolError as error:
             raise _prefixed(error, f"{run.where('seeds', index)}: seeds.{index}") from None
     family = make_family(checkpoints, run.config.chromosomes or None, partial=run.config.partial)
+    return tuple(sources), family
+
+
+def open_inputs(run: Run) -> Inputs:
+    """Open seeds and tasks and check that they fit together.
+
+    Raises:
+        ConfigError, CheckpointError, EvaluationError, MissingExtraError: naming file and field.
+    """
+    sources, family = open_seeds(run)
     tasks: list[Task] = []
     for index, entry in enumerate(run.config.tasks):
         evaluator, options = task_options(run, index, entry)
@@ -114,7 +125,7 @@ def open_inputs(run: Run) -> Inputs:
             raise _prefixed(error, where) from error
     return Inputs(
         run,
-        tuple(sources),
+        sources,
         family.checkpoints,
         family.layout,
         family.notices,
@@ -148,22 +159,25 @@ def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]
     )
 
 
-def seed_entries(inputs: Inputs, pool: Path) -> list[Seed]:
-    """The seeds with their digests, remembered in the pool by size and date of the files."""
-    cache = pool / _DIGESTS
+def seed_entries(
+    run: Run, sources: Sequence[Source], checkpoints: Sequence[Checkpoint], cache: Path
+) -> list[Seed]:
+    """The seeds with their digests, remembered in a directory by size and date of the files."""
+    file = cache / _DIGESTS
     try:
-        known: dict[str, str] = json.loads(cache.read_text())
+        known: dict[str, str] = json.loads(file.read_text())
     except (OSError, ValueError):
         known = {}
     out: list[Seed] = []
     fresh: dict[str, str] = {}
-    seeds = zip(inputs.run.seeds, inputs.sources, inputs.checkpoints, strict=True)
-    for seed, source, checkpoint in seeds:
+    for seed, source, checkpoint in zip(run.seeds, sources, checkpoints, strict=True):
         key = _stamp(source, checkpoint)
-        fresh[key] = known.get(key) or checkpoint.digest()
+        if key in known:
+            checkpoint.remember_digest(known[key])
+        fresh[key] = checkpoint.digest()
         out.append(Seed(seed.name, source.path, fresh[key]))
     if fresh != known:
-        write_bytes(cache, json.dumps(fresh, indent=1).encode())
+        write_bytes(file, json.dumps(fresh, indent=1).encode())
     return out
 
 

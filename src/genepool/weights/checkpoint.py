@@ -67,6 +67,10 @@ class Checkpoint:
             self._digest.append(_digest(self.tensors, threads or available_threads()))
         return self._digest[0]
 
+    def remember_digest(self, value: str) -> None:
+        """Spare `digest` the reading: it was computed earlier from these very files."""
+        self._digest[:] = [value]
+
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Open a safetensors checkpoint.

@@ -29,7 +29,7 @@ from genepool.core.rng import generator
 from genepool.core.slerp import slerp_weights
 from genepool.core.strategies import Outcome, Past, Problem, Proposal
 from genepool.core.strategies.niches import put_back, survival
-from genepool.errors import ConfigError, MissingExtraError
+from genepool.errors import ConfigError
 
 Float64 = NDArray[np.float64]
 
@@ -108,9 +108,8 @@ class CmaEs:
             seeds = [genome.values for genome in problem.seeds if isinstance(genome, Vector)]
             start = np.stack(seeds).mean(axis=0, dtype=np.float64)
             model = _model(start, self.sigma, self.population, ratios=False)
-            return Search(
-                archive, model, 0, self._first(model, problem), (), problem, none, np.empty((0, 0, 0))
-            )
+            points = self._first(model, problem)
+            return Search(archive, model, 0, points, (), problem, none, np.zeros((0, 0, 0)))
         if len(problem.seeds) < 2 or problem.gram is None:
             raise ConfigError("strategy 'cma-es' merges: it needs at least two seeds")
         groups = group_tensors(problem.tensors, self.groups)
@@ -270,10 +269,8 @@ def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
 
 
 def _model(start: Float64, sigma: float, population: int, *, ratios: bool) -> Any:
-    try:
-        import cma  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError:
-        raise MissingExtraError("cma", "strategies", "strategy 'cma-es'") from None
+    import cma  # pyright: ignore[reportMissingTypeStubs]
+
     options: dict[str, Any] = {
         "popsize": population,
         "verbose": -9,

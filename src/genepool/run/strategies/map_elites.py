@@ -20,7 +20,7 @@ from genepool.core.slerp import Angle
 from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal
 from genepool.core.strategies.base import mate, random_seeds
 from genepool.core.strategies.niches import put_back
-from genepool.errors import ConfigError, MissingExtraError
+from genepool.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,6 @@ def _examples(problem: Problem, measure: Measure) -> NDArray[np.int64]:
 
 @cache
 def _grid(cells: tuple[int, ...]) -> Any:
-    try:
-        from ribs.archives import GridArchive
-    except ImportError:
-        raise MissingExtraError("ribs", "strategies", "strategy 'map-elites'") from None
+    from ribs.archives import GridArchive
+
     return GridArchive(solution_dim=0, dims=list(cells), ranges=[(0.0, 1.0)] * len(cells))

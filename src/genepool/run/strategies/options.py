@@ -8,6 +8,7 @@ subclass of `StrategyOptions`. The contract of what `build` returns is
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from abc import ABC, abstractmethod
 from importlib import metadata
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.core.slerp import Angle
 from genepool.core.strategies import Blind, Niches, Strategy
-from genepool.errors import ConfigError
+from genepool.errors import ConfigError, MissingExtraError
 
 GROUP = "genepool.strategies"
 
@@ -39,6 +40,7 @@ class StrategyOptions(BaseModel, ABC):
 
         Raises:
             ConfigError: the options do not go together.
+            MissingExtraError: it needs a package that is not installed.
         """
 
 
@@ -129,6 +131,8 @@ class MapElitesOptions(_Merging):
         """A grid."""
         from genepool.run.strategies.map_elites import MapElites, Measure
 
+        _require("ribs", self.name)
+
         measures = tuple(Measure(m.task, tuple(m.labels)) for m in self.measures)
         if self.cells ** len(measures) > 100_000:
             raise ConfigError("strategy.cells: a grid may have at most 100,000 cells")
@@ -167,6 +171,8 @@ class CmaEsOptions(StrategyOptions):
     def build(self, in_flight: int) -> Strategy[Any]:
         """The distribution is one generation behind where children are in flight."""
         from genepool.run.strategies.cma_es import CmaEs
+
+        _require("cma", self.name)
 
         if in_flight > self.population:
             raise ConfigError(
@@ -221,6 +227,12 @@ BUILT_IN: dict[str, type[StrategyOptions]] = {
     "sweep": SweepOptions,
     "random": RandomOptions,
 }
+
+
+def _require(package: str, strategy: str) -> None:
+    """Refuse before anything is read or run; importing it here would take seconds."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, "strategies", f"strategy '{strategy}'")
 
 
 def strategy_names() -> tuple[str, ...]:
