@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from genepool.errors import GenepoolError
     from genepool.evaluate.base import evaluator
     from genepool.run.driver import evolve
-    from genepool.run.export import export, merge
+    from genepool.run.export import export, rebuild
+    from genepool.run.merge import merge
     from genepool.run.pool import Pool
 
 __version__ = "0.1.0"
@@ -30,8 +31,9 @@ _WHERE = {
     "evolve": "genepool.run.driver",
     "export": "genepool.run.export",
     "fitness": "genepool.core.niches",
-    "merge": "genepool.run.export",
+    "merge": "genepool.run.merge",
     "merge_vectors": "genepool.core.slerp",
+    "rebuild": "genepool.run.export",
     "survivor": "genepool.core.niches",
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "fitness",
     "merge",
     "merge_vectors",
+    "rebuild",
     "survivor",
 ]
 

@@ -14,7 +14,8 @@ from genepool.core.slerp import merge_vectors
 from genepool.errors import CheckpointError, InputError
 from genepool.evaluate.base import open_task
 from genepool.run.driver import evolve
-from genepool.run.export import export, merge
+from genepool.run.export import export
+from genepool.run.merge import merge
 from genepool.run.pool import Pool
 from genepool.weights.checkpoint import open_checkpoint
 from genepool.weights.layout import build_layout, flatten

@@ -47,6 +47,11 @@ class SeedOptions(Section):
     dtype: Literal["BF16", "F16", "F32"] = Field(
         default="BF16", description="of a GGUF file: the type of its unpacked weights"
     )
+    licence: str = Field(
+        default="",
+        description="as the hub writes it, such as apache-2.0, for the model card; default: what "
+        "the seed's README.md or LICENSE file declares",
+    )
 
 
 class StrategyEntry(BaseModel):

@@ -1,37 +1,37 @@
-"""Out of the pool: a member as a checkpoint, and a merge by hand."""
+"""Out of the pool: a member as a checkpoint; and a checkpoint again from its recipe."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from genepool.core.genome import Genome, Recipe, digest, seed_recipe
-from genepool.core.slerp import Angle, merge_recipe, products_of
+import numpy as np
+
 from genepool.errors import CheckpointError, InputError, PoolError
-from genepool.run.members import member_number
+from genepool.run.card import Ancestor, Card, CardSeed, Scores
+from genepool.run.members import ancestry, member_number
+from genepool.run.output import (
+    Exported,
+    PathLike,
+    Writing,
+    card_seed,
+    describe_genome,
+    describe_seeds,
+    library_of,
+    write_model,
+)
 from genepool.run.pool import Pool
-from genepool.run.seeds import SeedLike, named_source
+from genepool.run.recipe_file import RecipeFile, RecipeSeed, read_recipe
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.family import Source, locate, make_family, open_source
-from genepool.weights.gram import load_or_build_gram
-from genepool.weights.layout import Layout
-from genepool.weights.writer import write_checkpoint
+from genepool.weights.family import Family, Source, locate, make_family, open_source
+from genepool.weights.threads import Progress
+from genepool.weights.writer import SHARD_BYTES
 
-PathLike = str | os.PathLike[str]
-Advance = Callable[[float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A checkpoint that was written: directory, digest of the genome, what it was made from."""
-
-    directory: Path
-    genome: str
-    details: dict[str, Any]
+_ANCESTORS = 15
 
 
 def export(
@@ -41,8 +41,8 @@ def export(
     *,
     seeds: Mapping[str, PathLike] | None = None,
     dtype: str | None = None,
-    shard_bytes: int = 5_000_000_000,
-    advance: Advance | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    advance: Progress | None = None,
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
@@ -62,76 +62,79 @@ def export(
     number = member_number(pool, str(member))
     record = pool.record(number)
     genome = pool.genome(number)
-    checkpoints, layout = open_seeds(pool, seeds)
-    held_out = pool.held_out().get(number)
+    sources, family = open_seeds(pool, seeds)
+    checkpoints = family.checkpoints
+    known = _card_seeds(pool, sources, checkpoints)
+    meta = pool.meta()
     details: dict[str, Any] = {
+        **describe_seeds(
+            known,
+            sources,
+            family,
+            meta["pins"]["chromosomes"],
+            partial=bool(meta.get("opening", {}).get("partial")),
+        ),
+        **describe_genome(genome),
         "member": number,
         "parents": list(record.parents),
         "train": record.train,
-        "held_out": held_out,
-        "seeds": [{"name": seed.name, "digest": seed.digest} for seed in pool.seeds()],
-        **_describe(genome),
+        "held_out": pool.held_out().get(number),
+        "strategy": meta["pins"]["strategy"],
     }
-    return _write(genome, details, checkpoints, layout, directory, dtype, shard_bytes, advance)
+    card = _card(pool, number, known, family, "recipe" in details)
+    writing = Writing(dtype, shard_bytes, advance)
+    return write_model(genome, details, card, checkpoints, family.layout, directory, writing)
 
 
-def merge(
-    a: SeedLike,
-    b: SeedLike,
+def rebuild(
+    recipe: PathLike,
     directory: PathLike,
     *,
-    ratio: float,
-    split: float | int | str = 1.0,
-    angle: Angle = "global",
-    adapter_base: str | None = None,
-    partial: bool = False,
-    dtype: str | None = None,
-    shard_bytes: int = 5_000_000_000,
-    advance: Advance | None = None,
+    seeds: Mapping[str, PathLike],
+    shard_bytes: int = SHARD_BYTES,
+    advance: Progress | None = None,
 ) -> Exported:
-    """Merge two checkpoints by SLERP: `ratio` left of the split point and 1 - ratio right of it.
+    """Make a checkpoint again from its recipe: the same tensors, bit for bit on one device type.
 
     Args:
-        a, b: checkpoints of one architecture: paths, ids of the Hugging Face Hub, or mappings with
-            the keys of a seed in a run file.
+        recipe: `genepool.json`, a directory that genepool wrote, or one of its weight files.
         directory: new or empty.
-        ratio: in [0, 1]; left of the split 0 gives a and 1 gives b.
-        split: fraction of the axis (float), position (int), or name of the tensor that is the
-            first on the right; 1.0 merges everything at `ratio`.
-        angle: over what the SLERP angle is measured.
-        adapter_base: base of a seed that is an adapter; None takes the one that it names.
-        partial: merge what both hold under one name and in one shape, and take the rest from a.
-        dtype: of all merged tensors, as safetensors names it; None keeps those of a.
-        shard_bytes: largest size of a file.
+        seeds: where each seed of the recipe lies, by name.
+        shard_bytes: largest size of a file; it does not change the tensors.
         advance: called with the fraction that is done.
 
     Raises:
-        CheckpointError, InputError: naming what does not fit.
+        InputError: the recipe is missing, damaged, or names a seed that was not given.
+        CheckpointError: a seed holds other tensors than the one that the recipe was made with.
     """
-    sources = [named_source(seed, adapter_base) for seed in (a, b)]
-    family = make_family([open_source(source) for source in sources], partial=partial)
-    checkpoints, layout = family.checkpoints, family.layout
-    position = layout.position(split)
-    gram = load_or_build_gram(checkpoints, layout, None)
-    sides = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
-    genome = merge_recipe(
-        products_of(sides[0], sides[1], gram), layout.axis, ratio, [position], angle
-    )
-    details: dict[str, Any] = {
-        "ratio": ratio,
-        "split": position,
-        "angle": angle,
-        "seeds": [{"name": c.name, "digest": c.digest()} for c in checkpoints],
-        "notices": list(family.notices),
-        **_describe(genome),
-    }
-    return _write(genome, details, checkpoints, layout, directory, dtype, shard_bytes, advance)
+    read = read_recipe(Path(recipe))
+    if read.recipe is None:
+        raise InputError(
+            f"{recipe}: holds no recipe, because mutation has added noise to this model; the pool "
+            "that it came from makes it again: genepool export POOL MEMBER -o DIR"
+        )
+    checkpoints = _recipe_seeds(read, seeds)
+    family = make_family(checkpoints, read.chromosomes or None, partial=read.partial)
+    layout = family.layout
+    if layout.digest != read.layout:
+        raise InputError(
+            f"{recipe}: this genepool lays the tensors out differently from the one that wrote the "
+            "recipe; use that version"
+        )
+    card = _rebuilt_card(read, family)
+    writing = Writing(read.dtype, shard_bytes, advance)
+    return write_model(read.recipe, read.details, card, checkpoints, layout, directory, writing)
 
 
 def open_seeds(
     pool: Pool, seeds: Mapping[str, PathLike] | None = None
-) -> tuple[tuple[Checkpoint, ...], Layout]:
+) -> tuple[tuple[Source, ...], Family]:
     """Open the seeds that a pool names, and check that they are still what they were.
+
+    Args:
+        pool: whose seeds.
+        seeds: where they lie now, by name, for those that have moved; NAME.base for the base of an
+            adapter.
 
     Raises:
         CheckpointError: one is missing or holds other tensors.
@@ -151,13 +154,10 @@ def open_seeds(
     sources = [Source(**entry) for entry in opening.get("sources", ())] or [
         Source(seed.path) for seed in entries
     ]
-    for seed, source in zip(entries, sources, strict=True):
-        here = Path.cwd()
-        path = locate(os.fspath(moved.get(seed.name, source.path)), here)
-        base = moved.get(f"{seed.name}.base", source.base)
-        base = None if base is None else locate(os.fspath(base), here)
+    for number, seed in enumerate(entries):
+        sources[number] = _moved(sources[number], seed.name, moved)
         try:
-            checkpoint = open_source(replace(source, path=path, base=base))
+            checkpoint = open_source(sources[number])
         except CheckpointError as error:
             raise CheckpointError(
                 f"seed '{seed.name}': {error}; if it has moved, say where it is with "
@@ -165,7 +165,7 @@ def open_seeds(
             ) from None
         if checkpoint.digest() != seed.digest:
             raise CheckpointError(
-                f"seed '{seed.name}': {path} holds other tensors (digest "
+                f"seed '{seed.name}': {sources[number].path} holds other tensors (digest "
                 f"{checkpoint.digest()[:12]}) than when the pool was made ({seed.digest[:12]})"
             )
         checkpoints.append(checkpoint)
@@ -173,43 +173,184 @@ def open_seeds(
     family = make_family(
         checkpoints, pins["chromosomes"] or None, partial=bool(opening.get("partial"))
     )
-    layout = family.layout
-    if layout.digest != pins["layout"]:
+    if family.layout.digest != pins["layout"]:
         raise PoolError(
             f"{pool.path}: this genepool lays the tensors out differently from the one that made "
             "the pool; use that version"
         )
-    return family.checkpoints, layout
+    return tuple(sources), family
 
 
-def _describe(genome: Genome) -> dict[str, Any]:
-    out: dict[str, Any] = {"genome": digest(genome)}
-    if isinstance(genome, Recipe):
-        out["recipe"] = {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
+def _moved(source: Source, name: str, places: Mapping[str, PathLike]) -> Source:
+    """A source where it lies now."""
+    here = Path.cwd()
+    path = locate(os.fspath(places.get(name, source.path)), here)
+    base = places.get(f"{name}.base", source.base)
+    return replace(source, path=path, base=None if base is None else locate(os.fspath(base), here))
+
+
+def _recipe_seeds(read: RecipeFile, seeds: Mapping[str, PathLike]) -> list[Checkpoint]:
+    names = [seed.name for seed in read.seeds]
+    if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
+        raise InputError(
+            f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
+        )
+    return [_recipe_seed(seed, seeds) for seed in read.seeds]
+
+
+def _recipe_seed(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Checkpoint:
+    if seed.name not in places and seed.hub is None:
+        raise InputError(
+            f"the recipe needs the seed '{seed.name}'; say where it is with "
+            f"--seeds {seed.name}=PATH"
+        )
+    source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype)
+    source = _moved(source, seed.name, places)
+    try:
+        checkpoint = open_source(source)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"seed '{seed.name}': {error}; say where it is with --seeds {seed.name}=PATH"
+        ) from None
+    if checkpoint.digest() != seed.digest:
+        raise CheckpointError(
+            f"seed '{seed.name}': {source.path} holds other tensors (digest "
+            f"{checkpoint.digest()[:12]}) than the recipe was made with ({seed.digest[:12]}); give "
+            "the very same model"
+        )
+    return checkpoint
+
+
+def _card_seeds(
+    pool: Pool, sources: Sequence[Source], checkpoints: Sequence[Checkpoint]
+) -> tuple[CardSeed, ...]:
+    given: list[Any] = pool.meta()["config"].get("seeds", [])
+    out: list[CardSeed] = []
+    for number, seed in enumerate(pool.seeds()):
+        entry: Any = given[number] if number < len(given) else None
+        options = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        licence = str(options.get("licence") or "")
+        out.append(card_seed(seed.name, sources[number], checkpoints[number], licence))
+    return tuple(out)
+
+
+def rebuild_command(seeds: tuple[CardSeed, ...]) -> str:
+    """How the card says that the model is made again."""
+    given = " ".join(f"{seed.name}=PATH" for seed in seeds)
+    return f"genepool rebuild genepool.json --seeds {given} -o DIR"
+
+
+def _card(
+    pool: Pool, number: int, seeds: tuple[CardSeed, ...], family: Family, recipe: bool
+) -> Card:
+    strategy = str(pool.meta()["pins"]["strategy"].get("name", ""))
+    origin = ancestry(pool, number)
+    tasks = pool.tasks()
+    names = {k: seed.name for k, seed in enumerate(seeds)}
+    budget = pool.evaluations
+    how = (
+        f"A merge of {len(seeds)} models, bred by genepool: "
+        f"member {number} of a population evolved with the strategy `{strategy}` over {budget} "
+        f"evaluations on {', '.join(f'`{task.name}`' for task in tasks)}. No gradient was "
+        "computed: models were merged, scored example by example, and selected."
+    )
+    rows = [k for k in range(len(seeds)) if k != number]
+    scores = tuple(_scores(pool, k, names.get(k, f"this model (member {k})")) for k in rows)
+    this = names.get(number, "this model")
+    scores += (_scores(pool, number, f"**{this}** (member {number})"),)
+    count = origin.ancestors
+    text = (
+        f"{count} models stand behind it, the seeds included, and {origin.generation} merges lie "
+        "on the longest way back to a seed."
+        if origin.generation
+        else "It is a seed itself."
+    )
+    listed = _ancestors(pool, number, names)
+    if len(listed) == _ANCESTORS:
+        text += f" The {_ANCESTORS} youngest merges on the way:"
+    return Card(
+        title="",
+        seeds=seeds,
+        how=how,
+        tags=("merge", "genepool", strategy or "evolution"),
+        library=library_of(family.checkpoints[0]),
+        notices=family.notices,
+        tasks=tuple(task.name for task in tasks),
+        scores=scores,
+        ancestors=tuple(listed),
+        ancestry=text,
+        rebuild=rebuild_command(seeds) if recipe else "",
+    )
+
+
+def _scores(pool: Pool, number: int, name: str) -> Scores:
+    record, held = pool.record(number), pool.held_out_scores(number)
+    train: list[float | None] = []
+    held_out: list[float | None] = []
+    start = held_start = 0
+    for task in pool.tasks():
+        stop, held_stop = start + task.examples, held_start + task.held_out
+        known = None if record.scores is None else record.scores[start:stop]
+        train.append(_mean(known))
+        held_out.append(_mean(None if held is None else held[held_start:held_stop]))
+        start, held_start = stop, held_stop
+    return Scores(name, tuple(train), tuple(held_out))
+
+
+def _mean(values: np.ndarray[Any, np.dtype[np.float32]] | None) -> float | None:
+    if values is None or values.size == 0 or bool(np.isnan(values).any()):
+        return None
+    return float(values.mean(dtype=np.float64))
+
+
+def _ancestors(pool: Pool, number: int, names: dict[int, str]) -> list[Ancestor]:
+    """The youngest merges behind a member, itself first."""
+    size = int(pool.meta()["axis_size"])
+    out: list[Ancestor] = []
+    ahead = {number}
+    while ahead and len(out) < _ANCESTORS:
+        member = max(ahead)
+        ahead.remove(member)
+        record = pool.record(member)
+        if record.step == 0:
+            continue
+        ahead.update(record.parents)
+        out.append(
+            Ancestor(
+                str(member),
+                tuple(names.get(parent, str(parent)) for parent in record.parents),
+                _plan(record.plan, size),
+                record.train,
+            )
+        )
     return out
 
 
-def _write(
-    genome: Genome,
-    details: dict[str, Any],
-    checkpoints: tuple[Checkpoint, ...],
-    layout: Layout,
-    directory: PathLike,
-    dtype: str | None,
-    shard_bytes: int,
-    advance: Advance | None,
-) -> Exported:
-    target = Path(directory)
-    name = digest(genome)
-    write_checkpoint(
-        genome,
-        checkpoints,
-        layout,
-        target,
-        dtype=dtype,
-        shard_bytes=shard_bytes,
-        metadata={"format": "pt", "genepool.genome": name},
-        extra={"genepool.json": (json.dumps(details, indent=1, sort_keys=True) + "\n").encode()},
-        progress=advance,
+def _plan(text: str, size: int) -> str:
+    """What was drawn, in a few words."""
+    plan: dict[str, Any] = json.loads(text) if text else {}
+    parts: list[str] = []
+    if isinstance(plan.get("ratio"), (int, float)):
+        parts.append(f"ratio {plan['ratio']:.4f}")
+    splits: Any = plan.get("splits")
+    if isinstance(splits, list) and splits:
+        shown = ", ".join(f"{100 * int(split) / size:.1f} %" for split in cast("list[int]", splits))
+        parts.append(f"split at {shown}")
+    if plan.get("mutation"):
+        parts.append(f"noise {plan['mutation']:.3g}")
+    return ", ".join(parts)
+
+
+def _rebuilt_card(read: RecipeFile, family: Family) -> Card:
+    known = tuple(
+        CardSeed(seed.name, seed.digest, seed.licence or None, seed.hub) for seed in read.seeds
     )
-    return Exported(target, name, details)
+    return Card(
+        title="",
+        seeds=known,
+        how=f"A merge of {len(known)} models, made again from its recipe by genepool.",
+        tags=("merge", "genepool"),
+        library=library_of(family.checkpoints[0]),
+        notices=family.notices,
+        rebuild=rebuild_command(known),
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -87,6 +88,13 @@ _output = click.option(
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Directory to write; new or empty.",
+)
+_shards = click.option(
+    "--shard-size",
+    metavar="SIZE",
+    default="5GB",
+    show_default=True,
+    help="Largest size of a weight file, in bytes or as 500MB, 2GB, 4GiB.",
 )
 _dtype = click.option(
     "--dtype",
@@ -349,6 +357,7 @@ def report(pool: Path, output: Path, as_json: bool) -> None:
     help="Where the seed NAME lies now, if it has moved; may be repeated.",
 )
 @_dtype
+@_shards
 @_json
 def export(
     pool: Path,
@@ -356,23 +365,72 @@ def export(
     output: Path,
     moved: tuple[str, ...],
     dtype: str | None,
+    shard_size: str,
     as_json: bool,
 ) -> None:
     """Write a member as an ordinary checkpoint directory.
 
     MEMBER is its number, `best` for the champion (which is the default), or the name of a seed. A
-    file genepool.json beside the weights holds what they were made from.
+    model card and a file genepool.json, which `genepool rebuild` reads, tell what it was made from.
     """
     from genepool.run.export import export
     from genepool.run.members import member_number
     from genepool.run.pool import Pool
     from genepool.ui.progress import watcher
 
-    seeds = dict(_moved(entry) for entry in moved)
+    seeds, shard_bytes = _places(moved, "--seed"), _bytes(shard_size)
     with Pool(pool) as opened, watcher() as progress:
         number = member_number(opened, member)
         progress.stage(f"writing member {number}")
-        written = export(opened, number, output, seeds=seeds, dtype=dtype, advance=progress.advance)
+        written = export(
+            opened,
+            number,
+            output,
+            seeds=seeds,
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+            advance=progress.advance,
+        )
+    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE.json")
+@click.argument("more", nargs=-1, metavar="[NAME=PATH]...")
+@click.option(
+    "--seeds",
+    "--seed",
+    "places",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Where the seed NAME of the recipe lies; more of them may follow, with or without the "
+    "option's name.",
+)
+@_output
+@_shards
+@_json
+def rebuild(
+    recipe: Path,
+    more: tuple[str, ...],
+    places: tuple[str, ...],
+    output: Path,
+    shard_size: str,
+    as_json: bool,
+) -> None:
+    """Make a checkpoint again from its recipe and the same seeds, bit for bit.
+
+    RECIPE.json is the genepool.json of an exported or merged checkpoint; its directory, or one of
+    its weight files, will do too.
+    """
+    from genepool.run.export import rebuild
+    from genepool.ui.progress import watcher
+
+    seeds, shard_bytes = _places((*places, *more), "--seeds"), _bytes(shard_size)
+    with watcher() as progress:
+        progress.stage("rebuilding")
+        written = rebuild(
+            recipe, output, seeds=seeds, shard_bytes=shard_bytes, advance=progress.advance
+        )
     _report_checkpoint(written.directory, written.genome, written.details, as_json)
 
 
@@ -420,6 +478,7 @@ def export(
     help="Begin of tensor names in B, and what to put in its place; may be repeated.",
 )
 @_dtype
+@_shards
 @_json
 def merge(
     a: str,
@@ -432,6 +491,7 @@ def merge(
     partial: bool,
     prefixes: tuple[str, ...],
     dtype: str | None,
+    shard_size: str,
     as_json: bool,
 ) -> None:
     """Merge the checkpoints A and B once, by hand.
@@ -439,9 +499,10 @@ def merge(
     Each is a safetensors file, a directory as Hugging Face writes it, a LoRA adapter as peft writes
     it, a GGUF file, or an id of the Hugging Face Hub.
     """
-    from genepool.run.export import merge
+    from genepool.run.merge import merge
     from genepool.ui.progress import watcher
 
+    shard_bytes = _bytes(shard_size)
     with watcher() as progress:
         progress.stage("merging")
         written = merge(
@@ -454,6 +515,7 @@ def merge(
             adapter_base=adapter_base,
             partial=partial,
             dtype=dtype,
+            shard_bytes=shard_bytes,
             advance=progress.advance,
         )
     _report_checkpoint(written.directory, written.genome, written.details, as_json)
@@ -466,11 +528,29 @@ def _split(text: str) -> float | str:
         return text
 
 
-def _moved(entry: str) -> tuple[str, str]:
-    name, equals, path = entry.partition("=")
-    if not (name and equals and path):
-        raise InputError(f"--seed: expected NAME=PATH; got '{entry}'")
-    return name, path
+def _places(entries: Sequence[str], option: str) -> dict[str, Path]:
+    """Where seeds lie, from entries NAME=PATH."""
+    out: dict[str, Path] = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"{option}: expected NAME=PATH; got '{entry}'")
+        if name in out:
+            raise InputError(f"{option}: the seed '{name}' is given twice")
+        out[name] = Path(path)
+    return out
+
+
+def _bytes(text: str) -> int:
+    """A size such as 500MB, 2GB (powers of ten), 4GiB (of two), or a number of bytes."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    size = 0
+    if found is not None:
+        power = " kmgt".index(found[2] or " ")
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if size < 1:
+        raise click.UsageError(f"--shard-size: expected a size such as 500MB or 2GB; got '{text}'")
+    return size
 
 
 def _renamed(entry: str) -> tuple[str, str]:

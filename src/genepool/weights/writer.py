@@ -6,34 +6,32 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from genepool.core.genome import Genome
 from genepool.errors import GenepoolError, InputError
 from genepool.weights.atomic import sync_directory, temporary_sibling
-from genepool.weights.checkpoint import Checkpoint, safe_target
+from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.depth import depth_key
 from genepool.weights.dtypes import DTYPES, FLOATING, Raw
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import ITEM, Destination, express_piece
-from genepool.weights.sources import Terms, prepare_sources
+from genepool.weights.side_files import side_files
+from genepool.weights.sources import prepare_sources
 from genepool.weights.threads import Crew, Progress, thread_count
 from genepool.weights.wording import at, one_line
 
 SHARD_BYTES = 5_000_000_000
 
-_WEIGHTS = (
-    *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"),
-    *(".h5", ".msgpack", ".ot", ".gguf", ".ggml", ".onnx", ".onnx_data", ".tflite", ".npz", ".npy"),
-    *(".zip", ".tar", ".gz"),
-)
-_CONFIG_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Computes elements start..stop of a tensor of the axis into the beginning of the destination:
+# produce(tensor, start, stop, destination), from several threads at a time.
+Produce = Callable[[int, int, int, Destination], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,8 @@ def write_checkpoint(
     `model.safetensors`, or `model-00001-of-0000N.safetensors` and an index, hold the merged
     tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
     every tensor is aligned). Where the first seed is a directory, its other files (configuration,
-    tokenizer, ...) are copied, except weights, hidden files, subdirectories and the README, which
-    describes the seed. Nothing is visible under `directory` until all of it is on disk. Memory:
-    one block of 2**19 values per thread.
+    tokenizer, ...) are copied, as `side_files` says. Nothing is visible under `directory` until all
+    of it is on disk. Memory: one block of 2**19 values per thread.
 
     Args:
         genome: over these seeds.
@@ -105,13 +102,51 @@ def write_checkpoint(
         GenepoolError: too little space (checked before), a failed write, or float16 overflows; the
             half-written files are removed.
     """
+    terms = prepare_sources(checkpoints, layout).terms(genome)
+
+    def produce(tensor: int, start: int, stop: int, out: Destination) -> None:
+        origin = layout.slots[tensor].start
+        express_piece(terms, tensor, origin + start, origin + stop, out)
+
+    return write_tensors(
+        produce,
+        checkpoints[0],
+        layout,
+        directory,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        metadata=metadata,
+        extra=extra,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def write_tensors(
+    produce: Produce,
+    first: Checkpoint,
+    layout: Layout,
+    directory: Path | str,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+    extra: Mapping[str, bytes] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Like `write_checkpoint`, for merged tensors computed by any function.
+
+    Args:
+        produce: called as produce(tensor, start, stop, destination) for pieces of at most 2**19
+            elements of each tensor of the layout, in any order and from several threads.
+        first: the seed that gives names, shapes, dtypes, carried tensors and other files.
+    """
     _require_arguments(dtype, shard_bytes, metadata or {}, extra or {})
-    sources = prepare_sources(checkpoints, layout)
-    terms = sources.terms(genome)
     target = _require_free(Path(directory))
-    entries = _entries(checkpoints[0], layout, dtype)
+    entries = _entries(first, layout, dtype)
     files = _plan(entries, shard_bytes, {"format": "pt"} if metadata is None else metadata)
-    small = {**_side_files(checkpoints[0], dtype), **(extra or {})}
+    small = {**side_files(first, dtype), **(extra or {})}
     if len(files) > 1:
         small["model.safetensors.index.json"] = _index(files)
     _require_space(target, files, small)
@@ -119,7 +154,7 @@ def write_checkpoint(
     try:
         temporary.mkdir()
         try:
-            job = _Job(terms, layout, checkpoints[0], Crew(thread_count(threads)), progress)
+            job = _Job(produce, first, Crew(thread_count(threads)), progress)
             job.total = max(1, sum(entry.nbytes for entry in entries))
             for file in files:
                 job.write(temporary / file.name, file)
@@ -143,15 +178,13 @@ class _Job:
 
     def __init__(
         self,
-        terms: Terms,
-        layout: Layout,
+        produce: Produce,
         first: Checkpoint,
         crew: Crew,
         progress: Progress | None,
     ) -> None:
         self.total = 1
-        self._terms = terms
-        self._layout = layout
+        self._produce = produce
         self._first = first
         self._crew = crew
         self._progress = progress
@@ -197,10 +230,7 @@ class _Job:
         size = DTYPES[entry.dtype].size
         used = block[: (stop - start) * size]
         out = np.frombuffer(used, dtype=DTYPES[entry.dtype].storage)
-        origin = self._layout.slots[entry.tensor].start
-        express_piece(
-            self._terms, entry.tensor, origin + start, origin + stop, Destination(entry.dtype, out)
-        )
+        self._produce(entry.tensor, start, stop, Destination(entry.dtype, out))
         if entry.dtype == "F16" and not bool(np.isfinite(out).all()):
             raise GenepoolError(
                 f"tensor '{one_line(entry.name)}' has values beyond the range of float16 (65504); "
@@ -309,34 +339,6 @@ def _index(files: Sequence[_File]) -> bytes:
         "weight_map": {entry.name: file.name for file in files for entry in file.entries},
     }
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
-    if first.directory is None:
-        return {}
-    found: dict[str, bytes | Path] = {}
-    for path in sorted(first.directory.iterdir()):
-        lower = path.name.lower()
-        if lower.startswith((".", "readme")) or lower.endswith(_WEIGHTS) or path.is_dir():
-            continue
-        if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
-            found[path.name] = safe_target(first.directory, path.name)
-    if dtype is not None and (config := found.get("config.json")) is not None:
-        found["config.json"] = _with_dtype(cast(Path, config), dtype)
-    return found
-
-
-def _with_dtype(config: Path, dtype: str) -> bytes:
-    """A transformers configuration that names the dtype that its weights now have."""
-    data = config.read_bytes()
-    try:
-        content: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        return data
-    keys = {"dtype", "torch_dtype"} & content.keys() if isinstance(content, dict) else set[str]()
-    for key in keys:
-        content[key] = _CONFIG_DTYPES[dtype]
-    return (json.dumps(content, indent=2) + "\n").encode() if keys else data
 
 
 def _write_small(path: Path, data: bytes | Path) -> None:
