@@ -122,6 +122,9 @@ def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
         def stage(self, text: str) -> None:
             self.stages.append(text)
 
+        def notice(self, text: str) -> None:
+            self.stages.append(text)
+
         def step(self, report: StepReport) -> None:
             self.steps.append(report)
 

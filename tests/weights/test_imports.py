@@ -12,8 +12,9 @@ import pytest
 import genepool.weights
 
 MODULES = (
-    *("atomic", "checkpoint", "depth", "dtypes", "gram", "layout", "mapped", "materialise"),
-    *("sources", "threads", "wording", "writer"),
+    *("adapters", "atomic", "cache", "checkpoint", "companions", "depth", "dtypes", "family"),
+    *("gguf", "gram", "hub", "layout", "lora", "mapped", "materialise", "pickles", "sources"),
+    *("threads", "tokens", "wording", "writer"),
 )
 
 

@@ -174,9 +174,10 @@ def _arrays(layout: Layout, first: Checkpoint) -> LiveModel:
     value: dict[str, NDArray[Any]] = {}
     destinations: dict[str, Destination | None] = {}
     for slot in layout.slots:
-        memory = np.zeros(slot.stop - slot.start, dtype=np.float32)
+        whole = first.tensors[slot.name]
+        memory = np.zeros(whole.raw.size, dtype=np.float32)
         destinations[slot.name] = Destination("F32", memory)
-        value[slot.name] = _read_only(memory.reshape(slot.shape))
+        value[slot.name] = _read_only(memory.reshape(whole.shape))
     for name in layout.carried:
         value[name] = _read_only(_carried(first.tensors[name]))
     return LiveModel(MappingProxyType(value), MappingProxyType(destinations), {})

@@ -93,6 +93,12 @@ class RunConfig(Section):
         description="the seeds may share only part of their tensors: what all hold under one name "
         "and in one shape evolves, all else comes from the first seed",
     )
+    vocabulary: Literal["same", "common"] = Field(
+        default="same",
+        description="'same' refuses seeds whose tokenizers differ; 'common' merges the rows of the "
+        "tokens that are the same in all seeds, from id 0 on, and takes the further rows from the "
+        "first seed",
+    )
     tasks: list[TaskOptions] = Field(min_length=1, description="what members are scored on")
     strategy: StrategyEntry = Field(
         default=StrategyEntry(), description="how children are made and which survive"

@@ -59,12 +59,14 @@ class Result:
         status: as `genepool status --json` prints it.
         session: children absorbed by this call.
         seconds: that they took, setting up left out.
+        notices: what is good to know about the seeds, one line each; empty if nothing was to do.
     """
 
     pool: Path
     status: dict[str, Any]
     session: int
     seconds: float
+    notices: tuple[str, ...] = ()
 
 
 def evolve(
@@ -102,6 +104,8 @@ def evolve(
                 return Result(path, pool.status(), 0, 0.0)
     watcher.stage("opening seeds and tasks")
     inputs = open_inputs(loaded)
+    for notice in inputs.notices:
+        watcher.notice(notice)
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
         seeds = (inputs.run, inputs.sources, inputs.checkpoints)
@@ -132,7 +136,7 @@ def evolve(
             session, seconds = driver.run(target)
         finally:
             executor.close()
-        return Result(path, pool.status(), session, seconds)
+        return Result(path, pool.status(), session, seconds, inputs.notices)
 
 
 def _finished(pool: Pool, run: Run, budget: int) -> bool:

@@ -114,7 +114,12 @@ def rebuild(
             "that it came from makes it again: genepool export POOL MEMBER -o DIR"
         )
     checkpoints = _recipe_seeds(read, seeds)
-    family = make_family(checkpoints, read.chromosomes or None, partial=read.partial)
+    family = make_family(
+        checkpoints,
+        read.chromosomes or None,
+        partial=read.partial,
+        vocabulary=read.vocabulary,
+    )
     layout = family.layout
     if layout.digest != read.layout:
         raise InputError(
@@ -171,7 +176,10 @@ def open_seeds(
         checkpoints.append(checkpoint)
     pins = pool.meta()["pins"]
     family = make_family(
-        checkpoints, pins["chromosomes"] or None, partial=bool(opening.get("partial"))
+        checkpoints,
+        pins["chromosomes"] or None,
+        partial=opening.get("partial", False),
+        vocabulary=opening.get("vocabulary", "same"),
     )
     if family.layout.digest != pins["layout"]:
         raise PoolError(

@@ -217,6 +217,10 @@ class _Reporter:
         if self._stopped.is_set():
             raise KeyboardInterrupt
 
+    def notice(self, text: str) -> None:
+        # Every run of a grid has the same seeds: what is to say of them would be said each time.
+        pass
+
     def step(self, report: StepReport) -> None:
         if self._stopped.is_set():
             raise KeyboardInterrupt

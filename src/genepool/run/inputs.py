@@ -104,7 +104,12 @@ def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
             checkpoints.append(open_source(source))
         except GenepoolError as error:
             raise _prefixed(error, f"{run.where('seeds', index)}: seeds.{index}") from None
-    family = make_family(checkpoints, run.config.chromosomes or None, partial=run.config.partial)
+    family = make_family(
+        checkpoints,
+        run.config.chromosomes or None,
+        partial=run.config.partial,
+        vocabulary=run.config.vocabulary,
+    )
     return tuple(sources), family
 
 
@@ -227,6 +232,7 @@ def opening(inputs: Inputs) -> dict[str, Any]:
     return {
         "sources": [asdict(source) for source in inputs.sources],
         "partial": inputs.run.config.partial,
+        "vocabulary": inputs.run.config.vocabulary,
     }
 
 

@@ -21,7 +21,7 @@ from genepool.run.output import (
     write_model,
 )
 from genepool.run.seeds import SeedLike, named_source
-from genepool.weights.family import Family, Source, make_family, open_source
+from genepool.weights.family import Family, Source, Words, make_family, open_source
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.threads import Progress
 from genepool.weights.writer import SHARD_BYTES, Produce
@@ -37,6 +37,7 @@ def merge(
     angle: Angle = "global",
     adapter_base: str | None = None,
     partial: bool = False,
+    vocabulary: Words = "same",
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     advance: Progress | None = None,
@@ -53,6 +54,7 @@ def merge(
         angle: over what the SLERP angle is measured.
         adapter_base: base of a seed that is an adapter; None takes the one that it names.
         partial: merge what both hold under one name and in one shape, and take the rest from a.
+        vocabulary: "common" merges the rows of the tokens that are the same in both tokenizers.
         dtype: of all merged tensors, as safetensors names it; None keeps those of a.
         shard_bytes: largest size of a file.
         advance: called with the fraction that is done.
@@ -60,7 +62,7 @@ def merge(
     Raises:
         CheckpointError, InputError: naming what does not fit.
     """
-    opened = _open([a, b], adapter_base, partial)
+    opened = _open([a, b], adapter_base, partial, vocabulary)
     layout = opened.family.layout
     position = layout.position(split)
     gram = load_or_build_gram(opened.family.checkpoints, layout, None)
@@ -92,9 +94,12 @@ class _Opened:
     partial: bool
 
 
-def _open(models: Sequence[SeedLike], adapter_base: str | None, partial: bool) -> _Opened:
+def _open(
+    models: Sequence[SeedLike], adapter_base: str | None, partial: bool, vocabulary: Words
+) -> _Opened:
     sources = tuple(named_source(model, adapter_base) for model in models)
-    family = make_family([open_source(source) for source in sources], partial=partial)
+    checkpoints = [open_source(source) for source in sources]
+    family = make_family(checkpoints, partial=partial, vocabulary=vocabulary)
     given = [dict(model) if isinstance(model, Mapping) else {} for model in models]
     names = _names(
         [

@@ -79,6 +79,7 @@ def describe_seeds(
         "layout": family.layout.digest,
         "chromosomes": dict(chromosomes or {}),
         "partial": partial,
+        "vocabulary": family.vocabulary,
         "notices": list(family.notices),
     }
 

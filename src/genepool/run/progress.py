@@ -38,6 +38,10 @@ class Progress(Protocol):
         """Something that takes a while begins."""
         ...
 
+    def notice(self, text: str) -> None:
+        """Something about the seeds that is good to know, in one line."""
+        ...
+
     def step(self, report: StepReport) -> None:
         """A child was absorbed; called for each, so it should return quickly."""
         ...
@@ -47,6 +51,9 @@ class Silence:
     """Nobody watches."""
 
     def stage(self, text: str) -> None:
+        """Ignore."""
+
+    def notice(self, text: str) -> None:
         """Ignore."""
 
     def step(self, report: StepReport) -> None:

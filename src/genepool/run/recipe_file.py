@@ -15,7 +15,7 @@ from genepool.core.genome import Recipe, digest, recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.weights.checkpoint import open_checkpoint
 from genepool.weights.dtypes import FLOATING
-from genepool.weights.family import GGUFType
+from genepool.weights.family import GGUFType, Words
 from genepool.weights.mapped import refuse_duplicates
 from genepool.weights.wording import at, one_line
 
@@ -57,6 +57,7 @@ class RecipeFile:
         seeds: in order.
         chromosomes: name to patterns, as for `build_layout`.
         partial: whether the seeds share only part of their tensors.
+        vocabulary: as for `make_family`.
         layout: digest that the layout of the seeds must have.
         dtype: of the merged tensors; None keeps the first seed's.
         genome: its digest.
@@ -67,6 +68,7 @@ class RecipeFile:
     seeds: tuple[RecipeSeed, ...]
     chromosomes: Mapping[str, list[str]]
     partial: bool
+    vocabulary: Words
     layout: str
     dtype: str | None
     genome: str
@@ -219,6 +221,7 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
         tuple(seeds),
         chromosomes,
         content.get("partial") is True,
+        "common" if content.get("vocabulary") == "common" else "same",
         need("layout", str, "text"),
         dtype,
         name,

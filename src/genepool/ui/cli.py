@@ -471,6 +471,13 @@ def rebuild(
     help="Merge what A and B share, and take the rest from A.",
 )
 @click.option(
+    "--vocabulary",
+    type=click.Choice(["same", "common"]),
+    default="same",
+    show_default=True,
+    help="Where tokenizers differ: refuse, or merge the rows of the tokens that are the same.",
+)
+@click.option(
     "--rename",
     "prefixes",
     multiple=True,
@@ -489,6 +496,7 @@ def merge(
     angle: Any,
     adapter_base: str | None,
     partial: bool,
+    vocabulary: Any,
     prefixes: tuple[str, ...],
     dtype: str | None,
     shard_size: str,
@@ -514,10 +522,13 @@ def merge(
             angle=angle,
             adapter_base=adapter_base,
             partial=partial,
+            vocabulary=vocabulary,
             dtype=dtype,
             shard_bytes=shard_bytes,
             advance=progress.advance,
         )
+        for notice in written.details["notices"]:
+            progress.notice(notice)
     _report_checkpoint(written.directory, written.genome, written.details, as_json)
 
 

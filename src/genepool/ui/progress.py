@@ -71,6 +71,10 @@ class Bar:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(plain(text), total=None, note="")
 
+    def notice(self, text: str) -> None:
+        """A line above the bar, which stays."""
+        self._bar.console.print(f"note: {plain(text)}", markup=False, highlight=False)
+
     def step(self, report: StepReport) -> None:
         """Move the bar, ten times a second at most."""
         now = self._clock()
@@ -113,6 +117,10 @@ class Lines:
 
     def stage(self, text: str) -> None:
         """Stages are short, or the lines of their steps will tell."""
+
+    def notice(self, text: str) -> None:
+        """A line."""
+        print(f"note: {plain(text)}", file=self._out, flush=True)
 
     def step(self, report: StepReport) -> None:
         """Write a line if it is time for one."""

@@ -11,10 +11,20 @@ from typing import Literal
 from genepool.errors import CheckpointError
 from genepool.weights import adapters, gguf, hub
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
+from genepool.weights.companions import compare_configs, compare_settings, language_config
+from genepool.weights.depth import depth_key
 from genepool.weights.layout import Layout, build_layout
 from genepool.weights.mapped import Tensor
+from genepool.weights.tokens import (
+    Vocabulary,
+    common_rows,
+    conflict,
+    read_vocabulary,
+    same_files,
+)
 from genepool.weights.wording import at, count, one_line, some
 
+Words = Literal["same", "common"]
 GGUFType = Literal["BF16", "F16", "F32"]
 
 
@@ -154,11 +164,13 @@ class Family:
         checkpoints: in order.
         layout: where their tensors lie on the axis.
         notices: one line each, of what differs and does no harm, or is good to know.
+        vocabulary: how vocabularies were treated, as `make_family` was told.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     layout: Layout
     notices: tuple[str, ...]
+    vocabulary: Words = "same"
 
 
 def make_family(
@@ -166,6 +178,7 @@ def make_family(
     chromosomes: Mapping[str, Sequence[str]] | None = None,
     *,
     partial: bool = False,
+    vocabulary: Words = "same",
 ) -> Family:
     """Compare opened seeds and lay them on one axis.
 
@@ -173,16 +186,93 @@ def make_family(
         checkpoints: one or more.
         chromosomes: as `build_layout` takes them.
         partial: whether the seeds may share only part of their tensors.
+        vocabulary: "same" refuses tokenizers that differ; "common" merges the embeddings' rows of
+            the tokens that are the same in all seeds, from id 0 to the first that is not, and takes
+            the further rows from the first seed.
 
     Raises:
         CheckpointError: they do not fit together; the message names files, field and both values.
         InputError: chromosomes that cannot be used.
     """
-    layout = build_layout(checkpoints, chromosomes, partial=partial)
     notices: list[str] = []
+    for other in checkpoints[1:]:
+        notices += _compare(checkpoints[0], other, partial, vocabulary)
+    rows: dict[str, int] = {}
+    if vocabulary == "common" and len(checkpoints) > 1:
+        rows, text = _common_rows(checkpoints)
+        notices.append(text)
+    layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
     if partial:
         notices.append(_share(checkpoints[0], layout))
-    return Family(tuple(checkpoints), layout, tuple(notices))
+    return Family(tuple(checkpoints), layout, tuple(notices), vocabulary)
+
+
+def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:
+    """Notices of how two seeds' configurations and tokenizers differ; refuses what must agree."""
+    ours, theirs = first.directory, other.directory
+    if ours is None or theirs is None or ours == theirs:
+        return []
+    notices = compare_configs(ours, theirs, partial=partial, vocabulary=words == "common")
+    if not same_files(ours, theirs):
+        a, b = read_vocabulary(ours), read_vocabulary(theirs)
+        if a is None or b is None:
+            has, lacks = (ours, theirs) if b is None else (theirs, ours)
+            notices.append(
+                f"{at(lacks)} has no tokenizer; its tokens are taken to be those of {at(has)}"
+            )
+        elif words == "same" and (reason := conflict(a, b, nested=partial)):
+            raise CheckpointError(
+                f"{at(b.file)} does not fit {at(a.file)}: {reason}; rows of the embeddings would "
+                "be mixed that mean different tokens ('vocabulary: common' merges only the rows "
+                "of the tokens that are the same)"
+            )
+        elif words == "same":
+            notices.append(f"{at(b.file)} differs from {at(a.file)}; the first seed's is kept")
+    return [*notices, *compare_settings(ours, theirs)]
+
+
+def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str]:
+    """How many rows of which tensors belong to tokens that all seeds share, and that in words."""
+    sizes: list[int] = []
+    found: list[Vocabulary] = []
+    for checkpoint in checkpoints:
+        directory = checkpoint.directory
+        size = language_config(directory).get("vocab_size")
+        words = None if directory is None else read_vocabulary(directory)
+        if not isinstance(size, int) or words is None or not words.ids:
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: 'vocabulary: common' needs a config.json with vocab_size "
+                "and a tokenizer.json (or vocab.json, vocab.txt) beside the weights of every seed"
+            )
+        sizes.append(size)
+        found.append(words)
+    number = common_rows(found)
+    if number is None:
+        number = min(sizes) if len(set(sizes)) == 1 else 1 + max(found[0].ids.values())
+    number = min(number, *sizes)
+    if number == 0:
+        raise CheckpointError(
+            f"{at(found[1].file)} has no tokens in common with {at(found[0].file)}: already id 0 "
+            "is another token"
+        )
+    first = checkpoints[0]
+    rows = {
+        name: number
+        for name, tensor in first.tensors.items()
+        if depth_key(name)[0] != 1
+        and all(_has_rows(c, name, tensor, n) for c, n in zip(checkpoints, sizes, strict=True))
+    }
+    if number == sizes[0] and len(set(sizes)) == 1:
+        return {}, "all seeds have the same tokens"
+    return rows, (
+        f"the tokens with ids 0 to {number - 1} are the same in all seeds, and their rows of "
+        f"{some(rows)} merge; {count(sizes[0] - number, 'further row')} come from {at(first.path)}"
+    )
+
+
+def _has_rows(checkpoint: Checkpoint, name: str, tensor: Tensor, rows: int) -> bool:
+    other = checkpoint.tensors.get(name)
+    return other is not None and other.shape[:1] == (rows,) and other.shape[1:] == tensor.shape[1:]
 
 
 def _share(first: Checkpoint, layout: Layout) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
 import warnings
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
     extra = {} if config is None else {"quantization_config": config(dequantize=True)}
     place, file = str(path.resolve().parent), path.resolve().name
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 place, gguf_file=file, dtype=dtype, trust_remote_code=False, **extra

@@ -31,10 +31,13 @@ CONSTANTS = ("*.rotary_emb.inv_freq", "*.attn.masked_bias", "*.attention.masked_
 class Slot:
     """A mergeable tensor's place on the axis.
 
+    Where vocabularies differ, only the first rows of a tensor merge; the further rows of the first
+    seed's are carried over, and other seeds may have more or fewer.
+
     Attributes:
         name: the tensor's name.
         dtype: the first seed's dtype code; the others may differ.
-        shape: of every seed.
+        shape: of what merges: of every seed, apart from further rows.
         start: first position on the axis.
         stop: position after the last; `stop - start` elements, in row-major order.
     """
@@ -106,6 +109,7 @@ def build_layout(
     chromosomes: Mapping[str, Sequence[str]] | None = None,
     *,
     partial: bool = False,
+    rows: Mapping[str, int] | None = None,
 ) -> Layout:
     """Lay the mergeable tensors of a family of checkpoints end to end in depth order.
 
@@ -120,6 +124,8 @@ def build_layout(
             no pattern matches form a last one named "rest".
         partial: the checkpoints need not be equal: what all of them hold under one name and in one
             shape merges, and all else of the first checkpoint is carried over.
+        rows: name to the number of first rows that merge, of tensors that need not have equally
+            many rows; all checkpoints have at least so many.
 
     Raises:
         CheckpointError: the checkpoints differ in names or shapes, or nothing in them merges.
@@ -127,14 +133,15 @@ def build_layout(
     """
     if not checkpoints:
         raise InputError("a layout needs at least one checkpoint; got none")
-    first = checkpoints[0]
+    first, cut = checkpoints[0], rows or {}
     for other in () if partial else checkpoints[1:]:
-        _require_same(first, other)
+        _require_same(first, other, cut)
     ordered = sorted(first.tensors.values(), key=lambda tensor: depth_key(tensor.name))
     merged = [
         tensor
         for tensor in ordered
-        if _merges(tensor) and all(_shares(other, tensor) for other in checkpoints[1:])
+        if _merges(tensor)
+        and (tensor.name in cut or all(_shares(other, tensor) for other in checkpoints[1:]))
     ]
     if not merged:
         if partial and any(_merges(tensor) for tensor in ordered):
@@ -146,8 +153,11 @@ def build_layout(
     position = 0
     for group in groups:
         for tensor in group:
-            stop = position + tensor.raw.size
-            slots.append(Slot(tensor.name, tensor.dtype, tensor.shape, position, stop))
+            shape = tensor.shape
+            if tensor.name in cut:
+                shape = (cut[tensor.name], *shape[1:])
+            stop = position + math.prod(shape)
+            slots.append(Slot(tensor.name, tensor.dtype, shape, position, stop))
             position = stop
         edges.append(position)
     axis = Axis(
@@ -166,7 +176,8 @@ def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:
     out = np.empty(layout.axis.size, dtype=np.float32)
     for slot in layout.slots:
         tensor = checkpoint.tensors[slot.name]
-        out[slot.start : slot.stop] = as_float32(tensor.raw, tensor.dtype)
+        merged = tensor.raw[: slot.stop - slot.start]
+        out[slot.start : slot.stop] = as_float32(merged, tensor.dtype)
     return out
 
 
@@ -236,7 +247,7 @@ def _matcher(chromosome: str, patterns: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: any(pattern.fullmatch(name) for pattern in compiled)
 
 
-def _require_same(first: Checkpoint, other: Checkpoint) -> None:
+def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int]) -> None:
     pair = f"{at(other.path)} does not fit {at(first.path)}"
     missing = [n for n in first.tensors if n not in other.tensors and not _constant(n)]
     extra = [n for n in other.tensors if n not in first.tensors and not _constant(n)]
@@ -248,7 +259,9 @@ def _require_same(first: Checkpoint, other: Checkpoint) -> None:
         ]
         raise CheckpointError(f"{pair}: {' and '.join(parts)}; {_cause(first, missing, extra)}")
     shared = [n for n in first.tensors if n in other.tensors]
-    differing = [n for n in shared if first.tensors[n].shape != other.tensors[n].shape]
+    differing = [
+        n for n in shared if first.tensors[n].shape != other.tensors[n].shape and n not in rows
+    ]
     if differing:
         listed = ", ".join(
             f"'{one_line(n)}' {list(other.tensors[n].shape)} against {list(first.tensors[n].shape)}"

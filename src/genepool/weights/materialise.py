@@ -11,7 +11,7 @@ import numpy as np
 from genepool.core.genome import Genome
 from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
-from genepool.weights.dtypes import DTYPES, FLOATING, Raw
+from genepool.weights.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
 from genepool.weights.layout import Layout, Slot
 from genepool.weights.sources import Int64, Terms, address_of, prepare_sources
 from genepool.weights.threads import Crew, thread_count
@@ -71,7 +71,7 @@ class Materialiser:
         for index, slot in enumerate(layout.slots):
             given = destinations[slot.name]
             if given is not None:
-                _require_fit(slot, given)
+                _require_fit(slot, given, self._sources.checkpoints[0].tensors[slot.name])
                 self._kept.append(given)
                 self._out_addresses[index] = address_of(given.raw)
                 self._out_codes[index] = FLOATING.index(given.dtype)
@@ -161,8 +161,23 @@ def require_names(layout: Layout, destinations: Mapping[str, object]) -> None:
         )
 
 
-def _require_fit(slot: Slot, given: Destination) -> None:
-    raw, count = given.raw, slot.stop - slot.start
+def copy_further_rows(slot: Slot, first: Tensor, given: Destination) -> None:
+    """Write the rows that do not merge, where there are any: the first seed's, in one rounding."""
+    merged = slot.stop - slot.start
+    rest = first.raw[merged:]
+    if rest.size == 0:
+        return
+    if given.dtype == first.dtype:
+        np.frombuffer(given.raw, dtype=np.uint8)[-rest.nbytes :] = np.frombuffer(
+            rest, dtype=np.uint8
+        )
+    else:
+        values = from_float32(as_float32(rest, first.dtype), given.dtype)
+        given.raw[merged:] = values.view(given.raw.dtype)
+
+
+def _require_fit(slot: Slot, given: Destination, first: Tensor) -> None:
+    raw, count = given.raw, int(first.raw.size)
     label = f"destination of tensor '{one_line(slot.name)}'"
     if given.dtype not in FLOATING:
         raise InputError(f"{label}: expected dtype {', '.join(FLOATING)}; got {given.dtype}")
@@ -172,6 +187,7 @@ def _require_fit(slot: Slot, given: Destination) -> None:
             f"{label}: expected {count} elements of {DTYPES[given.dtype].size} bytes; "
             f"got {raw.size} of {raw.itemsize}"
         )
+    copy_further_rows(slot, first, given)
 
 
 def _require_flat(label: str, raw: Raw) -> None:

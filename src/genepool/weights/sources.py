@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from genepool.core.genome import Genome, Recipe
 from genepool.errors import InputError
-from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import FLOATING, Raw
-from genepool.weights.layout import Layout
+from genepool.weights.layout import Layout, Slot
 from genepool.weights.wording import at, one_line
 
 Int64 = NDArray[np.int64]
@@ -113,7 +113,7 @@ def prepare_sources(checkpoints: Sequence[Checkpoint], layout: Layout) -> Source
         row: list[tuple[int, int]] = []
         for checkpoint in checkpoints:
             tensor = checkpoint.tensors.get(slot.name)
-            if tensor is None or tensor.shape != slot.shape or tensor.dtype not in FLOATING:
+            if tensor is None or not _covers(tensor, slot) or tensor.dtype not in FLOATING:
                 raise InputError(
                     f"{at(checkpoint.path)}: the layout is of other checkpoints; it has "
                     f"'{one_line(slot.name)}' of shape {list(slot.shape)}"
@@ -130,3 +130,10 @@ def prepare_sources(checkpoints: Sequence[Checkpoint], layout: Layout) -> Source
     )
     sources.check()
     return sources
+
+
+def _covers(tensor: Tensor, slot: Slot) -> bool:
+    """Whether a tensor is what merges, or that and further rows."""
+    if tensor.shape == slot.shape:
+        return True
+    return tensor.shape[1:] == slot.shape[1:] and tensor.shape[:1] >= slot.shape[:1] != ()

@@ -12,8 +12,14 @@ from genepool.core.genome import Genome
 from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, FLOATING
-from genepool.weights.layout import Layout
-from genepool.weights.materialise import ITEM, Destination, express_piece, require_names
+from genepool.weights.layout import Layout, Slot
+from genepool.weights.materialise import (
+    ITEM,
+    Destination,
+    copy_further_rows,
+    express_piece,
+    require_names,
+)
 from genepool.weights.sources import Terms, prepare_sources
 from genepool.weights.threads import Crew, thread_count
 from genepool.weights.wording import one_line, some
@@ -91,7 +97,8 @@ class DeviceMaterialiser:
         for slot in layout.slots:
             if (tensor := given.get(slot.name)) is None:
                 continue
-            _require_fit(slot.name, slot.shape, tensor)
+            _require_fit(slot.name, checkpoints[0].tensors[slot.name].shape, tensor)
+            _copy_further_rows(slot, checkpoints[0].tensors[slot.name], tensor)
             if _code(tensor) not in FLOATING:
                 raise InputError(
                     f"tensor '{one_line(slot.name)}': expected a floating dtype; got {tensor.dtype}"
@@ -118,7 +125,7 @@ class DeviceMaterialiser:
             tensor = self._tensors.get(slot.name)
             if tensor is None:
                 continue
-            target = tensor if slot.shape else tensor.reshape(1)
+            target = tensor[: slot.shape[0]] if slot.shape else tensor.reshape(1)
             elements = math.prod(slot.shape[1:])
             step = max(1, self._buffer.numel() // (elements * tensor.element_size()))
             for row in range(0, _rows(slot.shape), step):
@@ -173,6 +180,14 @@ def _require_separate(tensors: Mapping[str, torch.Tensor]) -> None:
                 f"destinations {some([first, name])} share memory; give None for the one that is "
                 "tied to the other"
             )
+
+
+def _copy_further_rows(slot: Slot, first: Tensor, tensor: torch.Tensor) -> None:
+    if first.shape == slot.shape or _code(tensor) not in FLOATING:
+        return
+    whole = torch.empty(tuple(tensor.shape), dtype=tensor.dtype)
+    copy_further_rows(slot, first, destination(whole))
+    tensor[slot.shape[0] :].copy_(whole[slot.shape[0] :])
 
 
 def _copy_carried(source: Tensor, tensor: torch.Tensor) -> None:

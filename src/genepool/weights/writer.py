@@ -19,7 +19,7 @@ from genepool.errors import GenepoolError, InputError
 from genepool.weights.atomic import sync_directory, temporary_sibling
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.depth import depth_key
-from genepool.weights.dtypes import DTYPES, FLOATING, Raw
+from genepool.weights.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import ITEM, Destination, express_piece
 from genepool.weights.side_files import side_files
@@ -36,13 +36,17 @@ Produce = Callable[[int, int, int, Destination], None]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A tensor to be written: merged (`tensor` is its index on the axis) or carried (None)."""
+    """A tensor to be written: merged (`tensor` is its index on the axis) or carried (None).
+
+    Of a merged one the first `merged` elements are; any further ones are the first seed's.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     elements: int
     tensor: int | None
+    merged: int
 
     @property
     def nbytes(self) -> int:
@@ -230,7 +234,16 @@ class _Job:
         size = DTYPES[entry.dtype].size
         used = block[: (stop - start) * size]
         out = np.frombuffer(used, dtype=DTYPES[entry.dtype].storage)
-        self._produce(entry.tensor, start, stop, Destination(entry.dtype, out))
+        if start < entry.merged:
+            end = min(stop, entry.merged)
+            head = Destination(entry.dtype, out[: end - start])
+            self._produce(entry.tensor, start, end, head)
+        if stop > entry.merged:
+            source = self._first.tensors[entry.name]
+            further = source.raw[max(start, entry.merged) : stop]
+            if source.dtype != entry.dtype:
+                further = from_float32(as_float32(further, source.dtype), entry.dtype)
+            out[max(0, entry.merged - start) :] = further
         if entry.dtype == "F16" and not bool(np.isfinite(out).all()):
             raise GenepoolError(
                 f"tensor '{one_line(entry.name)}' has values beyond the range of float16 (65504); "
@@ -284,6 +297,7 @@ def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, byt
 
 def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entry]:
     index = {slot.name: i for i, slot in enumerate(layout.slots)}
+    merged = {slot.name: slot.stop - slot.start for slot in layout.slots}
     entries = [
         _Entry(
             tensor.name,
@@ -291,6 +305,7 @@ def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entr
             tensor.shape,
             int(tensor.raw.size),
             index.get(tensor.name),
+            merged.get(tensor.name, 0),
         )
         for tensor in first.tensors.values()
     ]
