@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from genepool.evaluate.base import evaluator
     from genepool.run.driver import evolve
     from genepool.run.export import export, rebuild
-    from genepool.run.merge import merge
+    from genepool.run.merge import blend, merge
     from genepool.run.pool import Pool
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ _WHERE = {
     "GenepoolError": "genepool.errors",
     "Pool": "genepool.run.pool",
     "attraction": "genepool.core.niches",
+    "blend": "genepool.run.merge",
     "coverage": "genepool.core.niches",
     "entropy": "genepool.core.niches",
     "evaluator": "genepool.evaluate.base",
@@ -41,6 +42,7 @@ __all__ = [
     "GenepoolError",
     "Pool",
     "attraction",
+    "blend",
     "coverage",
     "entropy",
     "evaluator",

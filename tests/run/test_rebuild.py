@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from genepool.errors import CheckpointError, InputError
 from genepool.run.driver import evolve
 from genepool.run.export import export, rebuild
 from genepool.run.licences import common_licence, hub_id, licence_of
-from genepool.run.merge import merge
+from genepool.run.merge import blend, merge
 from genepool.run.pool import Pool
 from genepool.weights.checkpoint import open_checkpoint
 from tests.cli import run_cli
@@ -172,3 +174,43 @@ def test_rebuild_on_the_command_line(tmp_path: Path) -> None:
     assert code == 0, error
     assert json.loads(out)["genome"] == done.genome
     assert open_checkpoint(tmp_path / "again").digest() == open_checkpoint(done.directory).digest()
+
+
+@pytest.mark.parametrize(
+    "method", ["linear", "task-arithmetic", "ties", "dare-ties", "dare-linear"]
+)
+def test_blends_are_made_again(tmp_path: Path, method: str) -> None:
+    write_run(tmp_path)
+    models = list(places(tmp_path).values())
+    base = None if method == "linear" else tmp_path / "seed3.safetensors"
+    options: dict[str, Any] = {} if method in ("linear", "task-arithmetic") else {"density": 0.3}
+    done = blend(
+        models, tmp_path / "out", method=method, base=base, weights=[0.4, 0.8], seed=5, **options
+    )
+    seeds = {**places(tmp_path), **({"seed3": base} if base else {})}
+    again = rebuild(done.directory, tmp_path / "again", seeds=seeds)
+    assert again.genome == done.genome
+    assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
+    assert method in (done.directory / "README.md").read_text()
+
+
+def test_linear_and_task_arithmetic_are_the_formulas(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    paths = [tmp_path / f"seed{n}.safetensors" for n in (1, 2, 3)]
+    one, two, base = (load_file(path) for path in paths)
+    mean = load_file(
+        blend(paths[:2], tmp_path / "m", weights=[1, 3]).directory / "model.safetensors"
+    )
+    moved = blend(
+        paths[:2],
+        tmp_path / "t",
+        method="task-arithmetic",
+        base=paths[2],
+        weights=[0.5, 1],
+        scale=2,
+    )
+    sum_ = load_file(moved.directory / "model.safetensors")
+    for name in one:
+        np.testing.assert_allclose(mean[name], 0.25 * one[name] + 0.75 * two[name], atol=1e-6)
+        expected = base[name] + 2 * (0.5 * (one[name] - base[name]) + (two[name] - base[name]))
+        np.testing.assert_allclose(sum_[name], expected, atol=2e-6)

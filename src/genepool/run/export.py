@@ -26,6 +26,7 @@ from genepool.run.output import (
 )
 from genepool.run.pool import Pool
 from genepool.run.recipe_file import RecipeFile, RecipeSeed, read_recipe
+from genepool.weights.arithmetic import TaskVectors, task_vectors
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.family import Family, Source, locate, make_family, open_source
 from genepool.weights.threads import Progress
@@ -79,7 +80,7 @@ def export(
         "parents": list(record.parents),
         "train": record.train,
         "held_out": pool.held_out().get(number),
-        "strategy": meta["pins"]["strategy"],
+        "strategy": meta["pins"]["strategy"].get("name"),
     }
     card = _card(pool, number, known, family, "recipe" in details)
     writing = Writing(dtype, shard_bytes, advance)
@@ -108,7 +109,7 @@ def rebuild(
         CheckpointError: a seed holds other tensors than the one that the recipe was made with.
     """
     read = read_recipe(Path(recipe))
-    if read.recipe is None:
+    if read.made is None:
         raise InputError(
             f"{recipe}: holds no recipe, because mutation has added noise to this model; the pool "
             "that it came from makes it again: genepool export POOL MEMBER -o DIR"
@@ -128,7 +129,10 @@ def rebuild(
         )
     card = _rebuilt_card(read, family)
     writing = Writing(read.dtype, shard_bytes, advance)
-    return write_model(read.recipe, read.details, card, checkpoints, layout, directory, writing)
+    made = read.made
+    if isinstance(made, TaskVectors):
+        made = task_vectors(family.checkpoints, layout, made)
+    return write_model(made, read.details, card, checkpoints, layout, directory, writing)
 
 
 def open_seeds(

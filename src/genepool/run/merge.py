@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from genepool.core.genome import Genome, seed_recipe
+import numpy as np
+
+from genepool.core.genome import Genome, Recipe, recipe, seed_recipe
 from genepool.core.slerp import Angle, merge_recipe, products_of
+from genepool.errors import InputError
 from genepool.run.card import Card, CardSeed
 from genepool.run.export import rebuild_command
 from genepool.run.output import (
@@ -20,7 +24,9 @@ from genepool.run.output import (
     library_of,
     write_model,
 )
+from genepool.run.recipe_file import settings_digest
 from genepool.run.seeds import SeedLike, named_source
+from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vectors
 from genepool.weights.family import Family, Source, Words, make_family, open_source
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.threads import Progress
@@ -82,6 +88,113 @@ def merge(
         directory,
         Writing(dtype, shard_bytes, advance),
     )
+
+
+def blend(
+    models: Sequence[SeedLike],
+    directory: PathLike,
+    *,
+    method: str = "linear",
+    base: SeedLike | None = None,
+    weights: Sequence[float] | None = None,
+    density: float | None = None,
+    seed: int = 0,
+    normalise: bool | None = None,
+    scale: float = 1.0,
+    adapter_base: str | None = None,
+    partial: bool = False,
+    vocabulary: Words = "same",
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    advance: Progress | None = None,
+) -> Exported:
+    """Merge any number of models, or what training changed in them, by weight.
+
+    Args:
+        models: of one architecture, as for `merge`; the first gives configuration and tokenizer.
+        directory: new or empty.
+        method: "linear": the weighted mean (Wortsman et al. 2022). With a base: "task-arithmetic"
+            adds the weighted task vectors (model - base) to it (Ilharco et al. 2023); "ties" trims
+            them by size, elects signs and averages (Yadav et al. 2023); "dare-linear" and
+            "dare-ties" keep changes at random and divide by the density (Yu et al. 2024).
+        base: that the models were trained from; all methods but "linear" need it.
+        weights: one for each model; None means 1 each.
+        density: share of each task vector that is kept, in (0, 1]; for "ties" and the DARE methods,
+            None means 0.5.
+        seed: of what the DARE methods keep.
+        normalise: divide by the sum of the weights; None does so for "linear" and "ties".
+        scale: factor of the merged task vector; for all methods but "linear".
+        adapter_base, partial, vocabulary, dtype, shard_bytes, advance: as for `merge`.
+
+    Raises:
+        CheckpointError, InputError: naming what does not fit.
+    """
+    factors = _check_blend(models, method, base, weights, density, scale)
+    divide = method in ("linear", "ties") if normalise is None else normalise
+    given = [*models] if base is None else [*models, base]
+    if divide and method in ("linear", "task-arithmetic") and math.fsum(factors) == 0:
+        raise InputError("weights: they sum to 0, so that they cannot be normalised")
+    settings: dict[str, Any] = {"method": method, "weights": factors, "normalise": divide}
+    if base is not None:
+        settings["scale"] = scale
+    opened = _open(given, adapter_base, partial, vocabulary)
+    text = f"{method} with weights {', '.join(f'{w:g}' for w in factors)}"
+    writing = Writing(dtype, shard_bytes, advance)
+    if method in ("linear", "task-arithmetic"):
+        genome = _linear(factors, divide, None if base is None else scale, opened.family)
+        found = describe_genome(genome)
+        return _write(genome, found, settings, text, opened, directory, writing)
+    how = TaskVectors(
+        cast(Method, method),
+        tuple(factors),
+        0.5 if density is None else density,
+        seed if method.startswith("dare") else 0,
+        divide,
+        scale,
+    )
+    settings["density"] = how.density
+    settings["seed"] = how.seed
+    named = {"genome": settings_digest(how)}
+    produce = task_vectors(opened.family.checkpoints, opened.family.layout, how)
+    text += f", density {how.density:g}, relative to {opened.seeds[-1].name}"
+    return _write(produce, named, settings, text, opened, directory, writing)
+
+
+def _check_blend(
+    models: Sequence[SeedLike],
+    method: str,
+    base: SeedLike | None,
+    weights: Sequence[float] | None,
+    density: float | None,
+    scale: float,
+) -> list[float]:
+    """The weights, once everything has been checked that needs no file."""
+    known = ("linear", "task-arithmetic", *METHODS)
+    if method not in known:
+        raise InputError(f"method: expected one of {', '.join(known)}; got {method!r}")
+    if not models:
+        raise InputError("models: expected at least one; got none")
+    if method == "linear" and base is not None:
+        raise InputError("linear takes no base; give it as one of the models, or leave it out")
+    if method != "linear" and base is None:
+        raise InputError(f"{method} needs the base that the models were trained from (--base)")
+    if density is not None and method not in METHODS:
+        raise InputError(f"{method} takes no density; it is for {', '.join(METHODS)}")
+    factors = [1.0] * len(models) if weights is None else [float(weight) for weight in weights]
+    if len(factors) != len(models):
+        raise InputError(f"weights: expected {len(models)}, one for each model; got {len(factors)}")
+    if not all(map(math.isfinite, (*factors, scale))):
+        raise InputError(f"weights and scale: expected finite numbers; got {factors}, {scale}")
+    return factors
+
+
+def _linear(factors: Sequence[float], divide: bool, scale: float | None, family: Family) -> Recipe:
+    """The weighted mean or, with a scale, task arithmetic, whose base is the last seed."""
+    total = math.fsum(factors) if divide else 1.0
+    row = [(1.0 if scale is None else scale) * factor / total for factor in factors]
+    if scale is not None:
+        row.append(1.0 - math.fsum(row))
+    return recipe([0, family.layout.axis.size], np.array([row]))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from genepool.core.genome import Recipe, digest, recipe
 from genepool.errors import CheckpointError, InputError
+from genepool.weights.arithmetic import METHODS, TaskVectors
 from genepool.weights.checkpoint import open_checkpoint
 from genepool.weights.dtypes import FLOATING
 from genepool.weights.family import GGUFType, Words
@@ -61,7 +62,7 @@ class RecipeFile:
         layout: digest that the layout of the seeds must have.
         dtype: of the merged tensors; None keeps the first seed's.
         genome: its digest.
-        recipe: None where the document does not hold one.
+        made: the recipe, or how task vectors are merged; None where the document holds neither.
     """
 
     details: Mapping[str, Any]
@@ -72,7 +73,13 @@ class RecipeFile:
     layout: str
     dtype: str | None
     genome: str
-    recipe: Recipe | None
+    made: Recipe | TaskVectors | None
+
+
+def settings_digest(settings: TaskVectors) -> str:
+    """What stands for the genome of a merge that has none; 32 hex digits."""
+    text = json.dumps(asdict(settings), sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def to_bytes(details: Mapping[str, Any]) -> bytes:
@@ -225,5 +232,24 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
         need("layout", str, "text"),
         dtype,
         name,
-        found,
+        _blend(content, len(seeds), where) if content.get("method") in METHODS else found,
     )
+
+
+def _blend(content: dict[str, Any], seeds: int, where: str) -> TaskVectors:
+    try:
+        how = TaskVectors(
+            content["method"],
+            tuple(float(weight) for weight in content["weights"]),
+            float(content["density"]),
+            int(content.get("seed", 0)),
+            content["normalise"] is True,
+            float(content["scale"]),
+        )
+        if len(how.weights) != seeds - 1:
+            raise ValueError(f"{len(how.weights)} weights for {seeds - 1} models and a base")
+        if settings_digest(how) != content["genome"]:
+            raise ValueError("its digest is another")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: the settings are damaged: {one_line(error)}") from None
+    return how

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from genepool.errors import GenepoolError, InputError
+from genepool.errors import GenepoolError
+from genepool.ui.checkpoint_commands import COMMANDS
+from genepool.ui.options import json_option, pool_argument
 
 if TYPE_CHECKING:
     from genepool.run.driver import Result
@@ -79,30 +80,6 @@ def _explain_usage(error: click.ClickException) -> int:
     return error.exit_code
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_pool = click.argument("pool", type=click.Path(path_type=Path), metavar="POOL")
-_output = click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Directory to write; new or empty.",
-)
-_shards = click.option(
-    "--shard-size",
-    metavar="SIZE",
-    default="5GB",
-    show_default=True,
-    help="Largest size of a weight file, in bytes or as 500MB, 2GB, 4GiB.",
-)
-_dtype = click.option(
-    "--dtype",
-    type=click.Choice(["F64", "F32", "F16", "BF16"]),
-    help="Type of all merged tensors.  [default: as in the first checkpoint]",
-)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="genepool", message="genepool %(version)s")
 def cli() -> None:
@@ -145,7 +122,7 @@ def demo() -> None:
     metavar="DIR",
     help="Where it all goes.  [default: demo/digits; from scratch demo/digits-from-scratch]",
 )
-@_json
+@json_option
 def digits(
     from_scratch: bool, budget: int | None, seed: int, pool: Path | None, as_json: bool
 ) -> None:
@@ -173,7 +150,7 @@ def digits(
     metavar="N",
     help="Number of children to have scored in the end.  [default: the run file's]",
 )
-@_json
+@json_option
 def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     """Bring the pool that RUN.yaml names to its budget.
 
@@ -227,7 +204,7 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     metavar="DIR",
     help="Directory of the comparison; one that was begun goes on.",
 )
-@_json
+@json_option
 def compare(
     run: Path,
     strategies: str,
@@ -272,8 +249,8 @@ def compare(
 
 
 @cli.command()
-@_pool
-@_json
+@pool_argument
+@json_option
 def status(pool: Path, as_json: bool) -> None:
     """Say how far a pool is, and what lives in it.
 
@@ -293,9 +270,9 @@ def status(pool: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_pool
+@pool_argument
 @click.argument("member")
-@_json
+@json_option
 def show(pool: Path, member: str, as_json: bool) -> None:
     """Show a member: its parents, its fate, its genome.
 
@@ -317,7 +294,7 @@ def show(pool: Path, member: str, as_json: bool) -> None:
 
 
 @cli.command()
-@_pool
+@pool_argument
 @click.option(
     "-o",
     "--output",
@@ -326,7 +303,7 @@ def show(pool: Path, member: str, as_json: bool) -> None:
     metavar="FILE.html",
     help="Page to write; one that is there is replaced.",
 )
-@_json
+@json_option
 def report(pool: Path, output: Path, as_json: bool) -> None:
     """Write a page that shows a pool: its champion, its course, its genomes.
 
@@ -345,232 +322,6 @@ def report(pool: Path, output: Path, as_json: bool) -> None:
         console().print(f"wrote {output}")
 
 
-@cli.command()
-@_pool
-@click.argument("member", default="best")
-@_output
-@click.option(
-    "--seed",
-    "moved",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="Where the seed NAME lies now, if it has moved; may be repeated.",
-)
-@_dtype
-@_shards
-@_json
-def export(
-    pool: Path,
-    member: str,
-    output: Path,
-    moved: tuple[str, ...],
-    dtype: str | None,
-    shard_size: str,
-    as_json: bool,
-) -> None:
-    """Write a member as an ordinary checkpoint directory.
-
-    MEMBER is its number, `best` for the champion (which is the default), or the name of a seed. A
-    model card and a file genepool.json, which `genepool rebuild` reads, tell what it was made from.
-    """
-    from genepool.run.export import export
-    from genepool.run.members import member_number
-    from genepool.run.pool import Pool
-    from genepool.ui.progress import watcher
-
-    seeds, shard_bytes = _places(moved, "--seed"), _bytes(shard_size)
-    with Pool(pool) as opened, watcher() as progress:
-        number = member_number(opened, member)
-        progress.stage(f"writing member {number}")
-        written = export(
-            opened,
-            number,
-            output,
-            seeds=seeds,
-            dtype=dtype,
-            shard_bytes=shard_bytes,
-            advance=progress.advance,
-        )
-    _report_checkpoint(written.directory, written.genome, written.details, as_json)
-
-
-@cli.command()
-@click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE.json")
-@click.argument("more", nargs=-1, metavar="[NAME=PATH]...")
-@click.option(
-    "--seeds",
-    "--seed",
-    "places",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="Where the seed NAME of the recipe lies; more of them may follow, with or without the "
-    "option's name.",
-)
-@_output
-@_shards
-@_json
-def rebuild(
-    recipe: Path,
-    more: tuple[str, ...],
-    places: tuple[str, ...],
-    output: Path,
-    shard_size: str,
-    as_json: bool,
-) -> None:
-    """Make a checkpoint again from its recipe and the same seeds, bit for bit.
-
-    RECIPE.json is the genepool.json of an exported or merged checkpoint; its directory, or one of
-    its weight files, will do too.
-    """
-    from genepool.run.export import rebuild
-    from genepool.ui.progress import watcher
-
-    seeds, shard_bytes = _places((*places, *more), "--seeds"), _bytes(shard_size)
-    with watcher() as progress:
-        progress.stage("rebuilding")
-        written = rebuild(
-            recipe, output, seeds=seeds, shard_bytes=shard_bytes, advance=progress.advance
-        )
-    _report_checkpoint(written.directory, written.genome, written.details, as_json)
-
-
-@cli.command()
-@click.argument("a")
-@click.argument("b")
-@_output
-@click.option(
-    "--ratio",
-    type=click.FloatRange(0, 1),
-    metavar="R",
-    required=True,
-    help="Of the SLERP left of the split point: 0 gives A, 1 gives B; right of it 1 - R holds.",
-)
-@click.option(
-    "--split",
-    metavar="S",
-    default="1",
-    show_default=True,
-    help="Split point: a fraction of the axis, or the name of the first tensor right of it; "
-    "1 merges everything at R.",
-)
-@click.option(
-    "--angle",
-    type=click.Choice(["global", "side", "tensor"]),
-    default="global",
-    show_default=True,
-    help="SLERP angle over the whole axis, each side, or each tensor.",
-)
-@click.option(
-    "--adapter-base",
-    metavar="MODEL",
-    help="Base of the adapters among A and B.  [default: as the adapter says]",
-)
-@click.option(
-    "--partial",
-    is_flag=True,
-    help="Merge what A and B share, and take the rest from A.",
-)
-@click.option(
-    "--vocabulary",
-    type=click.Choice(["same", "common"]),
-    default="same",
-    show_default=True,
-    help="Where tokenizers differ: refuse, or merge the rows of the tokens that are the same.",
-)
-@click.option(
-    "--rename",
-    "prefixes",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="Begin of tensor names in B, and what to put in its place; may be repeated.",
-)
-@_dtype
-@_shards
-@_json
-def merge(
-    a: str,
-    b: str,
-    output: Path,
-    ratio: float,
-    split: str,
-    angle: Any,
-    adapter_base: str | None,
-    partial: bool,
-    vocabulary: Any,
-    prefixes: tuple[str, ...],
-    dtype: str | None,
-    shard_size: str,
-    as_json: bool,
-) -> None:
-    """Merge the checkpoints A and B once, by hand.
-
-    Each is a safetensors file, a directory as Hugging Face writes it, a LoRA adapter as peft writes
-    it, a GGUF file, or an id of the Hugging Face Hub.
-    """
-    from genepool.run.merge import merge
-    from genepool.ui.progress import watcher
-
-    shard_bytes = _bytes(shard_size)
-    with watcher() as progress:
-        progress.stage("merging")
-        written = merge(
-            a,
-            {"path": b, "rename": dict(_renamed(entry) for entry in prefixes)},
-            output,
-            ratio=ratio,
-            split=_split(split),
-            angle=angle,
-            adapter_base=adapter_base,
-            partial=partial,
-            vocabulary=vocabulary,
-            dtype=dtype,
-            shard_bytes=shard_bytes,
-            advance=progress.advance,
-        )
-        for notice in written.details["notices"]:
-            progress.notice(notice)
-    _report_checkpoint(written.directory, written.genome, written.details, as_json)
-
-
-def _split(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _places(entries: Sequence[str], option: str) -> dict[str, Path]:
-    """Where seeds lie, from entries NAME=PATH."""
-    out: dict[str, Path] = {}
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        if not (name and equals and path):
-            raise InputError(f"{option}: expected NAME=PATH; got '{entry}'")
-        if name in out:
-            raise InputError(f"{option}: the seed '{name}' is given twice")
-        out[name] = Path(path)
-    return out
-
-
-def _bytes(text: str) -> int:
-    """A size such as 500MB, 2GB (powers of ten), 4GiB (of two), or a number of bytes."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
-    size = 0
-    if found is not None:
-        power = " kmgt".index(found[2] or " ")
-        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
-    if size < 1:
-        raise click.UsageError(f"--shard-size: expected a size such as 500MB or 2GB; got '{text}'")
-    return size
-
-
-def _renamed(entry: str) -> tuple[str, str]:
-    old, equals, new = entry.partition("=")
-    if not (old and equals):
-        raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
-    return old, new
-
-
 def _report(result: Result, as_json: bool) -> None:
     from genepool.ui.terminal import console, print_json
 
@@ -584,12 +335,5 @@ def _report(result: Result, as_json: bool) -> None:
     print_status(out, result.status)
 
 
-def _report_checkpoint(
-    directory: Path, genome: str, details: dict[str, Any], as_json: bool
-) -> None:
-    from genepool.ui.terminal import console, print_json
-
-    if as_json:
-        print_json({"directory": str(directory), **details})
-    else:
-        console().print(f"wrote {directory} (genome {genome})")
+for command in COMMANDS:
+    cli.add_command(command)
