@@ -257,7 +257,11 @@ def _explain(
     data: Any,
 ) -> str:
     """One line for the first thing that is wrong."""
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    first = found[0]
+    if first["loc"][-1:] == ("str",) and isinstance(first.get("input"), dict) and len(found) > 1:
+        # A mapping was meant where a text could also stand.
+        first = found[1]
     location = tuple(part for part in first["loc"] if part not in ("SeedOptions", "str", "[key]"))
     path = (*prefix, *location)
     line = next(

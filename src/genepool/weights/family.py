@@ -99,32 +99,33 @@ def open_source(source: Source) -> Checkpoint:
     return renamed(checkpoint, source.rename) if source.rename else checkpoint
 
 
-def _open(path: str, base: str | None, dtype: str) -> Checkpoint:
+def _open(path: str, base: str | None, dtype: str, adapter: Path | None = None) -> Checkpoint:
+    """Open what is at a path or under an id; `adapter` is whose base it is to be, if anyone's."""
     place = Path(path)
     if not place.is_absolute() and hub.is_hub_id(path):
-        place = hub.fetch(path)
-        opened = _open_local(place, base, dtype)
-        return replace(opened, path=Path(path), _digest=[])
-    return _open_local(place, base, dtype)
+        opened = _open_local(hub.fetch(path), base, dtype, adapter)
+        return replace(opened, path=place, _digest=[])
+    return _open_local(place, base, dtype, adapter)
 
 
-def _open_local(place: Path, base: str | None, dtype: str) -> Checkpoint:
+def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None) -> Checkpoint:
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, dtype)
-    if place.is_dir() and adapters.is_adapter(place):
-        named = base or adapters.named_base(place)
-        if named is None:
-            raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
-        try:
-            whole = _open(named, None, dtype)
-        except CheckpointError as error:
-            raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
-        if whole.path.is_dir() and adapters.is_adapter(whole.path):
-            raise CheckpointError(
-                f"{at(place)}: its base {at(whole.path)} is an adapter too; merge that one first"
-            )
-        return adapters.open_adapter(place, whole)
-    return open_checkpoint(place)
+    if not (place.is_dir() and adapters.is_adapter(place)):
+        return open_checkpoint(place)
+    if adapter is not None:
+        raise CheckpointError(
+            f"{at(place)}: is an adapter too, and an adapter's base must be a whole model; merge "
+            "this one into its own base first (in peft: model.merge_and_unload())"
+        )
+    named = base or adapters.named_base(place)
+    if named is None:
+        raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
+    try:
+        whole = _open(named, None, dtype, place)
+    except CheckpointError as error:
+        raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
+    return adapters.open_adapter(place, whole)
 
 
 def renamed(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> Checkpoint:
