@@ -30,8 +30,8 @@ TORCH = {
 
 # Each of these in one file at most, the one that needs it.
 ALONE = [
-    "transformers", "lm_eval", "huggingface_hub", "gguf", "diffusers", "ray", "peft", "sklearn",
-    "matplotlib", "cma", "ribs",
+    "transformers", "lm_eval", "datasets", "huggingface_hub", "gguf", "diffusers", "ray", "peft",
+    "sklearn", "matplotlib", "cma", "ribs",
 ]  # fmt: skip
 
 # Core reads and writes nothing, asks no clock and rolls no dice but its own.

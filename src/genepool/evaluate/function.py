@@ -80,8 +80,9 @@ class Function:
 
     The function must not change the model or the examples, and the score of an example must not
     depend on which others are asked with it, unless `batch` fixes them. For a language model it is
-    called without gradients and with the same random numbers at every call. It should raise rather
-    than return a score for a model that it cannot judge (logits that are NaN, say).
+    called without gradients and with the same random numbers at every call, and a model whose
+    logits are NaN fails whatever it returns. Otherwise it should raise rather than return a score
+    for a model that it cannot judge.
     """
 
     Options = FunctionOptions
@@ -161,9 +162,9 @@ class Function:
             rows = [first + position for position in block]
             if not isinstance(model, LanguageModel):
                 return self._ask(rows, model)
-            from genepool.evaluate.transformers_model import fresh_inference
+            from genepool.evaluate.transformers_model import inference
 
-            with fresh_inference():
+            with inference(model):
                 return self._ask(rows, model.model, model.tokenizer)
 
         if batch is not None:
@@ -175,6 +176,8 @@ class Function:
         with time_limit(self._options.time_limit, what):
             try:
                 raw = self._function(*given, [self._examples[row] for row in rows])
+            except EvaluationError as error:
+                raise EvaluationError(f"{what}: {error}") from error
             except (Exception, SystemExit) as error:
                 hint = ""
                 if len(given) == 2 and given[1] is None:

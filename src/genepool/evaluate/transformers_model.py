@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers import core_model_loading
 
-from genepool.errors import CheckpointError, ConfigError
+from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.evaluate.checks import cause
 from genepool.evaluate.language import CONFIG, LanguageModel, read_config
 from genepool.evaluate.model import LiveModel
@@ -65,7 +65,7 @@ def build_language_model(
     """
     directory = first.directory or first.path
     chosen = getattr(torch, dtype) if dtype else _own_dtype(layout)
-    with _quiet():
+    with quiet():
         model = _make(directory, first, chosen)
         try:
             model.to(device=torch.device(device))
@@ -84,16 +84,34 @@ def build_language_model(
 
 
 @contextlib.contextmanager
-def fresh_inference() -> Generator[None, None, None]:
+def inference(value: LanguageModel) -> Generator[None, None, None]:
     """Run what is inside without gradients and from the same random numbers each time.
 
-    A function that draws (sampling, say) gives each block of examples the same draws whatever was
-    asked before; the process's own random numbers go on as if nothing had happened.
+    What draws (sampling, say) gives each block of examples the same draws whatever was asked
+    before; the process's own random numbers go on as if nothing had happened.
+
+    Raises:
+        EvaluationError: the model gave logits that are NaN or infinite, whatever was made of them.
     """
     chance = cast("Any", torch.random)
-    with chance.fork_rng(), torch.inference_mode():
-        chance.manual_seed(0)
-        yield
+    broken: list[str] = []
+
+    def check(_module: Any, _given: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        # The largest is NaN if any is; minus infinity may be meant (a token ruled out).
+        if isinstance(logits, torch.Tensor) and not bool(logits.amax().isfinite()):
+            broken.append("the model's logits hold NaN or infinity")
+            raise EvaluationError(broken[0])
+
+    hook = value.model.register_forward_hook(check)
+    try:
+        with quiet(), chance.fork_rng(), torch.inference_mode():
+            chance.manual_seed(0)
+            yield
+    finally:
+        hook.remove()
+    if broken:
+        raise EvaluationError(broken[0])
 
 
 def _own_dtype(layout: Layout) -> torch.dtype:
@@ -257,7 +275,7 @@ def _tokenizer(directory: Path, needed: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None, None, None]:
+def quiet() -> Generator[None, None, None]:
     """Without transformers' progress bars and remarks."""
     log = _TF.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()

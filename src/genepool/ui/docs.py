@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from genepool.evaluate.base import find_evaluator
+from genepool.evaluate.lm_eval import GenerationOptions
 from genepool.evaluate.model import ModelOptions
 from genepool.run.config import RunConfig, SeedOptions, TaskOptions
 from genepool.run.strategies.options import BUILT_IN, MeasureOptions
@@ -72,9 +73,10 @@ def _run_file() -> str:
     for name, options in BUILT_IN.items():
         parts.append(_table(f"`strategy` with `name: {name}`", options, leave_out=("name",)))
     parts.append(_table("An entry of `measures` of `map-elites`", MeasureOptions))
-    for name in ("classifier", "function"):
+    for name in ("classifier", "function", "lm-eval"):
         title = f"A task with `evaluator: {name}`, besides"
         parts.append(_table(title, find_evaluator(name).Options))
+    parts.append(_table("`generation` of `lm-eval`", GenerationOptions))
     return "\n".join(parts)
 
 
