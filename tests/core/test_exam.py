@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_a_stop_is_right_whatever_came_next(binary: bool, alpha: float) -> None:
         draws = np.random.default_rng([seed, int(10 * alpha), binary])
         archive = random_archive(draws, binary, alpha)
         child = random_child(draws, archive)
-        exam = Exam(archive, parents_of(draws, archive), unknown(archive), 1)
+        exam = Exam(archive, parents_of(draws, archive), unknown(archive))
         sit(exam, child)
         asked = ~np.isnan(exam.scores)
         np.testing.assert_array_equal(exam.scores[asked], child[asked])
@@ -123,10 +124,8 @@ def test_bounds_are_the_best_and_worst_cases(binary: bool, alpha: float) -> None
         assert np.isinf(limits.margin) == (endless or archive.fitness.min() == 0)
         best, worst = limits.best().T, limits.worst().T
         np.testing.assert_allclose(limits.totals, best.sum(axis=0), rtol=1e-9, atol=1e-11)
-        for member in range(archive.scores.shape[0]):
-            np.testing.assert_allclose(
-                limits.loss(member), (best - worst)[:, member], rtol=1e-9, atol=1e-12
-            )
+        np.testing.assert_allclose(limits.swing, worst - best, rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(limits.loss, -limits.swing[:, limits.totals.argmax()])
         for example in range(archive.scores.shape[1]):
             values = difference(archive, example, grid)
             scale = np.abs(values).max() + 1e-300
@@ -156,7 +155,7 @@ def test_a_child_is_settled_as_soon_as_it_can_be(binary: bool, alpha: float) -> 
         at_best = np.stack([difference(archive, j, grid).max(axis=1) for j in range(size)])
         # The grid may miss the very best score, where that lies between 0 and 1.
         doubt = 1e-3 if not binary and alpha > 2 else 1e-7
-        exam = Exam(archive, parents_of(draws, archive), unknown(archive), 1)
+        exam = Exam(archive, parents_of(draws, archive), unknown(archive))
         while not exam.done:
             block = exam.next()
             exam.record(block, child[block])
@@ -174,15 +173,39 @@ def test_every_example_is_asked_once_in_blocks_of_the_grain(grain: int, binary: 
     for seed in range(30):
         draws = np.random.default_rng([seed, grain])
         archive = random_archive(draws, binary, 1.0, largest=200)
+        archive = replace(archive, resources=replace(archive.resources, grain=grain))
         size = archive.scores.shape[1]
         # Better than everybody: never settled.
-        exam = Exam(archive, parents_of(draws, archive), unknown(archive), grain)
+        exam = Exam(archive, parents_of(draws, archive), unknown(archive))
         blocks = sit(exam, np.ones(size, dtype=np.float32))
         asked = np.concatenate(blocks)
         assert asked.dtype == np.int64
         np.testing.assert_array_equal(np.sort(asked), np.arange(size))
         assert all(block.size % grain == 0 for block in blocks[:-1])
         assert not exam.rejected and bool((exam.scores == 1).all())
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_blocks_of_examples_are_asked_as_a_whole(binary: bool) -> None:
+    sizes = set()
+    for seed in range(30):
+        draws = np.random.default_rng([seed, 5])
+        archive = random_archive(draws, binary, 1.0, largest=200)
+        size = archive.scores.shape[1]
+        blocks = draws.integers(0, max(1, size // 4), size)
+        archive = replace(archive, resources=replace(archive.resources, blocks=blocks))
+        # Some of them are known from before.
+        known = unknown(archive)
+        known[blocks == blocks[0]] = 1.0
+        exam = Exam(archive, parents_of(draws, archive), known)
+        asked = sit(exam, np.ones(size, dtype=np.float32))
+        sizes.add(len(asked))
+        for part in asked:
+            inside = np.isin(blocks, blocks[part])
+            np.testing.assert_array_equal(np.sort(part), np.flatnonzero(inside))
+        every = np.sort(np.concatenate([*asked, np.flatnonzero(blocks == blocks[0])]))
+        np.testing.assert_array_equal(every, np.arange(size))
+    assert max(sizes) > 3
 
 
 def test_what_is_asked_depends_on_nothing_else() -> None:
@@ -196,7 +219,7 @@ def test_what_is_asked_depends_on_nothing_else() -> None:
             archive.alpha,
         )
         child, parents = random_child(draws, archive), parents_of(draws, archive)
-        exams = [Exam(one, parents, unknown(archive), 4) for one in (archive, archive, again)]
+        exams = [Exam(one, parents, unknown(archive)) for one in (archive, archive, again)]
         first, *others = [[block.tolist() for block in sit(exam, child)] for exam in exams]
         assert all(blocks == first for blocks in others)
 
@@ -204,7 +227,7 @@ def test_what_is_asked_depends_on_nothing_else() -> None:
 def test_the_known_is_copied() -> None:
     archive = random_archive(np.random.default_rng(0), True, 1.0)
     known = unknown(archive)
-    exam = Exam(archive, [(0, 1.0)], known, 1)
+    exam = Exam(archive, [(0, 1.0)], known)
     exam.record(exam.next(), np.ones(exam.next().size, dtype=np.float32))
     assert bool(np.isnan(known).all()) and not np.isnan(exam.scores).all()
     full = FullExam(known)
@@ -219,7 +242,7 @@ def test_an_exam_can_be_resumed_against_another_archive(binary: bool, alpha: flo
         draws = np.random.default_rng([seed, int(10 * alpha), binary])
         archive = random_archive(draws, binary, alpha)
         child, parents = random_child(draws, archive), parents_of(draws, archive)
-        exam = Exam(archive, parents, unknown(archive), 1)
+        exam = Exam(archive, parents, unknown(archive))
         sit(exam, child)
         # Meanwhile others have entered the archive.
         later = archive
@@ -229,7 +252,7 @@ def test_an_exam_can_be_resumed_against_another_archive(binary: bool, alpha: flo
             member = later.members[0]
             if slot is not None and member is not None:
                 later = later.replaced(slot, member, rival)
-        resumed = Exam(later, parents, exam.scores, 1)
+        resumed = Exam(later, parents, exam.scores)
         asked = np.concatenate([unknown(archive)[:0].astype(np.int64), *sit(resumed, child)])
         # Nothing is asked twice, and what has been answered stands.
         assert bool(np.isnan(exam.scores[asked]).all())
@@ -255,14 +278,14 @@ def test_bounds_are_kept_no_longer_than_their_archive() -> None:
 def test_nothing_left_to_ask() -> None:
     archive = random_archive(np.random.default_rng(1), True, 1.0)
     answered = np.ones(archive.scores.shape[1], dtype=np.float32)
-    exam = Exam(archive, [(0, 1.0)], answered, 1)
+    exam = Exam(archive, [(0, 1.0)], answered)
     assert exam.done and exam.next().size == 0 and not exam.rejected
 
 
 def test_while_a_slot_is_empty_nobody_is_rejected() -> None:
     scores = np.ones((2, 40), dtype=np.float32)
     archive = archive_of(scores, np.ones(40), True, 1.0, empty=1)
-    exam = Exam(archive, [(0, 1.0)], unknown(archive), 1)
+    exam = Exam(archive, [(0, 1.0)], unknown(archive))
     # So everything may as well be asked at once.
     assert len(sit(exam, np.zeros(40, dtype=np.float32))) == 1
     assert not np.isnan(exam.scores).any() and not exam.rejected
@@ -277,7 +300,7 @@ def test_stopping_does_not_depend_on_the_unit_of_capacity(scale: float) -> None:
     counts = []
     for unit in (1.0, scale):
         archive = archive_of(scores, np.full(300, unit), True, 1.0)
-        exam = Exam(archive, [(0, 1.0)], unknown(archive), 1)
+        exam = Exam(archive, [(0, 1.0)], unknown(archive))
         sit(exam, child)
         counts.append(int((~np.isnan(exam.scores)).sum()))
     assert counts[0] == counts[1] < 200
@@ -294,7 +317,7 @@ def test_a_child_that_ties_but_for_rounding_is_asked_to_the_end(order: int) -> N
     for last in range(4):
         known = child.copy()
         known[last] = np.nan
-        assert not Exam(archive, [(0, 1.0)], known, 1).rejected
+        assert not Exam(archive, [(0, 1.0)], known).rejected
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -315,11 +338,11 @@ def test_clones_are_asked_to_the_end_however_many_examples_there_are(binary: boo
         assert archive.challenge(child)[0] == weakest
         solved = np.flatnonzero(child == 1)
         known = np.where(np.isin(np.arange(size), solved), np.nan, child).astype(np.float32)
-        exam = Exam(archive, [(weakest, 1.0)], unknown(archive), 1)
+        exam = Exam(archive, [(weakest, 1.0)], unknown(archive))
         for block in np.array_split(np.setdiff1d(np.arange(size), solved), 97):
             exam.record(block, child[block])
             assert not exam.rejected
-        assert not Exam(archive, [(weakest, 1.0)], known, 1).rejected
+        assert not Exam(archive, [(weakest, 1.0)], known).rejected
 
 
 def test_the_expected_failures_are_asked_first() -> None:
@@ -328,7 +351,7 @@ def test_the_expected_failures_are_asked_first() -> None:
     scores[:2, :50] = 1
     scores[2:, 50:] = 1
     archive = archive_of(scores, np.ones(100), True, 1.0)
-    exam = Exam(archive, [(0, 0.5), (1, 0.5)], unknown(archive), 1)
+    exam = Exam(archive, [(0, 0.5), (1, 0.5)], unknown(archive))
     first = exam.next()
     assert bool((first >= 50).all())
     exam.record(first, np.zeros(first.size, dtype=np.float32))

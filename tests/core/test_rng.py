@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genepool.core.rng import generator, noise, pick
+from genepool.core.rng import generator, noise, noise_words, pick
 
 often = settings(max_examples=60, deadline=None)
 
@@ -44,7 +44,7 @@ def test_numbers_never_change() -> None:
     assert draws.choice(5, size=2, replace=False).tolist() == [1, 3]
     assert draws.random() == 0.7765064223344135
     assert draws.integers(100, 20_000) == 19_088
-    data = noise(generator(1, 2, stream=1), 1001).astype("<f4").tobytes()
+    data = noise(noise_words(1, 2, 1001)).astype("<f4").tobytes()
     assert hashlib.sha256(data).hexdigest()[:16] == "bb8d631e144f72bf"
 
 
@@ -61,16 +61,16 @@ def test_steps_are_uncorrelated() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 19_210])
 def test_noise_has_its_size_and_a_longer_one_begins_alike(size: int) -> None:
-    values = noise(generator(3, 4), size)
+    values = noise(noise_words(3, 4, size))
     assert values.dtype == np.float32 and values.shape == (size,)
-    np.testing.assert_array_equal(values, noise(generator(3, 4), size + 9)[:size])
+    np.testing.assert_array_equal(values, noise(noise_words(3, 4, size + 9))[:size])
     values += 1  # the caller's own
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_noise_is_normal(seed: int) -> None:
     count = 200_000
-    values = np.sort(noise(generator(seed, 9, stream=1), count).astype(np.float64))
+    values = np.sort(noise(noise_words(seed, 9, count)).astype(np.float64))
     normal = NormalDist()
     share = np.array([normal.cdf(value) for value in values[::50].tolist()])
     # Kolmogorov-Smirnov: 1.63 / sqrt(n) is passed by chance once in a hundred times.
@@ -82,7 +82,7 @@ def test_noise_is_normal(seed: int) -> None:
 
 
 def test_noise_draws_from_all_quantiles_alike() -> None:
-    values, counts = np.unique(noise(generator(0, 1), 4_000_000), return_counts=True)
+    values, counts = np.unique(noise(noise_words(0, 1, 4_000_000)), return_counts=True)
     np.testing.assert_array_equal(values, -values[::-1])
     assert values.size == 65_536
     # Each about 61 times; 8 standard deviations either way.

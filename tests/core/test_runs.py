@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -53,13 +56,14 @@ def test_the_early_stop_changes_nothing(
     ],
     ids=["no attraction", "plain", "no split point", "warm-up", "two slots", "random", "grid"],
 )
-@pytest.mark.parametrize("grain", [1, 7])
+@pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
 def test_the_early_stop_changes_nothing_for_other_strategies(
-    strategy: Niches | Blind, grain: int
+    strategy: Niches | Blind, asking: dict[str, Any]
 ) -> None:
     problem, score = problem_of(np.random.default_rng(8), seeds=4)
+    problem = replace(problem, resources=replace(problem.resources, **asking))
     for width in (1, 3):
-        stopped = run(strategy, problem, score, STEPS, width, stop=True, grain=grain)
+        stopped = run(strategy, problem, score, STEPS, width, stop=True)
         assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
 
 

@@ -20,7 +20,7 @@ from genepool.core.genome import (
     seed_recipe,
 )
 from genepool.core.niches import attraction, fitness
-from genepool.core.rng import generator, noise
+from genepool.core.rng import noise, noise_words
 from genepool.core.slerp import merge_recipe, products_of
 from genepool.core.strategies import Blind, Niches, Problem, Proposal, breed
 from genepool.core.strategies.blind import grid_ratio
@@ -122,7 +122,7 @@ def test_crossover_can_be_switched_off() -> None:
         member = archive.members[parent - 10]
         assert member is not None
         assert isinstance(member.genome, Vector) and isinstance(proposal.genome, Vector)
-        added = noise(generator(3, proposal.step, stream=1), SIZE) * np.float32(0.5)
+        added = noise(noise_words(3, proposal.step, SIZE)) * np.float32(0.5)
         np.testing.assert_array_equal(proposal.genome.values, member.genome.values + added)
     assert_in_proportion(counts, archive.fitness)
 
@@ -153,7 +153,7 @@ def test_mutation_is_noise_of_its_own_on_the_child() -> None:
         # The same parents, ratio and splits: noise comes from another stream.
         assert replace(two.plan, mutation=0.0) == one.plan
         assert isinstance(one.genome, Vector) and isinstance(two.genome, Vector)
-        added = noise(generator(3, one.step, stream=1), SIZE) * np.float32(0.25)
+        added = noise(noise_words(3, one.step, SIZE)) * np.float32(0.25)
         np.testing.assert_array_equal(two.genome.values, one.genome.values + added)
 
 
@@ -276,11 +276,11 @@ def test_shares_of_the_parents_tell_the_exam_what_to_expect() -> None:
     mostly_10 = recipe([0, 1, SIZE], np.array([[0.0, 1.0], [1.0, 0.02]]))
     for merge, asked in ((mostly_11, range(50)), (mostly_10, range(50, 100))):
         plan = replace(proposal.plan, parents=(10, 11))
-        exam = strategy.exam(archive, replace(proposal, plan=plan, merge=merge), unknown, 1)
+        exam = strategy.exam(archive, replace(proposal, plan=plan, merge=merge), unknown)
         assert set(exam.next().tolist()) <= set(asked)
     # Parents that have left the archive say nothing, and do no harm.
     gone = replace(proposal, plan=replace(proposal.plan, parents=(1, 2)))
-    assert strategy.exam(archive, gone, unknown, 1).next().size > 0
+    assert strategy.exam(archive, gone, unknown).next().size > 0
 
 
 # Baselines

@@ -86,7 +86,6 @@ def run(
     steps: int,
     width: int = 1,
     stop: bool = True,
-    grain: int = 1,
 ) -> Trial:
     """Breed `steps` children, `width` in flight, absorbed in order.
 
@@ -104,11 +103,14 @@ def run(
     unknown = np.full(problem.resources.weights.size, np.nan, dtype=np.float32)
 
     def questions(now: Archive, proposal: Proposal, known: np.ndarray) -> Exam | FullExam:
-        return strategy.exam(now, proposal, known, grain) if stop else FullExam(known)
+        return strategy.exam(now, proposal, known) if stop else FullExam(known)
 
     def answered(exam: Exam | FullExam, truth: np.ndarray) -> np.ndarray:
+        blocks = problem.resources.blocks
         while not exam.done:
             block = exam.next()
+            if blocks is not None:  # never a part of one
+                assert np.isin(blocks, blocks[block]).sum() == block.size
             exam.record(block, truth[block])
         return exam.scores
 

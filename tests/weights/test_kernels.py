@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from genepool.core.rng import quantiles
 from genepool.weights import kernels
 from genepool.weights.dtypes import FLOATING, as_float32
 from genepool.weights.sources import address_of
@@ -34,6 +35,9 @@ def combine(
         np.array([coefs], dtype=np.float32),
         np.array([address_of(out)], dtype=np.int64),
         np.array([FLOATING.index(code)], dtype=np.int64),
+        np.empty(0, dtype=np.uint16),
+        np.float32(0),
+        quantiles(),
     )
     return out
 

@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genepool.core.genome import Recipe, Vector, express, recipe
+from genepool.core.genome import Origin, Recipe, Vector, express, recipe
+from genepool.core.rng import noise, noise_words
 from genepool.errors import CheckpointError, InputError
 from genepool.weights import materialise
 from genepool.weights.checkpoint import open_checkpoint
@@ -82,6 +83,42 @@ def test_a_recipe_equals_the_dense_computation_and_one_rounding(case: Case) -> N
             got = tensors[slot.name]
             expected = torch.from_numpy(dense[slot.start : slot.stop]).to(got.dtype)
             assert np.array_equal(bits(got), bits(expected)), slot
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("mutation", [0.0, 0.3])
+def test_a_child_told_by_its_origin_is_written_as_its_weights_would_be(
+    tmp_path: Path, mutation: float, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(materialise, "ITEM", 64)
+    checkpoint = opened(tmp_path, network(0))
+    layout = build_layout([checkpoint])
+    size = layout.axis.size
+    rng = np.random.default_rng(1)
+    parents = tuple(Vector(rng.standard_normal(size).astype(np.float32)) for _ in range(2))
+    tensors = {slot.name: torch.zeros(slot.shape, dtype=TORCH[dtype]) for slot in layout.slots}
+    places = {name: destination(tensor) for name, tensor in tensors.items()}
+    writer = Materialiser([checkpoint], layout, places, 2)
+
+    def written(genome: Vector) -> torch.Tensor:
+        writer.write(genome)
+        return torch.cat([tensors[slot.name].reshape(-1) for slot in layout.slots]).clone()
+
+    for step in (1, 2):
+        merge = random_recipe(rng, size, 5, 2)
+        child = Vector(Origin(merge, parents, mutation, 3, step))
+        got = written(child)
+        assert child.origin is not None  # written without making its weights
+        assert torch.equal(got, torch.from_numpy(child.values.copy()).to(TORCH[dtype]))
+        assert child.origin is None and torch.equal(got, written(child))
+        # And its weights are the merge with the noise on top.
+        plain = express(merge, [parent.values for parent in parents])
+        grain = noise(noise_words(3, step, size)) * np.float32(mutation)
+        np.testing.assert_array_equal(child.values, plain + grain)
+        # A grandchild, told by an origin whose parents are told by theirs.
+        other = Vector(Origin(merge, parents, mutation, 3, step + 10))
+        last = Vector(Origin(merge, (other, child), mutation, 3, step + 20))
+        assert torch.equal(written(last), torch.from_numpy(last.values.copy()).to(TORCH[dtype]))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -17,6 +17,7 @@ from genepool.core import niches
 from genepool.core.genome import Genome
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,10 +45,15 @@ class Resources:
         weights: float64[N], above 0: capacity of each example when fully solved.
         binary: every score is 0 or 1. Otherwise an example's capacity is scaled by the best score
             that any competitor reaches on it.
+        grain: number of examples that are scored at once: it is best to ask for multiples of it.
+        blocks: int64[N], the block that each example belongs to, numbered from 0; a block is always
+            asked for as a whole. None where every example stands alone.
     """
 
     weights: Float64
     binary: bool
+    grain: int = 1
+    blocks: Int64 | None = None
 
     def capacity(self, best: Float64) -> Float64:
         """float64[N], given the best score on each example."""

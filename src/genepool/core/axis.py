@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +19,16 @@ class Axis:
         tensors: int64[T+1], increasing from 0 to D; tensor t holds tensors[t]..tensors[t+1].
         chromosomes: int64[C+1], a subset of `tensors`; each stretch splits on its own.
         names: the C chromosome names.
+        cuts: `chromosomes` as plain numbers.
     """
 
     tensors: NDArray[np.int64]
     chromosomes: NDArray[np.int64]
     names: tuple[str, ...]
+    cuts: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cuts", tuple(self.chromosomes.tolist()))
         self.tensors.setflags(write=False)
         self.chromosomes.setflags(write=False)
 

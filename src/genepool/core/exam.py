@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -36,15 +36,15 @@ _MARGIN = 10 * TIE
 
 _ALL = slice(None)
 
-# Key of what has been asked already: behind everything else.
-_LAST = np.uint16(65535)
+# Key of what has been asked already.
+_LAST = 65535
 
 # Chance that a child fails an example that its parents solve, and one that none of them solves.
 _FAIL_SOLVED, _FAIL_UNSOLVED = 0.05, 0.95
 
 # A block is what should settle the child if the chances were true, times this, within limits given
 # as shares of all examples: small blocks stop sooner, large ones cost fewer round trips.
-_EAGER, _SMALLEST, _LARGEST = 0.85, 1 / 28, 1 / 4
+_EAGER, _SMALLEST, _LARGEST = 0.7, 1 / 56, 1 / 4
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,7 +59,9 @@ class Bounds:
         none: float64[N], the same if the child scores 0 on it.
         excess: float64[P, N], by how much a score between 0 and 1 can do better than 1; None where
             it cannot.
+        swing: float64[N, P], what failing each example takes from the best case.
         totals: float64[P], best case over all examples of (child's fitness - member's).
+        loss: float64[N], what failing costs against the member that is easiest to beat.
         margin: how far below 0 every total must be; infinite where no child of this archive can be
             rejected for certain before everything is asked.
     """
@@ -68,8 +70,22 @@ class Bounds:
     full: Float64
     none: Float64
     excess: Float64 | None
+    swing: Float64
     totals: Float64
+    loss: Float64
     margin: float
+    _relief: dict[int | None, Float64] = field(default_factory=dict[int | None, Float64])
+
+    def relief(self, archive: Archive, slot: int | None) -> Float64:
+        """How much less failing is to be expected of a child all of whose weights come from `slot`.
+
+        float64[N]; None stands for a parent that has left the archive, as able as the average.
+        """
+        found = self._relief.get(slot)
+        if found is None:
+            parent = archive.contest / len(archive.members) if slot is None else self.scores[slot]
+            found = self._relief[slot] = (_FAIL_UNSOLVED - _FAIL_SOLVED) * self.loss * parent
+        return found
 
     def best(self, at: Int64 | slice = _ALL) -> Float64:
         """Best case of (child's share - member's), float64[P, n], on the examples `at`."""
@@ -79,11 +95,6 @@ class Bounds:
     def worst(self, at: Int64 | slice = _ALL) -> Float64:
         """What scoring 0 leaves of it, float64[P, n]."""
         return -self.scores[:, at] * self.none[at]
-
-    def loss(self, member: int) -> Float64:
-        """What scoring 0 costs against one member, float64[N]."""
-        values = self.full + self.scores[member] * (self.none - self.full)
-        return values if self.excess is None else values + self.excess[member]
 
 
 # Most children leave the archive as it is, so bounds are kept, but no longer than their archive:
@@ -110,8 +121,15 @@ def _bounds(archive: Archive) -> Bounds:
     more = 0.0 if excess is None else excess.sum(axis=1)
     totals = full.sum() - archive.scores @ full + more
     scale = float((full.sum() - archive.scores @ (full - none) + more).max())
+    swing = np.ascontiguousarray(archive.scores.T)
+    swing *= (full - none)[:, None]
+    swing -= full[:, None]
+    if excess is not None:
+        swing -= excess.T
+    loss = -swing[:, int(totals.argmax())]
     return Bounds(
-        archive.scores, full, none, excess, totals, _MARGIN * scale if certain else math.inf
+        *(archive.scores, full, none, excess, swing, totals, loss),
+        _MARGIN * scale if certain else math.inf,
     )
 
 
@@ -159,6 +177,35 @@ def _excess(archive: Archive, full: Float64) -> Float64:
     return excess
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Rule:
+    """How an exam over 0/1 scores goes on, in plain arrays.
+
+    Start with `done` = 0 questions asked. While `done < order.size` and `max(totals) >= -margin`:
+    if the margin is infinite, ask all that is left; else let `enough` be the number of `expected`
+    that are below `(expected[done - 1] if done else 0) + eager * max(totals)`, plus 1, less `done`;
+    limit it to `smallest` .. `largest`, round it up to a multiple of `grain`, and ask so many; then
+    add to `totals` the sum, row by row, of `swing` at the examples that were failed.
+
+    Attributes:
+        order: int64[M], the examples in the order in which they are asked.
+        expected: float64[M], never falling.
+        swing: float64[N, P].
+        totals: float64[P].
+        margin, eager, smallest, largest, grain: see above.
+    """
+
+    order: Int64
+    expected: Float64
+    swing: Float64
+    totals: Float64
+    margin: float
+    eager: float
+    smallest: int
+    largest: int
+    grain: int
+
+
 class Exam:
     """One child's questions, against one archive.
 
@@ -174,7 +221,6 @@ class Exam:
         archive: Archive,
         parents: Sequence[tuple[int | None, float]],
         known: NDArray[np.float32],
-        grain: int = 1,
     ) -> None:
         """Prepare to ask for what is not known.
 
@@ -183,33 +229,51 @@ class Exam:
             parents: slot of each parent (None if it has left the archive) and the share of the
                 child's weights that comes from it.
             known: float32[N], NaN where the child has not been asked.
-            grain: blocks are multiples of this, where enough is left (the evaluator's batch).
         """
         self.scores = known.copy()
+        self._archive = archive
         self._bounds = bounds(archive)
         self._totals = self._bounds.totals.copy()
         self._lead = float(self._totals.max())
-        self._archive = archive
-        self._grain = max(1, grain)
         asked = np.flatnonzero(~np.isnan(known))
         if asked.size:
             self._count(asked, known[asked])
-        pupil = np.zeros(known.size)
+        worth = _FAIL_UNSOLVED * self._bounds.loss
         for slot, share in parents:
-            pupil += share * (
-                archive.contest / len(archive.members) if slot is None else archive.scores[slot]
-            )
-        chance = _FAIL_UNSOLVED + (_FAIL_SOLVED - _FAIL_UNSOLVED) * pupil
-        worth = self._bounds.loss(int(self._totals.argmax())) * chance
-        keys = _keys(worth)
+            worth -= share * self._bounds.relief(archive, slot)
+        keys, blocks = _keys(worth), archive.resources.blocks
+        if blocks is not None:
+            keys = _block_ranks(worth, blocks)
         keys[asked] = _LAST
         order = np.argsort(keys, kind="stable")
         self._order = order[: order.size - asked.size]
         # What failing in this order is expected to cost, so far.
         self._expected = np.cumsum(worth[self._order])
         self._next = 0
-        self._smallest = math.ceil(_SMALLEST * known.size)
-        self._largest = math.ceil(_LARGEST * known.size)
+        # Where a block may end; None for at any multiple of the grain.
+        self._ends = None if blocks is None else _ends(blocks[self._order])
+
+    @property
+    def rule(self) -> Rule | None:
+        """All that `next`, `record` and `done` do, for who can do it faster; None if too much."""
+        resources = self._archive.resources
+        if self._next or not resources.binary or resources.blocks is not None:
+            return None
+        limits, size = self._bounds, self.scores.size
+        return Rule(
+            *(self._order, self._expected, limits.swing, self._totals, limits.margin, _EAGER),
+            *(math.ceil(_SMALLEST * size), math.ceil(_LARGEST * size), resources.grain),
+        )
+
+    def conclude(self, scores: NDArray[np.float32]) -> None:
+        """Take in the answers to the first n questions in the order of `rule`, float32[n].
+
+        Fewer answers than questions mean that the child is rejected.
+        """
+        self.scores[self._order[: scores.size]] = scores
+        self._next = scores.size
+        if self._next < self._order.size:
+            self._lead = -math.inf
 
     @property
     def rejected(self) -> bool:
@@ -228,11 +292,16 @@ class Exam:
             return self._order[:0]
         if self._bounds.margin == math.inf:
             return self._order[start:]
-        before = self._expected[start - 1] if start else 0.0
+        before = float(self._expected[start - 1]) if start else 0.0
         goal = before + _EAGER * self._lead
-        enough = int(np.searchsorted(self._expected, goal)) + 1 - start
-        block = min(max(enough, self._smallest), self._largest)
-        return self._order[start : start - (-block // self._grain) * self._grain]
+        enough = int(self._expected.searchsorted(goal)) + 1 - start
+        size = self.scores.size
+        block = min(max(enough, math.ceil(_SMALLEST * size)), math.ceil(_LARGEST * size))
+        if self._ends is not None:
+            last = int(self._ends.searchsorted(min(start + block, self._order.size)))
+            return self._order[start : self._ends[last]]
+        grain = self._archive.resources.grain
+        return self._order[start : start - (-block // grain) * grain]
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Take in the answers to `next()`: float32[n] for int64[n]."""
@@ -245,18 +314,30 @@ class Exam:
         limits = self._bounds
         if self._archive.resources.binary:
             # Solving an example is the best case.
-            at = indices[scores == 0]
-            gained, price = 0.0, limits.none[at]
+            # Row by row, as compiled code does that asks in our place (`Rule`).
+            self._totals += np.add.reduce(limits.swing[indices[scores == 0]], axis=0)
         else:
-            at, child = indices, scores.astype(np.float64)
-            price = _prices(self._archive, child, at)
-            gained = float(np.dot(child, price))
-        full = limits.full[at]
-        self._totals += gained - full.sum() - limits.scores[:, at] @ (price - full)
-        if limits.excess is not None:
-            self._totals -= limits.excess[:, at].sum(axis=1)
+            child, full = scores.astype(np.float64), limits.full[indices]
+            price = _prices(self._archive, child, indices)
+            gained = float(np.dot(child, price)) - full.sum()
+            self._totals += gained - limits.scores[:, indices] @ (price - full)
+            if limits.excess is not None:
+                self._totals -= limits.excess[:, indices].sum(axis=1)
         # How far ahead of the member that it comes closest to beating the child may still end.
         self._lead = float(self._totals.max())
+
+
+def _block_ranks(worth: Float64, blocks: Int64) -> Int64:
+    """For each example the rank of its block, by the mean worth of its examples."""
+    means = np.bincount(blocks, worth) / np.maximum(np.bincount(blocks), 1)
+    ranks = np.empty(means.size, dtype=np.int64)
+    ranks[np.argsort(-means, kind="stable")] = np.arange(means.size)
+    return ranks[blocks]
+
+
+def _ends(blocks: Int64) -> Int64:
+    """Where runs of equal numbers end."""
+    return np.append(np.flatnonzero(np.diff(blocks)) + 1, blocks.size)
 
 
 class Questions(Protocol):

@@ -7,8 +7,8 @@ operation, `compose`, makes the recipe of a child and one, `express`, its weight
 
 Arithmetic that every implementation repeats exactly, so that a genome names one model bit for bit:
 coefficients are rounded to float32; terms whose coefficient is then zero are left out; products and
-sums are float32, in source order, each rounded (no fused multiply-add); the sum is rounded once to
-the output's dtype.
+sums are float32, in source order, each rounded (no fused multiply-add); noise times its standard
+deviation, a float32 product, is added last; the sum is rounded once to the output's dtype.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.rng import noise, noise_words
 from genepool.errors import InputError
 
 Float32 = NDArray[np.float32]
@@ -37,7 +40,7 @@ class Recipe:
     """Piecewise linear combination of K sources along the axis.
 
     Position `p` with `bounds[s] <= p < bounds[s + 1]` holds `sum_k coefs[s, k] * source_k[p]`.
-    Build one with `recipe`, which validates; two recipes of one model have equal arrays.
+    Build one with `recipe`, which validates and joins neighbours that are equal.
 
     Attributes:
         bounds: int64[S+1], strictly increasing, from 0 to the axis size D.
@@ -63,32 +66,78 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Vector:
-    """A dense genome.
+class Origin:
+    """How a dense genome comes about: `express(merge, parents)` and normal noise on top.
 
     Attributes:
-        values: float32[D], read-only.
+        merge: over the parents.
+        parents: dense genomes.
+        mutation: standard deviation of the noise; 0 for none.
+        seed, step: where the noise comes from: `noise_words(seed, step, D)`.
     """
 
-    values: Float32
-    _square: list[float] = field(default_factory=list[float], repr=False)
+    merge: Recipe
+    parents: tuple[Vector, ...]
+    mutation: float
+    seed: int
+    step: int
 
-    def __post_init__(self) -> None:
-        _frozen(self.values)
+
+class Vector:
+    """A dense genome: weights, or an origin that they follow from.
+
+    Most children are scored once and rejected. Told by its origin, a child is computed in one pass
+    straight into the live model; its own weights are made when something asks for them, bit for bit
+    the same, and the parents are let go of.
+    """
+
+    __slots__ = ("__weakref__", "_dots", "_origin", "_values")
+
+    def __init__(self, made: Float32 | Origin) -> None:
+        """Take over weights, float32[D], which become read-only, or an origin."""
+        self._dots: WeakKeyDictionary[Vector, float] = WeakKeyDictionary()
+        self._values: Float32 | None = None
+        self._origin: Origin | None = None
+        if isinstance(made, Origin):
+            self._origin = made
+        else:
+            _frozen(made)
+            self._values = made
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the weights follow from, as long as they have not been made."""
+        return self._origin
+
+    @property
+    def values(self) -> Float32:
+        """float32[D], read-only."""
+        origin = self._origin
+        if self._values is None and origin is not None:
+            values = express(origin.merge, [parent.values for parent in origin.parents])
+            if origin.mutation:
+                grain = noise(noise_words(origin.seed, origin.step, values.size))
+                grain *= np.float32(origin.mutation)
+                values += grain
+            _frozen(values)
+            self._values, self._origin = values, None
+        # Another thread may have been faster; it made the same.
+        return cast("Float32", self._values)
 
     @property
     def size(self) -> int:
         """Length D of the axis."""
-        return int(self.values.shape[0])
+        origin = self._origin
+        return origin.merge.size if origin is not None else int(self.values.shape[0])
 
-    @property
-    def square(self) -> float:
-        """Inner product with itself, in float64; kept, since parents are asked again and again."""
-        if not self._square:
+    def dot(self, other: Vector) -> float:
+        """Inner product, in float64; kept, since the same parents meet again and again."""
+        found = self._dots.get(other)
+        if found is None:
             exact = self.values.astype(np.float64)
-            exact *= exact
-            self._square.append(float(np.add.reduce(exact)))
-        return self._square[0]
+            exact *= other.values
+            found = self._dots[other] = other._dots[self] = float(np.add.reduce(exact))
+        return found
 
 
 Genome = Recipe | Vector

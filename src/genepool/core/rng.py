@@ -21,35 +21,49 @@ def generator(seed: int, step: int, stream: int = 0) -> Generator:
         step: at least 0; each owns 2**192 numbers of the sequence.
         stream: at least 0; independent sequences for independent purposes.
     """
-    bits = np.random.Philox(
+    return np.random.Generator(_bits(seed, step, stream))
+
+
+def _bits(seed: int, step: int, stream: int) -> np.random.Philox:
+    return np.random.Philox(
         key=np.array([seed & _MASK, stream], dtype=np.uint64),
         counter=np.array([0, 0, 0, step], dtype=np.uint64),
     )
-    return np.random.Generator(bits)
 
 
-def noise(draws: Generator, size: int) -> NDArray[np.float32]:
-    """Standard normal noise, float32[size], the same on every machine.
+def noise_words(seed: int, step: int, size: int, stream: int = 1) -> NDArray[np.uint16]:
+    """The random bits behind a child's noise, uint16[size]; arguments as for `generator`."""
+    words = _bits(seed, step, stream).random_raw(-(-size // 4)).astype("<u8", copy=False)
+    return words.view("<u2")[:size].astype(np.uint16, copy=False)
+
+
+def noise(words: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Standard normal noise, float32 of the shape of `words`, the same on every machine.
 
     Sixteen random bits choose among 65,536 equally likely quantiles of the normal distribution
     (at the middle of each; variance 0.99998, largest value 4.3): a quarter of the time of exact
     sampling, and no mathematical library whose last place differs between processors.
     """
-    words = draws.bit_generator.random_raw(-(-size // 4)).astype("<u8", copy=False)
-    return _quantiles().take(words.view("<u2")[:size])
+    return quantiles().take(words)
 
 
 def pick(draws: Generator, weights: NDArray[np.float64]) -> int:
     """Index drawn in proportion to weights (at least 0, one of them above)."""
-    ladder = np.cumsum(weights)
-    drawn = draws.random() * float(ladder[-1])
-    index = int(np.searchsorted(ladder, drawn, side="right"))
-    # Rounding may carry the draw past the last step of the ladder.
-    return min(index, int(np.flatnonzero(weights)[-1]))
+    ladder = weights.cumsum()
+    top = float(ladder[-1])
+    drawn = draws.random() * top
+    if drawn < top:
+        return int(ladder.searchsorted(drawn, side="right"))
+    # Rounding has carried the draw past the last step of the ladder.
+    return int(np.flatnonzero(weights)[-1])
 
 
 @cache
-def _quantiles() -> NDArray[np.float32]:
+def quantiles() -> NDArray[np.float32]:
+    """The middles of 65,536 equally likely slices of the standard normal distribution, rising.
+
+    float32[65536], read-only.
+    """
     normal = NormalDist()
     half = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(32768)], dtype=np.float32)
     table = np.concatenate([half, -half[::-1]])

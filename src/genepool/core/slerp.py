@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.axis import Axis, InnerProducts, axis
 from genepool.core.checks import in_range, is_whole, numbers
-from genepool.core.genome import Genome, Recipe, Vector, canonical
+from genepool.core.genome import Genome, Recipe, Vector
 from genepool.errors import InputError
 
 Angle = Literal["global", "side", "tensor"]
@@ -81,9 +81,7 @@ def merge_recipe(
         return products(start, stop) if stop - start > 1 else (0.0, 0.0, 0.0)
 
     overall = over(0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
-    for low, high, split in zip(
-        along.chromosomes[:-1].tolist(), along.chromosomes[1:].tolist(), splits, strict=True
-    ):
+    for low, high, split in zip(along.cuts[:-1], along.cuts[1:], splits, strict=True):
         left, right = slerp_weights(ratio, overall), slerp_weights(1.0 - ratio, overall)
         if angle == "tensor":
             inner = along.tensors[(along.tensors >= low) & (along.tensors <= high)].tolist()
@@ -100,9 +98,13 @@ def merge_recipe(
                 right = slerp_weights(1.0 - ratio, over(middle, stop))
             for end, row in ((middle, left), (stop, right)):
                 if end > cuts[-1]:
-                    cuts.append(end)
-                    rows.append(row)
-    return canonical(np.array(cuts, dtype=np.int64), np.array(rows))
+                    if rows and rows[-1] == row:
+                        cuts[-1] = end
+                    else:
+                        cuts.append(end)
+                        rows.append(row)
+    # Adding 0.0 turns -0.0 into 0.0, so that equal recipes have equal bytes.
+    return Recipe(np.array(cuts, dtype=np.int64), np.array(rows) + 0.0)
 
 
 def products_of(first: Genome, second: Genome, gram: InnerProducts | None) -> Products:
@@ -180,7 +182,7 @@ def _check_plan(along: Axis, ratio: float, splits: Sequence[int], angle: str) ->
             f"expected one split per chromosome ({', '.join(along.names)}); got {len(splits)}"
         )
     for name, low, high, split in zip(
-        along.names, along.chromosomes[:-1], along.chromosomes[1:], splits, strict=True
+        along.names, along.cuts[:-1], along.cuts[1:], splits, strict=True
     ):
         if not is_whole(split):
             raise InputError(f"split of chromosome {name!r} must be a whole number; got {split!r}")
@@ -196,7 +198,7 @@ def _vector_products(first: Vector, second: Vector) -> Products:
 
     def products(start: int, stop: int) -> tuple[float, float, float]:
         if (start, stop) == (0, first.size):
-            return first.square, between(first, second, start, stop), second.square
+            return first.dot(first), first.dot(second), second.dot(second)
         return (
             between(first, first, start, stop),
             between(first, second, start, stop),

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from genepool.core.exam import Rule
 from genepool.errors import ConfigError, GenepoolError
 from genepool.evaluate.checks import cause, checked_indices, checked_scores
 from genepool.evaluate.loading import load_object
@@ -33,6 +34,7 @@ __all__ = [
     "Batched",
     "Blocked",
     "Labelled",
+    "Settling",
     "Task",
     "checked_indices",
     "checked_scores",
@@ -115,6 +117,30 @@ class Blocked(Protocol):
     @property
     def blocks(self) -> NDArray[np.int64]:
         """int64[N], the block of each training example, counted from 0, never falling."""
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A task whose scores are 0 or 1, that can itself decide when a child is settled; optional.
+
+    For examples that are cheaper than asking for them.
+    """
+
+    def settle(self, model: Any, rule: Rule) -> NDArray[np.float32] | None:
+        """Score a model on as many training examples as a rule asks for.
+
+        Args:
+            model: as for `Task.score`.
+            rule: in which order, and until when.
+
+        Returns:
+            float32[n], 0 or 1: bit for bit what `Task.score` gives for `rule.order[:n]`, with the n
+            that the rule leads to. None if such a model must be asked block by block.
+
+        Raises:
+            EvaluationError: as `Task.score`.
+        """
         ...
 
 

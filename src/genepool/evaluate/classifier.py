@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from genepool.core.exam import Rule
 from genepool.errors import ConfigError, EvaluationError
 from genepool.evaluate import datasets
 from genepool.evaluate.base import evaluator
@@ -181,15 +182,28 @@ class Classifier:
         Raises:
             EvaluationError: as `score`; the first model that fails fails them all.
         """
+        if indices.dtype != np.int64 or indices.ndim != 1:
+            indices = checked_indices(indices, sys.maxsize)
+        first, last = self._range(held_out)
+        return self._mlps().correct(models, indices, first, last)
+
+    def settle(self, model: Any, rule: Rule) -> NDArray[np.float32] | None:
+        """See `Settling.settle`; only for plain arrays.
+
+        Raises:
+            EvaluationError: as `score`.
+        """
+        if not isinstance(model, Mapping):
+            return None
+        return self._mlps().settle(cast("ArrayModel", model), rule)
+
+    def _mlps(self) -> Mlp:
         if self._mlp is None:
             from genepool.evaluate.mlp import Mlp
 
             flat = self._inputs.reshape(self._labels.size, -1)
             self._mlp = Mlp(flat, self._labels, self._ids)
-        if indices.dtype != np.int64 or indices.ndim != 1:
-            indices = checked_indices(indices, sys.maxsize)
-        first, last = self._range(held_out)
-        return self._mlp.correct(models, indices, first, last)
+        return self._mlp
 
     def _range(self, held_out: bool) -> tuple[int, int]:
         return (self._n, len(self._ids)) if held_out else (0, self._n)

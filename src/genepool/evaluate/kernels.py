@@ -40,6 +40,7 @@ OK, BAD_WEIGHTS, BAD_LOGITS, BAD_ROW = 0, 1, 2, 3
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 intrinsic: Any = untyped_intrinsic
 carray: Any = cast("Any", numba).carray
 F = TypeVar("F", bound=Callable[..., Any])
@@ -285,55 +286,146 @@ def score_rows(
         (OK, 0, 0); (BAD_WEIGHTS, model, layer) if weights are NaN or infinite; (BAD_LOGITS, model,
         position in rows) if a logit is NaN; (BAD_ROW, 0, position) if rows[position] is not one.
     """
-    layers, features = addresses.shape[1], widths[0]
-    sparse = starts.shape[0] > 0
-    n = rows.shape[0]
-    for i in range(n):
+    for i in range(rows.shape[0]):
         if rows[i] < 0 or rows[i] >= last - first:
             return BAD_ROW, 0, i
+    data = (starts, columns, values, inputs, labels)
+    for model in range(addresses.shape[0]):
+        layer = _pack_model(addresses[model], widths, padded, pack)
+        if layer >= 0:
+            return BAD_WEIGHTS, model, layer
+        bad = _score_packed(widths, padded, data, first, rows, pack, work, out[model])
+        if bad >= 0:
+            return BAD_LOGITS, model, bad
+    return OK, 0, 0
+
+
+@_kernel
+def settle(
+    addresses: Int64,
+    widths: Int64,
+    padded: Int64,
+    starts: Int64,
+    columns: NDArray[np.int32],
+    values: Float32,
+    inputs: Float32,
+    labels: Int64,
+    order: Int64,
+    expected: Float64,
+    swing: Float64,
+    totals: Float64,
+    margin: float,
+    eager: float,
+    smallest: int,
+    largest: int,
+    grain: int,
+    pack: Float32,
+    work: Float32,
+    out: Float32,
+) -> tuple[int, int, int]:
+    """Score one model on as many rows as a rule (`core.exam.Rule`) asks for.
+
+    Args:
+        addresses: int64[1, L, 2], and what follows up to `labels`, as for `score_rows`.
+        order, expected, swing, totals, margin, eager, smallest, largest, grain: the rule; `order`
+            counts from the first example. `totals` is written.
+        pack, work: as for `score_rows`.
+        out: float32[M], written as far as was asked.
+
+    Returns:
+        (OK, 0, number asked), or what `score_rows` returns.
+    """
+    layer = _pack_model(addresses[0], widths, padded, pack)
+    if layer >= 0:
+        return BAD_WEIGHTS, 0, layer
+    data = (starts, columns, values, inputs, labels)
+    change = np.empty_like(totals)
+    count, done, enough = order.shape[0], 0, 0
+    lead = totals.max()
+    while done < count and lead >= -margin:
+        block = count
+        if margin != np.inf:
+            goal = eager * lead
+            if done > 0:
+                goal = expected[done - 1] + eager * lead
+            enough = done
+            while enough < count and expected[enough] < goal:
+                enough += 1
+            block = min(max(enough + 1 - done, smallest), largest)
+            block = -(-block // grain) * grain
+        end = min(count, done + block)
+        bad = _score_packed(widths, padded, data, 0, order[done:end], pack, work, out[done:end])
+        if bad >= 0:
+            return BAD_LOGITS, 0, done + bad
+        change[:] = 0.0
+        for i in range(done, end):
+            if out[i] == 0:
+                for member in range(change.shape[0]):
+                    change[member] += swing[order[i], member]
+        for member in range(change.shape[0]):
+            totals[member] += change[member]
+        done = end
+        lead = totals.max()
+    return OK, 0, done
+
+
+@_kernel
+def _pack_model(addresses, widths, padded, pack):
+    """Copy a model's weights and biases, padded; the first layer that is not finite, or -1."""
+    at = pack.ctypes.data
+    for layer in range(addresses.shape[0]):
+        depth, width, room = widths[layer], widths[layer + 1], padded[layer + 1]
+        fine = _pack(addresses[layer, 0], depth, width, room, at)
+        at += 4 * depth * room
+        if not (_pack(addresses[layer, 1], 1, width, room, at) and fine):
+            return layer
+        at += 4 * room
+    return -1
+
+
+@_kernel
+def _score_packed(widths, padded, data, first, rows, pack, work, out):
+    """Score a packed model on rows; the position of the first with a NaN among its logits, or -1.
+
+    `data` is (starts, columns, values, inputs, labels).
+    """
+    starts, columns, values, inputs, labels = data
+    layers, features = widths.shape[0] - 1, widths[0]
+    sparse = starts.shape[0] > 0
     widest = padded[1:].max()
-    gathered, at_work, at_pack = 0, work.ctypes.data, pack.ctypes.data
+    gathered, at_work = 0, work.ctypes.data
     if not sparse:
         gathered = BLOCK * features
     halves = (at_work + 4 * gathered, at_work + 4 * (gathered + BLOCK * widest))
     classes, stride = widths[layers], padded[layers]
-    for model in range(addresses.shape[0]):
-        at = at_pack
-        for layer in range(layers):
-            depth, width, room = widths[layer], widths[layer + 1], padded[layer + 1]
-            fine = _pack(addresses[model, layer, 0], depth, width, room, at)
-            at += 4 * depth * room
-            if not (_pack(addresses[model, layer, 1], 1, width, room, at) and fine):
-                return BAD_WEIGHTS, model, layer
-            at += 4 * room
-        for begin in range(0, n, BLOCK):
-            block = rows[begin : begin + BLOCK]
-            size = block.shape[0]
-            at, x, x_stride = at_pack, at_work, features
-            if not sparse:
-                for i in range(size):
-                    for column in range(features):
-                        work[i * features + column] = inputs[first + block[i], column]
-            for layer in range(layers):
-                depth, room = widths[layer], padded[layer + 1]
-                relu = 1 if layer + 1 < layers else 0
-                to, bias = halves[layer % 2], at + 4 * depth * room
-                if sparse and layer == 0:
-                    _sparse_layer(starts[first:], columns, values, block, at, room, bias, to, relu)
-                else:
-                    _dense_layer(x, x_stride, size, depth, at, room, bias, to, relu)
-                x, x_stride = to, room
-                at = bias + 4 * room
-            logits = carray(_pointer(x), (size, stride), np.float32)
+    for begin in range(0, rows.shape[0], BLOCK):
+        block = rows[begin : begin + BLOCK]
+        size = block.shape[0]
+        at, x, x_stride = pack.ctypes.data, at_work, features
+        if not sparse:
             for i in range(size):
-                best, label = logits[i, 0], 0
-                nan = best != best
-                for c in range(1, classes):
-                    value = logits[i, c]
-                    if value > best:
-                        best, label = value, c
-                    nan |= value != value
-                if nan:
-                    return BAD_LOGITS, model, begin + i
-                out[model, begin + i] = np.float32(label == labels[first + block[i]])
-    return OK, 0, 0
+                for column in range(features):
+                    work[i * features + column] = inputs[first + block[i], column]
+        for layer in range(layers):
+            depth, room = widths[layer], padded[layer + 1]
+            relu = 1 if layer + 1 < layers else 0
+            to, bias = halves[layer % 2], at + 4 * depth * room
+            if sparse and layer == 0:
+                _sparse_layer(starts[first:], columns, values, block, at, room, bias, to, relu)
+            else:
+                _dense_layer(x, x_stride, size, depth, at, room, bias, to, relu)
+            x, x_stride = to, room
+            at = bias + 4 * room
+        logits = carray(_pointer(x), (size, stride), np.float32)
+        for i in range(size):
+            best, label = logits[i, 0], 0
+            nan = best != best
+            for c in range(1, classes):
+                value = logits[i, c]
+                if value > best:
+                    best, label = value, c
+                nan |= value != value
+            if nan:
+                return begin + i
+            out[begin + i] = np.float32(label == labels[first + block[i]])
+    return -1

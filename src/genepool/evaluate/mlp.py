@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.exam import Rule
 from genepool.errors import EvaluationError
 from genepool.evaluate import kernels
 from genepool.weights.depth import depth_key
@@ -138,19 +139,64 @@ class Mlp:
         )
         if status == kernels.OK:
             return out
-        if status == kernels.BAD_WEIGHTS:
+        if status == kernels.BAD_ROW:
             raise EvaluationError(
-                f"layer '{one_line(bound[model].layers[position])}' of the model holds NaN or "
+                f"example positions must lie in 0..{last - first - 1}; got {int(rows[position])}"
+            )
+        raise self._fault(status, bound[model], position, first + rows)
+
+    def settle(self, model: ArrayModel, rule: Rule) -> Float32:
+        """Score one model on the first examples as far as a rule asks.
+
+        Args:
+            model: the model.
+            rule: its `order` counts from example 0.
+
+        Returns:
+            float32[n], the scores of `rule.order[:n]`.
+
+        Raises:
+            EvaluationError: as `correct`.
+        """
+        bound = self._bind(model)
+        room = self._prepare([bound])
+        out = np.empty(rule.order.size, dtype=np.float32)
+        status, _, asked = kernels.settle(
+            bound.addresses[None],
+            room.widths,
+            room.padded,
+            self._starts,
+            self._columns,
+            self._values,
+            self._inputs,
+            self._labels,
+            rule.order,
+            rule.expected,
+            rule.swing,
+            rule.totals.copy(),
+            rule.margin,
+            rule.eager,
+            rule.smallest,
+            rule.largest,
+            rule.grain,
+            room.pack,
+            room.work,
+            out,
+        )
+        if status == kernels.OK:
+            return out[:asked]
+        raise self._fault(status, bound, asked, rule.order)
+
+    def _fault(self, status: int, bound: _Bound, position: int, rows: Int64) -> EvaluationError:
+        if status == kernels.BAD_WEIGHTS:
+            return EvaluationError(
+                f"layer '{one_line(bound.layers[position])}' of the model holds NaN or "
                 "infinity, so it cannot be scored"
             )
-        if status == kernels.BAD_LOGITS:
-            example = self._ids[first + int(rows[position])]
-            raise EvaluationError(
-                f"the model's logits for example '{one_line(example)}' hold NaN (its weights are "
-                "finite: the sums overflow)"
-            )
-        raise EvaluationError(
-            f"example positions must lie in 0..{last - first - 1}; got {int(rows[position])}"
+        example = self._ids[int(rows[position])]
+        return EvaluationError(
+            f"the model's logits for example '{one_line(example)}' hold NaN (its weights are "
+            "finite: the sums overflow)"
         )
 
     def _bind(self, model: ArrayModel) -> _Bound:

@@ -198,7 +198,6 @@ class _Driver:
         self._pool = pool
         self._problem = problem
         self._executor = executor
-        self._grain = inputs.grain
         self._progress = progress
         self._interrupted = interrupted
         self._held_out = inputs.held_out_resources()
@@ -232,8 +231,7 @@ class _Driver:
             record = self._absorb(flying.pop(step))
             done = step
             accepted += record.verdict == "accepted"
-            if record.scores is not None:
-                examples += int(np.count_nonzero(~np.isnan(record.scores)))
+            examples += record.asked
             self._progress.step(
                 StepReport(
                     evaluations=done,
@@ -327,7 +325,7 @@ class _Driver:
 
     def _questions(self, state: Any, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
         if self._config.early_stop:
-            return self._strategy.exam(state, proposal, known, self._grain)
+            return self._strategy.exam(state, proposal, known)
         return FullExam(known)
 
     def _absorb(self, proposal: Proposal) -> Record:
@@ -335,26 +333,27 @@ class _Driver:
         state = self._versions[step - 1]
         met = self._versions[max(0, step - self._config.in_flight)]
         answer = self._executor.result(step)
-        seconds = answer.seconds
+        asked, size = answer.asked, self._inputs.examples
         # Where the archive has moved on since the child was proposed (W > 1), a rejection that was
         # certain then may not be so now, and what is left is asked.
-        while state is not met and answer.scores is not None and np.isnan(answer.scores).any():
+        while state is not met and answer.scores is not None and asked < size:
             questions = self._questions(state, proposal, answer.scores)
             if questions.done:
                 break
             self._executor.submit(step, proposal.genome, questions)
-            answer = self._executor.result(step)
-            seconds += answer.seconds
-        if answer.scores is not None and not np.isnan(answer.scores).any():
+            more = self._executor.result(step)
+            answer = replace(more, seconds=answer.seconds + more.seconds)
+            asked = answer.asked
+        if answer.scores is not None and asked == size:
             self._failures = 0
-            return self._admit(step, proposal.genome, proposal, answer.scores, seconds)
+            return self._admit(step, proposal.genome, proposal, answer.scores, answer.seconds)
         if answer.scores is None:
             self._count_failure(answer)
         verdict: Verdict = "failed" if answer.scores is None else "stopped"
         record = self._record(
-            step, proposal, proposal.genome, verdict, REJECTED, answer.scores, seconds
+            *(step, proposal, proposal.genome, verdict, REJECTED),
+            *(answer.scores, asked, None, answer.error, answer.seconds),
         )
-        record = replace(record, error=answer.error)
         self._write(record, self._strategy.skip(state, step))
         return record
 
@@ -374,12 +373,14 @@ class _Driver:
             self._versions[max(0, step - 1)], member, step, scores
         )
         verdict: Verdict = "accepted" if outcome.accepted else "rejected"
-        record = self._record(step, proposal, genome, verdict, outcome, scores, seconds)
+        record = self._record(
+            *(step, proposal, genome, verdict, outcome, scores, scores.size, train, None, seconds)
+        )
         held_out = None
         if outcome.accepted and (self._champion is None or train > self._champion[1]):
             self._champion = (member.id, train, genome)
             held_out = self._track(genome)
-        self._write(replace(record, train=train), state, held_out)
+        self._write(record, state, held_out)
         return record
 
     def _record(
@@ -390,6 +391,9 @@ class _Driver:
         verdict: Verdict,
         outcome: Outcome,
         scores: NDArray[np.float32] | None,
+        asked: int,
+        train: float | None,
+        error: str | None,
         seconds: float,
     ) -> Record:
         dense = isinstance(genome, Vector)
@@ -408,11 +412,12 @@ class _Driver:
             genome=encode(genome) if alive else None,
             verdict=verdict,
             scores=scores,
-            train=None,
+            train=train,
             fitness=outcome.fitness,
             slot=outcome.slot,
             evicted=outcome.evicted,
-            error=None,
+            asked=asked,
+            error=error,
             seconds=seconds,
         )
 

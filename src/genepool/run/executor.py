@@ -34,6 +34,12 @@ class Answer:
     error: str | None
     seconds: float
 
+    @property
+    def asked(self) -> int:
+        """Number of examples that it was scored on."""
+        # NaN differs from itself.
+        return 0 if self.scores is None else int(np.count_nonzero(self.scores == self.scores))
+
 
 class Executor(Protocol):
     """Scores children. `submit` may return before the work is done; `result` waits for it."""
@@ -85,9 +91,7 @@ class SerialExecutor:
         started = time.perf_counter()
         try:
             self._scorer.load(genome)
-            while not questions.done:
-                block = questions.next()
-                questions.record(block, self._scorer.score(block))
+            self._scorer.answer(questions)
         except EvaluationError as error:
             return Answer(None, str(error), time.perf_counter() - started)
         return Answer(questions.scores, None, time.perf_counter() - started)

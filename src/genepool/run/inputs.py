@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genepool.core.archive import Resources
 from genepool.core.strategies import Group
@@ -18,7 +20,7 @@ from genepool.errors import (
     GenepoolError,
     PoolError,
 )
-from genepool.evaluate.base import Batched, Labelled, Task
+from genepool.evaluate.base import Batched, Blocked, Labelled, Task
 from genepool.run.config import Run, task_options
 from genepool.run.pool import Pool, Seed, TaskEntry
 from genepool.run.seeds import source_of
@@ -54,15 +56,10 @@ class Inputs:
     resources: Resources
     kind: Literal["recipe", "vector"]
 
-    @property
+    @cached_property
     def examples(self) -> int:
         """Number N of training examples."""
         return sum(len(task.samples) for task in self.tasks)
-
-    @property
-    def grain(self) -> int:
-        """Number of examples that are scored at once: blocks should be multiples of it."""
-        return max(task.batch if isinstance(task, Batched) else 1 for task in self.tasks)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -76,7 +73,7 @@ class Inputs:
             start = stop
         return tuple(out)
 
-    @property
+    @cached_property
     def held_out_examples(self) -> int:
         """Number M of held-out examples."""
         return sum(len(task.held_out) for task in self.tasks)
@@ -138,6 +135,8 @@ def open_inputs(run: Run) -> Inputs:
         Resources(
             _weights(run, [len(task.samples) for task in tasks]),
             all(task.binary for task in tasks),
+            max(task.batch if isinstance(task, Batched) else 1 for task in tasks),
+            _blocks(tasks),
         ),
         "vector" if run.strategy.dense else "recipe",
     )
@@ -162,6 +161,19 @@ def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]
             for weight, size in zip(weights, sizes, strict=True)
         ]
     )
+
+
+def _blocks(tasks: Sequence[Task]) -> NDArray[np.int64] | None:
+    """int64[N], the block of each example over all tasks; None if none has more than one."""
+    parts: list[NDArray[np.int64]] = []
+    count = 0
+    for task in tasks:
+        size = len(task.samples)
+        part = task.blocks if isinstance(task, Blocked) else np.arange(size, dtype=np.int64)
+        parts.append(part + count)
+        count += int(part[-1]) + 1 if size else 0
+    out = np.concatenate(parts)
+    return None if count == out.size else out
 
 
 def seed_entries(

@@ -37,7 +37,7 @@ from genepool.run.records import Record, Verdict, pack_scores, unpack_scores
 
 _COLUMNS = (
     "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
-    "slot, evicted, error, seconds"
+    "slot, evicted, asked, error, seconds"
 )
 
 _INSERT = f"INSERT INTO members VALUES ({', '.join('?' * 17)})"
@@ -383,12 +383,11 @@ class PoolWriter(Pool):
             forget: members whose stored genomes are no longer needed (they can be bred again).
         """
         scores = None if record.scores is None else pack_scores(record.scores)
-        asked = 0 if record.scores is None else int((~np.isnan(record.scores)).sum())
         row = (
             *(record.id, record.step, json.dumps(record.parents), record.plan, record.merge),
-            *(record.mutation, record.digest, record.genome, record.verdict, scores, asked),
-            *(record.train, record.fitness, record.slot, record.evicted, record.error),
-            record.seconds,
+            *(record.mutation, record.digest, record.genome, record.verdict, scores),
+            *(record.asked, record.train, record.fitness, record.slot, record.evicted),
+            *(record.error, record.seconds),
         )
         with self._transaction(alone=held_out is None and not forget) as db:
             db.execute(_INSERT, row)
@@ -452,8 +451,9 @@ def _record(row: tuple[Any, ...], size: int) -> Record:
         fitness=row[11],
         slot=row[12],
         evicted=row[13],
-        error=row[14],
-        seconds=row[15],
+        asked=row[14],
+        error=row[15],
+        seconds=row[16],
     )
 
 

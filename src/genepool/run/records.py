@@ -32,6 +32,7 @@ class Record:
         train: mean training score weighted by capacity; None unless fully scored.
         fitness: among archive and child; None unless fully scored.
         slot, evicted: where it went and whom it replaced.
+        asked: number of examples that it was scored on.
         error: why it failed.
         seconds: spent on scoring it.
     """
@@ -50,6 +51,7 @@ class Record:
     fitness: float | None
     slot: int | None
     evicted: int | None
+    asked: int
     error: str | None
     seconds: float
 
@@ -57,12 +59,14 @@ class Record:
 def pack_scores(scores: NDArray[np.float32]) -> bytes:
     """Compact bytes: a bit per example where all known scores are 0 or 1; which are known, if not
     all."""
-    known = ~np.isnan(scores)
-    values = scores[known]
-    binary = bool(((values == 0) | (values == 1)).all())
-    kind = (b"b" if binary else b"f") if known.all() else (b"B" if binary else b"F")
-    mask = b"" if known.all() else np.packbits(known).tobytes()
-    body = np.packbits(values != 0).tobytes() if binary else values.astype("<f4").tobytes()
+    known = scores == scores  # not NaN
+    whole = bool(known.all())
+    values = scores if whole else scores[known]
+    solved = values != 0
+    binary = bool((values == solved).all())
+    kind = (b"b" if binary else b"f") if whole else (b"B" if binary else b"F")
+    mask = b"" if whole else np.packbits(known).tobytes()
+    body = np.packbits(solved).tobytes() if binary else values.astype("<f4").tobytes()
     return kind + mask + body
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.exam import Exam, Questions
 from genepool.core.genome import Genome
+from genepool.evaluate.base import Settling
 from genepool.evaluate.model import build_model
 from genepool.run.inputs import Inputs
 
@@ -30,6 +32,10 @@ class Scorer:
         self._writer = self._model.writer(inputs.checkpoints, inputs.layout, threads)
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
+        first = inputs.tasks[0]
+        self._settling: Settling | None = None
+        if len(inputs.tasks) == 1 and isinstance(first, Settling):
+            self._settling = first
 
     def load(self, genome: Genome) -> None:
         """Materialise a genome into the live model, unless it is there already."""
@@ -37,6 +43,21 @@ class Scorer:
             self._loaded = None
             self._writer.write(genome)
             self._loaded = genome
+
+    def answer(self, questions: Questions) -> None:
+        """Answer questions about the loaded genome until they are done.
+
+        Raises:
+            EvaluationError: the model could not be scored.
+        """
+        if self._settling is not None and isinstance(questions, Exam) and (rule := questions.rule):
+            settled = self._settling.settle(self._value, rule)
+            if settled is not None:
+                questions.conclude(settled)
+                return
+        while not questions.done:
+            block = questions.next()
+            questions.record(block, self.score(block))
 
     def score(self, indices: NDArray[np.int64], *, held_out: bool = False) -> NDArray[np.float32]:
         """Score the loaded genome.

@@ -215,8 +215,11 @@ def express(
     coefs: Float32,
     out_addresses: Int64,
     out_codes: Int64,
+    words: NDArray[np.uint16],
+    mutation: np.float32,
+    quantiles: Float32,
 ) -> None:
-    """Compute positions start..stop of a recipe and round them into the destinations.
+    """Compute positions start..stop of a recipe, with noise, and round them into the destinations.
 
     Args:
         start, stop: positions on the axis.
@@ -225,6 +228,9 @@ def express(
         codes: int64[T, K]: its dtype, an index into FLOATING.
         bounds, coefs: int64[S+1], float32[S, K]: the recipe.
         out_addresses, out_codes: int64[T]: where tensor t goes, and its dtype there.
+        words: uint16[D], the random bits of the noise; empty for none.
+        mutation: its standard deviation.
+        quantiles: float32[65536], of the normal distribution; what the words choose from.
     """
     values = np.empty(STEP, np.float32)
     tensor = _holding(tensors, start)
@@ -254,6 +260,9 @@ def express(
                 _add_scaled(values, count, coef, address, code)
         if empty:
             values[:count] = 0
+        if words.size:
+            for i in range(count):
+                values[i] += mutation * quantiles[words[position + i]]
         code = out_codes[tensor]
         _round_to(out_addresses[tensor] + offset * _element_size(code), code, values, count)
         position = end

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from genepool.core.genome import Genome
+from genepool.core.genome import Genome, Recipe
+from genepool.core.rng import quantiles
 from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
@@ -95,7 +96,8 @@ class Materialiser:
             InputError: the genome's length or number of seeds is another.
             CheckpointError: a seed's file has been cut short.
         """
-        self._sources.check()
+        if isinstance(genome, Recipe):
+            self._sources.check()
         terms = self._sources.terms(genome)
 
         def work(_worker: int, item: int) -> None:
@@ -121,6 +123,9 @@ def express_into(
         terms.coefs,
         out_addresses,
         out_codes,
+        terms.words,
+        terms.mutation,
+        quantiles(),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.genome import Genome, Recipe
+from genepool.core.rng import noise_words
 from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import FLOATING, Raw
@@ -16,6 +17,10 @@ from genepool.weights.layout import Layout, Slot
 from genepool.weights.wording import at, one_line
 
 Int64 = NDArray[np.int64]
+
+_F32 = FLOATING.index("F32")
+_WHOLE = np.ones((1, 1))
+_SILENCE = np.empty(0, dtype=np.uint16)
 
 
 def address_of(array: Raw) -> int:
@@ -66,19 +71,45 @@ class Sources:
                 )
             # The kernels are compiled for writable arrays; a genome's are read-only.
             bounds, coefs = np.array(genome.bounds), genome.coefs.astype(np.float32)
-            return Terms(self.tensors, self.addresses, self.codes, bounds, coefs, genome)
-        values = np.ascontiguousarray(genome.values, dtype=np.float32)
-        addresses = (address_of(values) + 4 * self.tensors[:-1])[:, None]
-        codes = np.full_like(addresses, FLOATING.index("F32"))
-        bounds = np.array([0, size], dtype=np.int64)
+            return Terms(
+                *(self.tensors, self.addresses, self.codes, bounds, coefs, genome),
+                *(_SILENCE, np.float32(0)),
+            )
+        origin = genome.origin
+        if origin is None:
+            return self._dense(_WHOLE, [0, size], [genome.values], _SILENCE, 0.0)
+        parents = [parent.values for parent in origin.parents]
+        mutated = origin.mutation != 0
+        words = noise_words(origin.seed, origin.step, size) if mutated else _SILENCE
+        return self._dense(origin.merge.coefs, origin.merge.bounds, parents, words, origin.mutation)
+
+    def _dense(
+        self,
+        coefs: NDArray[np.float64],
+        bounds: Int64 | list[int],
+        vectors: list[NDArray[np.float32]],
+        words: NDArray[np.uint16],
+        mutation: float,
+    ) -> Terms:
+        """A recipe over dense genomes instead of the seeds, with noise on top."""
+        held = [np.ascontiguousarray(values, dtype=np.float32) for values in vectors]
+        starts = np.array([address_of(values) for values in held], dtype=np.int64)
+        addresses = starts + 4 * self.tensors[:-1, None]
+        codes = np.full_like(addresses, _F32)
         return Terms(
-            self.tensors, addresses, codes, bounds, np.ones((1, 1), dtype=np.float32), values
+            *(self.tensors, addresses, codes, np.array(bounds, dtype=np.int64)),
+            *(coefs.astype(np.float32), held, words, np.float32(mutation)),
         )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Terms:
-    """A genome over its sources, as `kernels.express` takes it; `kept` keeps the memory alive."""
+    """A genome over its sources, as `kernels.express` takes it; `kept` keeps the memory alive.
+
+    Attributes:
+        words: uint16[D], the random bits of the noise added; empty for none.
+        mutation: its standard deviation.
+    """
 
     tensors: Int64
     addresses: Int64
@@ -86,6 +117,8 @@ class Terms:
     bounds: Int64
     coefs: NDArray[np.float32]
     kept: object
+    words: NDArray[np.uint16]
+    mutation: np.float32
 
     def only(self, tensor: int) -> Terms:
         """The same for one tensor of the axis; positions stay what they were."""
@@ -96,6 +129,8 @@ class Terms:
             self.bounds,
             self.coefs,
             self.kept,
+            self.words,
+            self.mutation,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from genepool.core.genome import Genome
+from genepool.core.genome import Genome, Recipe
 from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, FLOATING
@@ -119,7 +119,8 @@ class DeviceMaterialiser:
             InputError: the genome's length or number of seeds is another.
             CheckpointError: a seed's file has been cut short.
         """
-        self._sources.check()
+        if isinstance(genome, Recipe):
+            self._sources.check()
         terms = self._sources.terms(genome)
         for index, slot in enumerate(self._sources.layout.slots):
             tensor = self._tensors.get(slot.name)

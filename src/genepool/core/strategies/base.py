@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member, Resources
 from genepool.core.axis import Axis, InnerProducts
 from genepool.core.exam import Questions
-from genepool.core.genome import Genome, Recipe, Vector, compose, express
-from genepool.core.rng import generator, noise
+from genepool.core.genome import Genome, Origin, Recipe, Vector, compose
 from genepool.core.slerp import Angle, merge_recipe, products_of
 
 
@@ -190,9 +189,7 @@ class Strategy(Protocol[State]):
         """The child of step `step`, a function of its arguments alone."""
         ...
 
-    def exam(
-        self, state: State, proposal: Proposal, known: NDArray[np.float32], grain: int
-    ) -> Questions:
+    def exam(self, state: State, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
         """In which order to ask for the examples not yet known (NaN), and when to stop.
 
         A strategy that needs every score returns a `FullExam`.
@@ -226,12 +223,12 @@ def mate(
     mutation: float,
 ) -> Proposal:
     """Merge two members at a random ratio and, if asked, random split points (paper, eq. 2)."""
-    edges: list[int] = problem.axis.chromosomes.tolist()
+    edges = problem.axis.cuts
     ratio = float(draws.random())
     splits = (
         tuple(int(draws.integers(low, high)) for low, high in pairwise(edges))
         if split_point
-        else tuple(edges[1:])
+        else edges[1:]
     )
     plan = Plan((first.id, second.id), ratio, splits, angle, mutation)
     return merged(problem, step, plan, first.genome, second.genome)
@@ -278,9 +275,5 @@ def breed(
     recipes = [genome for genome in parents if isinstance(genome, Recipe)]
     if recipes:
         return compose(merge, recipes)
-    values = express(merge, [genome.values for genome in parents if isinstance(genome, Vector)])
-    if mutation:
-        grain = noise(generator(seed, step, stream=1), values.size)
-        grain *= np.float32(mutation)
-        values += grain
-    return Vector(values)
+    dense = tuple(genome for genome in parents if isinstance(genome, Vector))
+    return Vector(Origin(merge, dense, mutation, seed, step))

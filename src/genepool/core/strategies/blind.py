@@ -74,11 +74,9 @@ class Blind:
         plan = Plan((one, two), grid_ratio(round_, self.grid), ends, self.angle, 0.0)
         return merged(problem, step, plan, problem.seeds[one], problem.seeds[two])
 
-    def exam(
-        self, state: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
-    ) -> Exam:
+    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
         """In which order to ask for the examples not yet known (NaN), and when to stop."""
-        return survival_exam(state, proposal, known, grain)
+        return survival_exam(state, proposal, known)
 
     def absorb(
         self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]

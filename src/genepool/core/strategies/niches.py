@@ -6,6 +6,7 @@ A plain genetic algorithm is the same thing without competition (alpha 0) and wi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,11 +86,9 @@ class Niches:
             mutation=self.mutation,
         )
 
-    def exam(
-        self, state: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
-    ) -> Exam:
+    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
         """In which order to ask for the examples not yet known (NaN), and when to stop."""
-        return survival_exam(state, proposal, known, grain)
+        return survival_exam(state, proposal, known)
 
     def absorb(
         self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
@@ -154,17 +153,25 @@ def survival(
     )
 
 
-def survival_exam(
-    archive: Archive, proposal: Proposal, known: NDArray[np.float32], grain: int
-) -> Exam:
+def survival_exam(archive: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
     """The exam that goes with `survival`."""
     merge = proposal.merge
     if merge is None:
-        return Exam(archive, [(None, 1.0)], known, grain)
-    weights = np.abs(merge.coefs) * np.diff(merge.bounds)[:, None]
-    shares = (weights.sum(axis=0) / weights.sum()).tolist()
+        return Exam(archive, [(None, 1.0)], known)
+    edges: list[int] = merge.bounds.tolist()
+    rows: list[list[float]] = merge.coefs.tolist()
+    # Most merges have two segments: plain numbers are faster than arrays.
+    sums = [
+        sum(
+            abs(row[k]) * (stop - start)
+            for row, (start, stop) in zip(rows, pairwise(edges), strict=True)
+        )
+        for k in range(merge.sources)
+    ]
     slots = [archive.slot_of(parent) for parent in proposal.plan.parents]
-    return Exam(archive, list(zip(slots, shares, strict=True)), known, grain)
+    total = sum(sums)
+    shares = [part / total for part in sums]
+    return Exam(archive, list(zip(slots, shares, strict=True)), known)
 
 
 def put_back(archive: Archive, past: Past) -> Archive:

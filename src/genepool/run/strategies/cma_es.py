@@ -131,9 +131,7 @@ class CmaEs:
         plan = Sample(tuple(range(len(parents))), tuple(drawn.tolist()))
         return Proposal(step, plan, merge, compose(merge, parents))
 
-    def exam(
-        self, state: Search, proposal: Proposal, known: NDArray[np.float32], grain: int
-    ) -> FullExam:
+    def exam(self, state: Search, proposal: Proposal, known: NDArray[np.float32]) -> FullExam:
         """Everything: the distribution learns from the order of all children."""
         return FullExam(known)
 

@@ -97,9 +97,7 @@ class MapElites:
             mutation=self.mutation,
         )
 
-    def exam(
-        self, state: Elites, proposal: Proposal, known: NDArray[np.float32], grain: int
-    ) -> FullExam:
+    def exam(self, state: Elites, proposal: Proposal, known: NDArray[np.float32]) -> FullExam:
         """Everything: which cell a child belongs to is known only when all is asked."""
         return FullExam(known)
 
