@@ -30,6 +30,7 @@ STRATEGIES: list[dict[str, Any]] = [
     {"name": "cma-es", "population": 6, "weights": True, "sigma": 0.1, "archive": 4},
     {"name": "sweep", "grid": 20},
     {"name": "random"},
+    {"name": "m2n2", "archive": 6, "risk": 0.2},
 ]
 
 

@@ -112,7 +112,7 @@ def bounds(archive: Archive) -> Bounds:
 
 def _bounds(archive: Archive) -> Bounds:
     zeros, ones = np.zeros(archive.contest.size), np.ones(archive.contest.size)
-    full, none = _prices(archive, ones), _prices(archive, zeros)
+    full, none = prices_at(archive, ones), prices_at(archive, zeros)
     # With continuous scores and alpha > 2 an example that nobody claims pays the more the less it
     # is solved, without limit. And to a member of fitness 0 (an empty slot) every child is equal.
     fierce = not archive.resources.binary and archive.alpha > 2
@@ -133,7 +133,7 @@ def _bounds(archive: Archive) -> Bounds:
     )
 
 
-def _prices(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
+def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
     """What a full score pays on the examples `at`, float64[n], if the child scores this."""
     resources = archive.resources
     price = resources.weights[at]
@@ -172,7 +172,7 @@ def _excess(archive: Archive, full: Float64) -> Float64:
         root = np.sqrt(np.maximum(middle * middle - 4.0 * (alpha - 2.0) * scores * z, 0.0))
         rising = (middle + root) / (2.0 * (alpha - 2.0))
         for candidate in (np.clip(level, 0.0, top), np.clip(rising, top, 1.0)):
-            value = (candidate - scores) * _prices(archive, candidate)
+            value = (candidate - scores) * prices_at(archive, candidate)
             np.maximum(excess[row], value - (1.0 - scores) * full, out=excess[row])
     return excess
 
@@ -251,7 +251,7 @@ class Exam:
         self._expected = np.cumsum(worth[self._order])
         self._next = 0
         # Where a block may end; None for at any multiple of the grain.
-        self._ends = None if blocks is None else _ends(blocks[self._order])
+        self._ends = None if blocks is None else ends_of(blocks[self._order])
 
     @property
     def rule(self) -> Rule | None:
@@ -318,7 +318,7 @@ class Exam:
             self._totals += np.add.reduce(limits.swing[indices[scores == 0]], axis=0)
         else:
             child, full = scores.astype(np.float64), limits.full[indices]
-            price = _prices(self._archive, child, indices)
+            price = prices_at(self._archive, child, indices)
             gained = float(np.dot(child, price)) - full.sum()
             self._totals += gained - limits.scores[:, indices] @ (price - full)
             if limits.excess is not None:
@@ -335,7 +335,7 @@ def _block_ranks(worth: Float64, blocks: Int64) -> Int64:
     return ranks[blocks]
 
 
-def _ends(blocks: Int64) -> Int64:
+def ends_of(blocks: Int64) -> Int64:
     """Where runs of equal numbers end."""
     return np.append(np.flatnonzero(np.diff(blocks)) + 1, blocks.size)
 

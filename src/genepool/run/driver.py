@@ -336,14 +336,13 @@ class _Driver:
         asked, size = answer.asked, self._inputs.examples
         # Where the archive has moved on since the child was proposed (W > 1), a rejection that was
         # certain then may not be so now, and what is left is asked.
-        while state is not met and answer.scores is not None and asked < size:
+        if state is not met and answer.scores is not None and asked < size:
             questions = self._questions(state, proposal, answer.scores)
-            if questions.done:
-                break
-            self._executor.submit(step, proposal.genome, questions)
-            more = self._executor.result(step)
-            answer = replace(more, seconds=answer.seconds + more.seconds)
-            asked = answer.asked
+            if not questions.done:
+                self._executor.submit(step, proposal.genome, questions)
+                more = self._executor.result(step)
+                answer = replace(more, seconds=answer.seconds + more.seconds)
+                asked = answer.asked
         if answer.scores is not None and asked == size:
             self._failures = 0
             return self._admit(step, proposal.genome, proposal, answer.scores, answer.seconds)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member, empty_archive
+from genepool.core.audit import Audit
 from genepool.core.exam import Exam
 from genepool.core.genome import recipe
 from genepool.core.rng import generator, pick
@@ -28,6 +29,8 @@ from genepool.core.strategies.base import (
     random_seeds,
 )
 
+_AUDIT_STREAM = 1 << 32
+
 
 @dataclass(frozen=True, slots=True)
 class Niches:
@@ -43,6 +46,8 @@ class Niches:
         angle: over what the SLERP angle is measured.
         mutation: standard deviation of the normal noise added to a child; above 0 only for vectors.
         warmup: number of first children bred from random pairs of seeds.
+        risk: chance, at most, that a child that belongs in the archive is turned away before it is
+            fully scored (see `audit`); 0: never.
     """
 
     size: int = 20
@@ -53,6 +58,7 @@ class Niches:
     angle: Angle = "global"
     mutation: float = 0.0
     warmup: int = 0
+    risk: float = 0.0
 
     @property
     def remembers(self) -> bool:
@@ -86,9 +92,14 @@ class Niches:
             mutation=self.mutation,
         )
 
-    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
+    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam | Audit:
         """In which order to ask for the examples not yet known (NaN), and when to stop."""
-        return survival_exam(state, proposal, known)
+        if self.risk == 0:
+            return survival_exam(state, proposal, known)
+        # Where one child is asked twice (several in flight) the second time needs other draws.
+        asked = int(np.count_nonzero(~np.isnan(known)))
+        draws = generator(0, proposal.step, stream=_AUDIT_STREAM + asked)
+        return Audit(state, parent_shares(state, proposal), known, self.risk, draws)
 
     def absorb(
         self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
@@ -155,9 +166,14 @@ def survival(
 
 def survival_exam(archive: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
     """The exam that goes with `survival`."""
+    return Exam(archive, parent_shares(archive, proposal), known)
+
+
+def parent_shares(archive: Archive, proposal: Proposal) -> list[tuple[int | None, float]]:
+    """Slot of each parent (None: not in the archive), and its share of the child's weights."""
     merge = proposal.merge
     if merge is None:
-        return Exam(archive, [(None, 1.0)], known)
+        return [(None, 1.0)]
     edges: list[int] = merge.bounds.tolist()
     rows: list[list[float]] = merge.coefs.tolist()
     # Most merges have two segments: plain numbers are faster than arrays.
@@ -171,7 +187,7 @@ def survival_exam(archive: Archive, proposal: Proposal, known: NDArray[np.float3
     slots = [archive.slot_of(parent) for parent in proposal.plan.parents]
     total = sum(sums)
     shares = [part / total for part in sums]
-    return Exam(archive, list(zip(slots, shares, strict=True)), known)
+    return list(zip(slots, shares, strict=True))
 
 
 def put_back(archive: Archive, past: Past) -> Archive:

@@ -70,6 +70,13 @@ class _Merging(StrategyOptions):
 class _Breeding(_Merging):
     archive: int = Field(default=20, ge=2, le=100_000, description="number of members that compete")
     crossover: bool = Field(default=True, description="merge two parents; false: copy one")
+    risk: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="with early_stop, at most this chance that a child that belongs in the archive "
+        "is turned away, to save examples; 0: never",
+    )
 
     def _niches(self, alpha: float, attraction: bool) -> Niches:
         return Niches(
@@ -81,6 +88,7 @@ class _Breeding(_Merging):
             angle=self.angle,
             mutation=self.mutation,
             warmup=self.warmup,
+            risk=self.risk,
         )
 
 
