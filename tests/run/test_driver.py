@@ -44,7 +44,7 @@ def test_stopping_early_changes_nothing(tmp_path: Path, changes: dict[str, Any])
             complete = np.frombuffer(other["scores"], dtype=np.float32)
             assert np.array_equal(known[asked], complete[asked])
             saved += int((~asked).sum())
-            for name in ("verdict", "scores", "train", "fitness"):
+            for name in ("verdict", "scores", "asked", "train", "fitness"):
                 mine[name] = other[name] = None
         assert mine == other
     assert saved > 0

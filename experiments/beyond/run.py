@@ -1,0 +1,90 @@
+"""Variants of M2N2 against M2N2, on the same seeds; one line of JSON per run, so it goes on.
+
+python experiments/beyond/run.py --start pre --steps 5000 --seeds 20 --only plain,risk
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import lab
+from variants import Variant
+
+HERE = Path(__file__).parent
+
+
+def variants(steps: int) -> dict[str, Variant]:
+    """By name."""
+    return {
+        "plain": Variant(),
+        "risk 0.05": Variant(risk=0.05),
+        "risk 0.2": Variant(risk=0.2),
+        "(a) kin 4": Variant(kinship=4),
+        "(a) strangers 1": Variant(kinship=-1),
+        "(b) two splits": Variant(splits=2),
+        "(b) four splits": Variant(splits=4),
+        "(b) boundaries 0.5": Variant(boundary=0.5),
+        "(c) size 5 to 20": Variant(first_size=5, over=steps // 2),
+        "(c) size 5 to 60": Variant(first_size=5, size=60, over=steps),
+        "size 60": Variant(size=60),
+        "(c) alpha 0.5 to 1": Variant(first_alpha=0.5, over=steps // 2),
+        "(c) alpha 1 to 2": Variant(first_alpha=1.0, alpha=2.0, over=steps),
+        "(d) third parent": Variant(third=1.0),
+        "(d) third parent 0.3": Variant(third=0.3),
+    }
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--start", default="pre")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--pause", type=Path, help="start nothing while this file exists")
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    args = parser.parse_args()
+    args.work.mkdir(exist_ok=True)
+    file = args.work / f"variants-{args.data}-{args.start}-{args.steps}.jsonl"
+    done = set()
+    if file.exists():
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            done.add((row["variant"], row["seed"]))
+    marks = tuple(round(args.steps * part) for part in (0.05, 0.1, 0.2, 0.5))
+    for seed in range(args.first, args.first + args.seeds):
+        for name, strategy in variants(args.steps).items():
+            wanted = not args.only or any(name.startswith(part) for part in args.only.split(","))
+            if (name, seed) in done or not wanted:
+                continue
+            while args.pause is not None and args.pause.exists():
+                time.sleep(5)
+            began = time.time()
+            place = lab.world(args.data, args.start, seed)
+            strategy = Variant(
+                **{
+                    **{k: getattr(strategy, k) for k in strategy.__dataclass_fields__},
+                    "mutation": 0.01 if args.start == "scratch" else 0.0,
+                }
+            )
+            found = lab.run(place, strategy, args.steps, marks=marks)
+            row = {
+                "variant": name,
+                "seed": seed,
+                "curve": found.curve,
+                "asked": sum(found.asked) / (args.steps * place.data.train),
+                "accepted": found.accepted / args.steps,
+                "seconds": round(time.time() - began, 1),
+            }
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+            print(name, seed, found.curve[args.steps], row["asked"], row["seconds"], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What was tried on top of M2N2, each on a switch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.archive import Archive, Member
+from genepool.core.genome import Genome, canonical, compose, seed_recipe
+from genepool.core.rng import generator, pick
+from genepool.core.slerp import merge_recipe, products_of, slerp_weights
+from genepool.core.strategies import Niches, Outcome, Plan, Problem, Proposal
+from genepool.core.strategies.base import breed
+from genepool.core.strategies.niches import survival
+
+
+@dataclass(frozen=True)
+class Variant(Niches):
+    """M2N2 and what was tried.
+
+    Attributes:
+        kinship: attraction is multiplied by the cosine of the two genomes to this power (from 0,
+            at least 0); below 0, by the sine.
+        boundary: chance that a split falls on a tensor boundary.
+        splits: number of split points; the ratio alternates between them.
+        third: chance of a third parent, chosen for what the first two lack.
+        first_size: slots at the start; they become `size` by step `over`.
+        first_alpha: strength of competition at the start; it becomes `alpha` by step `over`.
+    """
+
+    kinship: float = 0.0
+    boundary: float = 0.0
+    splits: int = 1
+    third: float = 0.0
+    first_size: int = 0
+    first_alpha: float = -1.0
+    over: int = 1
+
+    def begin(self, problem: Problem) -> Archive:
+        first = replace(self, size=self.first_size or self.size)
+        return self._aged(Niches.begin(first, problem), 0)
+
+    def _aged(self, archive: Archive, step: int) -> Archive:
+        """The archive as it is at this step: more slots, another alpha."""
+        part = min(1.0, step / self.over)
+        size, alpha = self.size, self.alpha
+        if self.first_size:
+            size = round(self.first_size * (self.size / self.first_size) ** part)
+        if self.first_alpha >= 0:
+            # In steps of a fiftieth, so that what is kept with an archive is of use.
+            part = math.floor(part * 50) / 50
+            alpha = self.first_alpha + (self.alpha - self.first_alpha) * part
+        have = len(archive.members)
+        if size <= have and alpha == archive.alpha:
+            return archive
+        more = max(0, size - have)
+        scores = np.concatenate([archive.scores, np.zeros((more, archive.scores.shape[1]))])
+        return Archive((*archive.members, *([None] * more)), scores, archive.resources, alpha)
+
+    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]):
+        return Niches.exam(self, self._aged(state, proposal.step), proposal, known)
+
+    def absorb(
+        self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
+    ) -> tuple[Archive, Outcome]:
+        return survival(self._aged(state, step), member, scores)
+
+    def skip(self, state: Archive, step: int) -> Archive:
+        return self._aged(state, step)
+
+    def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
+        draws = generator(problem.seed, step)
+        chosen = self._choose(problem, state, draws)
+        parents = [state.members[slot] for slot in chosen]
+        there = [member for member in parents if member is not None]
+        one, two = there[0], there[1]
+        ratio, merge = self._merge(problem, one.genome, two.genome, draws)
+        if len(there) == 3:
+            half = breed(merge, [one.genome, two.genome], 0.0, problem.seed, step)
+            _, other = self._merge(problem, half, there[2].genome, draws)
+            wide = canonical(merge.bounds, np.pad(merge.coefs, ((0, 0), (0, 1))))
+            merge = compose(other, [wide, seed_recipe(problem.axis.size, 2, 3)])
+        plan = Plan(tuple(m.id for m in there), ratio, (), self.angle, self.mutation)
+        genomes = [member.genome for member in there]
+        genome = breed(merge, genomes, self.mutation, problem.seed, step)
+        return Proposal(step, plan, merge, genome)
+
+    def _choose(self, problem: Problem, archive: Archive, draws: np.random.Generator) -> list[int]:
+        fitness = archive.fitness
+        first = pick(draws, fitness if fitness.max() > 0 else archive.occupied.astype(float))
+        offers = archive.offers(first)
+        if self.kinship:
+            offers = offers * self._kinship(problem, archive, first)
+        if offers.max() <= 0:
+            others = archive.occupied.astype(float)
+            others[first] = 0.0
+            return [first, pick(draws, others) if others.any() else first]
+        second = pick(draws, offers)
+        if self.third and draws.random() < self.third:
+            both = np.maximum(archive.scores[first], archive.scores[second])
+            offers = np.maximum(archive.scores - both, 0.0) @ archive.price
+            offers[[first, second]] = 0.0
+            if offers.max() > 0:
+                return [first, second, pick(draws, offers)]
+        return [first, second]
+
+    def _kinship(self, problem: Problem, archive: Archive, first: int) -> NDArray[np.float64]:
+        one = archive.members[first]
+        out = np.zeros(len(archive.members))
+        for slot, two in enumerate(archive.members):
+            if one is None or two is None or slot == first:
+                continue
+            aa, ab, bb = products_of(one.genome, two.genome, problem.gram)(0, problem.axis.size)
+            cosine = min(1.0, max(0.0, ab / math.sqrt(aa * bb)))
+            base = cosine if self.kinship > 0 else math.sqrt(1 - cosine**2)
+            out[slot] = base ** abs(self.kinship)
+        return out
+
+    def _merge(self, problem: Problem, first: Genome, second: Genome, draws: np.random.Generator):
+        size, along = problem.axis.size, problem.axis
+        ratio = float(draws.random())
+        cuts = [int(draws.integers(0, size)) for _ in range(self.splits)]
+        inner = along.tensors[1:-1]
+        if self.boundary:
+            cuts = [
+                int(inner[draws.integers(inner.size)]) if draws.random() < self.boundary else cut
+                for cut in cuts
+            ]
+        products = products_of(first, second, problem.gram)
+        if self.splits == 1:
+            return ratio, merge_recipe(products, along, ratio, cuts, self.angle)
+        overall = products(0, size)
+        sides = (slerp_weights(ratio, overall), slerp_weights(1.0 - ratio, overall))
+        edges = np.array(sorted({0, size, *cuts}))
+        order = [0, *sorted(cuts), size]
+        # Where two cuts coincide the piece between them is empty.
+        rows = [sides[k % 2] for k, (low, high) in enumerate(pairwise(order)) if high > low]
+        return ratio, canonical(edges.astype(np.int64), np.array(rows))
