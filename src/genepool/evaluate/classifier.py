@@ -146,7 +146,7 @@ class Classifier:
     @property
     def batch(self) -> int:
         """Blocks of examples that are multiples of this waste nothing."""
-        return self._batch or 1
+        return self._batch or _BATCH
 
     def score(
         self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False

@@ -1,6 +1,6 @@
 """The pool: the directory in which a population lives and survives.
 
-One SQLite file (write-ahead log; one transaction per child, written last) plus caches that can be
+One SQLite file (write-ahead log; children are written whole or not at all) plus caches that can be
 deleted. Reading needs neither the seeds nor the tasks, and works while a run is writing. A run that
 dies at any moment leaves a pool that opens and goes on.
 """
@@ -44,6 +44,10 @@ _INSERT = f"INSERT INTO members VALUES ({', '.join('?' * 17)})"
 
 # The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
 _LOG_PAGES = 4096
+
+# Children that take less than this to make and score share a transaction: it is the work that a
+# crash may undo, and the cost of committing each would exceed theirs.
+_GROUP_SECONDS = 0.005
 
 # Longest that finished work may be lost to a power cut (not to a crash: that loses nothing).
 _DURABLE_SECONDS = 1.0
@@ -324,15 +328,25 @@ class PoolWriter(Pool):
             self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._db.execute("PRAGMA synchronous = NORMAL")
             undo.pop_all()
-        self._durable = time.monotonic()
+        self._durable = self._committed = time.monotonic()
+        self._full = False
 
     def close(self) -> None:
-        """Close the file and let others write."""
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
-        with contextlib.suppress(OSError):
-            (self.path / "writer.pid").unlink()
-        self._lock.release()
+        """Write what is not written yet, close the file and let others write.
+
+        Raises:
+            PoolError: the last few milliseconds of work could not be written.
+        """
+        try:
+            with writing(self.path):
+                if self._db.in_transaction:
+                    self._commit()
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            with contextlib.suppress(OSError):
+                (self.path / "writer.pid").unlink()
+            self._lock.release()
 
     @property
     def fresh(self) -> bool:
@@ -375,7 +389,9 @@ class PoolWriter(Pool):
         held_out: tuple[NDArray[np.float32], float] | None = None,
         forget: Sequence[int] = (),
     ) -> None:
-        """Append one member, with its held-out scores if measured, in one transaction.
+        """Append one member, with its held-out scores if measured, whole or not at all.
+
+        Members that come within 5 ms of each other share a transaction.
 
         Args:
             record: its id must be the next one.
@@ -384,17 +400,25 @@ class PoolWriter(Pool):
         """
         scores = None if record.scores is None else pack_scores(record.scores)
         row = (
-            *(record.id, record.step, json.dumps(record.parents), record.plan, record.merge),
+            *(record.id, record.step, _numbers(record.parents), record.plan, record.merge),
             *(record.mutation, record.digest, record.genome, record.verdict, scores),
             *(record.asked, record.train, record.fitness, record.slot, record.evicted),
             *(record.error, record.seconds),
         )
-        with self._transaction(alone=held_out is None and not forget) as db:
-            db.execute(_INSERT, row)
-            if held_out is not None:
-                self._insert_held_out(record.id, *held_out)
-            for member in forget:
-                db.execute("UPDATE members SET genome = NULL WHERE id = ?", (member,))
+        with writing(self.path):
+            try:
+                if not self._db.in_transaction:
+                    self._begin()
+                self._db.execute(_INSERT, row)
+                if held_out is not None:
+                    self._insert_held_out(record.id, *held_out)
+                for gone in forget:
+                    self._db.execute("UPDATE members SET genome = NULL WHERE id = ?", (gone,))
+                if time.monotonic() - self._committed >= _GROUP_SECONDS:
+                    self._commit()
+            except BaseException:
+                self._roll_back()
+                raise
 
     def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         """Record held-out scores, float32[M], and their weighted mean."""
@@ -407,31 +431,40 @@ class PoolWriter(Pool):
         )
 
     @contextlib.contextmanager
-    def _transaction(self, *, alone: bool = False) -> Generator[sqlite3.Connection, None, None]:
-        """What is written inside is written whole or not at all.
-
-        Args:
-            alone: only one statement follows, which SQLite makes a transaction by itself.
-        """
-        now = time.monotonic()
-        full = now - self._durable > _DURABLE_SECONDS
+    def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
+        """What is written inside is written whole or not at all, after all that came before."""
         with writing(self.path):
-            if full:
-                self._db.execute("PRAGMA synchronous = FULL")
-            if alone:
+            if self._db.in_transaction:
+                self._commit()
+            self._begin()
+            try:
                 yield self._db
-            else:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-            if full:
-                self._db.execute("PRAGMA synchronous = NORMAL")
-                self._durable = now
+                self._commit()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _begin(self) -> None:
+        self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
+        if self._full:
+            self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def _commit(self) -> None:
+        self._db.execute("COMMIT")
+        self._committed = time.monotonic()
+        if self._full:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._durable = self._committed
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("ROLLBACK")
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    """As JSON."""
+    return f"[{', '.join(map(str, values))}]"
 
 
 def _record(row: tuple[Any, ...], size: int) -> Record:
