@@ -2,8 +2,8 @@
 
 Steady state with W proposals in flight. Children are absorbed in the order in which they were
 proposed, and child t is proposed from the archive as it stood after child t - W; so a run depends
-on its configuration, never on timing or on the number of workers. Each child is written in one
-transaction, after which it cannot be lost.
+on its configuration, never on timing or on the number of workers. Children are written whole or not
+at all, in order, so that what a crash leaves is where a run goes on.
 """
 
 from __future__ import annotations
