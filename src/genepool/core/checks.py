@@ -30,11 +30,11 @@ def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
 
 def in_range(value: object, low: float, high: float = math.inf) -> bool:
     """Whether value is a finite number in low..high, both ends included."""
-    # Asking for a protocol is slow, and plans are checked at every step.
-    number = type(value) is float or isinstance(value, SupportsFloat)
-    return number and math.isfinite(value) and low <= float(value) <= high
+    # float first: asking for a protocol is slow, and plans are checked at every step.
+    known = isinstance(value, (float, SupportsFloat))
+    return known and math.isfinite(value) and low <= float(value) <= high
 
 
 def is_whole(value: object) -> bool:
     """Whether value can be an index: an integer of Python or numpy."""
-    return type(value) is int or isinstance(value, SupportsIndex)
+    return isinstance(value, (int, SupportsIndex))
