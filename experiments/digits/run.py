@@ -1,14 +1,18 @@
-"""The paper's first experiment: all variants, both starts, several seeds, beside the reference.
+"""The paper's first experiment: all strategies, both starts, on 8x8 digits or on MNIST.
 
-    python experiments/digits/run.py            # all of it; resumable
-    python experiments/digits/run.py --smoke    # a tiny one, for CI
+    python experiments/digits/run.py                  # digits, all of it; resumable
+    python experiments/digits/run.py --data mnist     # the same on 28x28, into experiments/mnist
+    python experiments/digits/run.py --collect        # only write anew what has been run
+    python experiments/digits/run.py --smoke          # a tiny one, for CI
 
 Pools go to --work, so that an interrupted experiment goes on. Writes results.json, table.md and
-curves.png beside this file: mean and standard deviation over seeds of the training and test
-accuracy of the best-on-train member, at the evaluation counts of shared/reference/digits.json.
+plots: for each strategy the mean and standard deviation over seeds of the best-on-train member's
+training and test accuracy and of the archive's coverage and entropy, over the evaluations; beside
+them what the reference implementation (shared/reference/digits.json) and the paper have.
 
-The pre-trained start uses the reference's own two specialists (shared/reference/
-digits_specialists.npz), since another pair has another ceiling.
+The digits' pre-trained start uses the reference's own two specialists, since another pair has
+another ceiling; MNIST's are trained here, by the paper's recipe. From scratch every seed of the
+randomness has two untrained networks of its own.
 """
 
 from __future__ import annotations
@@ -17,119 +21,228 @@ import argparse
 import json
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plots import plot_accuracy, plot_diversity, plot_sweeps
+from results import curve_file, summarise, tables
+
+from genepool.evaluate.datasets import read_array
+from genepool.run.compare import plan_jobs
+from genepool.run.config import load_run
+from genepool.run.demo import train, untrained
+from genepool.run.grid import Job, run_grid
+from genepool.run.progress import StepReport
+from genepool.weights.atomic import write_bytes
 
 HERE = Path(__file__).parent
-COUNTS = (100, 500, 1000, 2000, 5000, 10000, 20000)
+STARTS = ("pre_trained", "from_scratch")
+ODD_EVEN = [
+    {"task": "digits", "labels": ["1", "3", "5", "7", "9"]},
+    {"task": "digits", "labels": ["0", "2", "4", "6", "8"]},
+]
+# The reference's sizes: 20 members, a grid of 10 x 10, generations of 20.
 M2N2: dict[str, Any] = {"name": "m2n2", "archive": 20}
-VARIANTS: dict[str, dict[str, Any]] = {
+SHARED: dict[str, dict[str, Any]] = {
     "m2n2": M2N2,
-    "m2n2 without attraction": {**M2N2, "attraction": False},
-    "m2n2 without split point": {**M2N2, "split_point": False},
-    "m2n2 without crossover": {**M2N2, "crossover": False},
+    "m2n2-without-attraction": {**M2N2, "attraction": False},
+    "m2n2-without-split-point": {**M2N2, "split_point": False},
     "ga": {"name": "ga", "archive": 20},
+    "map-elites": {"name": "map-elites", "measures": ODD_EVEN},
 }
-BUDGETS = {"pre_trained": 5000, "from_scratch": 20000}
+MAIN: dict[str, dict[str, dict[str, Any]]] = {
+    "pre_trained": {
+        **SHARED,
+        "cma-es": {"name": "cma-es"},
+        "cma-es-by-tensor": {
+            "name": "cma-es",
+            "groups": ["hidden.weight", "hidden.bias", "output.weight", "output.bias"],
+        },
+    },
+    "from_scratch": {
+        **SHARED,
+        "m2n2-without-crossover": {**M2N2, "crossover": False},
+        "ga-without-crossover": {"name": "ga", "archive": 20, "crossover": False},
+        "cma-es": {"name": "cma-es", "weights": True, "sigma": 0.01},
+    },
+}
+SWEEPS: dict[str, dict[str, Any]] = {
+    **{f"m2n2-archive-{size}": {**M2N2, "archive": size} for size in (5, 10, 50, 100)},
+    **{f"m2n2-alpha-{alpha}": {**M2N2, "alpha": alpha} for alpha in (0.0, 0.5, 1.5, 2.0)},
+}
+# Children of each run, where the reference's runs end or its counts are: 5,000, 10,000, 20,000.
+BUDGETS: dict[str, dict[str, dict[str, int]]] = {
+    "digits": {
+        "pre_trained": dict.fromkeys((*MAIN["pre_trained"], *SWEEPS), 5000),
+        "from_scratch": {
+            **dict.fromkeys((*MAIN["from_scratch"], *SWEEPS), 10000),
+            "m2n2": 20000,
+            # The reference has no more of it; the others take longer than it is worth.
+            "map-elites": 5000,
+            "ga-without-crossover": 5000,
+            "cma-es": 5000,
+        },
+    },
+    "mnist": {
+        "pre_trained": dict.fromkeys(MAIN["pre_trained"], 1000),
+        "from_scratch": dict.fromkeys(MAIN["from_scratch"], 2000),
+    },
+}
+MUTATION = 0.01
 
 
 def main() -> None:
     """Run what is missing, then write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", choices=list(BUDGETS), default="digits")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--start", choices=list(BUDGETS), help="only this start")
-    parser.add_argument("--variant", choices=list(VARIANTS), help="only this variant")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--start", choices=STARTS, help="run only this start")
+    parser.add_argument("--variants", help="run only these, such as m2n2,ga")
+    parser.add_argument("--work", type=Path, help="where the pools go (default: OUT/work)")
+    parser.add_argument("--out", type=Path, help="where results go (default: experiments/DATA)")
     parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--collect", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="30 evaluations, one seed")
     args = parser.parse_args()
-    specialists = args.shared / "reference" / "digits_specialists.npz"
-    if not specialists.exists():
-        sys.exit(f"{specialists} is missing: this experiment needs the reference's specialists")
-    budgets = dict.fromkeys(BUDGETS, 30) if args.smoke else BUDGETS
-    seeds = 1 if args.smoke else args.seeds
-    jobs = [
-        (args.work, specialists, start, variant, seed, budgets[start])
-        for seed in range(seeds)
-        for start in ([args.start] if args.start else BUDGETS)
-        for variant in ([args.variant] if args.variant else VARIANTS)
-        if not (start == "pre_trained" and variant == "m2n2 without crossover")
-    ]
+    if not (args.shared / "reference").is_dir():
+        sys.exit(f"{args.shared}: not the shared folder; name it with --shared")
+    out = args.out or HERE.parent / args.data
+    work = args.work or out / "work"
+    budgets = BUDGETS[args.data]
+    if args.smoke:
+        budgets = {start: dict.fromkeys(labels, 30) for start, labels in budgets.items()}
+    wanted = args.variants.split(",") if args.variants else None
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    found: dict[str, dict[str, dict[int, dict[str, list[float]]]]] = {}
-    with ProcessPoolExecutor(args.jobs) as workers:
-        for number, (job, curve) in enumerate(zip(jobs, workers.map(one, jobs), strict=True), 1):
-            _, _, start, variant, _, _ = job
-            at = found.setdefault(start, {}).setdefault(variant, {})
-            for count, (train, test) in curve.items():
-                entry = at.setdefault(count, {"train": [], "test": []})
-                entry["train"].append(train)
-                entry["test"].append(test)
-            print(f"\r{number}/{len(jobs)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    args.out.mkdir(parents=True, exist_ok=True)
-    reference = json.loads((args.shared / "reference" / "digits.json").read_text())
-    results = {"seeds": seeds, "runs": found, "checks": checks(found, reference)}
-    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / "table.md").write_text(table(found, reference, results["checks"]))
-    if len(found) == len(BUDGETS):
-        plot(found, reference, args.out / "curves.png")
-    print((args.out / "table.md").read_text())
-
-
-def one(job: tuple[Path, Path, str, str, int, int]) -> dict[int, tuple[float, float]]:
-    """One run: evaluation count -> (train, test) accuracy of the best-on-train member."""
-    work, specialists, start, variant, seed, budget = job
-    import genepool
-
-    folder = work / start / variant.replace(" ", "-") / str(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    strategy = dict(VARIANTS[variant])
-    if start == "from_scratch":
-        strategy["mutation"] = 0.01
-    seeds = write_seeds(folder, specialists, start, seed)
-    genepool.evolve(
-        {
-            "pool": str(folder / "pool"),
-            "seeds": [str(path) for path in seeds],
-            "tasks": [{"name": "digits", "evaluator": "classifier", "data": "digits"}],
-            "strategy": strategy,
-            "budget": budget,
-            "seed": seed,
-            "track_held_out": True,
+    if not args.collect:
+        for start in [args.start] if args.start else STARTS:
+            labels = variants(start, budgets)
+            chosen = {k: v for k, v in labels.items() if wanted is None or k in wanted}
+            seeds = 1 if args.smoke else args.seeds
+            jobs = plan(args.data, args.shared, work, start, chosen, seeds)
+            if jobs:
+                run_grid(jobs, min(args.jobs, len(jobs)), Counter(start))
+                print(file=sys.stderr)
+    reference: dict[str, Any] = {}
+    if args.data == "digits":
+        reference = json.loads((args.shared / "reference" / "digits.json").read_text())
+    found = {
+        start: {
+            label: {
+                seed: curve
+                for seed in range(args.seeds)
+                if (curve := curve_file(work / start / "runs" / label / str(seed), budget))
+            }
+            for label, (_, budget) in variants(start, budgets).items()
         }
-    )
-    with genepool.Pool(folder / "pool") as pool:
-        held_out = pool.held_out()
-        best, curve, train = 0, {}, -1.0
-        for record in pool.records():
-            if record.verdict == "accepted" and record.train is not None and record.train > train:
-                best, train = record.id, record.train
-            if record.step in COUNTS or record.step == budget:
-                curve[record.step] = (train, held_out[best])
-    return curve
+        for start in STARTS
+    }
+    results = summarise(found, reference)
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(out / "results.json", (json.dumps(results) + "\n").encode())
+    write_bytes(out / "table.md", tables(results).encode())
+    plot_accuracy(results, out / "accuracy.png", list(MAIN["from_scratch"]))
+    plot_diversity(results, out / "diversity.png", list(MAIN["from_scratch"]))
+    if any(label in results["runs"][start] for start in STARTS for label in SWEEPS):
+        plot_sweeps(results, out / "competition.png")
+    print((out / "table.md").read_text())
 
 
-def write_seeds(folder: Path, specialists: Path, start: str, seed: int) -> list[Path]:
+def variants(
+    start: str, budgets: dict[str, dict[str, int]]
+) -> dict[str, tuple[dict[str, Any], int]]:
+    """Label -> options and budget."""
+    known = {**MAIN[start], **SWEEPS}
+    return {label: (known[label], budget) for label, budget in budgets[start].items()}
+
+
+class Counter:
+    """Tells how far all runs together are."""
+
+    def __init__(self, title: str) -> None:
+        """Under a title."""
+        self._title = title
+
+    def stage(self, text: str) -> None:
+        """Says nothing."""
+
+    def step(self, report: StepReport) -> None:
+        """Overwrite the line."""
+        text = f"\r{self._title}: {report.evaluations:,} of {report.budget:,}"
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def plan(
+    data: str,
+    shared: Path,
+    work: Path,
+    start: str,
+    chosen: dict[str, tuple[dict[str, Any], int]],
+    seeds: int,
+) -> list[Job]:
+    """The runs of one start that have not been done."""
+    jobs: list[Job] = []
+    for seed in range(seeds):
+        folder = work / start
+        networks = write_seeds(data, shared, folder, start, seed)
+        run = load_run(
+            {
+                "pool": str(folder / "unused"),
+                "seeds": [str(path) for path in networks],
+                "tasks": [task(data, shared)],
+                "seed": seed,
+            }
+        )
+        for label, (options, budget) in chosen.items():
+            if start == "from_scratch" and options["name"] != "cma-es":
+                options = {**options, "mutation": MUTATION}
+            (job,) = plan_jobs(run, folder, [], [(label, options)], 1, budget)
+            if curve_file(job.pool, budget) is None:
+                jobs.append(job)
+    return jobs
+
+
+def task(data: str, shared: Path) -> dict[str, Any]:
+    """The first 80 % of the images to evolve on, the others held out, in stored order."""
+    entry: dict[str, Any] = {"name": "digits", "evaluator": "classifier"}
+    if data == "digits":
+        return {**entry, "data": "digits"}
+    images, labels = mnist_files(shared)
+    scaled = {"held_out": 0.2, "scale": 1 / 255}
+    return {**entry, "images": str(images), "labels": str(labels), **scaled}
+
+
+def mnist_files(shared: Path) -> tuple[Path, Path]:
+    """Images and labels."""
+    folder = shared.absolute() / "data" / "mnist"
+    return folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz"
+
+
+def write_seeds(data: str, shared: Path, folder: Path, start: str, seed: int) -> list[Path]:
     """The two checkpoints that a run starts from."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    from genepool.run.demo import untrained
-
+    number = f"-{seed}" if start == "from_scratch" else ""
+    files = [folder / "seeds" / f"{which}{number}.safetensors" for which in ("first", "second")]
+    if all(file.exists() for file in files):
+        return files
     if start == "from_scratch":
-        networks = [untrained(seed, number) for number in range(2)]
+        features = 64 if data == "digits" else 784
+        networks = [untrained(seed, which, features) for which in range(2)]
+    elif data == "digits":
+        with np.load(shared / "reference" / "digits_specialists.npz") as arrays:
+            networks = [split(arrays[name]) for name in sorted(arrays.files)]
     else:
-        with np.load(specialists) as data:
-            networks = [split(data[name]) for name in sorted(data.files)]
-    files = [folder / f"seed-{number}.safetensors" for number in range(2)]
+        images, labels = (read_array(file) for file in mnist_files(shared))
+        count = int(0.8 * len(images))
+        x = images[:count].reshape(count, -1).astype(np.float32) / 255
+        y = labels[:count].astype(np.int64)
+        halves = [y // 5 == half for half in range(2)]
+        networks = [train(untrained(0, k, 784), x[m], y[m]) for k, m in enumerate(halves)]
+    (folder / "seeds").mkdir(parents=True, exist_ok=True)
     for file, arrays in zip(files, networks, strict=True):
-        if not file.exists():
-            save_file(arrays, file)
+        write_bytes(file, save(arrays))
     return files
 
 
@@ -143,97 +256,6 @@ def split(flat: np.ndarray) -> dict[str, np.ndarray]:
         "output.weight": second.reshape(256, 10).copy(),
         "output.bias": bias2.copy(),
     }
-
-
-def checks(found: dict[str, Any], reference: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each variant's end point against the reference's mean less two standard errors."""
-    out: list[dict[str, Any]] = []
-    for start, variants in found.items():
-        for variant, curve in variants.items():
-            known = reference[start].get(variant)
-            if known is None:
-                continue
-            counts = [count for count in curve if str(count) in known["train"]]
-            if not counts:
-                continue
-            count = max(counts)
-            row: dict[str, Any] = {"start": start, "variant": variant, "evaluations": count}
-            for kind in ("train", "test"):
-                there = known[kind][str(count)]
-                number = len(there["per_seed"])
-                error = float(np.std(there["per_seed"], ddof=1)) / number**0.5
-                mine = float(np.mean(curve[count][kind]))
-                row[kind] = {
-                    "genepool": round(mine, 4),
-                    "std": round(float(np.std(curve[count][kind], ddof=0)), 4),
-                    "reference": there["mean"],
-                    "reference_seeds": number,
-                    "at_least": round(there["mean"] - 2 * error, 4),
-                    "ok": mine >= there["mean"] - 2 * error,
-                }
-            out.append(row)
-    return out
-
-
-def table(found: dict[str, Any], reference: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "| start | variant | evaluations | train | reference | test | reference | no worse |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        train, test = row["train"], row["test"]
-        lines.append(
-            f"| {row['start'].replace('_', ' ')} | {row['variant']} | {row['evaluations']:,} "
-            f"| {100 * train['genepool']:.1f} +- {100 * train['std']:.1f} "
-            f"| {100 * train['reference']:.1f} ({train['reference_seeds']} seeds) "
-            f"| {100 * test['genepool']:.1f} +- {100 * test['std']:.1f} "
-            f"| {100 * test['reference']:.1f} "
-            f"| {'yes' if train['ok'] and test['ok'] else 'NO'} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def plot(found: dict[str, Any], reference: dict[str, Any], file: Path) -> None:
-    """Test accuracy over evaluations, mean and standard error, the reference dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    # Okabe and Ito's palette, which colour-blind readers can tell apart.
-    colours = dict(
-        zip(VARIANTS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=True)
-    )
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
-    for panel, (start, variants) in zip(axes, found.items(), strict=True):
-        for variant, curve in variants.items():
-            counts = sorted(curve)
-            values = [100 * np.array(curve[count]["test"]) for count in counts]
-            means = np.array([value.mean() for value in values])
-            errors = np.array([value.std() / max(1, value.size - 1) ** 0.5 for value in values])
-            panel.plot(counts, means, color=colours[variant], label=variant)
-            panel.fill_between(
-                counts, means - errors, means + errors, color=colours[variant], alpha=0.2, lw=0
-            )
-            known = reference[start].get(variant, {}).get("test", {})
-            if known:
-                panel.plot(
-                    [int(count) for count in known],
-                    [100 * entry["mean"] for entry in known.values()],
-                    color=colours[variant],
-                    ls="--",
-                    lw=1,
-                )
-        panel.set_xscale("log")
-        panel.set_xlabel("evaluations")
-        panel.set_ylabel("test accuracy of the best on training data (%)")
-        panel.set_title(
-            start.replace("_", " ") + " (dashed: reference implementation)", fontsize=10
-        )
-        panel.grid(alpha=0.3)
-    axes[1].legend(frameon=False, fontsize=8)
-    figure.savefig(file, dpi=130)
 
 
 if __name__ == "__main__":
