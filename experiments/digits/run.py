@@ -85,8 +85,8 @@ BUDGETS: dict[str, dict[str, dict[str, int]]] = {
         },
     },
     "mnist": {
-        "pre_trained": dict.fromkeys(MAIN["pre_trained"], 1000),
-        "from_scratch": dict.fromkeys(MAIN["from_scratch"], 2000),
+        "pre_trained": dict.fromkeys(MAIN["pre_trained"], 3000),
+        "from_scratch": dict.fromkeys(MAIN["from_scratch"], 10000),
     },
 }
 MUTATION = 0.01
@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", choices=list(BUDGETS), default="digits")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--budget", type=int, help="at most so many children of each run")
     parser.add_argument("--start", choices=STARTS, help="run only this start")
     parser.add_argument("--variants", help="run only these, such as m2n2,ga")
     parser.add_argument("--work", type=Path, help="where the pools go (default: OUT/work)")
@@ -110,9 +111,11 @@ def main() -> None:
         sys.exit(f"{args.shared}: not the shared folder; name it with --shared")
     out = args.out or HERE.parent / args.data
     work = args.work or out / "work"
-    budgets = BUDGETS[args.data]
-    if args.smoke:
-        budgets = {start: dict.fromkeys(labels, 30) for start, labels in budgets.items()}
+    most = 30 if args.smoke else args.budget or 10**9
+    budgets = {
+        start: {label: min(budget, most) for label, budget in labels.items()}
+        for start, labels in BUDGETS[args.data].items()
+    }
     wanted = args.variants.split(",") if args.variants else None
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     if not args.collect:

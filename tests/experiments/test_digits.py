@@ -38,3 +38,21 @@ def test_the_experiment_runs(data: str, tmp_path: Path) -> None:
     done = subprocess.run([*words, "--collect"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_the_recorded_result_is_what_its_page_says() -> None:
+    recorded = json.loads((FOLDER / "digits/results.json").read_text())
+    runs = recorded["runs"]["pre_trained"]
+    assert all(len(runs[label]["seeds"]) == 10 for label in ("m2n2", "ga", "map-elites", "cma-es"))
+    test = {label: sum(row["final"]["test"]) / len(row["seeds"]) for label, row in runs.items()}
+    order = ["m2n2", "m2n2-without-attraction", "cma-es-by-tensor", "map-elites", "cma-es"]
+    order += ["m2n2-without-split-point", "ga"]
+    assert sorted(order, key=lambda label: -test[label]) == order
+    # Within two standard errors of the reference, or better, wherever it has been run.
+    assert len(recorded["checks"]) == 11
+    for row in recorded["checks"]:
+        assert row["train"]["z"] >= -2, row
+        assert row["test"]["z"] >= -2, row
+    for race in recorded["races"]:
+        if race["rival"].startswith("cma-es"):
+            assert (race["m2n2_reached"], race["rival_reached"]) == (10, 0)
