@@ -26,7 +26,7 @@ from genepool.run.compare import compare, parse_variant, plan_jobs, read_curve
 from genepool.run.comparison import Curve, assemble, smallest_p
 from genepool.run.config import load_run
 from genepool.run.driver import evolve
-from genepool.run.pool import Pool
+from genepool.run.pool import Pool, PoolWriter
 from genepool.run.statistics import (
     confidence_band,
     evaluations_to_reach,
@@ -460,6 +460,17 @@ def test_ctrl_c_ends_it_cleanly_and_it_goes_on_to_the_same_bytes(
     process = start(file, out)
     process.communicate(timeout=120)
     check_same(out, undisturbed)
+
+
+def test_killed_before_a_pool_was_set_up_it_goes_on(tmp_path: Path) -> None:
+    file, out = write_run(tmp_path), tmp_path / "out"
+    # What a writer has made by then: the directory and an empty database.
+    PoolWriter(out / "runs/ga/3").close()
+    with pytest.raises(PoolError, match="interrupted before anything was written"):
+        Pool(out / "runs/ga/3")
+    assert len(compare(file, out, strategies=["ga"], seeds=1, budget=5).curves) == 1
+    PoolWriter(tmp_path / "pool").close()
+    assert evolve(file, budget=5).status["evaluations"] == 5
 
 
 def test_a_worker_that_dies_ends_it_in_one_line(tmp_path: Path, undisturbed: Path) -> None:

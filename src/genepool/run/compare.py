@@ -17,10 +17,11 @@ import yaml
 from genepool.errors import ConfigError, InputError, PoolError
 from genepool.run.comparison import Comparison, Curve, assemble, curves_csv, summary_csv
 from genepool.run.config import Run, StrategyEntry, load_run
+from genepool.run.database import begun
 from genepool.run.grid import Job, run_grid
 from genepool.run.history import history
 from genepool.run.inputs import open_seeds, seed_entries
-from genepool.run.pool import DATABASE, Pool
+from genepool.run.pool import Pool
 from genepool.run.progress import Progress, Silence
 from genepool.weights.atomic import write_bytes
 from genepool.weights.gram import load_or_build_gram
@@ -230,7 +231,7 @@ def _prepared(jobs: Sequence[Job], cache: Path, watcher: Progress) -> Path:
 
 
 def _complete(job: Job) -> bool:
-    if not (job.pool / DATABASE).is_file():
+    if not begun(job.pool):
         return False
     with Pool(job.pool) as pool:
         return pool.evaluations >= job.run.config.budget

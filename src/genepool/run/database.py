@@ -49,10 +49,28 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
     return db
 
 
+def begun(path: Path) -> bool:
+    """Whether a pool was set up in this directory; one interrupted before that holds nothing.
+
+    Raises:
+        PoolError: what is there cannot be read.
+    """
+    file = path / DATABASE
+    if not file.is_file():
+        return False
+    with contextlib.closing(connect(file, write=False)) as db, reading(path):
+        return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
 def check_schema(db: sqlite3.Connection, path: Path) -> None:
     with reading(path):
         version = db.execute("PRAGMA user_version").fetchone()[0]
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+    if not tables:
+        raise PoolError(
+            f"{path}: this pool was interrupted before anything was written; run the same "
+            "`genepool evolve RUN.yaml` again"
+        )
     if version != SCHEMA_VERSION or not {"meta", "members", "seeds", "tasks"} <= tables:
         raise PoolError(
             f"{path}: this pool has schema version {version}, and this genepool reads version "

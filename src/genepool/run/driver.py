@@ -27,6 +27,7 @@ from genepool.core.genome import Genome, Vector, digest, encode, seed_recipe
 from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 from genepool.errors import EvaluationError, PoolError
 from genepool.run.config import Run, load_run
+from genepool.run.database import begun
 from genepool.run.executor import Answer, Executor, SerialExecutor
 from genepool.run.inputs import (
     Inputs,
@@ -38,7 +39,7 @@ from genepool.run.inputs import (
     task_entries,
 )
 from genepool.run.interrupt import interruptible
-from genepool.run.pool import DATABASE, Pool, PoolWriter
+from genepool.run.pool import Pool, PoolWriter
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.records import Record, Verdict
 from genepool.run.scorer import Scorer
@@ -98,7 +99,7 @@ def evolve(
         raise PoolError(f"budget must be at least 0; got {target}")
     watcher = progress or Silence()
     path = loaded.resolve(loaded.config.pool)
-    if (path / DATABASE).is_file():
+    if begun(path):
         with Pool(path) as pool:
             if _finished(pool, loaded, target):
                 return Result(path, pool.status(), 0, 0.0)
