@@ -1,0 +1,116 @@
+"""Evolve the two specialists into one model, by five strategies; score, export, report.
+
+    python experiments/llm/run.py evolve --work WORK      # SmolLM2: one run of each strategy
+    python experiments/llm/run.py compare --work WORK     # the miniature: five seeds of each
+    python experiments/llm/run.py report --work WORK --out experiments/llm
+
+WORK is where specialists.py put SmolLM2's models and examples; the miniature's are in
+WORK/miniature. The first two commands can be interrupted and go on where they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import data
+
+HERE = Path(__file__).parent
+ARCHIVE = {"archive": 15, "warmup": 20}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "m2n2": {"name": "m2n2", **ARCHIVE},
+    "slerp": {"name": "sweep", "archive": 15},
+    "ga": {"name": "ga", **ARCHIVE},
+    "no-attraction": {"name": "m2n2", "attraction": False, **ARCHIVE},
+    "no-split": {"name": "m2n2", "split_point": False, **ARCHIVE},
+}
+# Examples that evolution sees and held-out ones, of each task.
+SMOLLM2 = {"maths": (40, 100), "shopping": (16, 100)}
+MINIATURE = {"maths": (100, 300), "shopping": (100, 300)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=("evolve", "compare", "report"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--budget", type=int, default=150, help="children of each run on SmolLM2")
+    parser.add_argument("--small-budget", type=int, default=200, help="and on the miniature")
+    parser.add_argument("--seeds", type=int, default=5, help="runs per strategy on the miniature")
+    parser.add_argument("--only", nargs="+", choices=STRATEGIES, help="only these strategies")
+    args = parser.parse_args()
+    args.work = args.work.absolute()
+    if args.step == "evolve":
+        evolve_all(args.work, args.budget, args.only or list(STRATEGIES))
+    elif args.step == "compare":
+        compare_all(args.work / "miniature", args.small_budget, args.seeds)
+    else:
+        from report import write_report
+
+        write_report(args.work, args.out)
+
+
+def run_file(work: Path, sizes: dict[str, tuple[int, int]], batch: int) -> dict[str, Any]:
+    """The run file without pool and strategy; writes the examples that the runs use.
+
+    They are the first of each set, sorted by length: a block is padded to its longest.
+    """
+    chosen = work / "evolve"
+    tasks: list[dict[str, Any]] = []
+    for task, counts in sizes.items():
+        for name, count in zip(("train", "test"), counts, strict=True):
+            examples = data.read(work / "examples", task, name)[:count]
+            examples.sort(key=lambda example: len(example["prompt"]))
+            chosen.mkdir(parents=True, exist_ok=True)
+            (chosen / f"{task}-{name}.jsonl").write_text(data.lines_of(examples))
+        tasks.append(
+            {
+                "name": task,
+                "evaluator": "function",
+                "function": "scoring:exact",
+                "examples": str(chosen / f"{task}-train.jsonl"),
+                "held_out_examples": str(chosen / f"{task}-test.jsonl"),
+                "binary": True,
+                "batch": batch,
+            }
+        )
+    models = work / "models"
+    return {"seeds": [str(models / "maths"), str(models / "shopping")], "tasks": tasks}
+
+
+def loaded(run: dict[str, Any]) -> Any:
+    """The run, with the module of the scoring function looked for in this folder."""
+    from genepool.run.config import load_run
+
+    return load_run(run).model_copy(update={"directory": HERE})
+
+
+def evolve_all(work: Path, budget: int, labels: list[str]) -> None:
+    """WORK/pools/STRATEGY for every strategy of those labels."""
+    import genepool
+
+    shared = run_file(work, SMOLLM2, batch=8)
+    for label in labels:
+        pool = work / "pools" / label
+        config = {**shared, "pool": str(pool), "strategy": STRATEGIES[label], "budget": budget}
+        genepool.evolve(loaded({**config, "early_stop": False}), threads=1)
+
+
+def compare_all(work: Path, budget: int, seeds: int) -> None:
+    """WORK/compare: every strategy with every seed."""
+    from genepool.run.compare import compare
+
+    run = {**run_file(work, MINIATURE, batch=100), "pool": "unused", "early_stop": False}
+    compare(
+        loaded(run),
+        work / "compare",
+        variants=list(STRATEGIES.items()),
+        seeds=seeds,
+        budget=budget,
+        workers=1,
+    )
+
+
+if __name__ == "__main__":
+    main()

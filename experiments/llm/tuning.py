@@ -1,0 +1,178 @@
+"""Full fine-tuning on a CPU: bfloat16 passes, float32 weights behind them; can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scoring import encoded
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: `batch` examples a step, the rate falls to 0 as a cosine."""
+
+    steps: int
+    batch: int
+    rate: float
+    warmup: int = 10
+    seed: int = 0
+    embeddings: bool = False  # whether token embeddings (and a tied head) are trained too
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    examples: list[dict[str, Any]],
+    schedule: Schedule,
+    keep: Path,
+    *,
+    save_every: int = 40,
+) -> None:
+    """Train `model` in place to write the answers; only their tokens count.
+
+    Args:
+        model: a causal language model, in any float dtype.
+        tokenizer: its tokenizer; the end-of-text token ends every answer.
+        examples: with "prompt" and "answer".
+        schedule: see `Schedule`.
+        keep: a folder for the state, so that a call after an interruption goes on from there.
+        save_every: steps between states.
+    """
+    keep.mkdir(parents=True, exist_ok=True)
+    frozen = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    parameters = [
+        p for p in model.parameters() if schedule.embeddings or id(p) not in frozen
+    ]
+    model.requires_grad_(False)
+    for p in parameters:
+        p.requires_grad_(True)
+    # bfloat16 cannot hold steps this small: the weights that are stepped are float32.
+    master = [p.detach().float().clone() for p in parameters]
+    adam = torch.optim.AdamW(
+        master, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    first = restored(keep, adam, master)
+    copy_into(parameters, master)
+    order = batches(tokenizer, examples, schedule)
+    model.train()
+    started, tokens, smooth = time.time(), 0, None
+    for step in range(first, schedule.steps):
+        batch = order(step)
+        loss = answer_loss(model, tokenizer, batch)
+        loss.backward()
+        tokens += sum(len(prompt) + len(answer) for prompt, answer in batch)
+        rate = schedule.rate * min(1.0, (step + 1) / schedule.warmup)
+        rate *= 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+        for group in adam.param_groups:
+            group["lr"] = rate
+        for p, m in zip(parameters, master, strict=True):
+            m.grad = p.grad.float() if p.grad is not None else None
+            p.grad = None
+        torch.nn.utils.clip_grad_norm_(master, 1.0)
+        adam.step()
+        copy_into(parameters, master)
+        value = float(loss.detach())
+        smooth = value if smooth is None else 0.9 * smooth + 0.1 * value
+        if (step + 1) % 10 == 0:
+            per_second = tokens / (time.time() - started)
+            print(f"step {step + 1}/{schedule.steps} loss {smooth:.3f} tokens/s {per_second:.0f}", flush=True)
+        if (step + 1) % save_every == 0 and step + 1 < schedule.steps:
+            save_state(keep, step + 1, adam, master)
+    model.eval()
+    for file in keep.iterdir():
+        file.unlink()
+    keep.rmdir()
+
+
+def answer_loss(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[int]]]) -> Any:
+    """Mean negative log-likelihood of the answers' tokens and of the token that ends them."""
+    end = tokenizer.eos_token_id
+    ids = torch.zeros((len(rows), max(len(p) + len(a) for p, a in rows)), dtype=torch.int64)
+    at_row: list[int] = []
+    at_place: list[int] = []
+    wanted: list[int] = []
+    for row, (prompt, answer) in enumerate(rows):
+        ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        for i, token in enumerate([*answer, end]):
+            at_row.append(row)
+            at_place.append(len(prompt) - 1 + i)
+            wanted.append(token)
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[at_row, at_place])
+    return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(wanted))
+
+
+def batches(tokenizer: Any, examples: list[dict[str, Any]], schedule: Schedule) -> Any:
+    """A function step -> the encoded examples of that step; each epoch in a new order.
+
+    Eight batches at a time are sorted by length, so that little is spent on padding.
+    """
+    rows = [encoded(tokenizer, example) for example in examples]
+    size, pool = schedule.batch, 8
+
+    def at(step: int) -> list[tuple[list[int], list[int]]]:
+        block, within = divmod(step, pool)
+        draw = random.Random(f"{schedule.seed} {block}")
+        taken: list[int] = []
+        start = block * pool * size
+        for position in range(start, start + pool * size):
+            epoch, place = divmod(position, len(rows))
+            taken.append(permutation(len(rows), f"{schedule.seed} epoch {epoch}")[place])
+        taken.sort(key=lambda row: len(rows[row][0]))
+        pieces = [taken[i * size : (i + 1) * size] for i in range(pool)]
+        draw.shuffle(pieces)
+        return [rows[row] for row in pieces[within]]
+
+    known: dict[str, list[int]] = {}
+
+    def permutation(n: int, key: str) -> list[int]:
+        if key not in known:
+            known[key] = random.Random(key).sample(range(n), n)
+        return known[key]
+
+    return at
+
+
+def copy_into(parameters: list[Any], master: list[Any]) -> None:
+    with torch.no_grad():
+        for p, m in zip(parameters, master, strict=True):
+            p.copy_(m)
+
+
+def save_state(keep: Path, step: int, adam: Any, master: list[Any]) -> None:
+    tensors: dict[str, Any] = {}
+    for number, m in enumerate(master):
+        state = adam.state[m]
+        tensors[f"{number}.master"] = m
+        tensors[f"{number}.first"] = state["exp_avg"]
+        tensors[f"{number}.second"] = state["exp_avg_sq"]
+    new = keep / "state.tmp"
+    save_file(tensors, new, metadata={"state": json.dumps({"step": step})})
+    new.replace(keep / "state.safetensors")
+
+
+def restored(keep: Path, adam: Any, master: list[Any]) -> int:
+    """Put a kept state back; the number of steps done."""
+    file = keep / "state.safetensors"
+    if not file.exists():
+        return 0
+    with safe_open(file, "pt") as kept:
+        step = int(json.loads(kept.metadata()["state"])["step"])
+        for number, m in enumerate(master):
+            m.copy_(kept.get_tensor(f"{number}.master"))
+            adam.state[m] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": kept.get_tensor(f"{number}.first"),
+                "exp_avg_sq": kept.get_tensor(f"{number}.second"),
+            }
+    print(f"goes on from step {step}", flush=True)
+    return step
