@@ -24,12 +24,43 @@ from typing import Any
 Example = dict[str, Any]
 SETS = ("tune", "train", "test")
 
-NAMES = "Tom Anna Ben Maria Sam Lucy Omar Nina Jack Emma Leo Ruth Paul Ivy Carl Mona".split()
-THINGS = (
-    "apples books marbles coins cards pencils stamps shells stickers oranges eggs cookies "
-    "flowers balloons stones tickets"
-).split()
-BOXES = "bags boxes baskets jars rows packs shelves tables".split()
+NAMES = [
+    "Tom",
+    "Anna",
+    "Ben",
+    "Maria",
+    "Sam",
+    "Lucy",
+    "Omar",
+    "Nina",
+    "Jack",
+    "Emma",
+    "Leo",
+    "Ruth",
+    "Paul",
+    "Ivy",
+    "Carl",
+    "Mona",
+]
+THINGS = [
+    "apples",
+    "books",
+    "marbles",
+    "coins",
+    "cards",
+    "pencils",
+    "stamps",
+    "shells",
+    "stickers",
+    "oranges",
+    "eggs",
+    "cookies",
+    "flowers",
+    "balloons",
+    "stones",
+    "tickets",
+]
+BOXES = ["bags", "boxes", "baskets", "jars", "rows", "packs", "shelves", "tables"]
 
 ONE_STEP = {
     "+": (

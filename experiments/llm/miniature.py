@@ -3,7 +3,7 @@
     python experiments/llm/miniature.py --work WORK
 
 Small enough for many runs with many random seeds. A word-level tokenizer and a Llama are made from
-nothing, trained a little on both kinds of task (the base) and then further on one of them each:
+nothing, trained on easier problems and a little on both tasks (the base), then further on one each:
 
 - maths: "tom has 7 apples , gets 5 and loses 3 . how many ?": 9. No operands occur in two sets.
 - shopping: "anna wants books , silk not blue huge red . search": "red huge silk". No three
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ import torch
 from specialists import measured, opened, save
 from tuning import Schedule, fine_tune
 
-COLOURS = "red blue green black white pink grey brown".split()
-SIZES = "tiny small medium large huge".split()
-STUFFS = "cotton wool silk leather linen denim".split()
+COLOURS = ["red", "blue", "green", "black", "white", "pink", "grey", "brown"]
+SIZES = ["tiny", "small", "medium", "large", "huge"]
+STUFFS = ["cotton", "wool", "silk", "leather", "linen", "denim"]
 ATTRIBUTES = (COLOURS, SIZES, STUFFS)
 COUNTS = {"tune": 6000, "train": 100, "test": 300}
+# What each model is trained on, one after the other: the easier problems, then the real ones.
 SCHEDULES = {
-    "base": Schedule(steps=80, batch=64, rate=1e-3, warmup=20, embeddings=True),
-    "maths": Schedule(steps=450, batch=64, rate=1e-3, warmup=20, embeddings=True),
-    "shopping": Schedule(steps=150, batch=64, rate=1e-3, warmup=20, embeddings=True),
+    "base": {
+        "easier": Schedule(steps=600, batch=64, rate=2e-3, warmup=20, embeddings=True),
+        "both": Schedule(steps=240, batch=64, rate=3e-4, warmup=20, embeddings=True),
+    },
+    "maths": {"maths": Schedule(steps=150, batch=64, rate=2e-4, warmup=20, embeddings=True)},
+    "shopping": {"shopping": Schedule(steps=250, batch=64, rate=5e-4, warmup=20, embeddings=True)},
 }
 
 
@@ -50,17 +55,19 @@ def make(work: Path, *, smoke: bool = False) -> None:
     sets = {"maths": maths(counts), "shopping": shopping(counts)}
     for task, examples in sets.items():
         data.write(work / "examples", task, examples)
+    tuned = {name: examples["tune"] for name, examples in sets.items()}
+    tuned["easier"] = easier(8 * counts["tune"])
+    tuned["both"] = [*tuned["maths"], *tuned["shopping"]]
     models = work / "models"
-    for name, schedule in SCHEDULES.items():
-        target = models / name
-        if not target.exists():
+    for name, schedules in SCHEDULES.items():
+        if not (models / name).exists():
             model, tokenizer = untrained() if name == "base" else opened(models / "base")
             model.float()
-            tuned = easier(8 * counts["tune"]) if name == "base" else sets[name]["tune"]
-            if smoke:
-                schedule = Schedule(steps=8, batch=16, rate=1e-3, embeddings=True)
-            fine_tune(model, tokenizer, tuned, schedule, work / "state" / name, save_every=1000)
-            save(model, tokenizer, target)
+            for part, schedule in schedules.items():
+                if smoke:
+                    schedule = replace(schedule, steps=40, batch=16)
+                fine_tune(model, tokenizer, tuned[part], schedule, work / "state" / name / part)
+            save(model, tokenizer, models / name)
         measured(work, name)
 
 

@@ -3,6 +3,7 @@
     python experiments/llm/run.py evolve --work WORK      # SmolLM2: one run of each strategy
     python experiments/llm/run.py compare --work WORK     # the miniature: five seeds of each
     python experiments/llm/run.py report --work WORK --out experiments/llm
+    python experiments/llm/run.py smoke --work WORK --out OUT    # all of it, tiny, to see it work
 
 WORK is where specialists.py put SmolLM2's models and examples; the miniature's are in
 WORK/miniature. The first two commands can be interrupted and go on where they were.
@@ -11,6 +12,7 @@ WORK/miniature. The first two commands can be interrupted and go on where they w
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,16 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 # Examples that evolution sees and held-out ones, of each task.
 SMOLLM2 = {"maths": (40, 100), "shopping": (16, 100)}
-MINIATURE = {"maths": (100, 300), "shopping": (100, 300)}
+MINIATURE = {"maths": (60, 200), "shopping": (60, 200)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("evolve", "compare", "report"))
+    parser.add_argument("step", choices=("evolve", "compare", "report", "smoke"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--budget", type=int, default=150, help="children of each run on SmolLM2")
-    parser.add_argument("--small-budget", type=int, default=200, help="and on the miniature")
+    parser.add_argument("--small-budget", type=int, default=150, help="and on the miniature")
     parser.add_argument("--seeds", type=int, default=5, help="runs per strategy on the miniature")
     parser.add_argument("--only", nargs="+", choices=STRATEGIES, help="only these strategies")
     args = parser.parse_args()
@@ -45,10 +47,12 @@ def main() -> None:
         evolve_all(args.work, args.budget, args.only or list(STRATEGIES))
     elif args.step == "compare":
         compare_all(args.work / "miniature", args.small_budget, args.seeds)
-    else:
+    elif args.step == "report":
         from report import write_report
 
         write_report(args.work, args.out)
+    else:
+        smoke(args.work, args.out)
 
 
 def run_file(work: Path, sizes: dict[str, tuple[int, int]], batch: int) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def compare_all(work: Path, budget: int, seeds: int) -> None:
     """WORK/compare: every strategy with every seed."""
     from genepool.run.compare import compare
 
-    run = {**run_file(work, MINIATURE, batch=100), "pool": "unused", "early_stop": False}
+    run = {**run_file(work, MINIATURE, batch=60), "pool": "unused", "early_stop": False}
     compare(
         loaded(run),
         work / "compare",
@@ -110,6 +114,26 @@ def compare_all(work: Path, budget: int, seeds: int) -> None:
         budget=budget,
         workers=1,
     )
+
+
+def smoke(work: Path, out: Path) -> None:
+    """Every part at a tiny size; the miniature stands in for SmolLM2."""
+    from miniature import make
+    from report import write_report
+    from verify import breakdown, champion
+
+    make(work, smoke=True)
+    make(work / "miniature", smoke=True)
+    evolve_all(work, 6, ["m2n2", "slerp"])
+    compare_all(work / "miniature", 6, 2)
+    pool = work / "pools/m2n2"
+    found = {
+        "verify": champion(work, pool, 8),
+        "breakdown": breakdown(work, pool, "m2n2", 8, 3),
+    }
+    for name, part in found.items():
+        (work / f"{name}.json").write_text(json.dumps(part))
+    write_report(work, out)
 
 
 if __name__ == "__main__":

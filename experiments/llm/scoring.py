@@ -56,3 +56,12 @@ def encoded(tokenizer: Any, example: dict[str, Any]) -> tuple[list[int], list[in
         tokenizer(example[part], add_special_tokens=False)["input_ids"]
         for part in ("prompt", "answer")
     )
+
+
+def in_blocks(model: Any, tokenizer: Any, examples: list[Any], batch: int) -> list[float]:
+    """`exact` in blocks of `batch` examples, as the evaluator `function` asks for them."""
+    return [
+        score
+        for start in range(0, len(examples), batch)
+        for score in exact(model, tokenizer, examples[start : start + batch])
+    ]

@@ -16,7 +16,7 @@ from typing import Any
 
 import data
 import torch
-from scoring import exact
+from scoring import in_blocks
 from tuning import Schedule, fine_tune
 
 # Problems of one step, of two, of GSM8K; choices of a product, of a search.
@@ -81,7 +81,7 @@ def save(model: Any, tokenizer: Any, target: Path) -> None:
 def opened(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
@@ -96,11 +96,7 @@ def measured(work: Path, name: str) -> None:
     for task in ("maths", "shopping"):
         for part in ("train", "test"):
             examples = data.read(work / "examples", task, part)
-            scores = [
-                score
-                for start in range(0, len(examples), 40)
-                for score in exact(model, tokenizer, examples[start : start + 40])
-            ]
+            scores = in_blocks(model, tokenizer, examples, 40)
             kinds: dict[str, list[float]] = {"all": scores}
             for example, score in zip(examples, scores, strict=True):
                 kinds.setdefault(example["kind"], []).append(score)

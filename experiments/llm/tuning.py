@@ -34,8 +34,6 @@ def fine_tune(
     examples: list[dict[str, Any]],
     schedule: Schedule,
     keep: Path,
-    *,
-    save_every: int = 40,
 ) -> None:
     """Train `model` in place to write the answers; only their tokens count.
 
@@ -44,14 +42,12 @@ def fine_tune(
         tokenizer: its tokenizer; the end-of-text token ends every answer.
         examples: with "prompt" and "answer".
         schedule: see `Schedule`.
-        keep: a folder for the state, so that a call after an interruption goes on from there.
-        save_every: steps between states.
+        keep: a folder for the state, written every two minutes, so that a call after an
+            interruption goes on from there.
     """
     keep.mkdir(parents=True, exist_ok=True)
     frozen = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    parameters = [
-        p for p in model.parameters() if schedule.embeddings or id(p) not in frozen
-    ]
+    parameters = [p for p in model.parameters() if schedule.embeddings or id(p) not in frozen]
     model.requires_grad_(False)
     for p in parameters:
         p.requires_grad_(True)
@@ -64,7 +60,8 @@ def fine_tune(
     copy_into(parameters, master)
     order = batches(tokenizer, examples, schedule)
     model.train()
-    started, tokens, smooth = time.time(), 0, None
+    started = kept = time.time()
+    tokens, smooth = 0, None
     for step in range(first, schedule.steps):
         batch = order(step)
         loss = answer_loss(model, tokenizer, batch)
@@ -84,13 +81,13 @@ def fine_tune(
         smooth = value if smooth is None else 0.9 * smooth + 0.1 * value
         if (step + 1) % 10 == 0:
             per_second = tokens / (time.time() - started)
-            print(f"step {step + 1}/{schedule.steps} loss {smooth:.3f} tokens/s {per_second:.0f}", flush=True)
-        if (step + 1) % save_every == 0 and step + 1 < schedule.steps:
+            at = f"step {step + 1}/{schedule.steps}"
+            print(f"{at} loss {smooth:.3f} tokens/s {per_second:.0f}", flush=True)
+        if time.time() - kept > 120 and step + 1 < schedule.steps:
             save_state(keep, step + 1, adam, master)
+            kept = time.time()
     model.eval()
-    for file in keep.iterdir():
-        file.unlink()
-    keep.rmdir()
+    (keep / "state.safetensors").unlink(missing_ok=True)
 
 
 def answer_loss(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[int]]]) -> Any:
