@@ -70,10 +70,15 @@ def many_runs(work: Path) -> dict[str, Any]:
     rows: dict[str, Any] = {"base": of_base(work, batch=60)}
     curves: dict[str, Any] = {}
     runs = 0
+    # Only seeds that all strategies have finished, so that the rows can be compared.
+    done = [
+        {folder.name for folder in (work / "compare/runs" / label).iterdir() if finished(folder)}
+        for label in LABELS
+    ]
     for label in LABELS:
         champions: list[dict[str, Any]] = []
-        for folder in sorted((work / "compare/runs" / label).iterdir()):
-            with Pool(folder) as pool:
+        for seed_of_run in sorted(set.intersection(*done)):
+            with Pool(work / "compare/runs" / label / seed_of_run) as pool:
                 if "maths" not in rows:
                     for member, seed in enumerate(pool.seeds()):
                         if pool.held_out_scores(member) is not None:
@@ -90,6 +95,24 @@ def many_runs(work: Path) -> dict[str, Any]:
             rows[label][key] = [float(np.mean(values)), error]
             rows[label][f"{key} of each run"] = values
     return {"rows": rows, "curves": curves, "runs": runs, "errors": "standard error over runs"}
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has come to its end, its champion's held-out score included."""
+    from genepool import Pool
+    from genepool.errors import PoolError
+
+    try:
+        with Pool(folder) as pool:
+            champion = pool.champion()
+            budget = pool.meta()["config"]["budget"]
+            return (
+                pool.evaluations >= budget
+                and champion is not None
+                and pool.held_out_scores(champion) is not None
+            )
+    except PoolError:
+        return False
 
 
 def over_examples(pool: Any, member: int) -> dict[str, Any]:
