@@ -97,6 +97,7 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
                 fitness=outcome.fitness,
                 slot=outcome.slot,
                 evicted=outcome.evicted,
+                asked=examples,
                 error=None,
                 seconds=0.0,
             )
