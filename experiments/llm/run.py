@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def smoke(work: Path, out: Path) -> None:
     from verify import breakdown, champion
 
     make(work, smoke=True)
-    make(work / "miniature", smoke=True)
+    shutil.copytree(work, work / "miniature")
     evolve_all(work, 6, ["m2n2", "slerp"])
     compare_all(work / "miniature", 6, 2)
     pool = work / "pools/m2n2"
