@@ -193,12 +193,13 @@ def onto_disk(
     memory = dict.fromkeys(programs, 0)
     for turn in range(repeats + 1):
         for name, program in programs.items():
-            # The slow ones are measured twice.
-            if name.startswith("mergekit_yaml") and turn > 2:
+            # The slow ones are measured once (defaults) and twice (best options).
+            if turn > {"mergekit_yaml": 1, "mergekit_yaml_best": 2}.get(name, turn):
                 continue
             shutil.rmtree(out, ignore_errors=True)
             os.sync()
             taken, used = peak(program)
+            print(f"{name} {taken:.2f} s, {used / 1e6:.0f} MB", flush=True)
             memory[name] = max(memory[name], used)
             if turn:
                 seconds[name].append(taken)
@@ -212,6 +213,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measured runs of each program")
     parser.add_argument("--mergekit", type=Path, help="interpreter that has mergekit")
     parser.add_argument("--directory", type=Path, help="where the pair is written (default: tmp)")
+    parser.add_argument("--pair", type=Path, help="folder where an earlier run left its pair")
+    parser.add_argument("--no-disk", action="store_true", help="only what happens in memory")
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--smoke", action="store_true", help="a tiny run without rivals")
     args = parser.parse_args()
@@ -219,8 +222,12 @@ def main() -> None:
     mergekit = None if args.smoke else args.mergekit
     with tempfile.TemporaryDirectory(dir=args.directory) as name:
         folder = Path(name)
-        pair = make_pair(folder, SMALL if args.smoke else LARGE)
+        if args.pair is not None:
+            pair = args.pair / "base", args.pair / "tuned"
+        else:
+            pair = make_pair(folder, SMALL if args.smoke else LARGE)
         seconds = in_memory(pair, repeats)
+        print(json.dumps(seconds), flush=True)
         if mergekit is not None:
             rival = Path(__file__).parent / "rivals" / "mergekit_memory.py"
             done = subprocess.run(
@@ -232,8 +239,10 @@ def main() -> None:
                 print(f"mergekit_memory.py failed: {done.stderr[-1500:]}", file=sys.stderr)
             else:
                 seconds |= json.loads(done.stdout.strip().splitlines()[-1])
-        disk, memory = onto_disk(folder, pair, repeats, mergekit)
-        seconds |= disk
+        memory: dict[str, int] = {}
+        if not args.no_disk:
+            disk, memory = onto_disk(folder, pair, repeats, mergekit)
+            seconds |= disk
     medians = {name: statistics.median(runs) for name, runs in seconds.items() if runs}
     result: dict[str, Any] = {
         "command": " ".join(["python", *(Path(a).name for a in sys.argv)]),
@@ -252,7 +261,7 @@ def main() -> None:
                 ("mergekit_yaml", "genepool_merge"),
                 ("mergekit_yaml_best", "genepool_merge"),
             )
-            if rival in medians
+            if rival in medians and ours in medians
         },
         "load_average_at_end": os.getloadavg()[0],
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},

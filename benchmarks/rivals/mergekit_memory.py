@@ -15,6 +15,7 @@ import torch
 from mergekit.architecture import arch_info_for_config
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
+from mergekit.io.tasks import ReturnTensor
 from mergekit.merge_methods import merge_state_dicts
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
@@ -45,7 +46,16 @@ def main(first: str, second: str, repeats: int) -> None:
 
     def evolve() -> None:
         # What mergekit.evo.actors.InMemoryMergeEvaluator.evaluate does before it evaluates.
-        tasks = MergePlanner(config, getattr(info, "info", info), options, llama).plan_in_memory()
+        # Its plan_in_memory fails with new versions of pydantic, which try to build an abstract
+        # class; making the same tasks unchecked is all that differs here.
+        planner = MergePlanner(config, getattr(info, "info", info), options, llama)
+        planner._plan()
+        tasks = [
+            ReturnTensor.model_construct(
+                weight_info=info_, tensor_task=task, dtype=info_.force_dtype or config.out_dtype
+            )
+            for info_, task in planner._tensors
+        ]
         for task, value in Executor(tasks, math_device="cpu", storage_device="cpu").run(quiet=True):
             live[task.weight_info.name].copy_(value, non_blocking=True)
 

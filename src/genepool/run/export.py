@@ -28,6 +28,7 @@ from genepool.run.pool import Pool
 from genepool.run.recipe_file import RecipeFile, RecipeSeed, read_recipe
 from genepool.weights.arithmetic import TaskVectors, task_vectors
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.digests import recall_digests
 from genepool.weights.family import Family, Source, locate, make_family, open_source
 from genepool.weights.threads import Progress
 from genepool.weights.writer import SHARD_BYTES
@@ -172,6 +173,7 @@ def open_seeds(
                 f"seed '{seed.name}': {error}; if it has moved, say where it is with "
                 f"--seed {seed.name}=PATH"
             ) from None
+        recall_digests([checkpoint], [sources[number].rename], pool.path)
         if checkpoint.digest() != seed.digest:
             raise CheckpointError(
                 f"seed '{seed.name}': {sources[number].path} holds other tensors (digest "

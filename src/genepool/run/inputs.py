@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from genepool.core.archive import Resources
 from genepool.core.strategies import Group
 from genepool.errors import (
-    CheckpointError,
     ConfigError,
     GenepoolError,
     PoolError,
@@ -24,12 +23,10 @@ from genepool.evaluate.base import Batched, Blocked, Labelled, Task
 from genepool.run.config import Run, task_options
 from genepool.run.pool import Pool, Seed, TaskEntry
 from genepool.run.seeds import source_of
-from genepool.weights.atomic import write_bytes
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.digests import remember_digests
 from genepool.weights.family import Family, Source, make_family, open_source
 from genepool.weights.layout import Layout
-
-_DIGESTS = "digests.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,35 +176,12 @@ def _blocks(tasks: Sequence[Task]) -> NDArray[np.int64] | None:
 def seed_entries(
     run: Run, sources: Sequence[Source], checkpoints: Sequence[Checkpoint], cache: Path
 ) -> list[Seed]:
-    """The seeds with their digests, remembered in a directory by size and date of the files."""
-    file = cache / _DIGESTS
-    try:
-        known: dict[str, str] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        known = {}
-    out: list[Seed] = []
-    fresh: dict[str, str] = {}
-    for seed, source, checkpoint in zip(run.seeds, sources, checkpoints, strict=True):
-        key = _stamp(source, checkpoint)
-        if key in known:
-            checkpoint.remember_digest(known[key])
-        fresh[key] = checkpoint.digest()
-        out.append(Seed(seed.name, source.path, fresh[key]))
-    if fresh != known:
-        write_bytes(file, json.dumps(fresh, indent=1).encode())
-    return out
-
-
-def _stamp(source: Source, checkpoint: Checkpoint) -> str:
-    # Renaming changes a digest and no file.
-    parts: list[str] = [json.dumps(dict(source.rename))] if source.rename else []
-    for file in checkpoint.files:
-        try:
-            stat = file.path.stat()
-        except OSError as error:
-            raise CheckpointError(f"{file.path}: cannot be read ({error.strerror})") from None
-        parts.append(f"{file.path.absolute()}:{stat.st_size}:{stat.st_mtime_ns}")
-    return "|".join(parts)
+    """The seeds with their digests, which `remember_digests` keeps in a directory."""
+    digests = remember_digests(checkpoints, [source.rename for source in sources], cache)
+    return [
+        Seed(seed.name, source.path, digest)
+        for seed, source, digest in zip(run.seeds, sources, digests, strict=True)
+    ]
 
 
 def task_entries(inputs: Inputs) -> list[TaskEntry]:

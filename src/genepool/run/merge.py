@@ -27,10 +27,15 @@ from genepool.run.output import (
 from genepool.run.recipe_file import settings_digest
 from genepool.run.seeds import SeedLike, named_source
 from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vectors
+from genepool.weights.cache import shared_cache
+from genepool.weights.digests import remember_digests
 from genepool.weights.family import Family, Source, Words, make_family, open_source
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.threads import Progress
 from genepool.weights.writer import SHARD_BYTES, Produce
+
+# Parameters from which on remembering what was read of models pays.
+_REMEMBERED = 2**20
 
 
 def merge(
@@ -71,7 +76,8 @@ def merge(
     opened = _open([a, b], adapter_base, partial, vocabulary)
     layout = opened.family.layout
     position = layout.position(split)
-    gram = load_or_build_gram(opened.family.checkpoints, layout, None)
+    cache = shared_cache() if layout.axis.size >= _REMEMBERED else None
+    gram = load_or_build_gram(opened.family.checkpoints, layout, cache and cache / "gram")
     sides = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
     genome = merge_recipe(
         products_of(sides[0], sides[1], gram), layout.axis, ratio, [position], angle
@@ -213,6 +219,9 @@ def _open(
     sources = tuple(named_source(model, adapter_base) for model in models)
     checkpoints = [open_source(source) for source in sources]
     family = make_family(checkpoints, partial=partial, vocabulary=vocabulary)
+    cache = shared_cache() if family.layout.axis.size >= _REMEMBERED else None
+    if cache is not None:
+        remember_digests(family.checkpoints, [source.rename for source in sources], cache)
     given = [dict(model) if isinstance(model, Mapping) else {} for model in models]
     names = _names(
         [

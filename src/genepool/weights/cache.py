@@ -1,4 +1,4 @@
-"""Where genepool keeps what it can make again: folded adapters, unpacked GGUF files."""
+"""Where genepool keeps what it can make again: folded adapters, digests, inner products."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def cache_directory() -> Path:
             "no home directory is known, so there is no place for a cache; set GENEPOOL_CACHE"
         ) from error
     return home / "genepool"
+
+
+def shared_cache() -> Path | None:
+    """`cache_directory`, made if need be; None where it cannot be written, to go on without."""
+    try:
+        folder = cache_directory()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (GenepoolError, OSError):
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def header(entries: Sequence[Entry]) -> bytes:
