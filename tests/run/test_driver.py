@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from genepool.core.genome import Recipe, digest
 from genepool.errors import PoolError
 from genepool.run.driver import evolve
-from genepool.run.pool import Pool
+from genepool.run.pool import Pool, PoolWriter
 from genepool.run.progress import StepReport
 from tests.runs import contents, write_run
 
@@ -171,3 +172,24 @@ def test_a_pool_made_from_something_else_is_refused(
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path / "pool") == before
+
+
+def test_a_pool_from_before_an_option_existed_goes_on(tmp_path: Path) -> None:
+    """Such a pool was bred with what is now the option's default; another value is refused."""
+    evolve(write_run(tmp_path / "whole", budget=40))
+    file = write_run(tmp_path / "part", budget=40)
+    evolve(file, budget=20)
+    with closing(PoolWriter(tmp_path / "part/pool")) as pool:
+        pins = pool.meta()["pins"]
+        for section, option in (("strategy", "risk"), ("model", "kind")):
+            del pins[section][option]
+        pool.set_meta("pins", pins)
+    other = write_run(
+        tmp_path / "part", budget=40, strategy={"name": "m2n2", "archive": 6, "risk": 0.5}
+    )
+    with pytest.raises(PoolError, match=r"strategy\.risk = 0.0"):
+        evolve(other)
+    write_run(tmp_path / "part", budget=40)
+    evolve(file)
+    whole, part = contents(tmp_path / "whole/pool"), contents(tmp_path / "part/pool")
+    assert whole[:-2] == part[:-2]

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from genepool.core.archive import Resources
 from genepool.core.strategies import Group
@@ -259,10 +260,23 @@ def check_pins(pool: Pool, inputs: Inputs, seeds: list[Seed], tasks: list[TaskEn
             )
         if old.weight != new.weight:
             raise refuse(f"weight {old.weight} of task '{old.name}' (now {new.weight})")
-    pinned = pool.meta()["pins"]
+    pinned = _with_defaults(pool.meta()["pins"], inputs)
     for key, value in json.loads(json.dumps(pins(inputs))).items():
         if pinned.get(key) != value:
             raise refuse(f"{_difference(key, pinned.get(key), value)}")
+
+
+def _with_defaults(pinned: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Pins with what they leave out: an option that came after the pool was at its default."""
+    out = dict(pinned)
+    for key, options in (("strategy", inputs.run.strategy), ("model", inputs.run.config.model)):
+        defaults = {
+            name: to_jsonable_python(field.get_default(call_default_factory=True))
+            for name, field in type(options).model_fields.items()
+            if not field.is_required()
+        }
+        out[key] = {**defaults, **pinned.get(key, {})}
+    return out
 
 
 def _difference(key: str, old: Any, new: Any) -> str:
