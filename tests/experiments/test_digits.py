@@ -48,11 +48,17 @@ def test_the_recorded_result_is_what_its_page_says() -> None:
     order = ["m2n2", "m2n2-without-attraction", "cma-es-by-tensor", "map-elites", "cma-es"]
     order += ["m2n2-without-split-point", "ga"]
     assert sorted(order, key=lambda label: -test[label]) == order
-    # Within two standard errors of the reference, or better, wherever it has been run.
+    # At least the reference's mean less two of its standard errors, but for what the page names.
     assert len(recorded["checks"]) == 11
-    for row in recorded["checks"]:
-        assert row["train"]["z"] >= -2, row
-        assert row["test"]["z"] >= -2, row
+    missed = {
+        (row["start"], row["variant"], kind)
+        for row in recorded["checks"]
+        for kind in ("train", "test")
+        if not row[kind]["ok"]
+    }
+    assert missed == {("from_scratch", name, "train") for name in ("m2n2", "map-elites")}
+    # And within two standard errors of the difference everywhere.
+    assert all(row[kind]["z"] >= -2 for row in recorded["checks"] for kind in ("train", "test"))
     for race in recorded["races"]:
         if race["rival"].startswith("cma-es"):
             assert (race["m2n2_reached"], race["rival_reached"]) == (10, 0)
