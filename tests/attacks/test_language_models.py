@@ -14,7 +14,8 @@ import torch
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.evaluate.function import Function, FunctionOptions
-from genepool.evaluate.model import LiveModel, ModelOptions, build_model
+from genepool.evaluate.live import LiveModel
+from genepool.evaluate.model import ModelOptions, build_model
 from genepool.weights.checkpoint import open_checkpoint
 from genepool.weights.layout import build_layout
 from tests.evaluate.lms import rewrite_config, write_lm

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from genepool.core.genome import Genome, Recipe, seed_recipe
 from genepool.evaluate.function import Function, FunctionOptions
 from genepool.evaluate.language import LanguageModel
-from genepool.evaluate.model import LiveModel, ModelOptions, build_model
+from genepool.evaluate.live import LiveModel
+from genepool.evaluate.model import ModelOptions, build_model
 from genepool.testing import check_task
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
 from genepool.weights.layout import Layout, build_layout

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from genepool.core.genome import recipe, seed_recipe
 from genepool.errors import CheckpointError, ConfigError, GenepoolError
-from genepool.evaluate.model import LiveModel, ModelOptions, build_model
+from genepool.evaluate.live import LiveModel
+from genepool.evaluate.model import ModelOptions, build_model
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
 from genepool.weights.layout import Layout, build_layout
 

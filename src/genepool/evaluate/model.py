@@ -1,25 +1,24 @@
-"""Live models: what tasks score, and the memory that genomes are materialised into."""
+"""Which live model a run needs, and making it."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from genepool.core.genome import Genome
 from genepool.errors import ConfigError, MissingExtraError
 from genepool.evaluate.language import is_language_model, read_config
+from genepool.evaluate.live import LiveModel
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, as_float32
 from genepool.weights.layout import Layout
-from genepool.weights.materialise import Destination, Materialiser
+from genepool.weights.materialise import Destination
 from genepool.weights.wording import at
 
 
@@ -54,45 +53,6 @@ class ModelOptions(BaseModel):
         default=None,
         description="Directory with a language model's tokenizer; by default the first seed's.",
     )
-
-
-class Writer(Protocol):
-    """Writes genomes into a live model."""
-
-    def write(self, genome: Genome) -> None:
-        """Compute a genome into the model's memory."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class LiveModel:
-    """One model in memory, to be filled with genome after genome.
-
-    Attributes:
-        value: what tasks are given: a read-only mapping of read-only arrays, a torch network, or a
-            `LanguageModel`.
-        destinations: memory of the tensors, as `Materialiser` takes it; empty where the network is
-            not in plain memory (another device, or strided).
-        tensors: the network's tensors, as `DeviceMaterialiser` takes them; empty for arrays.
-    """
-
-    value: Any
-    destinations: Mapping[str, Destination | None]
-    tensors: Mapping[str, Any]
-
-    def writer(
-        self, checkpoints: Sequence[Checkpoint], layout: Layout, threads: int | None = None
-    ) -> Writer:
-        """What writes genomes over these seeds into the model; see `weights.materialise`.
-
-        Raises:
-            InputError, CheckpointError: the seeds or the layout are not those of the model.
-        """
-        if self.destinations:
-            return Materialiser(checkpoints, layout, self.destinations, threads)
-        from genepool.weights.torch_tensors import DeviceMaterialiser
-
-        return DeviceMaterialiser(checkpoints, layout, self.tensors, threads)
 
 
 def build_model(

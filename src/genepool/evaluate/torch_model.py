@@ -11,8 +11,8 @@ import torch
 
 from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.evaluate.checks import cause
+from genepool.evaluate.live import LiveModel
 from genepool.evaluate.loading import load_function
-from genepool.evaluate.model import LiveModel
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, as_float32
 from genepool.weights.layout import Layout

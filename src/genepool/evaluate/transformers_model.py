@@ -20,7 +20,7 @@ from transformers import core_model_loading
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.evaluate.checks import cause
 from genepool.evaluate.language import CONFIG, LanguageModel, read_config
-from genepool.evaluate.model import LiveModel
+from genepool.evaluate.live import LiveModel
 from genepool.evaluate.torch_model import filled_by_genomes
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.companions import read_json
