@@ -19,6 +19,7 @@ from genepool.evaluate.base import evaluator
 from genepool.evaluate.checks import checked_indices, content_digest
 from genepool.evaluate.datasets import Labelled
 from genepool.evaluate.sizes import train_size
+from genepool.evaluate.stored import StoredTask
 
 if TYPE_CHECKING:
     from genepool.evaluate.mlp import ArrayModel, Mlp
@@ -79,7 +80,7 @@ class ClassifierOptions(BaseModel):
 
 
 @evaluator("classifier")
-class Classifier:
+class Classifier(StoredTask):
     """Images (or any inputs) with one label each.
 
     The model is either a mapping of plain float32 arrays, `<layer>.weight` [in, out] and
@@ -100,7 +101,6 @@ class Classifier:
         train, test = _split(options, directory)
         if options.limit is not None:
             train = Labelled(train.inputs[: options.limit], train.labels[: options.limit])
-        self._n = train.labels.size
         with np.errstate(over="ignore"):
             inputs = np.concatenate([train.inputs, test.inputs]) * np.float32(options.scale)
         if not bool(np.isfinite(inputs).all()):
@@ -109,29 +109,14 @@ class Classifier:
             inputs = _reshaped(inputs, options.shape)
         self._inputs = inputs
         self._labels = np.concatenate([train.labels, test.labels])
-        self._ids = _ids(train.labels.size, test.labels.size)
         self._batch = options.batch
-        self._digest = content_digest(
-            # The batch too: another may change the last bits of a network's logits.
-            ["classifier 1", f"{self._n} {self._batch or _BATCH}", self._inputs, self._labels]
-        )
+        n = train.labels.size
+        # The batch too: another may change the last bits of a network's logits.
+        settings = f"{n} {self._batch or _BATCH}"
+        digest = content_digest(["classifier 1", settings, self._inputs, self._labels])
+        super().__init__(_ids(n, test.labels.size), n, digest)
         self._mlp: Mlp | None = None
         self._network: NetworkScorer | None = None
-
-    @property
-    def samples(self) -> tuple[str, ...]:
-        """`train-0`, `train-1`, ... in stored order."""
-        return self._ids[: self._n]
-
-    @property
-    def held_out(self) -> tuple[str, ...]:
-        """`test-0`, `test-1`, ... in stored order."""
-        return self._ids[self._n :]
-
-    @property
-    def digest(self) -> str:
-        """Of the inputs as the model sees them, the labels, and which of them are held out."""
-        return self._digest
 
     @property
     def binary(self) -> bool:
@@ -204,9 +189,6 @@ class Classifier:
             flat = self._inputs.reshape(self._labels.size, -1)
             self._mlp = Mlp(flat, self._labels, self._ids)
         return self._mlp
-
-    def _range(self, held_out: bool) -> tuple[int, int]:
-        return (self._n, len(self._ids)) if held_out else (0, self._n)
 
     def _scorer(self, model: object) -> NetworkScorer:
         torch = sys.modules.get("torch")

@@ -25,6 +25,7 @@ from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.limits import time_limit
 from genepool.evaluate.loading import load_function
 from genepool.evaluate.sizes import train_size
+from genepool.evaluate.stored import StoredTask
 
 
 class FunctionOptions(BaseModel):
@@ -75,7 +76,7 @@ _BLOCK = 16
 
 
 @evaluator("function")
-class Function:
+class Function(StoredTask):
     """Scores from a function of the user's.
 
     The function must not change the model or the examples, and the score of an example must not
@@ -108,31 +109,15 @@ class Function:
             n = train_size(len(train), options.held_out or 0.0)
             train, test = train[:n], train[n:]
         train = train[: options.limit]
-        self._n = len(train)
         self._examples = [*train, *test]
-        self._ids, digests = example_ids(self._examples)
-        require_unique(self._ids, source)
-        settings = f"{self._n} {options.binary}"
+        ids, digests = example_ids(self._examples)
+        require_unique(ids, source)
+        settings = f"{len(train)} {options.binary}"
         if options.batch is not None:
             settings += f" {options.batch}"
-        self._digest = content_digest(
-            ["function 1", options.function, settings, *self._ids, *digests]
-        )
-
-    @property
-    def samples(self) -> tuple[str, ...]:
-        """The examples' field "id", or a digest of their content."""
-        return self._ids[: self._n]
-
-    @property
-    def held_out(self) -> tuple[str, ...]:
-        """As `samples`."""
-        return self._ids[self._n :]
-
-    @property
-    def digest(self) -> str:
-        """Of the examples, which of them are held out, and the function's name (not its code)."""
-        return self._digest
+        # The function's name, not its code; an id is the field "id", or a digest of the example.
+        digest = content_digest(["function 1", options.function, settings, *ids, *digests])
+        super().__init__(ids, len(train), digest)
 
     @property
     def binary(self) -> bool:
@@ -153,7 +138,7 @@ class Function:
             EvaluationError: the function raises, takes too long, or returns anything but one score
                 in [0, 1] per example.
         """
-        first, last = (self._n, len(self._ids)) if held_out else (0, self._n)
+        first, last = self._range(held_out)
         positions = checked_indices(indices, last - first)
         language = isinstance(model, LanguageModel)
         batch = self._options.batch or (_BLOCK if language else None)

@@ -22,6 +22,7 @@ from genepool.evaluate.garbage import refuse_garbage
 from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.limits import time_limit
 from genepool.evaluate.sizes import train_size
+from genepool.evaluate.stored import StoredTask
 from genepool.weights.wording import at, one_line, some
 
 # Metrics that are 0 or 1 for each example, whatever the model says.
@@ -127,7 +128,7 @@ class LmEvalOptions(BaseModel):
 
 
 @evaluator("lm-eval")
-class LmEval:
+class LmEval(StoredTask):
     """One task of lm-evaluation-harness: its prompts, its metric, per example."""
 
     Options = LmEvalOptions
@@ -158,37 +159,22 @@ class LmEval:
         self._low, self._high, self._falls = self._chosen_bounds()
         train, test, ids = self._documents()
         self._docs = [*train, *test]
-        self._n = len(train)
-        self._ids = ids
         plain = self._prompts(None)
         self._requests: list[list[Any]] | None = None if options.chat_template else plain
         self._wrapped: tuple[LanguageModel, Any] | None = None
         settings = options.model_dump(
             include={"metric", "bounds", "filter", "batch", "chat_template", "garbage"}
         )
-        self._digest = content_digest(
-            ["lm-eval 1", self._task.task_name, json.dumps(settings), str(self._n)]
+        # Prompts as they are before a chat template: the tokenizer is not there yet.
+        digest = content_digest(
+            ["lm-eval 1", self._task.task_name, json.dumps(settings), str(len(train))]
             + [
                 part
                 for doc, one in zip(self._docs, plain, strict=True)
                 for part in _parts(doc, one)
             ]
         )
-
-    @property
-    def samples(self) -> tuple[str, ...]:
-        """Split and position of each document."""
-        return self._ids[: self._n]
-
-    @property
-    def held_out(self) -> tuple[str, ...]:
-        """As `samples`."""
-        return self._ids[self._n :]
-
-    @property
-    def digest(self) -> str:
-        """Of documents, rendered prompts (before a chat template), metric and settings."""
-        return self._digest
+        super().__init__(ids, len(train), digest)
 
     @property
     def binary(self) -> bool:
@@ -210,7 +196,7 @@ class LmEval:
             EvaluationError: no language model, no tokenizer or no chat template; logits with NaN;
                 garbage; a metric out of bounds; too much time; or the harness fails.
         """
-        first, last = (self._n, len(self._ids)) if held_out else (0, self._n)
+        first, last = self._range(held_out)
         positions = checked_indices(indices, last - first)
         if not isinstance(model, LanguageModel):
             raise EvaluationError(

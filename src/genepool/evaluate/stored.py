@@ -1,0 +1,40 @@
+"""Tasks over a stored list of examples, of which the first train and the rest are held out."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+
+class StoredTask(ABC):  # noqa: B024 (what is left to do is in the protocol `Task`)
+    """The part of a `Task` that follows from its list of examples."""
+
+    def __init__(self, ids: tuple[str, ...], train: int, digest: str) -> None:
+        """Take the list over.
+
+        Args:
+            ids: of all examples, all different; the `train` first ones are the training examples.
+            train: their number N.
+            digest: of ids, content, and settings that change scores.
+        """
+        self._ids = ids
+        self._n = train
+        self._digest = digest
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """Ids of the N training examples, in their stored order."""
+        return self._ids[: self._n]
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Ids of the held-out examples, likewise."""
+        return self._ids[self._n :]
+
+    @property
+    def digest(self) -> str:
+        """Other data, another order or other settings that change scores give another."""
+        return self._digest
+
+    def _range(self, held_out: bool) -> tuple[int, int]:
+        """Where the training, or the held-out, examples begin and end in the list."""
+        return (self._n, len(self._ids)) if held_out else (0, self._n)
