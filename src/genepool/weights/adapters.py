@@ -19,10 +19,11 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.errors import CheckpointError
-from genepool.weights.cache import Entry, cache_directory, write_tensors
+from genepool.weights.cache import cache_directory, write_cached
 from genepool.weights.checkpoint import Checkpoint, pickle_advice, safe_target
 from genepool.weights.companions import read_json
 from genepool.weights.dtypes import DTYPES, FLOATING, as_float32, from_float32
+from genepool.weights.header import Entry
 from genepool.weights.lora import LowRank, fold
 from genepool.weights.mapped import MappedFile, Tensor, map_file
 from genepool.weights.wording import at, one_line, some
@@ -124,7 +125,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     folded = _cached(path, entries)
     if folded is None:
         base.check()
-        write_tensors(path, entries, plan.folded)
+        write_cached(path, entries, plan.folded)
         folded = map_file(path)
     tensors = {name: folded.tensors.get(name, tensor) for name, tensor in base.tensors.items()}
     return replace(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from genepool.errors import GenepoolError
 from genepool.weights.atomic import sync_directory, temporary_sibling
-from genepool.weights.dtypes import DTYPES
+from genepool.weights.header import Entry, header
 from genepool.weights.wording import at
-
-Entry = tuple[str, str, tuple[int, ...]]
 
 
 def cache_directory() -> Path:
@@ -46,31 +42,7 @@ def shared_cache() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def header(entries: Sequence[Entry]) -> bytes:
-    """The head of a safetensors file that holds these tensors one after another.
-
-    Args:
-        entries: (name, dtype, shape) in the order of their bytes; wider dtypes first keeps every
-            tensor aligned.
-    """
-    content: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, dtype, shape in entries:
-        size = DTYPES[dtype].size
-        for length in shape:
-            size *= length
-        content[name] = {
-            "dtype": dtype,
-            "shape": list(shape),
-            "data_offsets": [position, position + size],
-        }
-        position += size
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def write_tensors(
+def write_cached(
     path: Path, entries: Sequence[Entry], produce: Callable[[str], bytes | memoryview]
 ) -> None:
     """Write a safetensors file of which one tensor at a time is in memory; whole or not at all.
@@ -88,7 +60,7 @@ def write_tensors(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                file.write(header(entries))
+                file.write(header(entries, {"format": "pt"})[0])
                 for name, _, _ in entries:
                     file.write(produce(name))
                 file.flush()

@@ -20,6 +20,7 @@ from genepool.weights.atomic import sync_directory, temporary_sibling
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.depth import depth_key
 from genepool.weights.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
+from genepool.weights.header import header
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import ITEM, Destination, express_piece
 from genepool.weights.side_files import side_files
@@ -330,22 +331,8 @@ def _plan(entries: Sequence[_Entry], shard_bytes: int, metadata: Mapping[str, st
 
 
 def _file(name: str, entries: Sequence[_Entry], metadata: Mapping[str, str]) -> _File:
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    starts: list[int] = []
-    position = 0
-    for entry in entries:
-        starts.append(position)
-        stop = position + entry.nbytes
-        header[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [position, stop],
-        }
-        position = stop
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    return _File(name, head, tuple(entries), tuple(len(head) + start for start in starts))
+    head, starts = header([(e.name, e.dtype, e.shape) for e in entries], metadata)
+    return _File(name, head, tuple(entries), starts)
 
 
 def _index(files: Sequence[_File]) -> bytes:
