@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from genepool.run.solved import Solved, in_columns
-from genepool.ui.report_graphics import Line, bar, chart, colour, mix, strip, stripes, text
+from genepool.ui.report_genomes import made_of
+from genepool.ui.report_graphics import Line, bar, chart, colour, strip, text
+from genepool.ui.report_parts import pairs, swatch, table
 from genepool.ui.terminal import count, number, percent
 
 # Members of the archive whose scores are drawn, and pixels along their examples.
 _ROWS, _COLUMNS = 60, 1000
-# Seeds that get a column, or a line in a chart, of their own.
-_SEED_COLUMNS, _SEED_LINES = 4, 4
+# Seeds that get a line of their own in a chart.
+_SEED_LINES = 4
 
 _SECTIONS = (
     ("result", "Result"),
@@ -41,7 +43,7 @@ def page(facts: dict[str, Any], scores: Solved) -> str:
         _result(facts),
         _course(facts),
         _solved(facts, scores),
-        _genome(facts),
+        made_of(facts),
         _family(facts),
         _run(facts),
     )
@@ -137,38 +139,10 @@ def _gain(points: float) -> str:
 # Tables
 
 
-def _table(caption: str, columns: Sequence[str], body: str, style: str = "") -> str:
-    """Columns whose name starts with `#` hold numbers."""
-    heads = "".join(
-        f'<th scope="col" class="n">{name[1:]}</th>'
-        if name.startswith("#")
-        else f'<th scope="col">{name}</th>'
-        for name in columns
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{caption}">'
-        f'<table class="{style}"><caption>{caption}</caption>'
-        f"<thead><tr>{heads}</tr></thead>{body}</table></div>"
-    )
-
-
-def _pairs(caption: str, rows: Iterable[tuple[str, object]], style: str = "pairs") -> str:
-    body = "".join(
-        f'<tr><th scope="row">{text(key)}</th><td>{text(value)}</td></tr>' for key, value in rows
-    )
-    heads = ("what", "#value" if "counts" in style else "value")
-    return _table(caption, heads, f"<tbody>{body}</tbody>", style)
-
-
-def _swatch(facts: dict[str, Any], seed: int) -> str:
-    name = text(facts["seeds"][seed]["name"])
-    return f'<span class="name"><i class="swatch {colour(seed)}"></i>{name}</span>'
-
-
 def _label(facts: dict[str, Any], model: dict[str, Any]) -> str:
     if model["kind"] == "champion":
         return f"<b>champion</b> <small>member {model['member']}</small>"
-    return _swatch(facts, model["member"])
+    return swatch(facts, model["member"])
 
 
 # Result
@@ -192,7 +166,7 @@ def _result(facts: dict[str, Any]) -> str:
     else:
         note = "No examples were held out: these are the ones that selection has seen."
     caption = "Mean score of champion and seeds"
-    return f"<p>{note}</p>" + _table(caption, columns, "".join(groups), "models")
+    return f"<p>{note}</p>" + table(caption, columns, "".join(groups), "models")
 
 
 def _sizes(examples: int, held_out: int) -> str:
@@ -249,7 +223,7 @@ def _solved(facts: dict[str, Any], scores: Solved) -> str:
     tasks = facts["tasks"]
     trains = {entry["member"]: entry["train"] for entry in facts["status"]["archive"]}
     seeds = [
-        _scores_row(_swatch(facts, index), facts, scores, row, seed["train"])
+        _scores_row(swatch(facts, index), facts, scores, row, seed["train"])
         for index, (seed, row) in enumerate(
             zip(facts["status"]["seeds"], scores.seeds, strict=False)
         )
@@ -274,7 +248,7 @@ def _solved(facts: dict[str, Any], scores: Solved) -> str:
     if len(scores.members) > _ROWS:
         note += f" The best {_ROWS} of {number(len(scores.members))} members are shown."
     columns = ("member", "#training", "examples")
-    return f"<p>{note}</p>" + _table("Scores by example", columns, body, "strips")
+    return f"<p>{note}</p>" + table("Scores by example", columns, body, "strips")
 
 
 def _head(title: str, span: int) -> str:
@@ -305,101 +279,6 @@ def _scores_row(
         f'<tr><th scope="row">{label}</th><td class="n">{percent(train)}</td>'
         f'<td><div class="strip">{"".join(pictures)}</div></td></tr>'
     )
-
-
-# What it is made of
-
-
-def _genome(facts: dict[str, Any]) -> str:
-    champion, genomes = facts["champion"], facts["genomes"]
-    if champion is None:
-        return "<p>There is no champion yet.</p>"
-    if genomes["champion"] is None:
-        return _dense(genomes, champion["genome"]["size"])
-    names = [seed["name"] for seed in facts["seeds"]]
-    shares: list[float] = list(champion["genome"]["shares"].values())
-    said = ", ".join(f"{name} {percent(share)}" for name, share in zip(names, shares, strict=True))
-    legend = "".join(
-        f"<li>{_swatch(facts, index)} <b>{percent(share)}</b></li>"
-        for index, share in enumerate(shares)
-    )
-    segments = count(champion["genome"]["segments"], "segment")
-    size = number(champion["genome"]["size"])
-    drawn = stripes(genomes["champion"], f"Genome of the champion along the axis: {said}")
-    out = (
-        f"<p>The champion is a recipe of {segments} over {size} parameters. Its stripes run from "
-        "the first layer, at the left, to the last; their heights are the shares of the seeds, "
-        "by the size of their coefficients, stacked in the order of the legend from below.</p>"
-        f'<figure class="made">{drawn}<div class="along" aria-hidden="true">'
-        "<span>first layer</span><span>last layer</span></div>"
-        f'<ul class="legend">{legend}</ul></figure>'
-    )
-    return out + _by_tensor(facts) + _archive_genomes(facts)
-
-
-def _dense(genomes: dict[str, Any], size: int) -> str:
-    top = max((tensor["value"] for tensor in genomes["tensors"]), default=0.0) or 1.0
-    rows = "".join(
-        f'<tr><th scope="row" class="path">{text(tensor["name"])}</th>'
-        f'<td class="n">{number(tensor["stop"] - tensor["start"])}</td>'
-        f'<td class="n">{bar(tensor["value"] / top, "s0")}<span>{tensor["value"]:.4g}</span></td>'
-        "</tr>"
-        for tensor in genomes["tensors"]
-    )
-    return (
-        f"<p>The genomes are dense, {number(size)} weights each: mutation has added noise, so that "
-        "no stretch of them comes from one seed, and there are no stripes to draw.</p>"
-        + _table(
-            "Mean size of the champion’s weights",
-            ("tensor", "#weights", "#mean |weight|"),
-            f"<tbody>{rows}</tbody>",
-            "sizes",
-        )
-    )
-
-
-def _by_tensor(facts: dict[str, Any]) -> str:
-    rows: list[str] = []
-    for tensor in facts["genomes"]["tensors"]:
-        cells = _share_cells(facts, tensor["value"])
-        picture = mix(tensor["value"])
-        rows.append(
-            f'<tr><th scope="row" class="path">{text(tensor["name"])}</th>'
-            f'<td class="n">{number(tensor["stop"] - tensor["start"])}</td>{cells}'
-            f'<td class="mix">{picture}</td></tr>'
-        )
-    columns = ("tensor", "#weights", *_share_columns(facts), "mix")
-    return _table(
-        "The champion, layer by layer", columns, f"<tbody>{''.join(rows)}</tbody>", "mixes"
-    )
-
-
-def _archive_genomes(facts: dict[str, Any]) -> str:
-    rows = [
-        f'<tr><th scope="row">{entry["member"]}</th>'
-        f'<td class="n">{number(entry["segments"])}</td>'
-        f"{_share_cells(facts, entry['shares'])}"
-        f'<td class="mix">{stripes(entry["stripes"], None)}</td></tr>'
-        for entry in facts["genomes"]["members"]
-    ]
-    columns = ("member", "#segments", *_share_columns(facts), "along the axis")
-    total, shown = len(facts["status"]["archive"]), len(rows)
-    some = "" if shown == total else f" (the best {shown} of {number(total)})"
-    caption = f"Genomes of the archive, best first{some}"
-    return _table(caption, columns, f"<tbody>{''.join(rows)}</tbody>", "mixes")
-
-
-def _share_columns(facts: dict[str, Any]) -> list[str]:
-    if len(facts["seeds"]) > _SEED_COLUMNS:
-        return ["mostly"]
-    return [f"#{_swatch(facts, index)}" for index in range(len(facts["seeds"]))]
-
-
-def _share_cells(facts: dict[str, Any], shares: Sequence[float]) -> str:
-    if len(shares) > _SEED_COLUMNS:
-        most = int(np.argmax(shares))
-        return f"<td>{_swatch(facts, most)} {percent(shares[most])}</td>"
-    return "".join(f'<td class="n">{percent(share)}</td>' for share in shares)
 
 
 # Family
@@ -480,7 +359,7 @@ def _run(facts: dict[str, Any]) -> str:
         ("evaluations saved", percent(1 - asked / total) if total else "–"),
     ]
     seeds = "".join(
-        f'<tr><th scope="row">{_swatch(facts, index)}</th>'
+        f'<tr><th scope="row">{swatch(facts, index)}</th>'
         f'<td class="path">{text(seed["path"])}</td>'
         f'<td class="path">{text(seed["digest"][:16])}</td></tr>'
         for index, seed in enumerate(facts["seeds"])
@@ -494,16 +373,16 @@ def _run(facts: dict[str, Any]) -> str:
     )
     return (
         '<div class="columns">'
-        + _pairs("Counts", course, "pairs counts")
-        + _pairs("Where this report was made", facts["environment"].items())
+        + pairs("Counts", course, "pairs counts")
+        + pairs("Where this report was made", facts["environment"].items())
         + "</div>"
-        + _table("Seeds", ("seed", "path", "digest"), f"<tbody>{seeds}</tbody>")
-        + _table(
+        + table("Seeds", ("seed", "path", "digest"), f"<tbody>{seeds}</tbody>")
+        + table(
             "Tasks",
             ("task", "#training", "#held-out", "#weight", "digest"),
             f"<tbody>{tasks}</tbody>",
         )
-        + _pairs("Configuration", _flat(facts["config"]))
+        + pairs("Configuration", _flat(facts["config"]))
     )
 
 
