@@ -15,22 +15,10 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import data
+from runs import MINIATURE, SMOLLM2, STRATEGIES, loaded, run_file
 
 HERE = Path(__file__).parent
-ARCHIVE = {"archive": 15, "warmup": 20}
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "m2n2": {"name": "m2n2", **ARCHIVE},
-    "slerp": {"name": "sweep", "archive": 15},
-    "ga": {"name": "ga", **ARCHIVE},
-    "no-attraction": {"name": "m2n2", "attraction": False, **ARCHIVE},
-    "no-split": {"name": "m2n2", "split_point": False, **ARCHIVE},
-}
-# Examples that evolution sees and held-out ones, of each task.
-SMOLLM2 = {"maths": (40, 100), "shopping": (16, 100)}
-MINIATURE = {"maths": (60, 200), "shopping": (60, 200)}
 
 
 def main() -> None:
@@ -54,41 +42,6 @@ def main() -> None:
         write_report(args.work, args.out)
     else:
         smoke(args.work, args.out)
-
-
-def run_file(work: Path, sizes: dict[str, tuple[int, int]], batch: int) -> dict[str, Any]:
-    """The run file without pool and strategy; writes the examples that the runs use.
-
-    They are the first of each set, sorted by length: a block is padded to its longest.
-    """
-    chosen = work / "evolve"
-    tasks: list[dict[str, Any]] = []
-    for task, counts in sizes.items():
-        for name, count in zip(("train", "test"), counts, strict=True):
-            examples = data.read(work / "examples", task, name)[:count]
-            examples.sort(key=lambda example: len(example["prompt"]))
-            chosen.mkdir(parents=True, exist_ok=True)
-            (chosen / f"{task}-{name}.jsonl").write_text(data.lines_of(examples))
-        tasks.append(
-            {
-                "name": task,
-                "evaluator": "function",
-                "function": "scoring:exact",
-                "examples": str(chosen / f"{task}-train.jsonl"),
-                "held_out_examples": str(chosen / f"{task}-test.jsonl"),
-                "binary": True,
-                "batch": batch,
-            }
-        )
-    models = work / "models"
-    return {"seeds": [str(models / "maths"), str(models / "shopping")], "tasks": tasks}
-
-
-def loaded(run: dict[str, Any]) -> Any:
-    """The run, with the module of the scoring function looked for in this folder."""
-    from genepool.run.config import load_run
-
-    return load_run(run).model_copy(update={"directory": HERE})
 
 
 def evolve_all(work: Path, budget: int, labels: list[str]) -> None:

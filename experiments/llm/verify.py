@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run import SMOLLM2, STRATEGIES, loaded, run_file
+from runs import SMOLLM2, STRATEGIES, loaded, run_file
 
 
 def main() -> None:
