@@ -32,6 +32,10 @@ class PoolError(GenepoolError):
     """A pool cannot be opened, read or written."""
 
 
+class WriteError(GenepoolError):
+    """A file cannot be written: no space, no permission, or no such directory."""
+
+
 class MissingExtraError(GenepoolError):
     """A feature needs a package that is not installed; the message names the extra."""
 

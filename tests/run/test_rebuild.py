@@ -214,3 +214,25 @@ def test_linear_and_task_arithmetic_are_the_formulas(tmp_path: Path) -> None:
         np.testing.assert_allclose(mean[name], 0.25 * one[name] + 0.75 * two[name], atol=1e-6)
         expected = base[name] + 2 * (0.5 * (one[name] - base[name]) + (two[name] - base[name]))
         np.testing.assert_allclose(sum_[name], expected, atol=2e-6)
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_a_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path)
+    seeds = [str(path) for path in places(tmp_path).values()]
+    merge(seeds[0], seeds[1], tmp_path / "plain", ratio=0.4)
+    # Small models are not remembered; what stands in the way of files is a folder and a file.
+    monkeypatch.setattr("genepool.run.merge._REMEMBERED", 1)
+    cache = tmp_path / "cache"
+    (cache / "digests.json").mkdir(parents=True)
+    (cache / "gram").write_text("in the way")
+    monkeypatch.setenv("GENEPOOL_CACHE", str(cache))
+    merge(seeds[0], seeds[1], tmp_path / "out", ratio=0.4)
+    one, other = (tmp_path / name / "model.safetensors" for name in ("plain", "out"))
+    assert one.read_bytes() == other.read_bytes()
+    # With room they are remembered.
+    (cache / "digests.json").rmdir()
+    (cache / "gram").unlink()
+    merge(seeds[0], seeds[1], tmp_path / "third", ratio=0.4)
+    assert (cache / "digests.json").is_file() and len(list((cache / "gram").iterdir())) == 1

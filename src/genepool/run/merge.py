@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from genepool.core.genome import Genome, Recipe, recipe, seed_recipe
 from genepool.core.slerp import Angle, merge_recipe, products_of
-from genepool.errors import InputError
+from genepool.errors import InputError, WriteError
 from genepool.run.card import Card, CardSeed
 from genepool.run.export import rebuild_command
 from genepool.run.output import (
@@ -30,7 +31,7 @@ from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vecto
 from genepool.weights.cache import shared_cache
 from genepool.weights.digests import remember_digests
 from genepool.weights.family import Family, Source, Words, make_family, open_source
-from genepool.weights.gram import load_or_build_gram
+from genepool.weights.gram import Gram, load_or_build_gram
 from genepool.weights.threads import Progress
 from genepool.weights.writer import SHARD_BYTES, Produce
 
@@ -76,8 +77,7 @@ def merge(
     opened = _open([a, b], adapter_base, partial, vocabulary)
     layout = opened.family.layout
     position = layout.position(split)
-    cache = shared_cache() if layout.axis.size >= _REMEMBERED else None
-    gram = load_or_build_gram(opened.family.checkpoints, layout, cache and cache / "gram")
+    gram = _gram(opened.family)
     sides = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
     genome = merge_recipe(
         products_of(sides[0], sides[1], gram), layout.axis, ratio, [position], angle
@@ -203,6 +203,16 @@ def _linear(factors: Sequence[float], divide: bool, scale: float | None, family:
     return recipe([0, family.layout.axis.size], np.array([row]))
 
 
+def _gram(family: Family) -> Gram:
+    """The models' inner products, from the user's cache where there is one with room."""
+    checkpoints, layout = family.checkpoints, family.layout
+    cache = shared_cache() if layout.axis.size >= _REMEMBERED else None
+    try:
+        return load_or_build_gram(checkpoints, layout, cache and cache / "gram")
+    except WriteError:
+        return load_or_build_gram(checkpoints, layout, None)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _Opened:
     """The models of a merge, opened."""
@@ -221,7 +231,9 @@ def _open(
     family = make_family(checkpoints, partial=partial, vocabulary=vocabulary)
     cache = shared_cache() if family.layout.axis.size >= _REMEMBERED else None
     if cache is not None:
-        remember_digests(family.checkpoints, [source.rename for source in sources], cache)
+        # All are known by the time that they are written; a full cache costs the next merge only.
+        with suppress(WriteError):
+            remember_digests(family.checkpoints, [source.rename for source in sources], cache)
     given = [dict(model) if isinstance(model, Mapping) else {} for model in models]
     names = _names(
         [

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from genepool.errors import GenepoolError
+from genepool.errors import WriteError
 from genepool.weights.wording import at
 
 
@@ -30,7 +30,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write or replace a file: a temporary sibling, fsync, rename; its mode is the umask's.
 
     Raises:
-        GenepoolError: the file cannot be written (no space, no permission, no such directory).
+        WriteError: the file cannot be written (no space, no permission, no such directory).
     """
     temporary = temporary_sibling(path)
     try:
@@ -44,4 +44,4 @@ def write_bytes(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise GenepoolError(f"{at(path)}: cannot be written: {error.strerror}") from error
+        raise WriteError(f"{at(path)}: cannot be written: {error.strerror}") from error

@@ -30,7 +30,7 @@ def remember_digests(
 
     Raises:
         CheckpointError: a file has been cut short, or is gone.
-        GenepoolError: the cache cannot be written.
+        WriteError: the cache cannot be written; the digests are known all the same.
     """
     known = _read(cache / FILE)
     kept = dict(known)

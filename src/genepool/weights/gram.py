@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from genepool.errors import CheckpointError, GenepoolError, InputError
+from genepool.errors import CheckpointError, InputError, WriteError
 from genepool.weights.atomic import write_bytes
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.dtypes import as_float32
@@ -151,7 +151,7 @@ def load_or_build_gram(
     Raises:
         CheckpointError: a weight is NaN or infinite (the message names seed and tensor), or a file
             has been cut short.
-        GenepoolError: the cache cannot be written.
+        WriteError: the cache cannot be written.
     """
     sources = prepare_sources(checkpoints, layout)
     edges = _block_edges(layout, len(checkpoints))
@@ -167,7 +167,7 @@ def load_or_build_gram(
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise GenepoolError(f"{at(cache_dir)}: cannot be made: {error.strerror}") from error
+            raise WriteError(f"{at(cache_dir)}: cannot be made: {error.strerror}") from error
         write_bytes(path, _pack(key, edges, prefix))
     return Gram(sources, edges, prefix)
 
