@@ -14,13 +14,11 @@ those is the result (counted, except for the rivals).
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import lab
 import numpy as np
 from lab import World, world
 
@@ -30,7 +28,6 @@ from genepool.core.strategies import Niches, Problem
 from genepool.core.strategies.base import mate, seed_member
 
 SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 50)
-HERE = Path(__file__).parent
 FINALISTS = 5
 
 
@@ -287,24 +284,12 @@ def anchors(features: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np
 
 def main() -> None:
     """Run what is missing; one line of JSON per run."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--start", default="pre")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0)
+    parser = lab.arguments()
     parser.add_argument("--methods", default="random,irt,all,risk,rounds")
     parser.add_argument("--shares", type=int, nargs="*", default=[2, 4, 8, 16, 32, 50])
-    parser.add_argument("--pause", type=Path, help="start nothing while this file exists")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
     args = parser.parse_args()
-    args.work.mkdir(exist_ok=True)
     file = args.work / f"fewer-{args.data}-{args.start}-{args.steps}.jsonl"
-    done = set()
-    if file.exists():
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
-            done.add((row["method"], row["divisor"], row["seed"]))
+    done = {(row["method"], row["divisor"], row["seed"]) for row in lab.rows(file)}
     mutation = 0.01 if args.start == "scratch" else 0.0
     plain = Niches(size=20, mutation=mutation)
     features = None
@@ -316,8 +301,7 @@ def main() -> None:
             for method in args.methods.split(","):
                 if (method, divisor, seed) in done:
                     continue
-                while args.pause is not None and args.pause.exists():
-                    time.sleep(5)
+                lab.wait(args.pause)
                 began = time.time()
                 size = max(2, round(total / divisor))
                 if method == "random":
@@ -341,8 +325,7 @@ def main() -> None:
                 row = {"method": method, "divisor": divisor, "seed": seed, **found}
                 row["share"] = found["asked"] / (args.steps * total)
                 row["seconds"] = round(time.time() - began, 1)
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
+                lab.append(file, row)
                 print(row, flush=True)
 
 

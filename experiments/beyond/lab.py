@@ -6,7 +6,10 @@ specialists that merge (`pre`), or two untrained networks that also mutate (`scr
 
 from __future__ import annotations
 
+import argparse
 import gzip
+import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +29,7 @@ from genepool.evaluate.mlp import Mlp
 from genepool.run.demo import train, untrained
 
 SHARED = Path(__file__).parents[3] / "shared"
+HERE = Path(__file__).parent
 NAMES = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
 
 Float32 = NDArray[np.float32]
@@ -241,3 +245,37 @@ def run(
             found.curve[step] = best[0], place.test(best[1])
     found.state = state
     return found
+
+
+# What the scripts share: arguments, and a file with one line of JSON per run that they add to.
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What data, from which start, how long, how often, and where results go."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--start", default="pre")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--pause", type=Path, help="start nothing while this file exists")
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    return parser
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """What is there already; the folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def append(file: Path, row: dict[str, Any]) -> None:
+    """Add a run."""
+    with file.open("a") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def wait(pause: Path | None) -> None:
+    """Until the file that asks for a pause is gone."""
+    while pause is not None and pause.exists():
+        time.sleep(5)

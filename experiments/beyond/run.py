@@ -5,15 +5,10 @@ python experiments/beyond/run.py --start pre --steps 5000 --seeds 20 --only plai
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 
 import lab
 from variants import Variant
-
-HERE = Path(__file__).parent
 
 
 def variants(steps: int) -> dict[str, Variant]:
@@ -39,31 +34,18 @@ def variants(steps: int) -> dict[str, Variant]:
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--start", default="pre")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0)
+    parser = lab.arguments()
     parser.add_argument("--only", default="")
-    parser.add_argument("--pause", type=Path, help="start nothing while this file exists")
-    parser.add_argument("--work", type=Path, default=HERE / "work")
     args = parser.parse_args()
-    args.work.mkdir(exist_ok=True)
     file = args.work / f"variants-{args.data}-{args.start}-{args.steps}.jsonl"
-    done = set()
-    if file.exists():
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
-            done.add((row["variant"], row["seed"]))
+    done = {(row["variant"], row["seed"]) for row in lab.rows(file)}
     marks = tuple(round(args.steps * part) for part in (0.05, 0.1, 0.2, 0.5))
     for seed in range(args.first, args.first + args.seeds):
         for name, strategy in variants(args.steps).items():
             wanted = not args.only or any(name.startswith(part) for part in args.only.split(","))
             if (name, seed) in done or not wanted:
                 continue
-            while args.pause is not None and args.pause.exists():
-                time.sleep(5)
+            lab.wait(args.pause)
             began = time.time()
             place = lab.world(args.data, args.start, seed)
             strategy = Variant(
@@ -81,8 +63,7 @@ def main() -> None:
                 "accepted": found.accepted / args.steps,
                 "seconds": round(time.time() - began, 1),
             }
-            with file.open("a") as out:
-                out.write(json.dumps(row) + "\n")
+            lab.append(file, row)
             print(name, seed, found.curve[args.steps], row["asked"], row["seconds"], flush=True)
 
 

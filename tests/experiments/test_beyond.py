@@ -1,0 +1,34 @@
+"""The trials beyond the paper run, at a tiny size, and go on where they were."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "experiments/beyond"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "runs"),
+    [
+        ("run.py", ["--only", "plain,risk 0.2,(b) two,(c) size 5 to 20,(d) third parent 0.3"], 5),
+        ("fewer.py", ["--shares", "4", "--methods", "random,all,risk,rounds10"], 4),
+    ],
+)
+def test_the_trials_run(tmp_path: Path, script: str, words: list[str], runs: int) -> None:
+    pytest.importorskip("sklearn")
+    command = [sys.executable, str(FOLDER / script), "--steps", "40", "--seeds", "1"]
+    command += ["--work", str(tmp_path / "work"), *words]
+    for _ in range(2):  # the second time nothing is left to do
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "work").glob("*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == runs
+    # Nobody has asked for more than there is, and somebody for less.
+    shares = [row["asked"] if script == "run.py" else row["share"] for row in rows]
+    assert all(0 < share <= 1 for share in shares) and min(shares) < 0.99
