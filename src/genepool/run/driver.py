@@ -351,8 +351,16 @@ class _Driver:
             self._count_failure(answer)
         verdict: Verdict = "failed" if answer.scores is None else "stopped"
         record = self._record(
-            *(step, proposal, proposal.genome, verdict, REJECTED),
-            *(answer.scores, asked, None, answer.error, answer.seconds),
+            step,
+            proposal,
+            proposal.genome,
+            verdict,
+            REJECTED,
+            scores=answer.scores,
+            asked=asked,
+            train=None,
+            error=answer.error,
+            seconds=answer.seconds,
         )
         self._write(record, self._strategy.skip(state, step))
         return record
@@ -374,7 +382,16 @@ class _Driver:
         )
         verdict: Verdict = "accepted" if outcome.accepted else "rejected"
         record = self._record(
-            *(step, proposal, genome, verdict, outcome, scores, scores.size, train, None, seconds)
+            step,
+            proposal,
+            genome,
+            verdict,
+            outcome,
+            scores=scores,
+            asked=scores.size,
+            train=train,
+            error=None,
+            seconds=seconds,
         )
         held_out = None
         if outcome.accepted and (self._champion is None or train > self._champion[1]):
@@ -390,6 +407,7 @@ class _Driver:
         genome: Genome,
         verdict: Verdict,
         outcome: Outcome,
+        *,
         scores: NDArray[np.float32] | None,
         asked: int,
         train: float | None,

@@ -21,6 +21,7 @@ Int64 = NDArray[np.int64]
 _F32 = FLOATING.index("F32")
 _WHOLE = np.ones((1, 1))
 _SILENCE = np.empty(0, dtype=np.uint16)
+_STILL = np.float32(0)
 
 
 def address_of(array: Raw) -> int:
@@ -71,10 +72,7 @@ class Sources:
                 )
             # The kernels are compiled for writable arrays; a genome's are read-only.
             bounds, coefs = np.array(genome.bounds), genome.coefs.astype(np.float32)
-            return Terms(
-                *(self.tensors, self.addresses, self.codes, bounds, coefs, genome),
-                *(_SILENCE, np.float32(0)),
-            )
+            return Terms(self.tensors, self.addresses, self.codes, bounds, coefs, genome)
         origin = genome.origin
         if origin is None:
             return self._dense(_WHOLE, [0, size], [genome.values], _SILENCE, 0.0)
@@ -95,10 +93,15 @@ class Sources:
         held = [np.ascontiguousarray(values, dtype=np.float32) for values in vectors]
         starts = np.array([address_of(values) for values in held], dtype=np.int64)
         addresses = starts + 4 * self.tensors[:-1, None]
-        codes = np.full_like(addresses, _F32)
         return Terms(
-            *(self.tensors, addresses, codes, np.array(bounds, dtype=np.int64)),
-            *(coefs.astype(np.float32), held, words, np.float32(mutation)),
+            self.tensors,
+            addresses,
+            np.full_like(addresses, _F32),
+            np.array(bounds, dtype=np.int64),
+            coefs.astype(np.float32),
+            held,
+            words,
+            np.float32(mutation),
         )
 
 
@@ -117,8 +120,8 @@ class Terms:
     bounds: Int64
     coefs: NDArray[np.float32]
     kept: object
-    words: NDArray[np.uint16]
-    mutation: np.float32
+    words: NDArray[np.uint16] = _SILENCE
+    mutation: np.float32 = _STILL
 
     def only(self, tensor: int) -> Terms:
         """The same for one tensor of the axis; positions stay what they were."""
