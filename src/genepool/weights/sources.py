@@ -21,7 +21,6 @@ Int64 = NDArray[np.int64]
 _F32 = FLOATING.index("F32")
 _WHOLE = np.ones((1, 1))
 _SILENCE = np.empty(0, dtype=np.uint16)
-_STILL = np.float32(0)
 
 
 def address_of(array: Raw) -> int:
@@ -72,7 +71,16 @@ class Sources:
                 )
             # The kernels are compiled for writable arrays; a genome's are read-only.
             bounds, coefs = np.array(genome.bounds), genome.coefs.astype(np.float32)
-            return Terms(self.tensors, self.addresses, self.codes, bounds, coefs, genome)
+            return Terms(
+                self.tensors,
+                self.addresses,
+                self.codes,
+                bounds,
+                coefs,
+                genome,
+                words=_SILENCE,
+                mutation=np.float32(0),
+            )
         origin = genome.origin
         if origin is None:
             return self._dense(_WHOLE, [0, size], [genome.values], _SILENCE, 0.0)
@@ -120,8 +128,8 @@ class Terms:
     bounds: Int64
     coefs: NDArray[np.float32]
     kept: object
-    words: NDArray[np.uint16] = _SILENCE
-    mutation: np.float32 = _STILL
+    words: NDArray[np.uint16]
+    mutation: np.float32
 
     def only(self, tensor: int) -> Terms:
         """The same for one tensor of the axis; positions stay what they were."""
