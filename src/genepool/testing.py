@@ -193,8 +193,12 @@ def _check_settling(
         _require(
             one.done and one.scores.tobytes() == other.scores.tobytes(),
             "settle() asks or answers otherwise than an exam does with score(): "
-            f"{settled.size} examples against {int((~np.isnan(other.scores)).sum())}",
+            f"{_answered(settled)} examples against {_answered(other.scores)}",
         )
+
+
+def _answered(scores: Float32) -> int:
+    return int(np.count_nonzero(~np.isnan(scores)))
 
 
 def _asked(task: Task, model: Any, wanted: Int64, held_out: bool, where: str) -> Float32:

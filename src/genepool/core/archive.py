@@ -7,7 +7,6 @@ the value, since most children are rejected and leave the archive as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -113,12 +112,10 @@ class Archive:
     def offers(self, first: int) -> Float64:
         """Attraction of every member for the one in slot `first`, float64[P] (eq. 4)."""
         if first not in self._offers:
-            self._offers[first] = niches.offers(self.scores, self.scores[first], self.price)
+            self._offers[first] = niches.offers(
+                self.scores, first, self.price, binary=self.resources.binary
+            )
         return self._offers[first]
-
-    def offers_beyond(self, slots: Sequence[int]) -> Float64:
-        """What every member can do that none of these can, float64[P]; 0 for these themselves."""
-        return niches.offers(self.scores, self.scores[list(slots)].max(axis=0), self.price)
 
     def challenge(self, child: NDArray[np.floating]) -> tuple[int | None, float]:
         """The slot that a child with these scores takes (None: it is the worst), and its fitness.
@@ -143,12 +140,10 @@ class Archive:
         members = (*self.members[:slot], member, *self.members[slot + 1 :])
         return Archive(members, matrix, self.resources, self.alpha)
 
-    def slot_of(self, member: int) -> int | None:
-        """Slot of the member with this id, or None."""
-        for slot, entry in enumerate(self.members):
-            if entry is not None and entry.id == member:
-                return slot
-        return None
+    @cached_property
+    def slots(self) -> dict[int, int]:
+        """Member id -> slot."""
+        return {entry.id: slot for slot, entry in enumerate(self.members) if entry is not None}
 
 
 def empty_archive(size: int, resources: Resources, alpha: float) -> Archive:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -39,8 +40,13 @@ _ALL = slice(None)
 # Key of what has been asked already.
 _LAST = 65535
 
-# Chance that a child fails an example that its parents solve, and one that none of them solves.
+# Chance that a child fails an example that its parents solve, and one that none of them solves; and
+# how much the whole archive says about it, beside the parents. (Measured on the digits: without the
+# archive 7 % more is asked from scratch, 2 % less from specialists.)
 _FAIL_SOLVED, _FAIL_UNSOLVED = 0.05, 0.95
+_ARCHIVE = 0.25
+# What being solved by everybody concerned takes from that chance.
+_SOLVED = _FAIL_UNSOLVED - _FAIL_SOLVED
 
 # A block is what should settle the child if the chances were true, times this, within limits given
 # as shares of all examples: small blocks stop sooner, large ones cost fewer round trips.
@@ -62,6 +68,7 @@ class Bounds:
         swing: float64[N, P], what failing each example takes from the best case.
         totals: float64[P], best case over all examples of (child's fitness - member's).
         loss: float64[N], what failing costs against the member that is easiest to beat.
+        worth: float64[N], what failing is expected to cost a child of parents that solve nothing.
         margin: how far below 0 every total must be; infinite where no child of this archive can be
             rejected for certain before everything is asked.
     """
@@ -73,6 +80,7 @@ class Bounds:
     swing: Float64
     totals: Float64
     loss: Float64
+    worth: Float64
     margin: float
     _relief: dict[int | None, Float64] = field(default_factory=dict[int | None, Float64])
 
@@ -83,8 +91,8 @@ class Bounds:
         """
         found = self._relief.get(slot)
         if found is None:
-            parent = archive.contest / len(archive.members) if slot is None else self.scores[slot]
-            found = self._relief[slot] = (_FAIL_UNSOLVED - _FAIL_SOLVED) * self.loss * parent
+            parent = _average(archive) if slot is None else self.scores[slot]
+            found = self._relief[slot] = (1 - _ARCHIVE) * _SOLVED * self.loss * parent
         return found
 
     def best(self, at: Int64 | slice = _ALL) -> Float64:
@@ -127,10 +135,16 @@ def _bounds(archive: Archive) -> Bounds:
     if excess is not None:
         swing -= excess.T
     loss = -swing[:, int(totals.argmax())]
+    worth = (_FAIL_UNSOLVED - _ARCHIVE * _SOLVED * _average(archive)) * loss
     return Bounds(
-        *(archive.scores, full, none, excess, swing, totals, loss),
+        *(archive.scores, full, none, excess, swing, totals, loss, worth),
         _MARGIN * scale if certain else math.inf,
     )
+
+
+def _average(archive: Archive) -> Float64:
+    """float64[N], mean score of the members."""
+    return archive.contest / len(archive.members)
 
 
 def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
@@ -145,8 +159,8 @@ def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Flo
     return price
 
 
-def _keys(worth: Float64) -> NDArray[np.uint16]:
-    """Rank keys that fall as worth rises, to 1 in 65,534 of the largest.
+def keys(worth: Float64) -> NDArray[np.uint16]:
+    """Rank keys that fall as worth rises, to 1 in 65,534 of the largest: uint16[N].
 
     Small integers are sorted by radix, in a fifth of the time; ties keep the order of the examples,
     so that the result does not depend on the processor.
@@ -181,22 +195,22 @@ def _excess(archive: Archive, full: Float64) -> Float64:
 class Rule:
     """How an exam over 0/1 scores goes on, in plain arrays.
 
-    Start with `done` = 0 questions asked. While `done < order.size` and `max(totals) >= -margin`:
-    if the margin is infinite, ask all that is left; else let `enough` be the number of `expected`
-    that are below `(expected[done - 1] if done else 0) + eager * max(totals)`, plus 1, less `done`;
-    limit it to `smallest` .. `largest`, round it up to a multiple of `grain`, and ask so many; then
-    add to `totals` the sum, row by row, of `swing` at the examples that were failed.
+    The order is that of falling `worth`: of rising `keys`, equal ones as they are stored. Let
+    `expected` be the running sums of `worth` in that order. Start with `done` = 0 questions asked.
+    While `done < N` and `max(totals) >= -margin`: if the margin is infinite, ask all that is left;
+    else let `enough` be the number of `expected` that are below
+    `(expected[done - 1] if done else 0) + eager * max(totals)`, plus 1, less `done`; limit it to
+    `smallest` .. `largest`, round it up to a multiple of `grain`, and ask so many; then add to
+    `totals` the sum, row by row, of `swing` at the examples that were failed.
 
     Attributes:
-        order: int64[M], the examples in the order in which they are asked.
-        expected: float64[M], never falling.
+        worth: float64[N], at least 0.
         swing: float64[N, P].
         totals: float64[P].
         margin, eager, smallest, largest, grain: see above.
     """
 
-    order: Int64
-    expected: Float64
+    worth: Float64
     swing: Float64
     totals: Float64
     margin: float
@@ -235,44 +249,55 @@ class Exam:
         self._bounds = bounds(archive)
         self._totals = self._bounds.totals.copy()
         self._lead = float(self._totals.max())
-        asked = np.flatnonzero(~np.isnan(known))
-        if asked.size:
-            self._count(asked, known[asked])
-        worth = _FAIL_UNSOLVED * self._bounds.loss
+        self._known = known == known  # not NaN
+        asked = int(np.count_nonzero(self._known))
+        if asked:
+            (at,) = np.nonzero(self._known)
+            self._count(at, known[at])
+        self._worth = self._bounds.worth.copy()
         for slot, share in parents:
-            worth -= share * self._bounds.relief(archive, slot)
-        keys, blocks = _keys(worth), archive.resources.blocks
-        if blocks is not None:
-            keys = _block_ranks(worth, blocks)
-        keys[asked] = _LAST
-        order = np.argsort(keys, kind="stable")
-        self._order = order[: order.size - asked.size]
-        # What failing in this order is expected to cost, so far.
-        self._expected = np.cumsum(worth[self._order])
-        self._next = 0
-        # Where a block may end; None for at any multiple of the grain.
-        self._ends = None if blocks is None else ends_of(blocks[self._order])
+            self._worth -= share * self._bounds.relief(archive, slot)
+        self._next, self._left = 0, known.size - asked
+
+    @cached_property
+    def _order(self) -> Int64:
+        """int64[M], the examples not known, in the order in which they are asked."""
+        blocks = self._archive.resources.blocks
+        ranks = keys(self._worth) if blocks is None else _block_ranks(self._worth, blocks)
+        ranks[self._known] = _LAST
+        return np.argsort(ranks, kind="stable")[: self._left]
+
+    @cached_property
+    def _expected(self) -> Float64:
+        """float64[M], what failing in this order is expected to cost, so far."""
+        return np.cumsum(self._worth[self._order])
+
+    @cached_property
+    def _ends(self) -> Int64 | None:
+        """Where a block may end; None for at any multiple of the grain."""
+        blocks = self._archive.resources.blocks
+        return None if blocks is None else ends_of(blocks[self._order])
 
     @property
     def rule(self) -> Rule | None:
         """All that `next`, `record` and `done` do, for who can do it faster; None if too much."""
-        resources = self._archive.resources
-        if self._next or not resources.binary or resources.blocks is not None:
+        resources, size = self._archive.resources, self.scores.size
+        if self._next or self._left < size or not resources.binary or resources.blocks is not None:
             return None
-        limits, size = self._bounds, self.scores.size
+        limits = self._bounds
         return Rule(
-            *(self._order, self._expected, limits.swing, self._totals, limits.margin, _EAGER),
+            *(self._worth, limits.swing, self._totals, limits.margin, _EAGER),
             *(math.ceil(_SMALLEST * size), math.ceil(_LARGEST * size), resources.grain),
         )
 
     def conclude(self, scores: NDArray[np.float32]) -> None:
-        """Take in the answers to the first n questions in the order of `rule`, float32[n].
+        """Take in the answers that `rule` led to, float32[N], NaN where it did not ask.
 
-        Fewer answers than questions mean that the child is rejected.
+        Any of them means that the child is rejected.
         """
-        self.scores[self._order[: scores.size]] = scores
-        self._next = scores.size
-        if self._next < self._order.size:
+        self.scores = scores
+        self._next = int(np.count_nonzero(scores == scores))
+        if self._next < self._left:
             self._lead = -math.inf
 
     @property
@@ -283,7 +308,7 @@ class Exam:
     @property
     def done(self) -> bool:
         """Nothing is left to ask: rejected for certain, or every example answered."""
-        return self._next == self._order.size or self.rejected
+        return self._next == self._left or self.rejected
 
     def next(self) -> Int64:
         """The examples to ask next, int64[n]; empty when done."""
@@ -298,7 +323,7 @@ class Exam:
         size = self.scores.size
         block = min(max(enough, math.ceil(_SMALLEST * size)), math.ceil(_LARGEST * size))
         if self._ends is not None:
-            last = int(self._ends.searchsorted(min(start + block, self._order.size)))
+            last = int(self._ends.searchsorted(min(start + block, self._left)))
             return self._order[start : self._ends[last]]
         grain = self._archive.resources.grain
         return self._order[start : start - (-block // grain) * grain]

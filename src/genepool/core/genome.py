@@ -91,12 +91,13 @@ class Vector:
     the same, and the parents are let go of.
     """
 
-    __slots__ = ("__weakref__", "_dots", "_origin", "_values")
+    __slots__ = ("__weakref__", "_dots", "_origin", "_square", "_values")
 
     def __init__(self, made: Float32 | Origin) -> None:
         """Take over weights, float32[D], which become read-only, or an origin."""
         self._dots: WeakKeyDictionary[Vector, float] = WeakKeyDictionary()
         self._values: Float32 | None = None
+        self._square: float | None = None
         self._origin: Origin | None = None
         if isinstance(made, Origin):
             self._origin = made
@@ -132,12 +133,19 @@ class Vector:
 
     def dot(self, other: Vector) -> float:
         """Inner product, in float64; kept, since the same parents meet again and again."""
+        if other is self:
+            if self._square is None:
+                self._square = self._product(self)
+            return self._square
         found = self._dots.get(other)
         if found is None:
-            exact = self.values.astype(np.float64)
-            exact *= other.values
-            found = self._dots[other] = other._dots[self] = float(np.add.reduce(exact))
+            found = self._dots[other] = other._dots[self] = self._product(other)
         return found
+
+    def _product(self, other: Vector) -> float:
+        exact = self.values.astype(np.float64)
+        exact *= other.values
+        return float(np.add.reduce(exact))
 
 
 Genome = Recipe | Vector

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from statistics import NormalDist
+from typing import cast
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 Generator = np.random.Generator
@@ -24,11 +26,21 @@ def generator(seed: int, step: int, stream: int = 0) -> Generator:
     return np.random.Generator(_bits(seed, step, stream))
 
 
+class _Key(ISeedSequence):
+    """A key as it is: given otherwise, Philox asks the system for entropy and throws it away."""
+
+    def __init__(self, seed: int, stream: int) -> None:
+        self._words = np.array([seed & _MASK, stream], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> NDArray[np.uint64]:
+        """Philox asks for the two 64-bit words of its key."""
+        return self._words
+
+
 def _bits(seed: int, step: int, stream: int) -> np.random.Philox:
-    return np.random.Philox(
-        key=np.array([seed & _MASK, stream], dtype=np.uint64),
-        counter=np.array([0, 0, 0, step], dtype=np.uint64),
-    )
+    counter = np.array([0, 0, 0, step], dtype=np.uint64)
+    # (numpy's stubs know of no other key sequences than its own.)
+    return np.random.Philox(cast("np.random.SeedSequence", _Key(seed, stream)), counter=counter)
 
 
 def noise_words(seed: int, step: int, size: int, stream: int = 1) -> NDArray[np.uint16]:

@@ -135,8 +135,8 @@ class Settling(Protocol):
             rule: in which order, and until when.
 
         Returns:
-            float32[n], 0 or 1: bit for bit what `Task.score` gives for `rule.order[:n]`, with the n
-            that the rule leads to. None if such a model must be asked block by block.
+            float32[N], 0 or 1: bit for bit what `Task.score` gives for the examples that the rule
+            leads to; NaN for the others. None if such a model must be asked block by block.
 
         Raises:
             EvaluationError: as `Task.score`.

@@ -208,41 +208,59 @@ def _dense_layer(x, x_stride, rows, depth, w, width, bias, out, relu):
 
 
 @_kernel
-def _sparse_layer(starts, columns, values, rows, w, width, bias, out, relu):
+def _panel(column, width):
+    """Number of vectors in the panel of a sparse layer that begins at `column`."""
+    left = (width - column) // LANES
+    return _PANEL if left >= _PANEL else (2 if left >= 2 else 1)
+
+
+@_kernel
+def _sparse_layer(starts, columns, values, depth, rows, w, width, bias, out, relu):
+    """The weights lie panel by panel (see `_pack`): then one fits in the first-level cache."""
     at_values, at_columns = values.ctypes.data, columns.ctypes.data
     column = 0
     while column < width:
-        left = (width - column) // LANES
-        vectors = _PANEL if left >= _PANEL else (2 if left >= 2 else 1)
-        at_w, at_bias = w + 4 * column, bias + 4 * column
+        vectors = _panel(column, width)
+        at_w, at_bias, w_stride = w + 4 * depth * column, bias + 4 * column, LANES * vectors
         for i in range(rows.shape[0]):
             begin = starts[rows[i]]
             n = starts[rows[i] + 1] - begin
             x, positions = at_values + 4 * begin, at_columns + 4 * begin
             to = out + 4 * (i * width + column)
             if vectors == _PANEL:
-                _sparse_panel(to, 0, x, 0, positions, n, at_w, width, at_bias, relu)
+                _sparse_panel(to, 0, x, 0, positions, n, at_w, w_stride, at_bias, relu)
             elif vectors == 2:
-                _sparse_pair(to, 0, x, 0, positions, n, at_w, width, at_bias, relu)
+                _sparse_pair(to, 0, x, 0, positions, n, at_w, w_stride, at_bias, relu)
             else:
-                _sparse_one(to, 0, x, 0, positions, n, at_w, width, at_bias, relu)
+                _sparse_one(to, 0, x, 0, positions, n, at_w, w_stride, at_bias, relu)
         column += vectors * LANES
 
 
 @_kernel
-def _pack(source, rows, width, padded, target):
-    """Copy float32[rows, width] to rows of `padded` at `target`; whether all of it is finite."""
+def _pack(source, rows, width, padded, target, panels):
+    """Copy float32[rows, width] to `target`; whether all of it is finite.
+
+    Rows are padded with zeros to `padded`, and lie end to end or, with `panels`, are divided into
+    stretches as `_panel` says: the first of each row end to end, then the second, and so on.
+    """
     given = carray(_pointer(source), (rows, width), np.uint32)
-    packed = carray(_pointer(target), (rows, padded), np.uint32)
+    packed = carray(_pointer(target), (rows * padded,), np.uint32)
     exponent = np.uint32(0x7F800000)
-    bad = np.uint32(0)
-    for row in range(rows):
-        for column in range(width):
-            bits = given[row, column]
-            packed[row, column] = bits
-            bad |= np.uint32((bits & exponent) == exponent)
-        for column in range(width, padded):
-            packed[row, column] = np.uint32(0)
+    bad, begin, to = np.uint32(0), 0, 0
+    while begin < padded:
+        end = padded
+        if panels:
+            end = begin + LANES * _panel(begin, padded)
+        filled = min(end, width)
+        for row in range(rows):
+            for column in range(begin, filled):
+                bits = given[row, column]
+                packed[to + column - begin] = bits
+                bad |= np.uint32((bits & exponent) == exponent)
+            for column in range(filled, end):
+                packed[to + column - begin] = np.uint32(0)
+            to += end - begin
+        begin = end
     return bad == 0
 
 
@@ -291,7 +309,7 @@ def score_rows(
             return BAD_ROW, 0, i
     data = (starts, columns, values, inputs, labels)
     for model in range(addresses.shape[0]):
-        layer = _pack_model(addresses[model], widths, padded, pack)
+        layer = _pack_model(addresses[model], widths, padded, starts.shape[0] > 0, pack)
         if layer >= 0:
             return BAD_WEIGHTS, model, layer
         bad = _score_packed(widths, padded, data, first, rows, pack, work, out[model])
@@ -310,8 +328,7 @@ def settle(
     values: Float32,
     inputs: Float32,
     labels: Int64,
-    order: Int64,
-    expected: Float64,
+    worth: Float64,
     swing: Float64,
     totals: Float64,
     margin: float,
@@ -321,45 +338,55 @@ def settle(
     grain: int,
     pack: Float32,
     work: Float32,
+    order: Int64,
     out: Float32,
 ) -> tuple[int, int, int]:
     """Score one model on as many rows as a rule (`core.exam.Rule`) asks for.
 
     Args:
         addresses: int64[1, L, 2], and what follows up to `labels`, as for `score_rows`.
-        order, expected, swing, totals, margin, eager, smallest, largest, grain: the rule; `order`
-            counts from the first example. `totals` is written.
+        worth, swing, totals, margin, eager, smallest, largest, grain: the rule, over the first N
+            examples. `totals` is written.
         pack, work: as for `score_rows`.
-        out: float32[M], written as far as was asked.
+        order: int64[N], to be written: the examples in the order in which they are asked.
+        out: float32[N], to be written, in stored order; NaN where nothing was asked.
 
     Returns:
-        (OK, 0, number asked), or what `score_rows` returns.
+        (OK, 0, number asked), or what `score_rows` returns, with a position in `order`.
     """
-    layer = _pack_model(addresses[0], widths, padded, pack)
+    layer = _pack_model(addresses[0], widths, padded, starts.shape[0] > 0, pack)
     if layer >= 0:
         return BAD_WEIGHTS, 0, layer
     data = (starts, columns, values, inputs, labels)
-    change = np.empty_like(totals)
-    count, done, enough = order.shape[0], 0, 0
+    _by_worth(worth, order)
+    change, count = np.empty_like(totals), worth.shape[0]
+    answers = np.empty(count, np.float32)
+    # `before` is what failing was expected to cost up to `done`, `cost` up to `enough`.
+    done, enough, before, cost = 0, 0, 0.0, 0.0
+    out[:] = np.nan
     lead = totals.max()
     while done < count and lead >= -margin:
         block = count
         if margin != np.inf:
-            goal = eager * lead
-            if done > 0:
-                goal = expected[done - 1] + eager * lead
-            enough = done
-            while enough < count and expected[enough] < goal:
+            goal = before + eager * lead
+            enough, cost = done, before
+            while enough < count:
+                cost += worth[order[enough]]
+                if cost >= goal:
+                    break
                 enough += 1
             block = min(max(enough + 1 - done, smallest), largest)
             block = -(-block // grain) * grain
         end = min(count, done + block)
-        bad = _score_packed(widths, padded, data, 0, order[done:end], pack, work, out[done:end])
+        rows, answered = order[done:end], answers[done:end]
+        bad = _score_packed(widths, padded, data, 0, rows, pack, work, answered)
         if bad >= 0:
             return BAD_LOGITS, 0, done + bad
         change[:] = 0.0
         for i in range(done, end):
-            if out[i] == 0:
+            before += worth[order[i]]
+            out[order[i]] = answers[i]
+            if answers[i] == 0:
                 for member in range(change.shape[0]):
                     change[member] += swing[order[i], member]
         for member in range(change.shape[0]):
@@ -370,14 +397,40 @@ def settle(
 
 
 @_kernel
-def _pack_model(addresses, widths, padded, pack):
+def _by_worth(worth, order):
+    """Order examples as `core.exam.keys` ranks them: falling worth, equal ones as stored."""
+    top = 2.2250738585072014e-308
+    for i in range(worth.shape[0]):
+        top = max(top, worth[i])
+    size, scale = worth.shape[0], 65534.0 / top
+    ranks, half = np.empty(size, np.uint16), np.empty(size, np.int64)
+    low, high = np.zeros(257, np.int64), np.zeros(257, np.int64)
+    for i in range(size):
+        ranks[i] = np.uint16(65534.0 - worth[i] * scale)
+        low[(ranks[i] & 255) + 1] += 1
+        high[(ranks[i] >> 8) + 1] += 1
+    for digit in range(256):
+        low[digit + 1] += low[digit]
+        high[digit + 1] += high[digit]
+    for i in range(size):
+        digit = ranks[i] & 255
+        half[low[digit]] = i
+        low[digit] += 1
+    for i in range(size):
+        digit = ranks[half[i]] >> 8
+        order[high[digit]] = half[i]
+        high[digit] += 1
+
+
+@_kernel
+def _pack_model(addresses, widths, padded, sparse, pack):
     """Copy a model's weights and biases, padded; the first layer that is not finite, or -1."""
     at = pack.ctypes.data
     for layer in range(addresses.shape[0]):
         depth, width, room = widths[layer], widths[layer + 1], padded[layer + 1]
-        fine = _pack(addresses[layer, 0], depth, width, room, at)
+        fine = _pack(addresses[layer, 0], depth, width, room, at, sparse and layer == 0)
         at += 4 * depth * room
-        if not (_pack(addresses[layer, 1], 1, width, room, at) and fine):
+        if not (_pack(addresses[layer, 1], 1, width, room, at, False) and fine):
             return layer
         at += 4 * room
     return -1
@@ -411,7 +464,8 @@ def _score_packed(widths, padded, data, first, rows, pack, work, out):
             relu = 1 if layer + 1 < layers else 0
             to, bias = halves[layer % 2], at + 4 * depth * room
             if sparse and layer == 0:
-                _sparse_layer(starts[first:], columns, values, block, at, room, bias, to, relu)
+                data_in = (starts[first:], columns, values, depth, block)
+                _sparse_layer(*data_in, at, room, bias, to, relu)
             else:
                 _dense_layer(x, x_stride, size, depth, at, room, bias, to, relu)
             x, x_stride = to, room

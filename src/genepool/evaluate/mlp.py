@@ -93,6 +93,7 @@ class Mlp:
             self._inputs = np.array(inputs, dtype=np.float32, order="C")
         self._bound: dict[int, _Bound] = {}
         self._room: _Room | None = None
+        self._order = np.empty(0, dtype=np.int64)
 
     def correct(self, models: Sequence[ArrayModel], rows: Int64, first: int, last: int) -> Float32:
         """Score models: 1 where the first largest logit is the label's, else 0.
@@ -150,18 +151,21 @@ class Mlp:
 
         Args:
             model: the model.
-            rule: its `order` counts from example 0.
+            rule: over the first N examples.
 
         Returns:
-            float32[n], the scores of `rule.order[:n]`.
+            float32[N], NaN where the rule did not lead to.
 
         Raises:
             EvaluationError: as `correct`.
         """
         bound = self._bind(model)
         room = self._prepare([bound])
-        out = np.empty(rule.order.size, dtype=np.float32)
-        status, _, asked = kernels.settle(
+        size = rule.worth.size
+        if self._order.size != size:
+            self._order = np.empty(size, dtype=np.int64)
+        out = np.empty(size, dtype=np.float32)
+        status, _, position = kernels.settle(
             bound.addresses[None],
             room.widths,
             room.padded,
@@ -170,8 +174,7 @@ class Mlp:
             self._values,
             self._inputs,
             self._labels,
-            rule.order,
-            rule.expected,
+            rule.worth,
             rule.swing,
             rule.totals.copy(),
             rule.margin,
@@ -181,11 +184,12 @@ class Mlp:
             rule.grain,
             room.pack,
             room.work,
+            self._order,
             out,
         )
         if status == kernels.OK:
-            return out[:asked]
-        raise self._fault(status, bound, asked, rule.order)
+            return out
+        raise self._fault(status, bound, position, self._order)
 
     def _fault(self, status: int, bound: _Bound, position: int, rows: Int64) -> EvaluationError:
         if status == kernels.BAD_WEIGHTS:

@@ -33,17 +33,22 @@ from genepool.run.database import (
     reading,
     writing,
 )
-from genepool.run.guards import GuardEntry, Means, standing
-from genepool.run.records import COLUMNS, Record, from_row, pack_scores, to_row, unpack_scores
+from genepool.run.records import Record, Verdict, pack_scores, unpack_scores
 
-_INSERT = f"INSERT INTO members ({COLUMNS}) VALUES ({', '.join('?' * 17)})"
+_COLUMNS = (
+    "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
+    "slot, evicted, asked, error, seconds"
+)
+
+_INSERT = f"INSERT INTO members VALUES ({', '.join('?' * 17)})"
+_FORGET = "UPDATE members SET genome = NULL WHERE id = ?"
 
 # The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
 _LOG_PAGES = 4096
 
 # Children that take less than this to make and score share a transaction: it is the work that a
 # crash may undo, and the cost of committing each would exceed theirs.
-_GROUP_SECONDS = 0.005
+_GROUP_SECONDS = 0.02
 
 # Longest that finished work may be lost to a power cut (not to a crash: that loses nothing).
 _DURABLE_SECONDS = 1.0
@@ -86,15 +91,15 @@ class Pool:
                 f"{self.path}: there is no pool here (expected a directory with {DATABASE}); "
                 "`genepool evolve RUN.yaml` makes one"
             )
-        self._db = connect(file, write=False)
+        self._connection = connect(file, write=False)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._db.close)
-            check_schema(self._db, self.path)
+            undo.callback(self._connection.close)
+            check_schema(self._connection, self.path)
             undo.pop_all()
 
     def close(self) -> None:
         """Close the file; the pool stays."""
-        self._db.close()
+        self._connection.close()
 
     def __enter__(self) -> Pool:
         return self
@@ -107,9 +112,13 @@ class Pool:
     ) -> None:
         self.close()
 
+    def _reader(self) -> sqlite3.Connection:
+        """A connection that sees all that was added."""
+        return self._connection
+
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with reading(self.path):
-            return self._db.execute(query, values).fetchall()
+            return self._reader().execute(query, values).fetchall()
 
     def meta(self) -> dict[str, Any]:
         """What the run pinned: `pins` and `config`, `axis_size`, `kind` of genome, `budget`."""
@@ -123,24 +132,12 @@ class Pool:
         ]
 
     def tasks(self) -> list[TaskEntry]:
-        """The tasks that members compete for; their examples are laid end to end in this order."""
+        """The tasks, in order; their examples are laid end to end in that order."""
         rows = self._rows(
             "SELECT name, digest, weight, examples, held_out, is_binary FROM tasks "
             "ORDER BY position"
         )
         return [TaskEntry(*row[:5], binary=bool(row[5])) for row in rows]
-
-    def guards(self) -> list[GuardEntry]:
-        """The guard tasks, in order."""
-        return [GuardEntry(**entry) for entry in self.meta().get("guards", ())]
-
-    def guard_means(self) -> dict[int, Means]:
-        """Mean score on each guard of every member that was asked any."""
-        guards = self.guards()
-        out: dict[int, list[float | None]] = {}
-        for member, number, mean in self._rows("SELECT * FROM guards") if guards else ():
-            out.setdefault(member, [None] * len(guards))[number] = mean
-        return {member: tuple(means) for member, means in out.items()}
 
     @property
     def examples(self) -> int:
@@ -158,12 +155,12 @@ class Pool:
         """Members in order of absorption, from id `since`; only those accepted, if asked."""
         size = self.examples
         where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
-        query = f"SELECT {COLUMNS} FROM members WHERE {where} ORDER BY id"
+        query = f"SELECT {_COLUMNS} FROM members WHERE {where} ORDER BY id"
         with reading(self.path):
-            for row in self._db.execute(query, (since,)):
+            for row in self._reader().execute(query, (since,)):
                 if last is not None and row[0] > last:
                     return
-                yield from_row(row, size)
+                yield _record(row, size)
 
     def record(self, member: int) -> Record:
         """One member.
@@ -171,13 +168,13 @@ class Pool:
         Raises:
             PoolError: there is no such member.
         """
-        rows = self._rows(f"SELECT {COLUMNS} FROM members WHERE id = ?", (member,))
+        rows = self._rows(f"SELECT {_COLUMNS} FROM members WHERE id = ?", (member,))
         if not rows:
             top = self._rows("SELECT max(id) FROM members")[0][0]
             raise PoolError(
                 f"{self.path}: there is no member {member}; members are numbered 0 to {top}"
             )
-        return from_row(rows[0], self.examples)
+        return _record(rows[0], self.examples)
 
     def slots(self, last: int | None = None) -> dict[int, int]:
         """Slot -> member id of the archive now, or as it stood after member `last`."""
@@ -264,7 +261,7 @@ class Pool:
         meta, held = self.meta(), self.held_out()
         counts = self._rows(
             "SELECT count(*), sum(verdict = 'accepted'), sum(asked), sum(verdict = 'failed'), "
-            "sum(verdict = 'stopped'), sum(verdict = 'guarded') FROM members WHERE step > 0"
+            "sum(verdict = 'stopped'), sum(seconds) FROM members WHERE step > 0"
         )[0]
         details = {
             row[0]: {"member": row[0], "train": row[1], "genome": row[2]}
@@ -279,7 +276,6 @@ class Pool:
             "budget": meta["budget"],
             "accepted": counts[1] or 0,
             "stopped": counts[4] or 0,
-            "guarded": counts[5] or 0,
             "failed": counts[3] or 0,
             "examples_evaluated": counts[2] or 0,
             "examples_total": counts[0] * self.examples,
@@ -297,18 +293,7 @@ class Pool:
                 }
                 for number, seed in enumerate(self.seeds())
             ],
-            "guards": self.guard_standing(champion),
         }
-
-    def guard_standing(self, champion: int | None = None) -> list[dict[str, Any]]:
-        """What each guard asks for; see `guards.standing`. The champion's score is added."""
-        names, means = [seed.name for seed in self.seeds()], self.guard_means()
-        seeds = {name: means[k] for k, name in enumerate(names) if k in means}
-        others = {member: row for member, row in means.items() if member >= len(names)}
-        return [
-            {**entry, "champion": means[champion][number] if champion in means else None}
-            for number, entry in enumerate(standing(self.guards(), seeds, others))
-        ]
 
 
 class PoolWriter(Pool):
@@ -339,17 +324,23 @@ class PoolWriter(Pool):
         with contextlib.ExitStack() as undo, writing(self.path):
             undo.callback(self._lock.release)
             (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
-            self._db = connect(self.path / DATABASE, write=True)
-            undo.callback(self._db.close)
-            empty = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            self._connection = connect(self.path / DATABASE, write=True)
+            undo.callback(self._connection.close)
+            empty = (
+                self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            )
             if not empty:
-                check_schema(self._db, self.path)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            self._db.execute("PRAGMA synchronous = NORMAL")
+                check_schema(self._connection, self.path)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
             undo.pop_all()
         self._durable = self._committed = time.monotonic()
         self._full = False
+        # What was added and is not written yet: members, held-out scores, genomes to forget.
+        self._waiting: list[tuple[object, ...]] = []
+        self._measured: list[tuple[int, NDArray[np.float32], float]] = []
+        self._forgotten: list[tuple[int]] = []
 
     def close(self) -> None:
         """Write what is not written yet, close the file and let others write.
@@ -358,15 +349,17 @@ class PoolWriter(Pool):
             PoolError: the last few milliseconds of work could not be written.
         """
         try:
-            with writing(self.path):
-                if self._db.in_transaction:
-                    self._commit()
+            self._flush()
         finally:
             with contextlib.suppress(sqlite3.Error):
-                self._db.close()
+                self._connection.close()
             with contextlib.suppress(OSError):
                 (self.path / "writer.pid").unlink()
             self._lock.release()
+
+    def _reader(self) -> sqlite3.Connection:
+        self._flush()
+        return self._connection
 
     @property
     def fresh(self) -> bool:
@@ -407,38 +400,51 @@ class PoolWriter(Pool):
         record: Record,
         *,
         held_out: tuple[NDArray[np.float32], float] | None = None,
-        guards: Means = (),
         forget: Sequence[int] = (),
     ) -> None:
         """Append one member, with its held-out scores if measured, whole or not at all.
 
-        Members that come within 5 ms of each other share a transaction.
+        Members that come within 20 ms of each other share a transaction.
 
         Args:
             record: its id must be the next one.
             held_out: float32[M] and their weighted mean.
-            guards: its mean score on each guard; empty if it was asked none.
             forget: members whose stored genomes are no longer needed (they can be bred again).
         """
+        scores = None if record.scores is None else pack_scores(record.scores)
+        self._waiting.append(
+            (
+                *(record.id, record.step, _numbers(record.parents), record.plan, record.merge),
+                *(record.mutation, record.digest, record.genome, record.verdict, scores),
+                *(record.asked, record.train, record.fitness, record.slot, record.evicted),
+                *(record.error, record.seconds),
+            )
+        )
+        if held_out is not None:
+            self._measured.append((record.id, *held_out))
+        self._forgotten += [(gone,) for gone in forget]
+        if time.monotonic() - self._committed >= _GROUP_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the members that wait, in one transaction."""
+        if not self._waiting:
+            return
         with writing(self.path):
+            self._begin()
             try:
-                if not self._db.in_transaction:
-                    self._begin()
-                self._db.execute(_INSERT, to_row(record))
-                if held_out is not None:
-                    self._insert_held_out(record.id, *held_out)
-                for number, mean in enumerate(guards):
-                    if mean is not None:
-                        self._db.execute(
-                            "INSERT INTO guards VALUES (?, ?, ?)", (record.id, number, mean)
-                        )
-                for gone in forget:
-                    self._db.execute("UPDATE members SET genome = NULL WHERE id = ?", (gone,))
-                if time.monotonic() - self._committed >= _GROUP_SECONDS:
-                    self._commit()
+                self._connection.executemany(_INSERT, self._waiting)
+                for measured in self._measured:
+                    self._insert_held_out(*measured)
+                if self._forgotten:
+                    self._connection.executemany(_FORGET, self._forgotten)
+                self._commit()
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                # What could not be written is bred again when the run goes on.
+                self._waiting, self._measured, self._forgotten = [], [], []
 
     def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         """Record held-out scores, float32[M], and their weighted mean."""
@@ -446,19 +452,18 @@ class PoolWriter(Pool):
             self._insert_held_out(member, scores, mean)
 
     def _insert_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
-        self._db.execute(
+        self._connection.execute(
             "INSERT OR REPLACE INTO held_out VALUES (?, ?, ?)", (member, pack_scores(scores), mean)
         )
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
         """What is written inside is written whole or not at all, after all that came before."""
+        self._flush()
         with writing(self.path):
-            if self._db.in_transaction:
-                self._commit()
             self._begin()
             try:
-                yield self._db
+                yield self._connection
                 self._commit()
             except BaseException:
                 self._roll_back()
@@ -467,19 +472,47 @@ class PoolWriter(Pool):
     def _begin(self) -> None:
         self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
         if self._full:
-            self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("BEGIN IMMEDIATE")
+            self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("BEGIN IMMEDIATE")
 
     def _commit(self) -> None:
-        self._db.execute("COMMIT")
+        self._connection.execute("COMMIT")
         self._committed = time.monotonic()
         if self._full:
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
             self._durable = self._committed
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
-            self._db.execute("ROLLBACK")
+            self._connection.execute("ROLLBACK")
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    """As JSON."""
+    return f"[{', '.join(map(str, values))}]"
+
+
+def _record(row: tuple[Any, ...], size: int) -> Record:
+    verdict: Verdict = row[8]
+    return Record(
+        id=row[0],
+        step=row[1],
+        parents=tuple(json.loads(row[2])),
+        plan=row[3],
+        merge=row[4],
+        mutation=row[5],
+        digest=row[6],
+        genome=row[7],
+        verdict=verdict,
+        scores=None if row[9] is None else unpack_scores(row[9], size),
+        train=row[10],
+        fitness=row[11],
+        slot=row[12],
+        evicted=row[13],
+        asked=row[14],
+        error=row[15],
+        seconds=row[16],
+    )
 
 
 def _holder(path: Path) -> str:

@@ -55,12 +55,12 @@ class MapElites:
     Attributes:
         measures: one per dimension of the grid.
         cells: number of cells along each dimension, over measures from 0 to 1.
-        splits, angle, mutation, warmup: see `Niches`.
+        split_point, angle, mutation, warmup: see `Niches`.
     """
 
     measures: tuple[Measure, ...]
     cells: tuple[int, ...]
-    splits: int = 1
+    split_point: bool = True
     angle: Angle = "global"
     mutation: float = 0.0
     warmup: int = 0
@@ -83,15 +83,16 @@ class MapElites:
         """The child of step `step`, a function of its arguments alone."""
         draws = generator(problem.seed, step)
         if step <= self.warmup and len(problem.seeds) > 1:
-            parents = random_seeds(problem, draws)
+            first, second = random_seeds(problem, draws)
         else:
-            parents = _parents(state.archive, draws)
+            first, second = _parents(state.archive, draws)
         return mate(
             problem,
             step,
             draws,
-            parents,
-            splits=self.splits,
+            first,
+            second,
+            split_point=self.split_point,
             angle=self.angle,
             mutation=self.mutation,
         )
