@@ -68,7 +68,7 @@ def contents(pool: Path) -> list[dict[str, Any]]:
     with Pool(pool) as opened:
         rows = [_plain(record) for record in opened.records()]
         rows.append({"held_out": opened.held_out(), "champion": opened.champion()})
-        rows.append({"slots": opened.slots()})
+        rows.append({"slots": opened.slots(), "guards": opened.guard_means()})
     return rows
 
 

@@ -143,9 +143,8 @@ def in_rounds(
             problem,
             10**6 + number,
             generator(seed, number, stream=97),
-            seed_member(problem, number % 2),
-            seed_member(problem, 1 - number % 2),
-            split_point=True,
+            [seed_member(problem, number % 2), seed_member(problem, 1 - number % 2)],
+            splits=1,
             angle="global",
             mutation=strategy.mutation,
         )
@@ -229,9 +228,8 @@ def calibration(place: World, count: int = 100) -> np.ndarray:
             place.problem,
             number + 1,
             draws,
-            seed_member(place.problem, number % 2),
-            seed_member(place.problem, 1 - number % 2),
-            split_point=number % 4 > 0,
+            [seed_member(place.problem, n % 2) for n in (number, number + 1)],
+            splits=min(number % 4, 1),
             angle="global",
             mutation=0.0,
         )

@@ -1,17 +1,20 @@
 """Variants of M2N2 against M2N2, on the same seeds; one line of JSON per run, so it goes on.
 
-python experiments/beyond/run.py --start pre --steps 5000 --seeds 20 --only plain,risk
+python experiments/beyond/run.py --start pre --steps 5000 --seeds 20 --only "plain;risk 0.2"
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import lab
 from variants import Variant
 
+from genepool.core.strategies import Niches
 
-def variants(steps: int) -> dict[str, Variant]:
+
+def variants(steps: int) -> dict[str, Niches]:
     """By name."""
     return {
         "plain": Variant(),
@@ -19,6 +22,7 @@ def variants(steps: int) -> dict[str, Variant]:
         "risk 0.2": Variant(risk=0.2),
         "(a) kin 4": Variant(kinship=4),
         "(a) strangers 1": Variant(kinship=-1),
+        "(a) learnt": Variant(learnt=1.0),
         "(b) two splits": Variant(splits=2),
         "(b) four splits": Variant(splits=4),
         "(b) boundaries 0.5": Variant(boundary=0.5),
@@ -29,6 +33,17 @@ def variants(steps: int) -> dict[str, Variant]:
         "(c) alpha 1 to 2": Variant(first_alpha=1.0, alpha=2.0, over=steps),
         "(d) third parent": Variant(third=1.0),
         "(d) third parent 0.3": Variant(third=0.3),
+        "(a+b) kin 4, two splits": Variant(kinship=4, splits=2),
+        # What the package offers.
+        "splits 2": Niches(splits=2),
+        "splits 4": Niches(splits=4),
+        "splits 8": Niches(splits=8),
+        "splits 16": Niches(splits=16),
+        "parents 3": Niches(parents=3),
+        "parents 5": Niches(parents=5),
+        "splits 2, parents 3": Niches(splits=2, parents=3),
+        "splits 4, parents 3": Niches(splits=4, parents=3),
+        "splits 8, parents 5": Niches(splits=8, parents=5),
     }
 
 
@@ -42,18 +57,13 @@ def main() -> None:
     marks = tuple(round(args.steps * part) for part in (0.05, 0.1, 0.2, 0.5))
     for seed in range(args.first, args.first + args.seeds):
         for name, strategy in variants(args.steps).items():
-            wanted = not args.only or any(name.startswith(part) for part in args.only.split(","))
+            wanted = not args.only or name in args.only.split(";")
             if (name, seed) in done or not wanted:
                 continue
             lab.wait(args.pause)
             began = time.time()
             place = lab.world(args.data, args.start, seed)
-            strategy = Variant(
-                **{
-                    **{k: getattr(strategy, k) for k in strategy.__dataclass_fields__},
-                    "mutation": 0.01 if args.start == "scratch" else 0.0,
-                }
-            )
+            strategy = replace(strategy, mutation=0.01 if args.start == "scratch" else 0.0)
             found = lab.run(place, strategy, args.steps, marks=marks)
             row = {
                 "variant": name,

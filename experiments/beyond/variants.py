@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,39 @@ from genepool.core.strategies.base import breed
 from genepool.core.strategies.niches import survival
 
 
+@dataclass
+class Luck:
+    """How often the children of two slots have lived: the one part here that is not a value.
+
+    Who takes a slot inherits the mean of its parents' records, at half the weight.
+
+    Attributes:
+        lived, bred: float64[P, P], symmetric.
+        pending: slots of the parents of the child in flight.
+    """
+
+    lived: NDArray[np.float64]
+    bred: NDArray[np.float64]
+    pending: Sequence[int | None] = ()
+
+    def take(self, parents: Sequence[int | None], slot: int | None) -> None:
+        slots = [parent for parent in parents if parent is not None]
+        one, two = slots[0], slots[-1]
+        for table, value in ((self.bred, 1.0), (self.lived, float(slot is not None))):
+            table[one, two] += value
+            if one != two:
+                table[two, one] += value
+            if slot is not None:
+                table[slot] = (table[one] + table[two]) / 4
+                table[:, slot] = table[slot]
+                table[slot, slot] = (table[one, one] + table[two, two]) / 4
+
+    def chance(self, first: int) -> NDArray[np.float64]:
+        """For every slot, with four children at the rate of all put in front."""
+        rate = (self.lived.sum() + 1.0) / (self.bred.sum() + 4.0)
+        return (self.lived[first] + 4.0 * rate) / (self.bred[first] + 4.0)
+
+
 @dataclass(frozen=True)
 class Variant(Niches):
     """M2N2 and what was tried.
@@ -30,6 +64,8 @@ class Variant(Niches):
         third: chance of a third parent, chosen for what the first two lack.
         first_size: slots at the start; they become `size` by step `over`.
         first_alpha: strength of competition at the start; it becomes `alpha` by step `over`.
+        learnt: attraction is multiplied by the share of the pair's children that have lived, to
+            this power; see `Luck`.
     """
 
     kinship: float = 0.0
@@ -39,8 +75,11 @@ class Variant(Niches):
     first_size: int = 0
     first_alpha: float = -1.0
     over: int = 1
+    learnt: float = 0.0
+    luck: list[Luck] = field(default_factory=list, repr=False)
 
     def begin(self, problem: Problem) -> Archive:
+        self.luck[:] = [Luck(np.zeros((self.size, self.size)), np.zeros((self.size, self.size)))]
         first = replace(self, size=self.first_size or self.size)
         return self._aged(Niches.begin(first, problem), 0)
 
@@ -67,9 +106,15 @@ class Variant(Niches):
     def absorb(
         self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
     ) -> tuple[Archive, Outcome]:
-        return survival(self._aged(state, step), member, scores)
+        before = self._aged(state, step)
+        after, outcome = survival(before, member, scores)
+        if self.learnt and step:
+            self.luck[0].take([before.slot_of(parent) for parent in member.parents], outcome.slot)
+        return after, outcome
 
     def skip(self, state: Archive, step: int) -> Archive:
+        if self.learnt:
+            self.luck[0].take(self.luck[0].pending, None)
         return self._aged(state, step)
 
     def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
@@ -85,6 +130,7 @@ class Variant(Niches):
             wide = canonical(merge.bounds, np.pad(merge.coefs, ((0, 0), (0, 1))))
             merge = compose(other, [wide, seed_recipe(problem.axis.size, 2, 3)])
         plan = Plan(tuple(m.id for m in there), ratio, (), self.angle, self.mutation)
+        self.luck[0].pending = chosen
         genomes = [member.genome for member in there]
         genome = breed(merge, genomes, self.mutation, problem.seed, step)
         return Proposal(step, plan, merge, genome)
@@ -95,6 +141,8 @@ class Variant(Niches):
         offers = archive.offers(first)
         if self.kinship:
             offers = offers * self._kinship(problem, archive, first)
+        if self.learnt:
+            offers = offers * self.luck[0].chance(first) ** self.learnt
         if offers.max() <= 0:
             others = archive.occupied.astype(float)
             others[first] = 0.0

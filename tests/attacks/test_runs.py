@@ -65,6 +65,13 @@ def _without(key: str) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
+def _guard(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(config: dict[str, Any]) -> None:
+        config["tasks"].append({**config["tasks"][0], "name": "kept", "guard": True, **changes})
+
+    return edit
+
+
 RUN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] = {
     "budget is negative": (_edit(budget=-1), ("line", "budget", "-1")),
     "budget is text": (_edit(budget="many"), ("line", "budget", "many")),
@@ -93,6 +100,20 @@ RUN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] =
         lambda config: config["tasks"].append(config["tasks"][0]),
         ("line", "used twice"),
     ),
+    "a tolerance without a guard": (_task(tolerance=0.1), ("line 9", "tolerance", "not a guard")),
+    "a negative tolerance": (_guard(tolerance=-0.1), ("line", "tolerance", "-0.1")),
+    "a tolerance above all scores": (_guard(tolerance=1.5), ("line", "tolerance", "1.5")),
+    "a tolerance that is no number": (_guard(tolerance=float("nan")), ("line", "tolerance")),
+    "a tolerance in words": (_guard(tolerance="2 %"), ("line", "tolerance", "2 %")),
+    "a guard in words": (_guard(guard="yes please"), ("line", "guard", "yes please")),
+    "a guard with a weight": (_guard(weight=2.0), ("line", "weight", "nobody competes")),
+    "a guard of no known task": (
+        _guard(evaluator="lm-eval", task="no such task", data=None),
+        ("line", "tasks.1"),
+    ),
+    "a guard without data": (_guard(data="nowhere.npz"), ("line", "'kept'", "nowhere.npz")),
+    "a guard named like a task": (_guard(name="clouds"), ("line", "used twice")),
+    "nothing but guards": (_task(guard=True), ("line", "tasks", "all 1 are guards")),
     "chromosome matches nothing": (_edit(chromosomes={"x": ["nothing*"]}), ("x",)),
     "no proposals in flight": (_edit(in_flight=0), ("line", "in_flight")),
     "pool is a file": (_edit(pool="data.npz"), ("data.npz", "directory")),

@@ -66,19 +66,25 @@ def slerp(ratio: float, a: Float64, b: Float64, angle_of: tuple[Float64, Float64
 def merge(
     a: Float64, b: Float64, along: Axis, ratio: float, splits: Sequence[int], angle: str
 ) -> Float64:
-    """Eq. 2 on dense vectors, for each chromosome: ratio left of the split, 1 - ratio right."""
+    """Eq. 2 on dense vectors, for each chromosome: ratio left of the split, 1 - ratio right.
+
+    With several splits per chromosome the two take turns.
+    """
     child = np.empty_like(a)
     tensors = along.tensors.tolist()
     edges = along.chromosomes.tolist()
-    for low, high, split in zip(edges[:-1], edges[1:], splits, strict=True):
-        for start, stop, share in ((low, split, ratio), (split, high, 1.0 - ratio)):
+    each = len(splits) // len(along.names)
+    for number, (low, high) in enumerate(pairwise(edges)):
+        points = [low, *splits[number * each : (number + 1) * each], high]
+        for turn, (start, stop) in enumerate(pairwise(points)):
+            share = 1.0 - ratio if turn % 2 else ratio
             if angle == "tensor":
                 for first, last in pairwise(tensors):
                     part = slice(max(first, start), min(last, stop))
                     if part.start < part.stop:
                         whole = slice(first, last)
                         child[part] = slerp(share, a[part], b[part], (a[whole], b[whole]))
-            else:
+            elif start < stop:
                 part = slice(start, stop)
                 of = (a, b) if angle == "global" else (a[part], b[part])
                 child[part] = slerp(share, a[part], b[part], of)

@@ -80,13 +80,15 @@ def stretches(along: Axis, splits: Sequence[int], angle: Angle) -> list[tuple[in
 
 
 def random_plan(draws: np.random.Generator, along: Axis) -> tuple[float, list[int]]:
-    """Ratio and splits; a fifth of each at an end."""
+    """Ratio and splits, mostly one per chromosome; a fifth of each at an end."""
     ratio = float(draws.choice([0.0, 0.5, 1.0])) if draws.random() < 0.2 else float(draws.random())
-    splits = [
-        int(draws.choice([low, high])) if draws.random() < 0.2 else int(draws.integers(low, high))
-        for low, high in pairwise(along.chromosomes.tolist())
-    ]
-    return ratio, splits
+    each = int(draws.choice([1, 1, 1, 2, 4]))
+
+    def split(low: int, high: int) -> int:
+        return int(draws.choice([low, high]) if draws.random() < 0.2 else draws.integers(low, high))
+
+    pairs = pairwise(along.chromosomes.tolist())
+    return ratio, [s for pair in pairs for s in sorted(split(*pair) for _ in range(each))]
 
 
 @pytest.mark.parametrize("angle", ANGLES)

@@ -48,13 +48,23 @@ def test_the_early_stop_changes_nothing(
     [
         Niches(size=5, attraction=False),
         Niches(size=5, alpha=0.0, attraction=False),
-        Niches(size=5, split_point=False, angle="side"),
+        Niches(size=5, splits=0, angle="side"),
         Niches(size=5, angle="tensor", warmup=20),
+        Niches(size=5, splits=3, parents=3),
         Niches(size=2),
         Blind(size=5),
         Blind(size=5, grid=7),
     ],
-    ids=["no attraction", "plain", "no split point", "warm-up", "two slots", "random", "grid"],
+    ids=[
+        "no attraction",
+        "plain",
+        "no split point",
+        "warm-up",
+        "more",
+        "two slots",
+        "random",
+        "grid",
+    ],
 )
 @pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
 def test_the_early_stop_changes_nothing_for_other_strategies(

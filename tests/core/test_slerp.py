@@ -87,16 +87,20 @@ def test_weights_are_the_sines(omega: float, ratio: float) -> None:
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[Axis, np.ndarray, float, list[int], Angle]:
-    """An axis, two parents, ratio, splits (often at an end), angle rule."""
+    """An axis, two parents, ratio, splits (often one, often at an end), angle rule."""
     size = draw(st.integers(1, 16))
     along = draw(axes(size))
     values = st.one_of(st.just(0.0), st.floats(-2.0, 2.0, width=32, allow_subnormal=False))
     parents = draw(hnp.arrays(np.float64, (2, size), elements=values))
     # Tiny lengths say nothing about an angle, and nearly opposite parents amplify every rounding.
     parents[np.abs(parents) < 1e-3] = 0.0
+    each = draw(st.sampled_from([1, 1, 2, 3]))
     splits = [
-        draw(st.sampled_from([low, high]) | st.integers(low, high))
+        split
         for low, high in pairwise(along.chromosomes.tolist())
+        for split in sorted(
+            draw(st.sampled_from([low, high]) | st.integers(low, high)) for _ in range(each)
+        )
     ]
     return along, parents, draw(ratios), splits, draw(st.sampled_from(ANGLES))
 
@@ -153,9 +157,11 @@ def test_ends_of_the_ratio_are_the_parents(
         planned = merge_recipe(products_of(one, two, gram), along, ratio, splits, angle)
         chosen = np.empty(along.size)
         edges = along.chromosomes.tolist()
-        for low, high, split in zip(edges[:-1], edges[1:], splits, strict=True):
-            chosen[low:split] = parents[int(ratio), low:split]
-            chosen[split:high] = parents[1 - int(ratio), split:high]
+        each = len(splits) // len(along.names)
+        for number, (low, high) in enumerate(pairwise(edges)):
+            points = [low, *splits[number * each : (number + 1) * each], high]
+            for turn, (start, stop) in enumerate(pairwise(points)):
+                chosen[start:stop] = parents[(int(ratio) + turn) % 2, start:stop]
         got = densely(planned.bounds, planned.coefs, parents)
         np.testing.assert_allclose(got, chosen, rtol=1e-12, atol=0)
 
@@ -233,8 +239,14 @@ def test_wrong_plans_are_named() -> None:
     along = Axis(np.array([0, 2, 6]), np.array([0, 2, 6]), ("attention", "rest"))
     parents = Vector(np.ones(6, dtype=np.float32)), Vector(np.zeros(6, dtype=np.float32))
     products = products_of(*parents, None)
-    with pytest.raises(InputError, match=r"one split per chromosome \(attention, rest\); got 1"):
-        merge_recipe(products, along, 0.5, [1])
+    expected = r"one split per chromosome \(attention, rest\), or equally many for each; got "
+    for splits in ([], [1], [1, 1, 3]):
+        with pytest.raises(InputError, match=expected + str(len(splits))):
+            merge_recipe(products, along, 0.5, splits)
+    with pytest.raises(InputError, match=r"splits of chromosome 'rest' .* in order; got 3 after 4"):
+        merge_recipe(products, along, 0.5, [0, 1, 4, 3])
+    with pytest.raises(InputError, match=r"split of chromosome 'rest' must lie in 2\.\.6; got 1"):
+        merge_recipe(products, along, 0.5, [0, 1, 1, 3])
     with pytest.raises(InputError, match=r"split of chromosome 'rest' must lie in 2\.\.6; got 1"):
         merge_recipe(products, along, 0.5, [1, 1])
     with pytest.raises(InputError, match=r"split of chromosome 'attention' .* 0\.\.2; got 3"):

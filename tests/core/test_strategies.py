@@ -21,11 +21,11 @@ from genepool.core.genome import (
 )
 from genepool.core.niches import attraction, fitness
 from genepool.core.rng import noise, noise_words
-from genepool.core.slerp import merge_recipe, products_of
+from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.core.strategies import Blind, Niches, Problem, Proposal, breed
 from genepool.core.strategies.blind import grid_ratio
 from genepool.errors import InputError
-from tests.core.dense import DenseProducts
+from tests.core.dense import DenseProducts, densely, merge
 from tests.core.trial import problem_of, run
 
 SIZE = 24
@@ -105,8 +105,49 @@ def test_ratio_and_splits_are_uniform() -> None:
     assert abs(float(np.corrcoef(both.T)[0, 1])) < 0.08
 
 
+def test_several_splits_per_chromosome_are_uniform_and_in_order() -> None:
+    proposals = propose(Niches(size=4, splits=3), archive_of(SCORES), 2000, TWO)
+    splits = np.array([proposal.plan.splits for proposal in proposals])
+    for number, (low, high) in enumerate(((0, 10), (10, SIZE))):
+        mine = splits[:, 3 * number : 3 * number + 3]
+        assert bool((np.diff(mine) >= 0).all())
+        assert_in_proportion(np.bincount(mine.ravel() - low), np.ones(high - low))
+    # One after the other, two ratios.
+    for proposal in proposals:
+        assert all(len(set(column)) <= 2 for column in proposal.merge.coefs.T.tolist())
+    assert max(len(proposal.merge.coefs) for proposal in proposals) == 8
+
+
+def test_further_parents_are_chosen_for_what_is_still_missing() -> None:
+    draws = np.random.default_rng(2)
+    scores = (draws.random((5, 12)) < 0.4).astype(float).tolist()
+    archive = archive_of(scores, empty=1)
+    seen = np.zeros((6, 6, 6))
+    for proposal in propose(Niches(size=6, parents=4), archive, 6000):
+        slots = [parent - 10 for parent in proposal.plan.parents]
+        assert len(set(slots)) == len(slots) == len(proposal.plan.further) + 2
+        # Nobody was left out who could have added something.
+        assert len(slots) == 4 or archive.offers_beyond(slots).max() == 0
+        if len(slots) > 2:
+            seen[tuple(slots[:3])] += 1
+    assert (seen > 0).sum() > 30
+    for first, second in np.argwhere(seen.sum(axis=2)).tolist():
+        have = np.maximum(archive.scores[first], archive.scores[second])
+        missing = np.maximum(archive.scores - have, 0.0) @ (1 / archive.contest.clip(1e-9))
+        assert_in_proportion(seen[first, second], missing)
+
+
+def test_without_attraction_further_parents_follow_fitness() -> None:
+    archive = archive_of(SCORES)
+    counts = np.zeros((3, 4))
+    for proposal in propose(Niches(size=4, attraction=False, parents=3), archive, 3000):
+        counts[np.arange(3), np.array(proposal.plan.parents) - 10] += 1
+    for row in counts:
+        assert_in_proportion(row, fitness(archive.scores))
+
+
 def test_split_points_can_be_switched_off() -> None:
-    for proposal in propose(Niches(size=4, split_point=False), archive_of(SCORES), 50, TWO):
+    for proposal in propose(Niches(size=4, splits=0), archive_of(SCORES), 50, TWO):
         assert proposal.plan.splits == (10, SIZE)
         # One ratio, one angle: a single segment.
         assert proposal.merge.bounds.tolist() == [0, SIZE]
@@ -225,31 +266,61 @@ def test_proposals_are_functions_of_their_arguments_alone(dense: bool) -> None:
     assert strategy.propose(other, archive, 40).plan != first[0].plan
 
 
+@pytest.mark.parametrize("more", [{}, {"splits": 2}, {"parents": 4}, {"splits": 3, "parents": 3}])
 @pytest.mark.parametrize("angle", ["global", "side", "tensor"])
-def test_the_plan_and_the_merge_make_the_child(angle: str) -> None:
+def test_the_plan_and_the_merge_make_the_child(angle: Angle, more: dict[str, int]) -> None:
     for dense in (True, False):
-        problem, score = problem_of(np.random.default_rng(5), dense=dense)
-        strategy = Niches(size=6, angle=angle, mutation=0.1 if dense else 0.0)  # type: ignore[arg-type]
+        problem, score = problem_of(np.random.default_rng(5), seeds=4, dense=dense)
+        strategy = Niches(size=6, angle=angle, mutation=0.1 if dense else 0.0, **more)
         trial = run(strategy, problem, score, 40)
         genomes = dict(enumerate(problem.seeds))
         for number, proposal in enumerate(trial.proposals):
             plan = proposal.plan
             parents = [genomes[parent] for parent in plan.parents]
-            merge = merge_recipe(
-                products_of(parents[0], parents[1], problem.gram),
-                problem.axis, plan.ratio, plan.splits, plan.angle,
-            )  # fmt: skip
-            assert encode(merge) == encode(proposal.merge)
+            if not plan.further:
+                merge = merge_recipe(
+                    products_of(parents[0], parents[1], problem.gram),
+                    problem.axis, plan.ratio, plan.splits, plan.angle,
+                )  # fmt: skip
+                assert encode(merge) == encode(proposal.merge)
             child = breed(proposal.merge, parents, plan.mutation, problem.seed, proposal.step)
             assert encode(child) == encode(proposal.genome)
             genomes[len(problem.seeds) + number] = child
+            ratios = [plan.ratio, *(ratio for ratio, _ in plan.further)]
+            splits = [*plan.splits, *(split for _, later in plan.further for split in later)]
             assert json.loads(plan.as_json()) == {
                 "parents": list(plan.parents),
-                "ratio": plan.ratio,
-                "splits": list(plan.splits),
+                "ratio": ratios if plan.further else plan.ratio,
+                "splits": splits,
                 "angle": angle,
                 "mutation": plan.mutation,
             }
+        most = max(len(proposal.plan.parents) for proposal in trial.proposals)
+        assert most == more.get("parents", 2)
+
+
+@pytest.mark.parametrize("angle", ["global", "side", "tensor"])
+@pytest.mark.parametrize("mutation", [0.0, 0.1])
+def test_three_parents_are_two_merges_one_after_the_other(angle: Angle, mutation: float) -> None:
+    # Densely, in float64, by equation 2, generation after generation.
+    for seed in range(5):
+        problem, score = problem_of(np.random.default_rng(seed), seeds=4, dense=mutation > 0)
+        seeds = np.random.default_rng(seed).standard_normal((4, 60)).astype(np.float32)
+        strategy = Niches(size=6, angle=angle, splits=2, parents=3, mutation=mutation)
+        members = dict(enumerate(seeds.astype(np.float64)))
+        for proposal in run(strategy, problem, score, 60).proposals:
+            plan = proposal.plan
+            first, second, *others = (members[parent] for parent in plan.parents)
+            child = merge(first, second, problem.axis, plan.ratio, plan.splits, angle)
+            for (ratio, splits), other in zip(plan.further, others, strict=True):
+                child = merge(child, other, problem.axis, ratio, splits, angle)
+            if isinstance(proposal.genome, Recipe):
+                got = densely(proposal.genome.bounds, proposal.genome.coefs, seeds)
+            else:
+                got = proposal.genome.values
+                child = child + mutation * noise(noise_words(problem.seed, proposal.step, 60))
+            np.testing.assert_allclose(got, child, rtol=0, atol=1e-4 if mutation else 1e-9)
+            members[3 + proposal.step] = got.astype(np.float64) if mutation else child
 
 
 def test_breed_composes_recipes_and_expresses_vectors() -> None:
@@ -274,9 +345,9 @@ def test_shares_of_the_parents_tell_the_exam_what_to_expect() -> None:
     # Shares are measured along the axis: a segment of one position counts little.
     mostly_11 = recipe([0, 1, SIZE], np.array([[1.0, 0.0], [0.0, 1.0]]))
     mostly_10 = recipe([0, 1, SIZE], np.array([[0.0, 1.0], [1.0, 0.02]]))
-    for merge, asked in ((mostly_11, range(50)), (mostly_10, range(50, 100))):
+    for planned, asked in ((mostly_11, range(50)), (mostly_10, range(50, 100))):
         plan = replace(proposal.plan, parents=(10, 11))
-        exam = strategy.exam(archive, replace(proposal, plan=plan, merge=merge), unknown)
+        exam = strategy.exam(archive, replace(proposal, plan=plan, merge=planned), unknown)
         assert set(exam.next().tolist()) <= set(asked)
     # Parents that have left the archive say nothing, and do no harm.
     gone = replace(proposal, plan=replace(proposal.plan, parents=(1, 2)))

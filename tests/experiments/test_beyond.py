@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+NAMES = "plain;risk 0.2;(a) learnt;(c) size 5 to 20;(d) third parent 0.3;splits 2, parents 3"
 FOLDER = Path(__file__).parents[2] / "experiments/beyond"
 
 
 @pytest.mark.parametrize(
     ("script", "words", "runs"),
     [
-        ("run.py", ["--only", "plain,risk 0.2,(b) two,(c) size 5 to 20,(d) third parent 0.3"], 5),
+        ("run.py", ["--only", NAMES], 6),
         ("fewer.py", ["--shares", "4", "--methods", "random,all,risk,rounds10"], 4),
     ],
 )

@@ -17,13 +17,17 @@ from genepool.core.genome import digest
 from genepool.errors import ConfigError, PoolError
 from genepool.run.config import load_run
 from genepool.run.driver import evolve
+from genepool.run.export import export, rebuild
 from genepool.run.pool import Pool
 from genepool.run.strategies.cma_es import group_tensors
+from genepool.ui.report import write_report
+from genepool.weights.checkpoint import open_checkpoint
+from tests.cli import run_cli
 from tests.runs import contents, write_run
 
 MEASURES = [{"task": "clouds", "labels": ["0"]}, {"task": "clouds", "labels": ["1", "2"]}]
 STRATEGIES: list[dict[str, Any]] = [
-    {"name": "map-elites", "measures": MEASURES, "cells": 5},
+    {"name": "map-elites", "measures": MEASURES, "cells": 5, "splits": 2},
     {"name": "map-elites", "measures": [{"task": "clouds"}], "mutation": 0.05, "warmup": 4},
     {"name": "cma-es", "population": 7},
     {"name": "cma-es", "population": 6, "groups": ["*.weight"]},
@@ -31,6 +35,8 @@ STRATEGIES: list[dict[str, Any]] = [
     {"name": "sweep", "grid": 20},
     {"name": "random"},
     {"name": "m2n2", "archive": 6, "risk": 0.2},
+    {"name": "m2n2", "archive": 6, "splits": 2, "parents": 3},
+    {"name": "m2n2", "archive": 6, "splits": 3, "parents": 3, "mutation": 0.05, "warmup": 4},
 ]
 
 
@@ -59,8 +65,9 @@ def test_a_run_in_pieces_is_the_run_in_one(
         assert pool.status()["champion"]["train"] >= best
 
 
-def test_worker_processes_give_the_same_run(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"strategy": STRATEGIES[2], "in_flight": 4, "budget": 30}
+@pytest.mark.parametrize("strategy", [STRATEGIES[2], STRATEGIES[-1]], ids=["ratios", "parents"])
+def test_worker_processes_give_the_same_run(tmp_path: Path, strategy: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"strategy": strategy, "in_flight": 4, "budget": 30}
     evolve(write_run(tmp_path / "serial", **changes))
     evolve(write_run(tmp_path / "process", **changes, executor="process", workers=2))
     assert contents(tmp_path / "serial/pool") == contents(tmp_path / "process/pool")
@@ -180,6 +187,30 @@ def test_a_strategy_of_an_installed_package_goes_by_its_name(tmp_path: Path) -> 
         load_run(file)
 
 
+def test_a_child_of_three_is_shown_and_made_again(tmp_path: Path) -> None:
+    seeds = [f"seed{number}.safetensors" for number in (1, 2, 3)]
+    strategy = {"name": "m2n2", "archive": 6, "splits": 2, "parents": 3}
+    evolve(write_run(tmp_path, seeds=seeds, strategy=strategy, budget=40))
+    with Pool(tmp_path / "pool") as pool:
+        member = max(r.id for r in pool.records() if r.slot is not None and len(r.parents) == 3)
+        done = export(pool, str(member), tmp_path / "out")
+        write_report(pool, tmp_path / "report.html")
+    places = {seed.removesuffix(".safetensors"): tmp_path / seed for seed in seeds}
+    again = rebuild(tmp_path / "out", tmp_path / "again", seeds=places)
+    assert again.genome == done.genome
+    assert len({open_checkpoint(tmp_path / name).digest() for name in ("out", "again")}) == 1
+    code, out, _ = run_cli(["show", str(tmp_path / "pool"), str(member), "--json"])
+    plan = json.loads(out)["plan"]
+    assert code == 0
+    assert [len(plan[key]) for key in ("parents", "ratio", "splits")] == [3, 2, 4]
+    ratios = ", ".join(f"{ratio:.4f}" for ratio in plan["ratio"])
+    assert f"| ratio {ratios}, split at " in (tmp_path / "out/README.md").read_text()
+    code, out, _ = run_cli(["show", str(tmp_path / "pool"), str(member)])
+    assert code == 0
+    ratios = ", ".join(f"{ratio:.3g}" for ratio in plan["ratio"])
+    assert f"ratio {ratios}, split at " in " ".join(out.split())
+
+
 def test_groups_by_layer_and_by_pattern() -> None:
     names = (
         "model.embed_tokens.weight",
@@ -206,6 +237,9 @@ def test_groups_by_layer_and_by_pattern() -> None:
         ),
         ({"name": "map-elites", "measures": [{"task": "clouds", "label": "1"}]}, ("label",)),
         ({"name": "map-elites", "measures": MEASURES * 2, "cells": 90}, ("100,000",)),
+        ({"name": "m2n2", "splits": 2, "split_point": False}, ("splits", "there are none", "2")),
+        ({"name": "m2n2", "splits": 0}, ("splits", "greater than or equal to 1")),
+        ({"name": "ga", "parents": 3, "crossover": False}, ("parents", "there is one", "3")),
         ({"name": "cma-es", "population": 2}, ("population",)),
         ({"name": "cma-es", "groups": ["nothing*"]}, ("nothing*",)),
         ({"name": "sweep", "grid": 1}, ("grid",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genepool.run.driver import evolve
-from tests.runs import write_run
+from tests.runs import write_data, write_run
 
 
 @pytest.fixture(scope="session")
@@ -44,4 +44,15 @@ def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     seeds = [f"seed{number}.safetensors" for number in (1, 2, 3)]
     evolve(write_run(folder, tasks=tasks, seeds=seeds))
+    return folder / "pool"
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pool of two seeds with a guard that turned children away."""
+    folder = tmp_path_factory.mktemp("guarded")
+    write_data(folder / "others.npz", seed=1)
+    task = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
+    guard = {**task, "name": "others", "data": "others.npz", "guard": True, "tolerance": 0.02}
+    evolve(write_run(folder, tasks=[task, guard]))
     return folder / "pool"

@@ -128,6 +128,24 @@ def test_a_failed_child_says_why(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
+def test_what_a_guard_turned_away_is_told(guarded: Path) -> None:
+    status = ok_json("status", str(guarded))
+    (guard,) = status["guards"]
+    with Pool(guarded) as pool:
+        turned = [record.id for record in pool.records() if record.verdict == "guarded"]
+    assert len(turned) == status["guarded"] == guard["broken"] > 0
+    text = ok("status", str(guarded))
+    assert f", {len(turned)} guarded" in text
+    assert f"guards, which {len(turned)} of {guard['checked']} children asked broke" in text
+    best, bound = guard["best_seed"]["score"], guard["bound"]
+    pattern = rf"^others +{100 * best:.1f} % +{100 * bound:.1f} % .* {len(turned)}\s*$"
+    assert re.search(pattern, text, re.MULTILINE)
+    text = ok("show", str(guarded), str(turned[0]))
+    assert "guarded: it would have been accepted" in text
+    assert "reason    guard 'others': scores 0." in text
+    assert re.search(rf"^others .* {100 * bound:.1f} %", text, re.MULTILINE)
+
+
 # evolve
 
 

@@ -95,7 +95,7 @@ def report(pool: Path, file: Path) -> tuple[Page, str]:
     return Page(html), html
 
 
-@pytest.fixture(params=["recipes", "vectors", "two_tasks"])
+@pytest.fixture(params=["recipes", "vectors", "two_tasks", "guarded"])
 def any_pool(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(request.param)
 
@@ -316,6 +316,15 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     shown = NASTY.replace("\x1b", "\\x1b") + "1</title></style>"
     assert shown in [row[0] for row in page.table("Seeds")]
     assert page.document()["seeds"][0]["name"] == f"{NASTY}1</title></style>"
+
+
+def test_guards_are_told(guarded: Path, tmp_path: Path) -> None:
+    page, _ = report(guarded, tmp_path / "report.html")
+    (guard,) = page.document()["status"]["guards"]
+    scores = (guard["best_seed"]["score"], 0.02, guard["bound"], guard["champion"])
+    shown = [f"{100 * score:.1f} %" for score in scores]
+    counts = [str(guard["checked"]), str(guard["broken"])]
+    assert page.table("Guards") == [["others", guard["best_seed"]["name"], *shown, *counts]]
 
 
 def test_seeds_alone_make_a_report(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def attraction(
     matrix, limit = _checked(scores, capacity, alpha)
     if not (is_whole(first) and 0 <= first < matrix.shape[0]):
         raise InputError(f"first must be a row of scores, 0..{matrix.shape[0] - 1}; got {first!r}")
-    return offers(matrix, first, prices(matrix.sum(axis=0), limit, alpha))
+    return offers(matrix, matrix[first], prices(matrix.sum(axis=0), limit, alpha))
 
 
 def survivor(
@@ -148,15 +148,15 @@ def prices(contest: Float64, capacity: Float64, alpha: float) -> Float64:
     return capacity / (claimed if alpha == 1 else claimed**alpha)
 
 
-def offers(scores: Float64, first: int, price: Float64, *, binary: bool = False) -> Float64:
-    """`attraction` with the prices given: float64[P].
+def offers(scores: Float64, have: Float64, price: Float64, *, binary: bool = False) -> Float64:
+    """`attraction` for somebody with the scores `have`, with the prices given: float64[P].
 
-    With 0/1 scores what counts is who solves the examples that `first` fails: a product, in a fifth
-    of the time.
+    With 0/1 scores what counts is who solves the examples that they fail: a product, in a fifth of
+    the time.
     """
     if binary:
-        return scores @ ((1.0 - scores[first]) * price)
-    gap = scores - scores[first]
+        return scores @ ((1.0 - have) * price)
+    gap = scores - have
     np.maximum(gap, 0.0, out=gap)
     gap *= price
     return np.add.reduce(gap, axis=1)

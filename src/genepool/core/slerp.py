@@ -67,11 +67,14 @@ def merge_recipe(
 ) -> Recipe:
     """The merge as a recipe over (A, B): `ratio` left of each chromosome's split, 1 - ratio right.
 
+    Where a chromosome has several splits the two ratios take turns: `ratio`, 1 - ratio, `ratio`...
+
     Args:
         products: inner products of A and B over a stretch of the axis.
         along: the axis.
         ratio: in [0, 1].
-        splits: one position per chromosome, inside or at the ends of that chromosome.
+        splits: positions, as many for every chromosome, chromosome after chromosome, inside or at
+            the ends of it and in order.
         angle: over what the SLERP angle is measured.
         trusted: ratio, splits and angle are known to be right.
 
@@ -89,7 +92,9 @@ def merge_recipe(
         return products(start, stop) if stop - start > 1 else (0.0, 0.0, 0.0)
 
     overall = over(0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
-    for low, high, split in zip(along.cuts[:-1], along.cuts[1:], splits, strict=True):
+    each = len(splits) // len(along.names)
+    for number, (low, high) in enumerate(zip(along.cuts[:-1], along.cuts[1:], strict=True)):
+        points = splits[number * each : (number + 1) * each]
         left, right = slerp_weights(ratio, overall), slerp_weights(1.0 - ratio, overall)
         if angle == "tensor":
             inner = along.tensors[(along.tensors >= low) & (along.tensors <= high)].tolist()
@@ -97,14 +102,17 @@ def merge_recipe(
         else:
             pieces = [(low, high)]
         for start, stop in pieces:
-            middle = min(max(split, start), stop)
             if angle == "tensor":
                 whole = over(start, stop)
                 left, right = slerp_weights(ratio, whole), slerp_weights(1.0 - ratio, whole)
-            elif angle == "side":
-                left = slerp_weights(ratio, over(start, middle))
-                right = slerp_weights(1.0 - ratio, over(middle, stop))
-            for end, row in ((middle, left), (stop, right)):
+            begin, turned = start, False
+            for point in (*points, stop):
+                end = min(max(point, start), stop)
+                if angle == "side":
+                    row = slerp_weights(1.0 - ratio if turned else ratio, over(begin, end))
+                else:
+                    row = right if turned else left
+                begin, turned = end, not turned
                 if end > cuts[-1]:
                     if rows and rows[-1] == row:
                         cuts[-1] = end
@@ -185,17 +193,24 @@ def _check_plan(along: Axis, ratio: float, splits: Sequence[int], angle: str) ->
         raise InputError(f"ratio must lie in [0, 1]; got {ratio!r}")
     if angle not in ANGLES:
         raise InputError(f"angle must be one of {', '.join(ANGLES)}; got {angle!r}")
-    if len(splits) != len(along.names):
+    each, odd = divmod(len(splits), len(along.names))
+    if odd or not each:
         raise InputError(
-            f"expected one split per chromosome ({', '.join(along.names)}); got {len(splits)}"
+            f"expected one split per chromosome ({', '.join(along.names)}), or equally many for "
+            f"each; got {len(splits)}"
         )
-    for name, low, high, split in zip(
-        along.names, along.cuts[:-1], along.cuts[1:], splits, strict=True
-    ):
+    for number, split in enumerate(splits):
+        place = number // each
+        name, low, high = along.names[place], along.cuts[place], along.cuts[place + 1]
         if not is_whole(split):
             raise InputError(f"split of chromosome {name!r} must be a whole number; got {split!r}")
         if not low <= split <= high:
             raise InputError(f"split of chromosome {name!r} must lie in {low}..{high}; got {split}")
+        if number % each and split < splits[number - 1]:
+            raise InputError(
+                f"splits of chromosome {name!r} must be in order; got {split} after "
+                f"{splits[number - 1]}"
+            )
 
 
 def _vector_products(first: Vector, second: Vector) -> Products:

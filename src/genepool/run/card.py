@@ -39,6 +39,18 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class CardGuard:
+    """A guard: the best seed with its mean score, the least that children had to reach, and what
+    the model reaches (None where it was not asked); scores in [0, 1]."""
+
+    name: str
+    seed: str
+    best: float
+    bound: float
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ancestor:
     """One merge on the way from the seeds to the model."""
 
@@ -60,6 +72,7 @@ class Card:
         library: that loads the model, for the hub; "" leaves it out.
         tasks: names, in the order of the scores.
         scores: seeds first, the model last; empty for a merge by hand.
+        guards: what no child was to lose.
         ancestors: the nearest merges, the youngest first.
         ancestry: a sentence about all of them; "" leaves the section out.
         notices: remarks of one line each, such as differences between the seeds' companions.
@@ -73,6 +86,7 @@ class Card:
     library: str
     tasks: tuple[str, ...] = ()
     scores: tuple[Scores, ...] = ()
+    guards: tuple[CardGuard, ...] = ()
     ancestors: tuple[Ancestor, ...] = ()
     ancestry: str = ""
     notices: tuple[str, ...] = ()
@@ -108,6 +122,8 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
         )
     if card.scores:
         parts += ["## Scores\n", _score_table(card)]
+    if card.guards:
+        parts += ["## Guards\n", _guard_table(card.guards)]
     if genome is not None:
         parts += ["## What comes from where\n", _genome_table(card.seeds, genome, layout)]
     if card.ancestry:
@@ -156,6 +172,18 @@ def _score_table(card: Card) -> str:
         "touched it.\n"
         if held_out
         else "\nMean scores in [0, 1] on the examples that selection saw.\n"
+    )
+
+
+def _guard_table(guards: Sequence[CardGuard]) -> str:
+    rows = [
+        (guard.name, guard.seed, *(_score(x) for x in (guard.best, guard.bound, guard.score)))
+        for guard in guards
+    ]
+    text = _table(("guard", "best seed", "its score", "at least", "this model"), rows)
+    return (
+        f"{text}\nMean scores in [0, 1]. Nobody competed for these tasks; a child that scored less "
+        "than asked for was not admitted.\n"
     )
 
 

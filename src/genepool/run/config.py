@@ -75,6 +75,18 @@ class TaskOptions(BaseModel):
         allow_inf_nan=False,
         description="what the whole task weighs; tasks of different sizes weigh equally by default",
     )
+    guard: bool = Field(
+        default=False,
+        description="nobody competes for this task, but a child whose mean score on it falls below "
+        "the best seed's, less 'tolerance', is not admitted",
+    )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="of a guard: how far a child's mean score may fall below the best seed's",
+    )
 
     def own_options(self) -> dict[str, Any]:
         """The evaluator's own options, as given."""
@@ -132,6 +144,16 @@ class RunConfig(Section):
         le=4096,
         description="worker processes; 0: as many as cores, at most in_flight",
     )
+
+    @property
+    def contested(self) -> list[TaskOptions]:
+        """The tasks that members compete for, in order; at least one."""
+        return [task for task in self.tasks if not task.guard]
+
+    @property
+    def guards(self) -> list[TaskOptions]:
+        """The guard tasks, in order."""
+        return [task for task in self.tasks if task.guard]
 
 
 class Run(Section):
@@ -215,6 +237,7 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
         if name in names[:index]:
             line = lines.get(("tasks", index, "name"))
             raise ConfigError(f"{_at(source, line)}: tasks.{index}.name: {name!r} is used twice")
+    _check_guards(config, source, lines)
     out = Run(config=config, directory=directory, source=source, lines=lines)
     for index, task in enumerate(config.tasks):
         task_options(out, index, task)
@@ -227,6 +250,25 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
         known = text.startswith(source)
         raise ConfigError(text if known else f"{out.where('strategy')}: {text}") from None
     return out
+
+
+def _check_guards(config: RunConfig, source: str, lines: Lines) -> None:
+    for index, task in enumerate(config.tasks):
+        key, hint = "tolerance", "add 'guard: true' or leave it out"
+        if task.guard:
+            key, hint = "weight", "nobody competes for a guard, so leave it out"
+        if key in task.model_fields_set:
+            line = lines.get(("tasks", index, key))
+            kind = "is" if task.guard else "is not"
+            raise ConfigError(
+                f"{_at(source, line)}: tasks.{index}.{key}: task {task.name!r} {kind} a guard; "
+                f"{hint}"
+            )
+    if not config.contested:
+        raise ConfigError(
+            f"{_at(source, lines.get(('tasks',)))}: tasks: all {len(config.tasks)} are guards; "
+            "at least one must be a task that members compete for"
+        )
 
 
 def task_options(run: Run, index: int, task: TaskOptions) -> tuple[type[Any], Any]:

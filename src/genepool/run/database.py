@@ -26,6 +26,8 @@ CREATE TABLE members (
     error TEXT, seconds REAL NOT NULL);
 CREATE INDEX accepted ON members (id) WHERE verdict = 'accepted';
 CREATE TABLE held_out (member INTEGER PRIMARY KEY, scores BLOB NOT NULL, mean REAL NOT NULL);
+CREATE TABLE guards (
+    member INTEGER, guard INTEGER, mean REAL NOT NULL, PRIMARY KEY (member, guard)) WITHOUT ROWID;
 """
 
 

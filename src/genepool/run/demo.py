@@ -171,7 +171,7 @@ def brute_force(run: Run) -> BruteForce:
         scorer.load(genome)
         accuracy = inputs.resources.mean(scorer.score(everything))
         if accuracy > best.train:
-            held_out = scorer.score(np.arange(inputs.held_out_examples), held_out=True)
+            held_out = scorer.score(np.arange(inputs.held_out_examples), "held-out")
             best = BruteForce(ratio, accuracy, float(held_out.mean()))
     return best
 

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,21 @@ from numpy.typing import NDArray
 
 from genepool.core.archive import Member
 from genepool.core.exam import FullExam, Questions
-from genepool.core.genome import Genome, Vector, digest, encode, seed_recipe
+from genepool.core.genome import Genome, Vector, digest, encode
 from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 from genepool.errors import EvaluationError, PoolError
 from genepool.run.config import Run, load_run
 from genepool.run.database import begun
 from genepool.run.executor import Answer, Executor, SerialExecutor
+from genepool.run.guards import Checked, Means, check
 from genepool.run.inputs import (
     Inputs,
     check_pins,
+    guard_entries,
     open_inputs,
     opening,
     pins,
+    problem_of,
     seed_entries,
     task_entries,
 )
@@ -43,8 +46,6 @@ from genepool.run.pool import Pool, PoolWriter
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.records import Record, Verdict
 from genepool.run.scorer import Scorer
-from genepool.weights.gram import load_or_build_gram
-from genepool.weights.layout import flatten
 from genepool.weights.threads import available_threads
 
 # A cause that fails this many children in a row is not the children's.
@@ -121,6 +122,7 @@ def evolve(
                 "seed": loaded.config.seed,
                 "budget": target,
                 "opening": opening(inputs),
+                "guards": [asdict(guard) for guard in guard_entries(inputs)],
             }
             pool.set_up(meta, entries, tasks)
         else:
@@ -129,7 +131,7 @@ def evolve(
             pool.set_meta("config", loaded.config.model_dump())
             pool.set_meta("opening", opening(inputs))
         watcher.stage("preparing the seeds")
-        problem = _problem(inputs, cache or path)
+        problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
         executor = _executor(inputs, threads)
         try:
@@ -149,36 +151,14 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
 
 
-def _problem(inputs: Inputs, cache: Path) -> Problem:
-    layout = inputs.layout
-    count = len(inputs.checkpoints)
-    if inputs.kind == "vector":
-        gram = None
-        seeds: tuple[Genome, ...] = tuple(
-            Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
-        )
-    else:
-        gram = load_or_build_gram(inputs.checkpoints, layout, cache)
-        seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
-    return Problem(
-        layout.axis,
-        gram,
-        inputs.resources,
-        seeds,
-        inputs.run.config.seed,
-        inputs.groups,
-        tuple(slot.name for slot in layout.slots),
-    )
-
-
 def _executor(inputs: Inputs, threads: int | None) -> Executor:
     config = inputs.run.config
     if config.executor == "process":
         from genepool.run.workers import ProcessExecutor
 
         workers = config.workers or min(available_threads(), config.in_flight)
-        return ProcessExecutor(inputs.run, workers, inputs.examples, inputs.held_out_examples)
-    return SerialExecutor(Scorer(inputs, threads), inputs.held_out_examples)
+        return ProcessExecutor(inputs.run, workers)
+    return SerialExecutor(Scorer(inputs, threads))
 
 
 class _Driver:
@@ -202,6 +182,9 @@ class _Driver:
         self._progress = progress
         self._interrupted = interrupted
         self._held_out = inputs.held_out_resources()
+        self._guards = guard_entries(inputs)
+        # Of the seeds, by name; what children are measured against.
+        self._guard_means: dict[str, Means] = {}
         self._champion: tuple[int, float, Genome] | None = None
         self._champion_held_out: float | None = None
         self._failures = 0
@@ -280,6 +263,8 @@ class _Driver:
             self._retired = pool.retired()
 
     def _past(self, record: Record) -> Past:
+        if record.verdict in ("guarded", "failed"):
+            return Past(record.step, None, None, None)
         if record.slot is None or record.train is None:
             return Past(record.step, None, None, record.scores)
         genome = self._pool.genome(record.id)
@@ -287,9 +272,15 @@ class _Driver:
         return Past(record.step, member, record.slot, record.scores)
 
     def _absorb_seeds(self) -> None:
-        present = sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
+        present = self._seeds_present()
+        names = [seed.name for seed in self._inputs.run.seeds]
+        self._guard_means = {
+            names[number]: means
+            for number, means in self._pool.guard_means().items()
+            if number < present
+        }
         for number in range(present, len(self._problem.seeds)):
-            name = self._inputs.run.seeds[number].name
+            name = names[number]
             self._progress.stage(f"scoring seed {name}")
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
@@ -299,7 +290,12 @@ class _Driver:
             answer = self._executor.result(0)
             if answer.scores is None:
                 raise EvaluationError(f"seed '{name}' cannot be scored: {answer.error}")
-            self._admit(0, genome, None, answer.scores, answer.seconds)
+            checked = self._check(genome, None)
+            if checked.verdict is not None:
+                raise EvaluationError(f"seed '{name}' cannot be scored: {checked.error}")
+            self._guard_means[name] = checked.means
+            seconds = answer.seconds + checked.seconds
+            self._admit(0, genome, None, replace(answer, seconds=seconds), checked.means)
 
     def _finish(self, done: int) -> None:
         """Score seeds and champion on the held-out examples and mark the pool as finished."""
@@ -311,7 +307,7 @@ class _Driver:
             for number, genome in wanted.items():
                 if number not in measured:
                     self._progress.stage("scoring held-out examples")
-                    scores = self._executor.held_out(genome)
+                    scores = self._score_held_out(genome)
                     self._pool.add_held_out(number, scores, self._held_out.mean(scores))
         self._pool.set_meta("finished", done)
 
@@ -345,23 +341,11 @@ class _Driver:
                 answer = replace(more, seconds=answer.seconds + more.seconds)
                 asked = answer.asked
         if answer.scores is not None and asked == size:
-            self._failures = 0
-            return self._admit(step, proposal.genome, proposal, answer.scores, answer.seconds)
+            return self._admit(step, proposal.genome, proposal, answer)
         if answer.scores is None:
-            self._count_failure(answer)
+            self._count_failure(answer.error)
         verdict: Verdict = "failed" if answer.scores is None else "stopped"
-        record = self._record(
-            step,
-            proposal,
-            proposal.genome,
-            verdict,
-            REJECTED,
-            scores=answer.scores,
-            asked=asked,
-            train=None,
-            error=answer.error,
-            seconds=answer.seconds,
-        )
+        record = self._record(step, proposal, proposal.genome, verdict, REJECTED, answer, asked)
         self._write(record, self._strategy.skip(state, step))
         return record
 
@@ -370,34 +354,39 @@ class _Driver:
         step: int,
         genome: Genome,
         proposal: Proposal | None,
-        scores: NDArray[np.float32],
-        seconds: float,
+        answer: Answer,
+        guards: Means = (),
     ) -> Record:
-        """Let a fully scored child (or seed) compete, and write what came of it."""
-        parents = proposal.plan.parents if proposal else ()
-        train = self._inputs.resources.mean(scores)
+        """Let a fully scored child (or seed) compete, and write what came of it.
+
+        The guards are asked last, and only about a child that would be accepted: to be certain of
+        its rejection is cheaper. A child that breaks one is to the strategy like one that failed.
+        """
+        if answer.scores is None:
+            raise RuntimeError("a member that was not scored cannot compete")
+        parents, size = proposal.plan.parents if proposal else (), answer.scores.size
+        train = self._inputs.resources.mean(answer.scores)
         member = Member(self._next_id(step), genome, parents, train)
-        state, outcome = self._strategy.absorb(
-            self._versions[max(0, step - 1)], member, step, scores
-        )
+        before = self._versions[max(0, step - 1)]
+        state, outcome = self._strategy.absorb(before, member, step, answer.scores)
         verdict: Verdict = "accepted" if outcome.accepted else "rejected"
-        record = self._record(
-            step,
-            proposal,
-            genome,
-            verdict,
-            outcome,
-            scores=scores,
-            asked=scores.size,
-            train=train,
-            error=None,
-            seconds=seconds,
-        )
+        if outcome.accepted and proposal is not None and self._guards:
+            checked = self._check(genome, self._guard_means)
+            guards, seconds = checked.means, answer.seconds + checked.seconds
+            answer = replace(answer, error=checked.error, seconds=seconds)
+            if checked.verdict is not None:
+                verdict, state = checked.verdict, self._strategy.skip(before, step)
+                outcome = replace(REJECTED, fitness=outcome.fitness)
+        if verdict == "failed":
+            self._count_failure(answer.error)
+        else:
+            self._failures = 0
+        record = self._record(step, proposal, genome, verdict, outcome, answer, size, train)
         held_out = None
         if outcome.accepted and (self._champion is None or train > self._champion[1]):
             self._champion = (member.id, train, genome)
             held_out = self._track(genome)
-        self._write(record, state, held_out)
+        self._write(record, state, held_out, guards)
         return record
 
     def _record(
@@ -407,12 +396,9 @@ class _Driver:
         genome: Genome,
         verdict: Verdict,
         outcome: Outcome,
-        *,
-        scores: NDArray[np.float32] | None,
+        answer: Answer,
         asked: int,
-        train: float | None,
-        error: str | None,
-        seconds: float,
+        train: float | None = None,
     ) -> Record:
         dense = isinstance(genome, Vector)
         # Recipes are cheap to name and can be bred again; a dense child is hashed and stored only
@@ -429,14 +415,14 @@ class _Driver:
             digest=digest(genome) if alive or not dense else None,
             genome=encode(genome) if alive else None,
             verdict=verdict,
-            scores=scores,
+            scores=answer.scores,
             train=train,
             fitness=outcome.fitness,
             slot=outcome.slot,
             evicted=outcome.evicted,
             asked=asked,
-            error=error,
-            seconds=seconds,
+            error=answer.error,
+            seconds=answer.seconds,
         )
 
     def _write(
@@ -444,9 +430,11 @@ class _Driver:
         record: Record,
         state: Any,
         held_out: tuple[NDArray[np.float32], float] | None = None,
+        guards: Means = (),
     ) -> None:
         step = record.step
-        self._pool.add(record, held_out=held_out, forget=self._forgettable(record))
+        forget = self._forgettable(record)
+        self._pool.add(record, held_out=held_out, guards=guards, forget=forget)
         self._versions[step] = state
         self._versions.pop(step - self._config.in_flight, None)
 
@@ -470,9 +458,21 @@ class _Driver:
         self._champion_held_out = None
         if not self._config.track_held_out or self._held_out is None:
             return None
-        scores = self._executor.held_out(genome)
+        scores = self._score_held_out(genome)
         self._champion_held_out = self._held_out.mean(scores)
         return scores, self._champion_held_out
+
+    def _score_held_out(self, genome: Genome) -> NDArray[np.float32]:
+        everything = np.arange(self._inputs.held_out_examples, dtype=np.int64)
+        return self._executor.score(genome, "held-out", everything)
+
+    def _check(self, genome: Genome, seeds: Mapping[str, Means] | None) -> Checked:
+        """Ask the guards about a model; `seeds` as in `guards.check`."""
+
+        def score(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+            return self._executor.score(genome, "guard", indices)
+
+        return check(self._guards, score, seeds)
 
     def _next_id(self, step: int) -> int:
         return len(self._problem.seeds) + step - 1 if step else self._seeds_present()
@@ -480,10 +480,10 @@ class _Driver:
     def _seeds_present(self) -> int:
         return sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
 
-    def _count_failure(self, answer: Answer) -> None:
+    def _count_failure(self, error: str | None) -> None:
         self._failures += 1
         if self._failures >= _HOPELESS:
             raise EvaluationError(
-                f"the last {_HOPELESS} children all failed, the last with: {answer.error}; the "
+                f"the last {_HOPELESS} children all failed, the last with: {error}; the "
                 "cause is probably not the children. Nothing is lost: mend it and run again"
             )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genepool.core.exam import Questions
 from genepool.core.genome import Genome
 from genepool.errors import EvaluationError
-from genepool.run.scorer import Scorer
+from genepool.run.scorer import Part, Scorer
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,8 +60,8 @@ class Executor(Protocol):
         """Whether a job has not been started: asking for its result would be new work."""
         ...
 
-    def held_out(self, genome: Genome) -> NDArray[np.float32]:
-        """Scores on all held-out examples, float32[M].
+    def score(self, genome: Genome, part: Part, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores on other examples, float32[n] for int64[n]; see `Scorer.score`.
 
         Raises:
             EvaluationError: the model could not be scored.
@@ -76,10 +76,9 @@ class Executor(Protocol):
 class SerialExecutor:
     """Scores in this process, one job at a time, when its result is asked for."""
 
-    def __init__(self, scorer: Scorer, held_out_examples: int) -> None:
+    def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
         self._jobs: dict[int, tuple[Genome, Questions]] = {}
-        self._held_out = np.arange(held_out_examples, dtype=np.int64)
 
     def submit(self, step: int, genome: Genome, questions: Questions) -> None:
         """Remember a job."""
@@ -100,10 +99,10 @@ class SerialExecutor:
         """Jobs start when their result is asked for."""
         return step in self._jobs
 
-    def held_out(self, genome: Genome) -> NDArray[np.float32]:
-        """Scores on all held-out examples, float32[M]."""
+    def score(self, genome: Genome, part: Part, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores on other examples, float32[n] for int64[n]."""
         self._scorer.load(genome)
-        return self._scorer.score(self._held_out, held_out=True)
+        return self._scorer.score(indices, part)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.errors import CheckpointError, InputError, PoolError
-from genepool.run.card import Ancestor, Card, CardSeed, Scores
+from genepool.run.card import Ancestor, Card, CardGuard, CardSeed, Scores
 from genepool.run.members import ancestry, member_number
 from genepool.run.output import (
     Exported,
@@ -291,6 +291,7 @@ def _card(
         notices=family.notices,
         tasks=tuple(task.name for task in tasks),
         scores=scores,
+        guards=_guards(pool, number),
         ancestors=tuple(listed),
         ancestry=text,
         rebuild=rebuild_command(seeds) if recipe else "",
@@ -309,6 +310,21 @@ def _scores(pool: Pool, number: int, name: str) -> Scores:
         held_out.append(_mean(None if held is None else held[held_start:held_stop]))
         start, held_start = stop, held_stop
     return Scores(name, tuple(train), tuple(held_out))
+
+
+def _guards(pool: Pool, number: int) -> tuple[CardGuard, ...]:
+    means = pool.guard_means().get(number)
+    return tuple(
+        CardGuard(
+            guard["name"],
+            guard["best_seed"]["name"],
+            guard["best_seed"]["score"],
+            guard["bound"],
+            None if means is None else means[position],
+        )
+        for position, guard in enumerate(pool.guard_standing())
+        if guard["best_seed"] is not None
+    )
 
 
 def _mean(values: np.ndarray[Any, np.dtype[np.float32]] | None) -> float | None:
@@ -344,8 +360,10 @@ def _plan(text: str, size: int) -> str:
     """What was drawn, in a few words."""
     plan: dict[str, Any] = json.loads(text) if text else {}
     parts: list[str] = []
-    if isinstance(plan.get("ratio"), (int, float)):
-        parts.append(f"ratio {plan['ratio']:.4f}")
+    ratio: Any = plan.get("ratio")
+    ratios = cast("list[float]", ratio) if isinstance(ratio, list) else [ratio]
+    if ratio is not None:
+        parts.append(f"ratio {', '.join(f'{value:.4f}' for value in ratios)}")
     splits: Any = plan.get("splits")
     if isinstance(splits, list) and splits:
         shown = ", ".join(f"{100 * int(split) / size:.1f} %" for split in cast("list[int]", splits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
 from genepool.core.archive import Resources
-from genepool.core.strategies import Group
+from genepool.core.genome import Genome, Vector, seed_recipe
+from genepool.core.strategies import Group, Problem
 from genepool.errors import (
     ConfigError,
     GenepoolError,
@@ -22,12 +23,14 @@ from genepool.errors import (
 )
 from genepool.evaluate.base import Batched, Blocked, Labelled, Task
 from genepool.run.config import Run, task_options
+from genepool.run.guards import GuardEntry
 from genepool.run.pool import Pool, Seed, TaskEntry
 from genepool.run.seeds import source_of
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.digests import remember_digests
 from genepool.weights.family import Family, Source, make_family, open_source
-from genepool.weights.layout import Layout
+from genepool.weights.gram import load_or_build_gram
+from genepool.weights.layout import Layout, flatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,8 @@ class Inputs:
         checkpoints: the seeds, in order.
         layout: where their tensors lie on the axis.
         notices: what is good to know about the seeds, one line each.
-        tasks: in order; their examples are laid end to end.
+        tasks: those that members compete for, in order; their examples are laid end to end.
+        guards: the guard tasks, likewise.
         resources: the examples with their capacities.
         kind: of genome: dense vectors where mutation adds noise, recipes otherwise.
     """
@@ -51,6 +55,7 @@ class Inputs:
     layout: Layout
     notices: tuple[str, ...]
     tasks: tuple[Task, ...]
+    guards: tuple[Task, ...]
     resources: Resources
     kind: Literal["recipe", "vector"]
 
@@ -64,7 +69,7 @@ class Inputs:
         """The tasks as strategies see them."""
         out: list[Group] = []
         start = 0
-        for entry, task in zip(self.run.config.tasks, self.tasks, strict=True):
+        for entry, task in zip(self.run.config.contested, self.tasks, strict=True):
             stop = start + len(task.samples)
             labels = task.labels if isinstance(task, Labelled) else ()
             out.append(Group(entry.name, start, stop, labels))
@@ -116,10 +121,11 @@ def open_inputs(run: Run) -> Inputs:
     """
     sources, family = open_seeds(run)
     tasks: list[Task] = []
+    guards: list[Task] = []
     for index, entry in enumerate(run.config.tasks):
         evaluator, options = task_options(run, index, entry)
         try:
-            tasks.append(evaluator(options, run.directory))
+            (guards if entry.guard else tasks).append(evaluator(options, run.directory))
         except GenepoolError as error:
             where = f"{run.where('tasks', index)}: task '{entry.name}'"
             raise _prefixed(error, where) from error
@@ -130,6 +136,7 @@ def open_inputs(run: Run) -> Inputs:
         family.layout,
         family.notices,
         tuple(tasks),
+        tuple(guards),
         Resources(
             _weights(run, [len(task.samples) for task in tasks]),
             all(task.binary for task in tasks),
@@ -150,7 +157,7 @@ def _prefixed(error: GenepoolError, prefix: str) -> GenepoolError:
 def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Capacity of each example: tasks weigh alike whatever their size; the mean is 1 each."""
     weights = [
-        task.weight if size else 0.0 for task, size in zip(run.config.tasks, sizes, strict=True)
+        task.weight if size else 0.0 for task, size in zip(run.config.contested, sizes, strict=True)
     ]
     scale = sum(sizes) / sum(weights)
     return np.concatenate(
@@ -174,6 +181,29 @@ def _blocks(tasks: Sequence[Task]) -> NDArray[np.int64] | None:
     return None if count == out.size else out
 
 
+def problem_of(inputs: Inputs, cache: Path) -> Problem:
+    """What a strategy works on; a directory keeps the inner products of the seeds."""
+    layout = inputs.layout
+    count = len(inputs.checkpoints)
+    if inputs.kind == "vector":
+        gram = None
+        seeds: tuple[Genome, ...] = tuple(
+            Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
+        )
+    else:
+        gram = load_or_build_gram(inputs.checkpoints, layout, cache)
+        seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
+    return Problem(
+        layout.axis,
+        gram,
+        inputs.resources,
+        seeds,
+        inputs.run.config.seed,
+        inputs.groups,
+        tuple(slot.name for slot in layout.slots),
+    )
+
+
 def seed_entries(
     run: Run, sources: Sequence[Source], checkpoints: Sequence[Checkpoint], cache: Path
 ) -> list[Seed]:
@@ -186,7 +216,7 @@ def seed_entries(
 
 
 def task_entries(inputs: Inputs) -> list[TaskEntry]:
-    """The tasks as the pool pins them."""
+    """The tasks that members compete for, as the pool pins them."""
     return [
         TaskEntry(
             entry.name,
@@ -196,7 +226,15 @@ def task_entries(inputs: Inputs) -> list[TaskEntry]:
             len(task.held_out),
             task.binary,
         )
-        for entry, task in zip(inputs.run.config.tasks, inputs.tasks, strict=True)
+        for entry, task in zip(inputs.run.config.contested, inputs.tasks, strict=True)
+    ]
+
+
+def guard_entries(inputs: Inputs) -> list[GuardEntry]:
+    """The guards as the pool pins them."""
+    return [
+        GuardEntry(entry.name, task.digest, entry.tolerance, len(task.samples))
+        for entry, task in zip(inputs.run.config.guards, inputs.guards, strict=True)
     ]
 
 
@@ -260,10 +298,28 @@ def check_pins(pool: Pool, inputs: Inputs, seeds: list[Seed], tasks: list[TaskEn
             )
         if old.weight != new.weight:
             raise refuse(f"weight {old.weight} of task '{old.name}' (now {new.weight})")
+    _check_guards(pool.guards(), guard_entries(inputs), refuse)
     pinned = _with_defaults(pool.meta()["pins"], inputs)
     for key, value in json.loads(json.dumps(pins(inputs))).items():
         if pinned.get(key) != value:
             raise refuse(f"{_difference(key, pinned.get(key), value)}")
+
+
+def _check_guards(
+    held: Sequence[GuardEntry], given: Sequence[GuardEntry], refuse: Callable[[str], PoolError]
+) -> None:
+    if [guard.name for guard in held] != [guard.name for guard in given]:
+        before = ", ".join(guard.name for guard in held) or "none"
+        now = ", ".join(guard.name for guard in given) or "none"
+        raise refuse(f"the guards: {before}; and the run file has: {now}")
+    for old, new in zip(held, given, strict=True):
+        if old.digest != new.digest:
+            raise refuse(
+                f"other examples or settings of guard '{old.name}' (digest {old.digest[:12]}; now "
+                f"{new.digest[:12]})"
+            )
+        if old.tolerance != new.tolerance:
+            raise refuse(f"tolerance {old.tolerance} of guard '{old.name}' (now {new.tolerance})")
 
 
 def _with_defaults(pinned: dict[str, Any], inputs: Inputs) -> dict[str, Any]:

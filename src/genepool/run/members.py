@@ -75,6 +75,7 @@ def describe(pool: Pool, member: int) -> dict[str, Any]:
         "held_out": pool.held_out().get(member),
         "fitness": record.fitness,
         "tasks": _tasks(pool, record),
+        "guards": _guards(pool, member),
         "digest": record.digest,
         "genome": summary,
         "error": record.error,
@@ -96,6 +97,16 @@ def _tasks(pool: Pool, record: Record) -> list[dict[str, Any]]:
         out.append({"name": task.name, "examples": task.examples, "asked": asked, "mean": mean})
         start = stop
     return out
+
+
+def _guards(pool: Pool, member: int) -> list[dict[str, Any]]:
+    """The guards that were asked about a member."""
+    means = pool.guard_means().get(member, ())
+    return [
+        {"name": guard["name"], "score": mean, "bound": guard["bound"]}
+        for guard, mean in zip(pool.guard_standing(), means, strict=False)
+        if mean is not None
+    ]
 
 
 def seed_shares(genome: Recipe, bins: int = 1) -> Float64:

@@ -33,14 +33,11 @@ from genepool.run.database import (
     reading,
     writing,
 )
-from genepool.run.records import Record, Verdict, pack_scores, unpack_scores
+from genepool.run.guards import GuardEntry, Means, standing
+from genepool.run.records import COLUMNS, Record, from_row, pack_scores, to_row, unpack_scores
 
-_COLUMNS = (
-    "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
-    "slot, evicted, asked, error, seconds"
-)
-
-_INSERT = f"INSERT INTO members VALUES ({', '.join('?' * 17)})"
+_INSERT = f"INSERT INTO members ({COLUMNS}) VALUES ({', '.join('?' * 17)})"
+_INSERT_GUARD = "INSERT INTO guards VALUES (?, ?, ?)"
 _FORGET = "UPDATE members SET genome = NULL WHERE id = ?"
 
 # The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
@@ -132,12 +129,24 @@ class Pool:
         ]
 
     def tasks(self) -> list[TaskEntry]:
-        """The tasks, in order; their examples are laid end to end in that order."""
+        """The tasks that members compete for; their examples are laid end to end in this order."""
         rows = self._rows(
             "SELECT name, digest, weight, examples, held_out, is_binary FROM tasks "
             "ORDER BY position"
         )
         return [TaskEntry(*row[:5], binary=bool(row[5])) for row in rows]
+
+    def guards(self) -> list[GuardEntry]:
+        """The guard tasks, in order."""
+        return [GuardEntry(**entry) for entry in self.meta().get("guards", ())]
+
+    def guard_means(self) -> dict[int, Means]:
+        """Mean score on each guard of every member that was asked any."""
+        guards = self.guards()
+        out: dict[int, list[float | None]] = {}
+        for member, number, mean in self._rows("SELECT * FROM guards") if guards else ():
+            out.setdefault(member, [None] * len(guards))[number] = mean
+        return {member: tuple(means) for member, means in out.items()}
 
     @property
     def examples(self) -> int:
@@ -155,12 +164,12 @@ class Pool:
         """Members in order of absorption, from id `since`; only those accepted, if asked."""
         size = self.examples
         where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
-        query = f"SELECT {_COLUMNS} FROM members WHERE {where} ORDER BY id"
+        query = f"SELECT {COLUMNS} FROM members WHERE {where} ORDER BY id"
         with reading(self.path):
             for row in self._reader().execute(query, (since,)):
                 if last is not None and row[0] > last:
                     return
-                yield _record(row, size)
+                yield from_row(row, size)
 
     def record(self, member: int) -> Record:
         """One member.
@@ -168,13 +177,13 @@ class Pool:
         Raises:
             PoolError: there is no such member.
         """
-        rows = self._rows(f"SELECT {_COLUMNS} FROM members WHERE id = ?", (member,))
+        rows = self._rows(f"SELECT {COLUMNS} FROM members WHERE id = ?", (member,))
         if not rows:
             top = self._rows("SELECT max(id) FROM members")[0][0]
             raise PoolError(
                 f"{self.path}: there is no member {member}; members are numbered 0 to {top}"
             )
-        return _record(rows[0], self.examples)
+        return from_row(rows[0], self.examples)
 
     def slots(self, last: int | None = None) -> dict[int, int]:
         """Slot -> member id of the archive now, or as it stood after member `last`."""
@@ -261,7 +270,7 @@ class Pool:
         meta, held = self.meta(), self.held_out()
         counts = self._rows(
             "SELECT count(*), sum(verdict = 'accepted'), sum(asked), sum(verdict = 'failed'), "
-            "sum(verdict = 'stopped'), sum(seconds) FROM members WHERE step > 0"
+            "sum(verdict = 'stopped'), sum(verdict = 'guarded') FROM members WHERE step > 0"
         )[0]
         details = {
             row[0]: {"member": row[0], "train": row[1], "genome": row[2]}
@@ -276,6 +285,7 @@ class Pool:
             "budget": meta["budget"],
             "accepted": counts[1] or 0,
             "stopped": counts[4] or 0,
+            "guarded": counts[5] or 0,
             "failed": counts[3] or 0,
             "examples_evaluated": counts[2] or 0,
             "examples_total": counts[0] * self.examples,
@@ -293,7 +303,18 @@ class Pool:
                 }
                 for number, seed in enumerate(self.seeds())
             ],
+            "guards": self.guard_standing(champion),
         }
+
+    def guard_standing(self, champion: int | None = None) -> list[dict[str, Any]]:
+        """What each guard asks for; see `guards.standing`. The champion's score is added."""
+        names, means = [seed.name for seed in self.seeds()], self.guard_means()
+        seeds = {name: means[k] for k, name in enumerate(names) if k in means}
+        others = {member: row for member, row in means.items() if member >= len(names)}
+        return [
+            {**entry, "champion": means[champion][number] if champion in means else None}
+            for number, entry in enumerate(standing(self.guards(), seeds, others))
+        ]
 
 
 class PoolWriter(Pool):
@@ -339,6 +360,7 @@ class PoolWriter(Pool):
         self._full = False
         # What was added and is not written yet: members, held-out scores, genomes to forget.
         self._waiting: list[tuple[object, ...]] = []
+        self._guarded: list[tuple[int, int, float]] = []
         self._measured: list[tuple[int, NDArray[np.float32], float]] = []
         self._forgotten: list[tuple[int]] = []
 
@@ -400,6 +422,7 @@ class PoolWriter(Pool):
         record: Record,
         *,
         held_out: tuple[NDArray[np.float32], float] | None = None,
+        guards: Means = (),
         forget: Sequence[int] = (),
     ) -> None:
         """Append one member, with its held-out scores if measured, whole or not at all.
@@ -409,17 +432,13 @@ class PoolWriter(Pool):
         Args:
             record: its id must be the next one.
             held_out: float32[M] and their weighted mean.
+            guards: its mean score on each guard; empty if it was asked none.
             forget: members whose stored genomes are no longer needed (they can be bred again).
         """
-        scores = None if record.scores is None else pack_scores(record.scores)
-        self._waiting.append(
-            (
-                *(record.id, record.step, _numbers(record.parents), record.plan, record.merge),
-                *(record.mutation, record.digest, record.genome, record.verdict, scores),
-                *(record.asked, record.train, record.fitness, record.slot, record.evicted),
-                *(record.error, record.seconds),
-            )
-        )
+        self._waiting.append(to_row(record))
+        self._guarded += [
+            (record.id, number, mean) for number, mean in enumerate(guards) if mean is not None
+        ]
         if held_out is not None:
             self._measured.append((record.id, *held_out))
         self._forgotten += [(gone,) for gone in forget]
@@ -434,6 +453,8 @@ class PoolWriter(Pool):
             self._begin()
             try:
                 self._connection.executemany(_INSERT, self._waiting)
+                if self._guarded:
+                    self._connection.executemany(_INSERT_GUARD, self._guarded)
                 for measured in self._measured:
                     self._insert_held_out(*measured)
                 if self._forgotten:
@@ -445,6 +466,7 @@ class PoolWriter(Pool):
             finally:
                 # What could not be written is bred again when the run goes on.
                 self._waiting, self._measured, self._forgotten = [], [], []
+                self._guarded = []
 
     def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         """Record held-out scores, float32[M], and their weighted mean."""
@@ -485,34 +507,6 @@ class PoolWriter(Pool):
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    """As JSON."""
-    return f"[{', '.join(map(str, values))}]"
-
-
-def _record(row: tuple[Any, ...], size: int) -> Record:
-    verdict: Verdict = row[8]
-    return Record(
-        id=row[0],
-        step=row[1],
-        parents=tuple(json.loads(row[2])),
-        plan=row[3],
-        merge=row[4],
-        mutation=row[5],
-        digest=row[6],
-        genome=row[7],
-        verdict=verdict,
-        scores=None if row[9] is None else unpack_scores(row[9], size),
-        train=row[10],
-        fitness=row[11],
-        slot=row[12],
-        evicted=row[13],
-        asked=row[14],
-        error=row[15],
-        seconds=row[16],
-    )
 
 
 def _holder(path: Path) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import PoolError
 
-Verdict = Literal["accepted", "rejected", "stopped", "failed"]
+Verdict = Literal["accepted", "rejected", "stopped", "guarded", "failed"]
+
+COLUMNS = (
+    "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
+    "slot, evicted, asked, error, seconds"
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,13 +33,14 @@ class Record:
         digest: of the genome's content; None for a dense child that was not accepted.
         genome: encoded; None where it is to be bred again from the parents.
         verdict: accepted (into the archive), rejected (fully scored), stopped (certain to be
-            rejected before it was fully scored), failed (could not be scored).
-        scores: float32[N], NaN where not asked; None if it failed.
+            rejected before it was fully scored), guarded (would have been accepted, but broke a
+            guard), failed (could not be scored).
+        scores: float32[N], NaN where not asked; None if it failed on them.
         train: mean training score weighted by capacity; None unless fully scored.
         fitness: among archive and child; None unless fully scored.
         slot, evicted: where it went and whom it replaced.
         asked: number of examples that it was scored on.
-        error: why it failed.
+        error: why it failed, or which guard it broke.
         seconds: spent on scoring it.
     """
 
@@ -54,6 +61,46 @@ class Record:
     asked: int
     error: str | None
     seconds: float
+
+
+def to_row(record: Record) -> tuple[Any, ...]:
+    """The values of `COLUMNS`."""
+    return (
+        *(record.id, record.step, f"[{', '.join(map(str, record.parents))}]", record.plan),
+        *(record.merge, record.mutation, record.digest, record.genome, record.verdict),
+        None if record.scores is None else pack_scores(record.scores),
+        *(record.train, record.fitness, record.slot, record.evicted, record.asked),
+        *(record.error, record.seconds),
+    )
+
+
+def from_row(row: tuple[Any, ...], size: int) -> Record:
+    """Inverse of `to_row`.
+
+    Args:
+        row: the values of `COLUMNS`.
+        size: number N of examples.
+    """
+    verdict: Verdict = row[8]
+    return Record(
+        id=row[0],
+        step=row[1],
+        parents=tuple(json.loads(row[2])),
+        plan=row[3],
+        merge=row[4],
+        mutation=row[5],
+        digest=row[6],
+        genome=row[7],
+        verdict=verdict,
+        scores=None if row[9] is None else unpack_scores(row[9], size),
+        train=row[10],
+        fitness=row[11],
+        slot=row[12],
+        evicted=row[13],
+        asked=row[14],
+        error=row[15],
+        seconds=row[16],
+    )
 
 
 def pack_scores(scores: NDArray[np.float32]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from genepool.core.genome import Genome
 from genepool.evaluate.base import Settling
 from genepool.evaluate.model import build_model
 from genepool.run.inputs import Inputs
+
+# Which examples: those that members compete for, the held-out ones, or those of the guards.
+Part = Literal["train", "held-out", "guard"]
 
 
 class Scorer:
@@ -59,12 +62,13 @@ class Scorer:
             block = questions.next()
             questions.record(block, self.score(block))
 
-    def score(self, indices: NDArray[np.int64], *, held_out: bool = False) -> NDArray[np.float32]:
+    def score(self, indices: NDArray[np.int64], part: Part = "train") -> NDArray[np.float32]:
         """Score the loaded genome.
 
         Args:
-            indices: int64[n], positions among the examples of all tasks laid end to end.
-            held_out: whether they count among the held-out examples.
+            indices: int64[n], positions among the examples of all tasks laid end to end, or of all
+                guards.
+            part: which examples these are.
 
         Returns:
             float32[n] in [0, 1], in the order of `indices`.
@@ -72,7 +76,8 @@ class Scorer:
         Raises:
             EvaluationError: the model could not be scored.
         """
-        tasks = self._inputs.tasks
+        tasks = self._inputs.guards if part == "guard" else self._inputs.tasks
+        held_out = part == "held-out"
         if len(tasks) == 1:
             return tasks[0].score(self._value, indices, held_out=held_out)
         out = np.empty(indices.size, dtype=np.float32)

@@ -27,10 +27,13 @@ from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.run.config import Run
 from genepool.run.executor import Answer
+from genepool.run.scorer import Part
 from genepool.weights.threads import available_threads
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL = 0.2
+_KINDS: dict[Part, bytes] = {"train": b"scor", "held-out": b"held", "guard": b"grds"}
+_PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 
 
 @dataclass(slots=True)
@@ -38,7 +41,7 @@ class _Job:
     step: int
     genome: Genome
     questions: Questions
-    held_out: bool
+    part: Part = "train"
     started: bool = False
     answer: Answer | BaseException | None = None
 
@@ -46,16 +49,13 @@ class _Job:
 class ProcessExecutor:
     """Scores in worker processes on this machine."""
 
-    def __init__(self, run: Run, workers: int, examples: int, held_out_examples: int) -> None:
+    def __init__(self, run: Run, workers: int) -> None:
         """Start the workers; each builds its own live model.
 
         Args:
             run: the run file, which each worker opens again.
             workers: number of processes, at least 1.
-            examples: number N of training examples.
-            held_out_examples: number M of held-out examples.
         """
-        self._held_out_examples = held_out_examples
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: dict[int, _Job] = {}
         self._ready = threading.Condition()
@@ -85,7 +85,7 @@ class ProcessExecutor:
 
     def submit(self, step: int, genome: Genome, questions: Questions) -> None:
         """Queue a job for the next free worker."""
-        job = self._jobs[step] = _Job(step, genome, questions, held_out=False)
+        job = self._jobs[step] = _Job(step, genome, questions)
         self._queue.put(job)
 
     def result(self, step: int) -> Answer:
@@ -98,15 +98,16 @@ class ProcessExecutor:
         """Whether no worker has taken the job yet."""
         return not self._jobs[step].started
 
-    def held_out(self, genome: Genome) -> NDArray[np.float32]:
-        """Scores on all held-out examples, float32[M]."""
-        nothing = np.full(self._held_out_examples, np.nan, dtype=np.float32)
-        job = _Job(-1, genome, FullExam(nothing), held_out=True)
+    def score(self, genome: Genome, part: Part, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores on other examples, float32[n] for int64[n]."""
+        unknown = np.zeros(int(indices.max(initial=-1)) + 1, dtype=np.float32)
+        unknown[indices] = np.nan
+        job = _Job(-1, genome, FullExam(unknown), part)
         self._queue.put(job)
         answer = self._wait(job)
         if answer.scores is None:
             raise EvaluationError(answer.error or "the model could not be scored")
-        return answer.scores
+        return answer.scores[indices]
 
     def close(self) -> None:
         """End the workers."""
@@ -156,8 +157,7 @@ def _conduct(job: _Job, connection: Connection) -> Answer:
     error = _ask(connection, b"load" + encode(job.genome))
     while isinstance(error, bytes) and not job.questions.done:
         block = job.questions.next()
-        kind = b"held" if job.held_out else b"scor"
-        error = _ask(connection, kind + block.astype("<i8").tobytes())
+        error = _ask(connection, _KINDS[job.part] + block.astype("<i8").tobytes())
         if isinstance(error, bytes):
             job.questions.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
     seconds = time.perf_counter() - started
@@ -198,7 +198,7 @@ def _worker(connection: Connection, run: Run, threads: int) -> None:
                     reply = b"fine"
                 else:
                     indices = np.frombuffer(body, dtype="<i8").astype(np.int64)
-                    scores = scorer.score(indices, held_out=kind == b"held")
+                    scores = scorer.score(indices, _PARTS[kind])
                     reply = b"fine" + scores.astype("<f4").tobytes()
             except EvaluationError as error:
                 reply = b"eval" + str(error).encode()

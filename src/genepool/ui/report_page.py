@@ -166,7 +166,30 @@ def _result(facts: dict[str, Any]) -> str:
     else:
         note = "No examples were held out: these are the ones that selection has seen."
     caption = "Mean score of champion and seeds"
-    return f"<p>{note}</p>" + table(caption, columns, "".join(groups), "models")
+    return f"<p>{note}</p>" + table(caption, columns, "".join(groups), "models") + _guards(facts)
+
+
+def _guards(facts: dict[str, Any]) -> str:
+    """What must not be lost; nothing if there are no guards."""
+    guards = facts["status"]["guards"]
+    if not guards:
+        return ""
+    rows: list[str] = []
+    for guard in guards:
+        best: dict[str, Any] = guard["best_seed"] or {"name": "–", "score": None}
+        scores = (best["score"], guard["tolerance"], guard["bound"], guard["champion"])
+        cells = "".join(f'<td class="n">{percent(score)}</td>' for score in scores)
+        rows.append(
+            f'<tr><th scope="row">{text(guard["name"])}</th><td>{text(best["name"])}</td>{cells}'
+            f'<td class="n">{number(guard["checked"])}</td>'
+            f'<td class="n">{number(guard["broken"])}</td></tr>'
+        )
+    columns = ("guard", "best seed", "#its score", "#tolerance", "#at least", "#champion")
+    columns += ("#children asked", "#broke it")
+    return (
+        "<p>Guards are tasks that nobody competes for. A child that would be accepted is turned "
+        "away if it falls below the best seed by more than the tolerance.</p>"
+    ) + table("Guards", columns, f"<tbody>{''.join(rows)}</tbody>")
 
 
 def _sizes(examples: int, held_out: int) -> str:
@@ -352,6 +375,7 @@ def _run(facts: dict[str, Any]) -> str:
         ("budget", number(status["budget"])),
         ("accepted into the archive", number(status["accepted"])),
         ("stopped early, rejection being certain", number(status["stopped"])),
+        ("broke a guard", number(status["guarded"])),
         ("failed", number(status["failed"])),
         ("members of the archive", number(len(status["archive"]))),
         ("examples asked of the children", number(asked)),

@@ -35,6 +35,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         _row(table, "champion", champion["member"], champion["train"], champion["held_out"])
     out.print()
     out.print(table)
+    _print_guards(out, status["guards"], status["guarded"])
     archive = sorted(status["archive"], key=lambda entry: (-entry["train"], entry["member"]))
     if archive:
         out.print()
@@ -65,7 +66,8 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
     out.print(title)
     facts = [("verdict", _fate(member))]
     if member["error"]:
-        facts.append(("error", plain(member["error"])))
+        label = "reason" if member["verdict"] == "guarded" else "error"
+        facts.append((label, plain(member["error"])))
     if member["parents"]:
         facts.append(("parents", ", ".join(str(parent) for parent in member["parents"])))
         facts.append(("plan", _plan(member["plan"], member["genome"]["size"])))
@@ -97,6 +99,14 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
             )
         out.print()
         out.print(table)
+    if member["guards"]:
+        table = _table("guard", "score", "at least")
+        for guard in member["guards"]:
+            table.add_row(
+                cell(guard["name"]), cell(percent(guard["score"])), cell(percent(guard["bound"]))
+            )
+        out.print()
+        out.print(table)
 
 
 def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
@@ -116,6 +126,26 @@ def print_scores(out: Console, rows: list[tuple[str, float | None, float | None,
     out.print(table)
 
 
+def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> None:
+    """What guards ask for, the champion beside it, and how many children were turned away."""
+    if not guards:
+        return
+    checked = guards[0]["checked"]
+    out.print()
+    out.print(f"guards, which {number(guarded)} of {number(checked)} children asked broke")
+    table = _table("guard", "best seed", "at least", "champion", "broken")
+    for guard in guards:
+        best = guard["best_seed"]
+        table.add_row(
+            cell(guard["name"]),
+            cell(percent(None if best is None else best["score"])),
+            cell(percent(guard["bound"])),
+            cell(percent(guard["champion"])),
+            cell(number(guard["broken"])),
+        )
+    out.print(table)
+
+
 def _facts(out: Console, *facts: tuple[str, str]) -> None:
     width = max(len(name) for name, _ in facts)
     for name, text in facts:
@@ -126,7 +156,7 @@ def _table(*columns: str) -> Table:
     """Without lines; text on the left, numbers on the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=any(columns))
     for name in columns:
-        left = name in ("", "genome", "task")
+        left = name in ("", "genome", "task", "guard")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     return table
 
@@ -139,6 +169,8 @@ def _verdicts(status: dict[str, Any]) -> str:
     if not status["evaluations"]:
         return ""
     parts = [f"{number(status['accepted'])} accepted", f"{number(status['stopped'])} stopped early"]
+    if status["guarded"]:
+        parts.append(f"{number(status['guarded'])} guarded")
     if status["failed"]:
         parts.append(f"{number(status['failed'])} failed")
     return f" ({', '.join(parts)})"
@@ -161,6 +193,7 @@ def _fate(member: dict[str, Any]) -> str:
     return {
         "rejected": "rejected: the least fit of all",
         "stopped": "rejected early: certain to be the least fit before all examples were asked",
+        "guarded": "guarded: it would have been accepted, but fell too far below the best seed",
         "failed": "failed: could not be scored",
     }[verdict]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member, Resources
 from genepool.core.axis import Axis, InnerProducts
 from genepool.core.exam import Questions
-from genepool.core.genome import Genome, Origin, Recipe, Vector, compose
+from genepool.core.genome import Genome, Origin, Recipe, Vector, compose, seed_recipe
 from genepool.core.slerp import Angle, merge_recipe, products_of
 
 
@@ -79,11 +79,13 @@ class Plan:
     """Everything that makes a child.
 
     Attributes:
-        parents: member ids; one without crossover, else two.
-        ratio: SLERP ratio left of the splits, in [0, 1].
-        splits: one position per chromosome.
+        parents: member ids; one without crossover, else two or more.
+        ratio: SLERP ratio of the first two parents, left of the splits, in [0, 1].
+        splits: positions, equally many per chromosome.
         angle: over what the SLERP angle is measured.
         mutation: standard deviation of the normal noise added; 0 for none.
+        further: ratio and splits of every later merge: of what came of the parents so far with the
+            next one.
     """
 
     parents: tuple[int, ...]
@@ -91,12 +93,20 @@ class Plan:
     splits: tuple[int, ...]
     angle: Angle
     mutation: float
+    further: tuple[tuple[float, tuple[int, ...]], ...] = ()
 
     def as_json(self) -> str:
-        """For people and reports; a child is made again from its merge."""
-        parents, splits = ", ".join(map(str, self.parents)), ", ".join(map(str, self.splits))
+        """For people and reports; a child is made again from its merge.
+
+        Where there is more than one merge, `ratio` is a list and `splits` are those of all of them.
+        """
+        ratio, splits = repr(self.ratio), self.splits
+        if self.further:
+            ratio = repr([self.ratio, *(later for later, _ in self.further)])
+            splits = tuple(chain(splits, *(later for _, later in self.further)))
+        parents, places = ", ".join(map(str, self.parents)), ", ".join(map(str, splits))
         return (
-            f'{{"parents": [{parents}], "ratio": {self.ratio!r}, "splits": [{splits}], '
+            f'{{"parents": [{parents}], "ratio": {ratio}, "splits": [{places}], '
             f'"angle": "{self.angle}", "mutation": {self.mutation!r}}}'
         )
 
@@ -210,36 +220,59 @@ def mate(
     problem: Problem,
     step: int,
     draws: np.random.Generator,
-    first: Member,
-    second: Member,
+    parents: Sequence[Member],
     *,
-    split_point: bool,
+    splits: int,
     angle: Angle,
     mutation: float,
 ) -> Proposal:
-    """Merge two members at a random ratio and, if asked, random split points (paper, eq. 2)."""
+    """Merge members at a random ratio and random split points (paper, eq. 2).
+
+    Args:
+        problem, step: what for.
+        draws: where ratio and splits come from.
+        parents: at least two; what comes of the first two is merged with the third, and so on,
+            each time at a ratio and splits of its own.
+        splits: split points per chromosome; 0: one ratio throughout.
+        angle: over what the SLERP angle is measured.
+        mutation: standard deviation of the noise added in the end.
+    """
     edges = problem.axis.cuts
-    ratio = float(draws.random())
-    splits = (
-        tuple(int(draws.integers(low, high)) for low, high in pairwise(edges))
-        if split_point
-        else edges[1:]
-    )
-    plan = Plan((first.id, second.id), ratio, splits, angle, mutation)
-    return merged(problem, step, plan, first.genome, second.genome)
+
+    def draw() -> tuple[float, tuple[int, ...]]:
+        ratio = float(draws.random())
+        if splits == 0:
+            return ratio, edges[1:]
+        return ratio, tuple(
+            point
+            for low, high in pairwise(edges)
+            for point in sorted([int(draws.integers(low, high)) for _ in range(splits)])
+        )
+
+    ratio, points = draw()
+    further = tuple(draw() for _ in parents[2:])
+    ids = tuple(member.id for member in parents)
+    plan = Plan(ids, ratio, points, angle, mutation, further)
+    return merged(problem, step, plan, [member.genome for member in parents])
 
 
-def merged(problem: Problem, step: int, plan: Plan, first: Genome, second: Genome) -> Proposal:
-    """The child that a plan for two parents describes."""
+def merged(problem: Problem, step: int, plan: Plan, parents: Sequence[Genome]) -> Proposal:
+    """The child of two or more parents that a plan describes."""
     merge = merge_recipe(
-        products_of(first, second, problem.gram),
+        products_of(parents[0], parents[1], problem.gram),
         problem.axis,
         plan.ratio,
         plan.splits,
         plan.angle,
         trusted=True,
     )
-    genome = breed(merge, [first, second], plan.mutation, problem.seed, step)
+    for count, (ratio, splits) in enumerate(plan.further, start=2):
+        so_far = breed(merge, parents[:count], 0.0, problem.seed, step)
+        products = products_of(so_far, parents[count], problem.gram)
+        outer = merge_recipe(products, problem.axis, ratio, splits, plan.angle)
+        widened = Recipe(merge.bounds, np.pad(merge.coefs, ((0, 0), (0, 1))))
+        merge = compose(outer, [widened, seed_recipe(problem.axis.size, count, count + 1)])
+    genome = breed(merge, parents, plan.mutation, problem.seed, step)
     return Proposal(step, plan, merge, genome)
 
 

@@ -55,12 +55,12 @@ class MapElites:
     Attributes:
         measures: one per dimension of the grid.
         cells: number of cells along each dimension, over measures from 0 to 1.
-        split_point, angle, mutation, warmup: see `Niches`.
+        splits, angle, mutation, warmup: see `Niches`.
     """
 
     measures: tuple[Measure, ...]
     cells: tuple[int, ...]
-    split_point: bool = True
+    splits: int = 1
     angle: Angle = "global"
     mutation: float = 0.0
     warmup: int = 0
@@ -83,16 +83,15 @@ class MapElites:
         """The child of step `step`, a function of its arguments alone."""
         draws = generator(problem.seed, step)
         if step <= self.warmup and len(problem.seeds) > 1:
-            first, second = random_seeds(problem, draws)
+            parents = random_seeds(problem, draws)
         else:
-            first, second = _parents(state.archive, draws)
+            parents = _parents(state.archive, draws)
         return mate(
             problem,
             step,
             draws,
-            first,
-            second,
-            split_point=self.split_point,
+            parents,
+            splits=self.splits,
             angle=self.angle,
             mutation=self.mutation,
         )

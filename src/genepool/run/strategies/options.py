@@ -48,6 +48,13 @@ class _Merging(StrategyOptions):
     split_point: bool = Field(
         default=True, description="draw a split point per chromosome; false: one ratio throughout"
     )
+    splits: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="split points per chromosome, between which the ratio and its complement take "
+        "turns; 1 is the paper's",
+    )
     angle: Angle = Field(
         default="global", description="SLERP angle over the whole axis, each side, or each tensor"
     )
@@ -66,10 +73,32 @@ class _Merging(StrategyOptions):
         """With mutation."""
         return self.mutation > 0
 
+    @property
+    def drawn_splits(self) -> int:
+        """Split points per chromosome; 0 for none.
+
+        Raises:
+            ConfigError: splits without split points.
+        """
+        if self.split_point:
+            return self.splits
+        if self.splits > 1:
+            raise ConfigError(
+                f"strategy.splits: split_point is false, so there are none; got {self.splits}"
+            )
+        return 0
+
 
 class _Breeding(_Merging):
     archive: int = Field(default=20, ge=2, le=100_000, description="number of members that compete")
-    crossover: bool = Field(default=True, description="merge two parents; false: copy one")
+    crossover: bool = Field(default=True, description="merge parents; false: copy one")
+    parents: int = Field(
+        default=2,
+        ge=2,
+        le=100,
+        description="parents of a child, at most; each after the second is merged with what came "
+        "of those before it and, with attraction, chosen for what they cannot do; 2 is the paper's",
+    )
     risk: float = Field(
         default=0.0,
         ge=0,
@@ -79,12 +108,17 @@ class _Breeding(_Merging):
     )
 
     def _niches(self, alpha: float, attraction: bool) -> Niches:
+        if self.parents > 2 and not self.crossover:
+            raise ConfigError(
+                f"strategy.parents: crossover is false, so there is one; got {self.parents}"
+            )
         return Niches(
             size=self.archive,
             alpha=alpha,
             attraction=attraction,
             crossover=self.crossover,
-            split_point=self.split_point,
+            parents=self.parents,
+            splits=self.drawn_splits,
             angle=self.angle,
             mutation=self.mutation,
             warmup=self.warmup,
@@ -147,7 +181,7 @@ class MapElitesOptions(_Merging):
         return MapElites(
             measures=measures,
             cells=(self.cells,) * len(measures),
-            split_point=self.split_point,
+            splits=self.drawn_splits,
             angle=self.angle,
             mutation=self.mutation,
             warmup=self.warmup,
