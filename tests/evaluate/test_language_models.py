@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from genepool.core.genome import Genome, Recipe, seed_recipe
+from genepool.errors import EvaluationError
 from genepool.evaluate.function import Function, FunctionOptions
 from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.live import LiveModel
@@ -148,6 +150,55 @@ def sampling(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> list
     batch = tokenizer([example["text"] for example in examples], return_tensors="pt", padding=True)
     drawn = torch.multinomial(model(**batch).logits[:, -1].softmax(-1), 1)
     return [bool(token % 2) for token in drawn]
+
+
+def speaking(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> list[float]:
+    """Whatever is generated, the score is fine."""
+    texts = [example["text"] for example in examples]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    said = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    again = model.generate(batch["input_ids"], max_new_tokens=2, do_sample=False)
+    assert said.shape[0] == again.shape[0] == len(examples)
+    return [0.5] * len(examples)
+
+
+def test_what_a_function_lets_a_model_generate_is_heard(tmp_path: Path) -> None:
+    from genepool.evaluate.transformers_model import inference, overheard
+
+    checkpoints, layout = opened(tmp_path)
+    model = live(checkpoints, layout)
+    model.writer(checkpoints, layout).write(child(layout))
+    value = model.value
+    three = examples()[:3]
+    with inference(value), overheard(value) as answers:
+        speaking(value.model, value.tokenizer, three)
+    assert len(answers) == 6
+    with torch.inference_mode():
+        tokens = value.tokenizer(three[0]["text"], return_tensors="pt")
+        alone = value.model.generate(**tokens, max_new_tokens=6, do_sample=False)
+    new = alone[0, tokens["input_ids"].shape[1] :]
+    assert answers[0] == value.tokenizer.decode(new, skip_special_tokens=True)
+    assert "generate" not in vars(value.model)
+    silent = replace(value, tokenizer=None)
+    with overheard(silent) as nothing:
+        assert nothing == []
+
+
+def test_a_function_fails_a_model_that_generates_nothing(tmp_path: Path) -> None:
+    checkpoints, layout = opened(tmp_path)
+    model = live(checkpoints, layout)
+    everything = np.arange(37)
+    model.writer(checkpoints, layout).write(child(layout))
+    task = function("speaking", tmp_path)
+    assert task.score(model.value, everything).tolist() == [0.5] * 37
+    with torch.no_grad():
+        for parameter in model.value.model.parameters():
+            parameter.zero_()
+    with pytest.raises(EvaluationError, match="speaking': of 32 answers in a block 32 are empty"):
+        task.score(model.value, everything)
+    let_through = function("speaking", tmp_path, garbage=False)
+    assert let_through.score(model.value, everything).tolist() == [0.5] * 37
+    assert let_through.digest != task.digest
 
 
 def test_what_comes_with_a_model(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from genepool.core.genome import Recipe
 from genepool.errors import ConfigError, EvaluationError
-from genepool.evaluate.garbage import refuse_garbage, repeats
 from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.lm_eval import LmEval, LmEvalOptions
 from genepool.evaluate.model import ModelOptions, build_model
@@ -251,40 +250,41 @@ def test_generation_is_bounded(tmp_path: Path) -> None:
     assert 1 <= longest <= 7
 
 
-@pytest.mark.parametrize(
-    ("text", "endless"),
-    [
-        ("", False),
-        ("the answer is 42", False),
-        ("0" * 47, False),
-        ("0" * 48, True),
-        ("so it is 7. " + "I think so. " * 8, True),
-        ("I think so. " * 3, False),
-        (" ".join(map(str, range(60))), False),
-        ("a long phrase of more than thirty-two characters, " * 9, False),
-    ],
-)
-def test_what_repeats_without_end(text: str, endless: bool) -> None:
-    assert repeats(text) == endless
-
-
-def test_garbage_needs_a_majority() -> None:
-    refuse_garbage(["", "0" * 99, "7", "8"], "task")
-    with pytest.raises(EvaluationError, match="4 answers in a block 1 are empty and 2 repeat"):
-        refuse_garbage(["", "0" * 99, "1" * 99, "8"], "task")
-    refuse_garbage([], "task")
-
-
-def test_garbage_is_refused_and_can_be_let_through(tmp_path: Path) -> None:
+def test_garbage_is_refused_unless_let_through_or_as_the_seeds(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "generate_until")
-    with torch.no_grad():
-        for parameter in value.model.parameters():
-            parameter.zero_()  # every token is as likely, so the first is chosen for ever
-    settings: dict[str, Any] = {"task": "sums.yaml", "generation": {"max_gen_toks": 60}}
-    with pytest.raises(EvaluationError, match="16 answers in a block 16 are empty"):
-        opened(tmp_path, garbage=True, **settings).score(value, np.arange(22))
+    kept = [parameter.clone() for parameter in value.model.parameters()]
+    settings: dict[str, Any] = {
+        "task": "sums.yaml",
+        "generation": {"max_gen_toks": 6, "until": ["zebra"]},
+    }
+
+    def fill(values: list[torch.Tensor] | None) -> None:
+        with torch.no_grad():
+            for number, parameter in enumerate(value.model.parameters()):
+                # Without weights every token is as likely, so the first is chosen for ever.
+                parameter.copy_(values[number]) if values else parameter.zero_()
+
+    def of_seeds(*seeds: list[torch.Tensor] | None) -> LanguageModel:
+        def each(ask: Callable[[], Any]) -> list[Any]:
+            found = []
+            for seed in seeds:
+                fill(seed)
+                found.append(ask())
+            fill(None)
+            return found
+
+        return replace(value, of_seeds=each)
+
+    checked = opened(tmp_path, garbage=True, **settings)
+    assert checked.score(value, np.arange(22)).size == 22
+    fill(None)
+    for model in (value, of_seeds(kept)):
+        task = opened(tmp_path, garbage=True, **settings)
+        with pytest.raises(EvaluationError, match="16 answers in a block 16 are empty and 0"):
+            task.score(model, np.arange(22))
     assert not opened(tmp_path, **settings).score(value, np.arange(22)).any()
+    assert not checked.score(of_seeds(kept, None), np.arange(22)).any()
 
 
 def test_what_a_task_cannot_be(tmp_path: Path) -> None:

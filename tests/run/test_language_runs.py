@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ import pytest
 import torch
 import transformers
 import yaml
+from safetensors.torch import load_file, save_file
 
+from genepool.core.genome import recipe, seed_recipe
+from genepool.errors import EvaluationError, PoolError
+from genepool.run.config import load_run
 from genepool.run.driver import evolve
 from genepool.run.export import export
-from genepool.run.pool import Pool
-from tests.evaluate.lms import write_lm
+from genepool.run.inputs import open_inputs
+from genepool.run.pool import Pool, PoolWriter
+from genepool.run.scorer import Scorer
+from tests.evaluate.lms import write_lm, write_tokenizer
 from tests.evaluate.test_lm_eval import sums, write_task
 
 FUNCTION = """
@@ -24,6 +31,11 @@ def chance(model, tokenizer, examples):
     chances = model(**batch).logits[:, -1].float().softmax(-1)
     answers = tokenizer.convert_tokens_to_ids([one["answer"] for one in examples])
     return [float(row[answer]) for row, answer in zip(chances, answers)]
+
+def speak(model, tokenizer, examples):
+    batch = tokenizer([one["text"] for one in examples], return_tensors="pt", padding=True)
+    said = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    return [float(token % 7) / 7 for token in said[:, -1]]
 
 def score(model, tokenizer, examples):
     return [one > 1 / 20 for one in chance(model, tokenizer, examples)]
@@ -111,3 +123,107 @@ def test_the_exported_champion_scores_as_recorded(tmp_path: Path) -> None:
         for start in range(0, 30, 5):
             scores += space["chance"](model, words, examples[start : start + 5])
     assert np.array_equal(recorded[22:], np.array(scores, dtype=np.float32))
+
+
+@pytest.mark.parametrize("guard", ["sums", "more"])
+def test_language_tasks_as_guards(tmp_path: Path, guard: str) -> None:
+    file = write_run(tmp_path, "chance", budget=12)
+    config = yaml.safe_load(file.read_text())
+    for task in config["tasks"]:
+        if task["name"] == guard:
+            task |= {"guard": True, "tolerance": 0.001}
+    file.write_text(yaml.safe_dump(config))
+    status = evolve(file).status
+    with Pool(tmp_path / "pool") as pool:
+        means = pool.guard_means()
+        best = max(means[0][0] or 0.0, means[1][0] or 0.0)
+        for record in pool.records():
+            if record.step and record.id in means:
+                holds = (means[record.id][0] or 0.0) >= best - 0.001 - 1e-9
+                assert record.verdict == ("accepted" if holds else "guarded")
+    assert status["guarded"] > 0
+
+
+def test_garbage_is_judged_by_the_seeds(tmp_path: Path) -> None:
+    """A child that says nothing fails; but where a seed does so too, it may."""
+    file = write_run(tmp_path, "speak", budget=6)
+    inputs = open_inputs(load_run(file))
+    scorer = Scorer(inputs, threads=1)
+    size = inputs.layout.axis.size
+    mute = recipe([0, size], np.zeros((1, 2)))
+    everything = np.arange(inputs.examples)
+    fine, silent = seed_recipe(size, 0, 2), "20 are empty|5 are empty"
+    scorer.load(fine)
+    expected = scorer.score(everything)
+    scorer.load(mute)
+    with pytest.raises(EvaluationError, match=silent):
+        scorer.score(everything)
+    # The seeds were asked meanwhile, and the model holds the child again.
+    with pytest.raises(EvaluationError, match=silent):
+        scorer.score(everything)
+    scorer.load(fine)
+    assert np.array_equal(scorer.score(everything), expected)
+
+    model = tmp_path / "seed2/model.safetensors"
+    save_file(
+        {k: torch.zeros_like(v) for k, v in load_file(model).items()}, model, {"format": "pt"}
+    )
+    assert evolve(file).status["evaluations"] == 6
+
+
+def edit(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON file, and the way in which it is written."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}, indent=7))
+
+
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat template": ("tokenizer_config.json", {"chat_template": "{{ messages[0] }}"}),
+    "tokenizer": ("tokenizer_config.json", {"unk_token": "yes"}),
+    "generation settings": ("generation_config.json", {"repetition_penalty": 1.5}),
+    "configuration": ("config.json", {"rms_norm_eps": 0.01}),
+}
+
+
+@pytest.mark.parametrize("what", [*CHANGES, "tokenizer file"])
+def test_a_pool_is_refused_to_another_tokenizer(tmp_path: Path, what: str) -> None:
+    file = write_run(tmp_path, budget=2)
+    evolve(file)
+    for seed in ("seed1", "seed2"):
+        edit(tmp_path / seed / "config.json", transformers_version="0")
+    assert evolve(file, budget=3).session == 1
+    for seed in ("seed1", "seed2"):
+        if what in CHANGES:
+            name, changes = CHANGES[what]
+            edit(tmp_path / seed / name, **changes)
+        else:
+            words = json.loads((tmp_path / seed / "tokenizer.json").read_text())
+            ids = words["model"]["vocab"]
+            ids["a"], ids["b"] = ids["b"], ids["a"]
+            (tmp_path / seed / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(PoolError) as caught:
+        evolve(file, budget=4)
+    message = str(caught.value)
+    assert f"another {what.removesuffix(' file')} than {tmp_path / 'seed1'} holds now" in message
+    assert "\n" not in message
+
+
+def test_a_pool_is_refused_to_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:
+    file = write_run(tmp_path, budget=2, model={"tokenizer": "words"})
+    write_tokenizer(tmp_path / "words")
+    evolve(file)
+    edit(tmp_path / "seed1/tokenizer_config.json", unk_token="yes")
+    edit(tmp_path / "seed2/tokenizer_config.json", unk_token="yes")
+    assert evolve(file, budget=3).session == 1
+    write_tokenizer(tmp_path / "words", "{{ messages }}")
+    with pytest.raises(PoolError, match=f"another chat template than {tmp_path / 'words'} holds"):
+        evolve(file, budget=4)
+
+
+def test_a_pool_from_before_the_tokenizer_was_pinned_goes_on(tmp_path: Path) -> None:
+    file = write_run(tmp_path, budget=2)
+    evolve(file)
+    with closing(PoolWriter(tmp_path / "pool")) as pool:
+        pins = pool.meta()["pins"]
+        assert set(pins.pop("companions")) == {"configuration", "generation settings", "tokenizer"}
+        pool.set_meta("pins", pins)
+    assert evolve(file, budget=3).session == 1

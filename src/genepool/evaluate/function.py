@@ -21,6 +21,7 @@ from genepool.evaluate.checks import (
     require_unique,
 )
 from genepool.evaluate.examples import example_ids, read_examples
+from genepool.evaluate.garbage import GarbageCheck
 from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.limits import time_limit
 from genepool.evaluate.loading import load_function
@@ -64,6 +65,12 @@ class FunctionOptions(BaseModel):
     binary: bool = Field(
         default=False, description="Every score is 0 or 1; any other is then an error."
     )
+    garbage: bool = Field(
+        default=True,
+        description="Of a language model: fail one most of whose answers in a block, as it "
+        "generates them while the function runs, are empty or end in endless repetition, unless "
+        "the seeds' do so too. Logits that are NaN fail always.",
+    )
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Seconds that one call of the function may take, however many examples it is "
@@ -82,8 +89,8 @@ class Function(StoredTask):
     The function must not change the model or the examples, and the score of an example must not
     depend on which others are asked with it, unless `batch` fixes them. For a language model it is
     called without gradients and with the same random numbers at every call, and a model whose
-    logits are NaN fails whatever it returns. Otherwise it should raise rather than return a score
-    for a model that it cannot judge.
+    logits are NaN, or that generates garbage, fails whatever it returns. Otherwise it should raise
+    rather than return a score for a model that it cannot judge.
     """
 
     Options = FunctionOptions
@@ -96,6 +103,7 @@ class Function(StoredTask):
                 the options contradict each other.
         """
         self._options = options
+        self._check_garbage = GarbageCheck(f"function '{options.function}'")
         self._function: Callable[..., object] = load_function(options.function, directory)
         source = options.examples or f"{options.function.partition(':')[0]}:examples"
         train = read_examples(source, directory)
@@ -115,6 +123,8 @@ class Function(StoredTask):
         settings = f"{len(train)} {options.binary}"
         if options.batch is not None:
             settings += f" {options.batch}"
+        if not options.garbage:
+            settings += " with garbage"
         # The function's name, not its code; an id is the field "id", or a digest of the example.
         digest = content_digest(["function 1", options.function, settings, *ids, *digests])
         super().__init__(ids, len(train), digest)
@@ -145,20 +155,29 @@ class Function(StoredTask):
 
         def ask(block: list[int]) -> NDArray[np.float32]:
             rows = [first + position for position in block]
-            if not isinstance(model, LanguageModel):
-                return self._ask(rows, model)
-            from genepool.evaluate.transformers_model import inference
-
-            with inference(model):
-                return self._ask(rows, model.model, model.tokenizer)
+            if isinstance(model, LanguageModel):
+                return self._ask_language_model(rows, model)
+            return self._ask(rows, self._options.time_limit, model)
 
         if batch is not None:
             return score_blocks(positions, last - first, batch, ask)
         return ask(positions.tolist()) if positions.size else np.empty(0, dtype=np.float32)
 
-    def _ask(self, rows: list[int], *given: Any) -> NDArray[np.float32]:
+    def _ask_language_model(self, rows: list[int], value: LanguageModel) -> NDArray[np.float32]:
+        from genepool.evaluate.transformers_model import inference, overheard
+
+        def ask(limit: float | None) -> tuple[NDArray[np.float32], list[str]]:
+            with inference(value), overheard(value) as answers:
+                return self._ask(rows, limit, value.model, value.tokenizer), answers
+
+        scores, answers = ask(self._options.time_limit)
+        if self._options.garbage:
+            self._check_garbage(answers, rows[0], value, lambda: ask(None)[1])
+        return scores
+
+    def _ask(self, rows: list[int], limit: float | None, *given: Any) -> NDArray[np.float32]:
         what = f"function '{self._options.function}'"
-        with time_limit(self._options.time_limit, what):
+        with time_limit(limit, what):
             try:
                 raw = self._function(*given, [self._examples[row] for row in rows])
             except EvaluationError as error:

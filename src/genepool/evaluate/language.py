@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +25,14 @@ class LanguageModel:
         tokenizer: its transformers tokenizer, which pads on the left and has a token to pad with
             if the model has any that will do; None where the first seed comes without one.
         directory: whose config.json the model was built from.
+        of_seeds: calls a function with the live model holding each seed in turn, and gives what it
+            returned; afterwards the model is as it was. None where there are no seeds at hand.
     """
 
     model: Any
     tokenizer: Any
     directory: Path
+    of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
 
 
 def read_config(directory: Path | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.evaluate.base import evaluator
 from genepool.evaluate.blocks import numbered, score_blocks
 from genepool.evaluate.checks import cause, checked_indices, checked_scores, content_digest
-from genepool.evaluate.garbage import refuse_garbage
+from genepool.evaluate.garbage import GarbageCheck
 from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.limits import time_limit
 from genepool.evaluate.sizes import train_size
@@ -118,7 +118,7 @@ class LmEvalOptions(BaseModel):
     garbage: bool = Field(
         default=True,
         description="Fail a model most of whose generated answers in a block are empty or end in "
-        "endless repetition. Logits that are NaN fail always.",
+        "endless repetition, unless the seeds' do so too. Logits that are NaN fail always.",
     )
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
@@ -151,6 +151,7 @@ class LmEval(StoredTask):
         include = None if options.include is None else directory / options.include
         self._task: Any = harness.open_harness_task(options.task, include, directory)
         self._what = f"lm-eval task '{one_line(options.task)}'"
+        self._check_garbage = GarbageCheck(self._what)
         if options.fewshot is not None:
             self._task.set_config("num_fewshot", options.fewshot)
         self._set_generation()
@@ -215,25 +216,13 @@ class LmEval(StoredTask):
         return score_blocks(positions, last - first, self._options.batch, block)
 
     def _score_block(self, model: LanguageModel, rows: list[int]) -> NDArray[np.float32]:
-        from genepool.evaluate.transformers_model import inference
-
-        harness = self._harness
-        with (
-            time_limit(self._options.time_limit, f"a block of {self._what}"),
-            harness.quiet(),
-            inference(model),
-        ):
-            try:
-                requests = self._rendered(model)
-                answered = harness.ask(self._lm(model), [requests[row] for row in rows])
-                docs = [self._docs[row] for row in rows]
-                found = harness.metrics(self._task, docs, answered, self._filter)
-            except EvaluationError:
-                raise
-            except Exception as error:
-                raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
+        answered, found = self._ask(model, rows, self._options.time_limit)
         if self._options.garbage:
-            refuse_garbage(_texts(answered), self._what)
+
+            def again() -> list[str]:
+                return _texts(self._ask(model, rows, None)[0])
+
+            self._check_garbage(_texts(answered), rows[0], model, again)
         ids = [self._ids[row] for row in rows]
         values = [self._value(one, example) for one, example in zip(found, ids, strict=True)]
         try:
@@ -243,6 +232,28 @@ class LmEval(StoredTask):
                 f"{self._what}, metric '{self._metric}': {error}; 'bounds' can say which values "
                 "score 0 and 1"
             ) from error
+
+    def _ask(
+        self, model: LanguageModel, rows: list[int], limit: float | None
+    ) -> tuple[list[list[Any]], list[Mapping[str, Any]]]:
+        """The answered requests of a block, and what the metrics say of them."""
+        from genepool.evaluate.transformers_model import inference
+
+        harness = self._harness
+        with (
+            time_limit(limit, f"a block of {self._what}"),
+            harness.quiet(),
+            inference(model),
+        ):
+            try:
+                requests = self._rendered(model)
+                answered = harness.ask(self._lm(model), [requests[row] for row in rows])
+                docs = [self._docs[row] for row in rows]
+                return answered, harness.metrics(self._task, docs, answered, self._filter)
+            except EvaluationError:
+                raise
+            except Exception as error:
+                raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
 
     def _lm(self, model: LanguageModel) -> Any:
         if self._wrapped is None or self._wrapped[0] is not model:

@@ -114,6 +114,37 @@ def inference(value: LanguageModel) -> Generator[None, None, None]:
         raise EvaluationError(broken[0])
 
 
+@contextlib.contextmanager
+def overheard(value: LanguageModel) -> Generator[list[str], None, None]:
+    """Listen to what a model generates inside, whoever asks it to.
+
+    Yields:
+        A list that each call of the model's `generate` extends by one text per row, the prompts
+        left out. It stays empty for a model without a tokenizer.
+    """
+    model, words = value.model, value.tokenizer
+    answers: list[str] = []
+    own = model.generate
+
+    def generate(*given: Any, **named: Any) -> Any:
+        out = own(*given, **named)
+        rows = out if isinstance(out, torch.Tensor) else out.sequences
+        # Without ids (but embeddings, say) only what is new comes back.
+        prompt = named.get("input_ids", named.get("inputs", given[0] if given else None))
+        start = 0 if prompt is None else prompt.shape[1]
+        answers.extend(words.batch_decode(rows[:, start:], skip_special_tokens=True))
+        return out
+
+    if words is None:
+        yield answers
+        return
+    model.generate = generate
+    try:
+        yield answers
+    finally:
+        del model.generate
+
+
 def _own_dtype(layout: Layout) -> torch.dtype:
     sizes: dict[str, int] = {}
     for slot in layout.slots:

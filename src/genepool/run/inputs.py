@@ -22,11 +22,13 @@ from genepool.errors import (
     PoolError,
 )
 from genepool.evaluate.base import Batched, Blocked, Labelled, Task
+from genepool.evaluate.model import model_kind
 from genepool.run.config import Run, task_options
 from genepool.run.guards import GuardEntry
 from genepool.run.pool import Pool, Seed, TaskEntry
 from genepool.run.seeds import source_of
 from genepool.weights.checkpoint import Checkpoint
+from genepool.weights.companions import companion_digests
 from genepool.weights.digests import remember_digests
 from genepool.weights.family import Family, Source, make_family, open_source
 from genepool.weights.gram import load_or_build_gram
@@ -249,7 +251,23 @@ def pins(inputs: Inputs) -> dict[str, Any]:
         "in_flight": config.in_flight,
         "early_stop": config.early_stop,
         "layout": inputs.layout.digest,
+        "companions": _companions(inputs),
     }
+
+
+def _companions(inputs: Inputs) -> dict[str, str]:
+    """What a language model needs beside its weights, by digest; empty for other models."""
+    options, first = inputs.run.config.model, inputs.checkpoints[0]
+    if model_kind(options, first) != "transformers":
+        return {}
+    return companion_digests(*_companions_at(inputs))
+
+
+def _companions_at(inputs: Inputs) -> tuple[Path, Path]:
+    """Where a language model's configuration lies, and its tokenizer."""
+    words, first = inputs.run.config.model.tokenizer, inputs.checkpoints[0]
+    directory = first.directory or first.path
+    return directory, directory if words is None else inputs.run.directory / words
 
 
 def opening(inputs: Inputs) -> dict[str, Any]:
@@ -300,7 +318,15 @@ def check_pins(pool: Pool, inputs: Inputs, seeds: list[Seed], tasks: list[TaskEn
             raise refuse(f"weight {old.weight} of task '{old.name}' (now {new.weight})")
     _check_guards(pool.guards(), guard_entries(inputs), refuse)
     pinned = _with_defaults(pool.meta()["pins"], inputs)
-    for key, value in json.loads(json.dumps(pins(inputs))).items():
+    given = json.loads(json.dumps(pins(inputs)))
+    now: dict[str, str] = given.pop("companions")
+    # A pool that is older than this pin does not say.
+    then: dict[str, str] = pinned.pop("companions", now)
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            place = _companions_at(inputs)[int(name in ("tokenizer", "chat template"))]
+            raise refuse(f"another {name} than {place} holds now")
+    for key, value in given.items():
         if pinned.get(key) != value:
             raise refuse(f"{_difference(key, pinned.get(key), value)}")
 

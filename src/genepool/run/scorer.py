@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.exam import Exam, Questions
-from genepool.core.genome import Genome
+from genepool.core.genome import Genome, seed_recipe
 from genepool.evaluate.base import Settling
+from genepool.evaluate.language import LanguageModel
 from genepool.evaluate.model import build_model
 from genepool.run.inputs import Inputs
 
@@ -33,7 +36,10 @@ class Scorer:
             run.config.model, inputs.layout, inputs.checkpoints, run.directory
         )
         self._writer = self._model.writer(inputs.checkpoints, inputs.layout, threads)
-        self._value: Any = self._model.value
+        value = self._model.value
+        if isinstance(value, LanguageModel):
+            value = replace(value, of_seeds=self._of_seeds)
+        self._value: Any = value
         self._loaded: Genome | None = None
         first = inputs.tasks[0]
         self._settling: Settling | None = None
@@ -46,6 +52,20 @@ class Scorer:
             self._loaded = None
             self._writer.write(genome)
             self._loaded = genome
+
+    def _of_seeds(self, ask: Callable[[], Any]) -> list[Any]:
+        """See `LanguageModel.of_seeds`."""
+        loaded, self._loaded = self._loaded, None
+        size, count = self._inputs.layout.axis.size, len(self._inputs.checkpoints)
+        found: list[Any] = []
+        try:
+            for number in range(count):
+                self._writer.write(seed_recipe(size, number, count))
+                found.append(ask())
+        finally:
+            if loaded is not None:
+                self.load(loaded)
+        return found
 
     def answer(self, questions: Questions) -> None:
         """Answer questions about the loaded genome until they are done.

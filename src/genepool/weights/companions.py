@@ -6,6 +6,7 @@ in notices, one line each.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -143,6 +144,62 @@ def compare_settings(first: Path, other: Path) -> list[str]:
         if fields:
             note(f"other values of {', '.join(one_line(key) for key in fields[:6])} in {name}")
     return notices
+
+
+# Files that say, together, how text becomes tokens; those of the second row as JSON objects.
+_WORDS = (
+    *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+    *("spiece.model", "sentencepiece.bpe.model"),
+)
+_WORD_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def companion_digests(model: Path, tokenizer: Path) -> dict[str, str]:
+    """Digests of what decides, beside the weights, what a language model reads and answers.
+
+    Args:
+        model: directory of config.json and generation_config.json.
+        tokenizer: directory of the tokenizer.
+
+    Returns:
+        "configuration", "generation settings", "tokenizer" and "chat template" to 16 hex digits, as
+        far as there is one. What says nothing about the model's function does not count.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    parts = {
+        "configuration": [_settings(model / "config.json")],
+        "generation settings": [_settings(model / "generation_config.json")],
+        "tokenizer": [
+            *(_bytes(tokenizer / name) for name in _WORDS),
+            *(_settings(tokenizer / name) for name in _WORD_SETTINGS),
+        ],
+        "chat template": [(_template(tokenizer) or "").encode()],
+    }
+    return {name: _joined(found) for name, found in parts.items() if any(found)}
+
+
+def _settings(path: Path) -> bytes:
+    """A JSON object without what is silent, whatever its layout; empty if there is no file."""
+    silent = {*_SILENT, "chat_template", "tokenizer_class", "processor_class"}
+    found = _optional(path) or {}
+    kept = {key: value for key, value in found.items() if key not in silent}
+    return json.dumps(kept, sort_keys=True).encode() if kept else b""
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
+
+
+def _joined(parts: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
