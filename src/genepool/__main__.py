@@ -1,6 +1,6 @@
 """`python -m genepool`."""
 
-from genepool.ui.cli import main
+from genepool.ui.cli import script
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from genepool.core.rng import generator
 from genepool.errors import InputError
-from genepool.weights import writer
+from genepool.weights import stream
 from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vectors, words
 from genepool.weights.layout import build_layout
 from genepool.weights.writer import write_tensors
@@ -87,8 +87,8 @@ def test_the_dense_computation(
     checkpoints = tuple(opened(tmp_path / f"m{i}", t) for i, t in enumerate(tensors))
     layout = build_layout(checkpoints)
     contents: list[bytes] = []
-    for threads, item in ((1, 2**19), (3, 101), (2, 1000)):
-        monkeypatch.setattr(writer, "ITEM", item)
+    for threads, block in ((1, 2**20), (3, 104), (2, 4000)):
+        monkeypatch.setattr(stream, "BLOCK", block)
         out = tmp_path / f"out{threads}"
         produce = task_vectors(checkpoints, layout, how)
         write_tensors(produce, checkpoints[0], layout, out, dtype="F32", threads=threads)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from genepool.core.genome import Recipe, Vector, express, recipe
 from genepool.errors import CheckpointError, GenepoolError, InputError
-from genepool.weights import writer as module
+from genepool.weights import stream
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
 from genepool.weights.layout import Layout, build_layout
 from genepool.weights.writer import write_checkpoint
@@ -68,7 +68,7 @@ def test_a_recipe_is_read_back_as_the_dense_computation(
     threads: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ITEM", 50)
+    monkeypatch.setattr(stream, "BLOCK", 56)
     checkpoints, layout, genome = family(tmp_path, codes)
     out = write_checkpoint(
         genome, checkpoints, layout, tmp_path / "out", dtype=dtype, threads=threads
@@ -132,10 +132,10 @@ def test_tensors_are_in_depth_order_and_aligned(tmp_path: Path) -> None:
 def test_equal_input_gives_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints, layout, genome = family(tmp_path)
     contents: list[bytes] = []
-    for number, (threads, item, keys) in enumerate(
-        [(1, 2**19, "ab"), (3, 17, "ba"), (2, 64, "ab")]
+    for number, (threads, block, keys) in enumerate(
+        [(1, 2**20, "ab"), (3, 24, "ba"), (2, 64, "ab")]
     ):
-        monkeypatch.setattr(module, "ITEM", item)
+        monkeypatch.setattr(stream, "BLOCK", block)
         out = write_checkpoint(
             genome,
             checkpoints,
@@ -213,7 +213,7 @@ def test_modes_are_the_umask_s_and_nothing_else_is_left(tmp_path: Path) -> None:
 
 
 def test_progress_ends_at_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ITEM", 50)
+    monkeypatch.setattr(stream, "BLOCK", 56)
     checkpoints, layout, genome = family(tmp_path)
     seen: list[float] = []
     write_checkpoint(

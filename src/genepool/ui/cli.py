@@ -29,8 +29,21 @@ DEMO_BUDGET, DEMO_BUDGET_FROM_SCRATCH = 5_000, 20_000
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit; the console script `genepool`."""
+    """Run a command and exit."""
     sys.exit(_run(arguments))
+
+
+def script() -> NoReturn:
+    """Run the command that was typed: the console script `genepool`.
+
+    Commands close what they open. Where compiled code has run, taking the interpreter apart as well
+    takes a quarter of a second, a sixth of a merge of two models of 1.1 B parameters.
+    """
+    code = _run(None)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -6,29 +6,36 @@ import errno
 import json
 import os
 import shutil
+import threading
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from genepool.core.genome import Genome
 from genepool.errors import GenepoolError, InputError
+from genepool.weights import stream
 from genepool.weights.atomic import sync_directory, temporary_sibling
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.depth import depth_key
-from genepool.weights.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
+from genepool.weights.dtypes import DTYPES, FLOATING, as_float32, from_float32
 from genepool.weights.header import header
 from genepool.weights.layout import Layout
-from genepool.weights.materialise import ITEM, Destination, express_piece
+from genepool.weights.materialise import Destination, express_piece
 from genepool.weights.side_files import side_files
 from genepool.weights.sources import prepare_sources
+from genepool.weights.stream import Bytes
 from genepool.weights.threads import Crew, Progress, thread_count
 from genepool.weights.wording import at, one_line
 
 SHARD_BYTES = 5_000_000_000
+
+# Threads that wait for the disk while others compute.
+_AT_THE_DISK = 2
 
 # Computes elements start..stop of a tensor of the axis into the beginning of the destination:
 # produce(tensor, start, stop, destination), from several threads at a time.
@@ -62,6 +69,10 @@ class _File:
     header: bytes
     entries: tuple[_Entry, ...]
     offsets: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + sum(entry.nbytes for entry in self.entries)
 
 
 def write_checkpoint(
@@ -159,10 +170,12 @@ def write_tensors(
     try:
         temporary.mkdir()
         try:
-            job = _Job(produce, first, Crew(thread_count(threads)), progress)
-            job.total = max(1, sum(entry.nbytes for entry in entries))
+            job = _Job(produce, first, sum(file.size for file in files), progress)
+            large = any(file.size >= stream.DIRECT_BYTES for file in files)
+            crew = Crew(thread_count(threads) + (_AT_THE_DISK if large else 0))
             for file in files:
-                job.write(temporary / file.name, file)
+                fill = partial(job.fill, file)
+                stream.write_file(temporary / file.name, file.size, fill, crew, job.count)
             for name, data in sorted(small.items()):
                 _write_small(temporary / name, data)
             sync_directory(temporary)
@@ -179,69 +192,53 @@ def write_tensors(
 
 
 class _Job:
-    """Streams tensors into files, counting what is done."""
+    """Computes the bytes of files, counting what is done."""
 
     def __init__(
-        self,
-        produce: Produce,
-        first: Checkpoint,
-        crew: Crew,
-        progress: Progress | None,
+        self, produce: Produce, first: Checkpoint, total: int, progress: Progress | None
     ) -> None:
-        self.total = 1
         self._produce = produce
         self._first = first
-        self._crew = crew
+        self._total = total
         self._progress = progress
         self._done = 0
-        self._lock = Lock()
-        self._blocks: dict[int, Raw] = {}
+        self._lock = threading.Lock()
 
-    def write(self, path: Path, file: _File) -> None:
-        """Write one file, whole and synced."""
-        pieces = [
-            (index, start)
-            for index, entry in enumerate(file.entries)
-            for start in range(0, entry.elements, ITEM)
-        ]
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            _write_at(handle, file.header, 0)
+    def count(self, size: int) -> None:
+        """Take note that `size` bytes have been written."""
+        with self._lock:
+            self._done += size
+            if self._progress is not None:
+                self._progress(self._done / self._total)
 
-            def work(worker: int, item: int) -> None:
-                index, start = pieces[item]
-                entry = file.entries[index]
-                data = self._piece(worker, entry, start, min(start + ITEM, entry.elements))
-                size = DTYPES[entry.dtype].size
-                _write_at(handle, data, file.offsets[index] + start * size)
-                with self._lock:
-                    self._done += data.nbytes
-                    if self._progress is not None:
-                        self._progress(self._done / self.total)
+    def fill(self, file: _File, begin: int, stop: int, block: Bytes) -> None:
+        """Bytes begin..stop of a file, both multiples of 8 or its ends."""
+        head = file.header[begin:stop]
+        block[: len(head)] = np.frombuffer(head, dtype=np.uint8)
+        place = max(0, bisect_right(file.offsets, begin) - 1)
+        while place < len(file.entries) and file.offsets[place] < stop:
+            entry, origin = file.entries[place], file.offsets[place]
+            low, high = max(begin, origin), min(stop, origin + entry.nbytes)
+            if low < high:
+                self._part(entry, low - origin, high - origin, block[low - begin : high - begin])
+            place += 1
 
-            self._crew.run(len(pieces), work)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def _piece(self, worker: int, entry: _Entry, start: int, stop: int) -> memoryview:
-        """Elements start..stop of a tensor, as bytes."""
+    def _part(self, entry: _Entry, begin: int, stop: int, block: Bytes) -> None:
+        """Bytes begin..stop of a tensor, whole elements."""
+        source = self._first.tensors[entry.name]
         if entry.tensor is None:
-            raw = self._first.tensors[entry.name].raw[start:stop]
-            return np.frombuffer(raw, dtype=np.uint8).data
-        block = self._blocks.get(worker)
-        if block is None:
-            block = self._blocks[worker] = np.empty(ITEM * 8, dtype=np.uint8)
-        size = DTYPES[entry.dtype].size
-        used = block[: (stop - start) * size]
-        out = np.frombuffer(used, dtype=DTYPES[entry.dtype].storage)
-        if start < entry.merged:
-            end = min(stop, entry.merged)
-            head = Destination(entry.dtype, out[: end - start])
-            self._produce(entry.tensor, start, end, head)
-        if stop > entry.merged:
-            source = self._first.tensors[entry.name]
-            further = source.raw[max(start, entry.merged) : stop]
+            block[:] = np.frombuffer(source.raw, dtype=np.uint8)[begin:stop]
+            return
+        kind = DTYPES[entry.dtype]
+        start, end = begin // kind.size, stop // kind.size
+        out = np.frombuffer(block, dtype=kind.storage)
+        merged = min(end, entry.merged)
+        if start < merged:
+            self._produce(
+                entry.tensor, start, merged, Destination(entry.dtype, out[: merged - start])
+            )
+        if end > entry.merged:
+            further = source.raw[max(start, entry.merged) : end]
             if source.dtype != entry.dtype:
                 further = from_float32(as_float32(further, source.dtype), entry.dtype)
             out[max(0, entry.merged - start) :] = further
@@ -250,7 +247,6 @@ class _Job:
                 f"tensor '{one_line(entry.name)}' has values beyond the range of float16 (65504); "
                 "choose dtype BF16 or F32"
             )
-        return used.data
 
 
 def _require_arguments(
@@ -286,7 +282,7 @@ def _require_free(directory: Path) -> Path:
 
 
 def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, bytes | Path]) -> None:
-    needed = sum(len(f.header) + sum(e.nbytes for e in f.entries) for f in files)
+    needed = sum(file.size for file in files)
     needed += sum(d.stat().st_size if isinstance(d, Path) else len(d) for d in small.values())
     free = shutil.disk_usage(target.parent).free
     if needed > free:
@@ -352,10 +348,3 @@ def _write_small(path: Path, data: bytes | Path) -> None:
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view.nbytes:
-        written = os.pwrite(handle, view, offset)
-        view, offset = view[written:], offset + written
