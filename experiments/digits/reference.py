@@ -4,7 +4,7 @@
     ... --strategy m2n2-without-attraction --seeds 13
     ... --strategy map-elites --seeds 13
 
-From scratch, as published; the reference draws from PRNGKey(42 + seed), so seeds 0 to 2 are those of
+From scratch, as published; the reference draws from PRNGKey(42 + seed): seeds 0 to 2 are those of
 shared/reference/digits.json. Goes on where it was interrupted.
 """
 
