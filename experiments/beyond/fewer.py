@@ -7,7 +7,9 @@ subset of the examples, drawn at random, or chosen by item response theory as in
 examples nearest to the centres of clusters of items, weighted by cluster size; the items fitted to
 100 random merges of the seeds, whose scoring is not counted). `all` scores fewer children on all
 examples with the lossless early stop, `risk` the same with a risk of 0.2, `rounds` scores all
-children on a subset that changes every so often, everybody in the archive being scored anew on it.
+children on a subset that changes every so often, everybody in the archive being scored anew on it;
+`large` the same, with at least a tenth of the examples and therefore fewer children.
+A method with `+4` behind it breeds with four split points.
 In the end the five members that a method holds best are scored on all examples, and the best of
 those is the result (counted, except for the rivals).
 """
@@ -283,7 +285,7 @@ def anchors(features: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np
 def main() -> None:
     """Run what is missing; one line of JSON per run."""
     parser = lab.arguments()
-    parser.add_argument("--methods", default="random,irt,all,risk,rounds")
+    parser.add_argument("--methods", default="random,irt,all,risk,rounds,large")
     parser.add_argument("--shares", type=int, nargs="*", default=[2, 4, 8, 16, 32, 50])
     args = parser.parse_args()
     file = args.work / f"fewer-{args.data}-{args.start}-{args.steps}.jsonl"
@@ -302,24 +304,28 @@ def main() -> None:
                 lab.wait(args.pause)
                 began = time.time()
                 size = max(2, round(total / divisor))
-                if method == "random":
+                base, _, more = method.partition("+")
+                breeder = replace(plain, splits=int(more)) if more else plain
+                if base == "random":
                     chosen = generator(seed, 0, stream=98).permutation(total)[:size]
-                    found = on_subset(place, plain, args.steps, chosen, np.ones(size))
-                elif method == "irt":
+                    found = on_subset(place, breeder, args.steps, chosen, np.ones(size))
+                elif base == "irt":
                     if features is None:
                         features = items(calibration(place))
                     chosen, weights = anchors(features, size, seed)
-                    found = on_subset(place, plain, args.steps, chosen, weights)
-                elif method == "all":
-                    found = on_all(place, plain, args.steps, budget)
-                elif method == "risk":
-                    found = on_all(place, replace(plain, risk=0.2), args.steps, budget)
+                    found = on_subset(place, breeder, args.steps, chosen, weights)
+                elif base == "all":
+                    found = on_all(place, breeder, args.steps, budget)
+                elif base == "risk":
+                    found = on_all(place, replace(breeder, risk=0.2), args.steps, budget)
                 else:
                     # Members are scored anew every `length` children; the early stop saves.
-                    length = int(method.removeprefix("rounds") or 100)
+                    length = 50 if base == "large" else int(base.removeprefix("rounds") or 100)
                     rest = max(budget - FINALISTS * total, budget / 2)
                     size = min(total, max(8, round(rest / args.steps / (0.55 + 20 / length))))
-                    found = in_rounds(place, plain, args.steps, budget, size, length, seed)
+                    if base == "large":
+                        size = max(size, total // 10)
+                    found = in_rounds(place, breeder, args.steps, budget, size, length, seed)
                 row = {"method": method, "divisor": divisor, "seed": seed, **found}
                 row["share"] = found["asked"] / (args.steps * total)
                 row["seconds"] = round(time.time() - began, 1)

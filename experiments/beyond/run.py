@@ -23,8 +23,9 @@ def variants(steps: int) -> dict[str, Niches]:
         "(a) kin 4": Variant(kinship=4),
         "(a) strangers 1": Variant(kinship=-1),
         "(a) learnt": Variant(learnt=1.0),
-        "(b) two splits": Variant(splits=2),
-        "(b) four splits": Variant(splits=4),
+        "(b) two splits": Niches(splits=2),
+        "(b) four splits": Niches(splits=4),
+        "(b) eight splits": Niches(splits=8),
         "(b) boundaries 0.5": Variant(boundary=0.5),
         "(c) size 5 to 20": Variant(first_size=5, over=steps // 2),
         "(c) size 5 to 60": Variant(first_size=5, size=60, over=steps),
@@ -34,16 +35,8 @@ def variants(steps: int) -> dict[str, Niches]:
         "(d) third parent": Variant(third=1.0),
         "(d) third parent 0.3": Variant(third=0.3),
         "(a+b) kin 4, two splits": Variant(kinship=4, splits=2),
-        # What the package offers.
-        "splits 2": Niches(splits=2),
-        "splits 4": Niches(splits=4),
-        "splits 8": Niches(splits=8),
-        "splits 16": Niches(splits=16),
-        "parents 3": Niches(parents=3),
-        "parents 5": Niches(parents=5),
-        "splits 2, parents 3": Niches(splits=2, parents=3),
-        "splits 4, parents 3": Niches(splits=4, parents=3),
-        "splits 8, parents 5": Niches(splits=8, parents=5),
+        "(d) parents 3": Niches(parents=3),
+        "(b+d) splits 4, parents 3": Niches(splits=4, parents=3),
     }
 
 

@@ -24,34 +24,51 @@ def sign_flip(differences: np.ndarray) -> float:
     return float((np.abs(signs @ differences) / count >= observed).mean())
 
 
-def row(values: dict[int, float], base: dict[int, float]) -> str:
-    """Mean, and the paired difference with its p-value."""
-    common = sorted(set(values) & set(base))
-    mean = 100 * float(np.mean([values[seed] for seed in values]))
-    gap = np.array([values[seed] - base[seed] for seed in common])
-    if not np.any(gap):
-        return f"{mean:.1f} |  "
-    return f"{mean:.1f} | {100 * gap.mean():+.1f} (p {sign_flip(gap):.2g})"
+def holm(values: list[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979)."""
+    out, worst = [0.0] * len(values), 0.0
+    for rank, index in enumerate(np.argsort(values)):
+        worst = max(worst, min(1.0, (len(values) - rank) * values[index]))
+        out[index] = worst
+    return out
+
+
+def error(values: np.ndarray) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / values.size**0.5) if values.size > 1 else 0.0
 
 
 def variants(rows: list[dict[str, Any]]) -> None:
-    """One line per variant."""
+    """One line per variant, against plain on the same seeds, in per cent and points."""
     names = list(dict.fromkeys(entry["variant"] for entry in rows))
-    print("| variant | seeds | train | against plain | test | against plain | asked |")
-    print("|---|---|---|---|---|---|---|")
     last = max(int(key) for entry in rows for key in entry["curve"])
-    final: dict[str, dict[int, tuple[float, float]]] = {
+    final = {
         name: {e["seed"]: e["curve"][str(last)] for e in rows if e["variant"] == name}
         for name in names
     }
+    others = [name for name in names if name != "plain"]
+    cells: dict[str, list[str]] = {name: [] for name in names}
+    for at in (0, 1):
+        gaps = [
+            np.array(
+                [final[n][k][at] - final["plain"][k][at] for k in final[n] if k in final["plain"]]
+            )
+            for n in others
+        ]
+        chances = [sign_flip(gap) for gap in gaps]
+        for name in names:
+            values = 100 * np.array([value[at] for value in final[name].values()])
+            cells[name].append(f"{values.mean():.1f} ± {error(values):.1f}")
+        cells["plain"].append("")
+        for name, gap, p, corrected in zip(others, gaps, chances, holm(chances), strict=True):
+            cells[name].append(
+                f"{100 * gap.mean():+.1f} ± {100 * error(gap):.1f} (p {p:.2g}; {corrected:.2g})"
+            )
+    print("| variant | seeds | train | against plain | test | against plain | asked |")
+    print("|---|---|---|---|---|---|---|")
     for name in names:
-        seeds = final[name]
-        train, test = (
-            row({k: v[at] for k, v in seeds.items()}, {k: v[at] for k, v in final["plain"].items()})
-            for at in (0, 1)
-        )
-        asked = float(np.mean([e["asked"] for e in rows if e["variant"] == name]))
-        print(f"| {name} | {len(seeds)} | {train} | {test} | {100 * asked:.0f} % |")
+        asked = float(np.mean([e["asked"] for e in rows if e["variant"] == name and e["asked"]]))
+        print(f"| {name} | {len(final[name])} | {' | '.join(cells[name])} | {100 * asked:.0f} % |")
 
 
 def fewer(rows: list[dict[str, Any]]) -> None:
@@ -67,9 +84,11 @@ def fewer(rows: list[dict[str, Any]]) -> None:
             if not mine:
                 cells.append("")
                 continue
-            error = tests.std(ddof=1) / tests.size**0.5 if tests.size > 1 else 0.0
             share = np.mean([e["share"] for e in mine])
-            cells.append(f"{100 * tests.mean():.1f} +- {100 * error:.1f} ({100 * share:.1f} %)")
+            cells.append(
+                f"{100 * tests.mean():.1f} ± {100 * error(tests):.1f} "
+                f"({tests.size}; {100 * share:.1f} %)"
+            )
         print(f"| 1/{divisor} | " + " | ".join(cells) + " |")
 
 

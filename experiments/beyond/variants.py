@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member
-from genepool.core.genome import Genome, canonical, compose, seed_recipe
 from genepool.core.rng import generator, pick
-from genepool.core.slerp import merge_recipe, products_of, slerp_weights
+from genepool.core.slerp import products_of
 from genepool.core.strategies import Niches, Outcome, Plan, Problem, Proposal
-from genepool.core.strategies.base import breed
+from genepool.core.strategies.base import mate, merged
 from genepool.core.strategies.niches import survival
 
 
@@ -60,7 +58,6 @@ class Variant(Niches):
         kinship: attraction is multiplied by the cosine of the two genomes to this power (from 0,
             at least 0); below 0, by the sine.
         boundary: chance that a split falls on a tensor boundary.
-        splits: number of split points; the ratio alternates between them.
         third: chance of a third parent, chosen for what the first two lack.
         first_size: slots at the start; they become `size` by step `over`.
         first_alpha: strength of competition at the start; it becomes `alpha` by step `over`.
@@ -70,7 +67,6 @@ class Variant(Niches):
 
     kinship: float = 0.0
     boundary: float = 0.0
-    splits: int = 1
     third: float = 0.0
     first_size: int = 0
     first_alpha: float = -1.0
@@ -119,21 +115,25 @@ class Variant(Niches):
 
     def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
         draws = generator(problem.seed, step)
-        chosen = self._choose(problem, state, draws)
-        parents = [state.members[slot] for slot in chosen]
-        there = [member for member in parents if member is not None]
-        one, two = there[0], there[1]
-        ratio, merge = self._merge(problem, one.genome, two.genome, draws)
-        if len(there) == 3:
-            half = breed(merge, [one.genome, two.genome], 0.0, problem.seed, step)
-            _, other = self._merge(problem, half, there[2].genome, draws)
-            wide = canonical(merge.bounds, np.pad(merge.coefs, ((0, 0), (0, 1))))
-            merge = compose(other, [wide, seed_recipe(problem.axis.size, 2, 3)])
-        plan = Plan(tuple(m.id for m in there), ratio, (), self.angle, self.mutation)
-        self.luck[0].pending = chosen
-        genomes = [member.genome for member in there]
-        genome = breed(merge, genomes, self.mutation, problem.seed, step)
-        return Proposal(step, plan, merge, genome)
+        self.luck[0].pending = chosen = self._choose(problem, state, draws)
+        parents = [member for slot in chosen if (member := state.members[slot]) is not None]
+        if not self.boundary:
+            return mate(
+                problem,
+                step,
+                draws,
+                parents,
+                splits=self.splits,
+                angle=self.angle,
+                mutation=self.mutation,
+            )
+        ratio, cut = float(draws.random()), int(draws.integers(0, problem.axis.size))
+        if draws.random() < self.boundary:
+            inner = problem.axis.tensors[1:-1]
+            cut = int(inner[draws.integers(inner.size)])
+        ids = tuple(member.id for member in parents)
+        plan = Plan(ids, ratio, (cut,), self.angle, self.mutation)
+        return merged(problem, step, plan, [member.genome for member in parents])
 
     def _choose(self, problem: Problem, archive: Archive, draws: np.random.Generator) -> list[int]:
         fitness = archive.fitness
@@ -167,24 +167,3 @@ class Variant(Niches):
             base = cosine if self.kinship > 0 else math.sqrt(1 - cosine**2)
             out[slot] = base ** abs(self.kinship)
         return out
-
-    def _merge(self, problem: Problem, first: Genome, second: Genome, draws: np.random.Generator):
-        size, along = problem.axis.size, problem.axis
-        ratio = float(draws.random())
-        cuts = [int(draws.integers(0, size)) for _ in range(self.splits)]
-        inner = along.tensors[1:-1]
-        if self.boundary:
-            cuts = [
-                int(inner[draws.integers(inner.size)]) if draws.random() < self.boundary else cut
-                for cut in cuts
-            ]
-        products = products_of(first, second, problem.gram)
-        if self.splits == 1:
-            return ratio, merge_recipe(products, along, ratio, cuts, self.angle)
-        overall = products(0, size)
-        sides = (slerp_weights(ratio, overall), slerp_weights(1.0 - ratio, overall))
-        edges = np.array(sorted({0, size, *cuts}))
-        order = [0, *sorted(cuts), size]
-        # Where two cuts coincide the piece between them is empty.
-        rows = [sides[k % 2] for k, (low, high) in enumerate(pairwise(order)) if high > low]
-        return ratio, canonical(edges.astype(np.int64), np.array(rows))
