@@ -35,8 +35,8 @@ def variants(steps: int) -> dict[str, Niches]:
         "(d) third parent": Variant(third=1.0),
         "(d) third parent 0.3": Variant(third=0.3),
         "(a+b) kin 4, two splits": Variant(kinship=4, splits=2),
-        "(d) parents 3": Niches(parents=3),
-        "(b+d) splits 4, parents 3": Niches(splits=4, parents=3),
+        "(d) third parent, other draws": Variant(third=2.0),
+        "(b+d) four splits, third parent": Variant(splits=4, third=2.0),
     }
 
 

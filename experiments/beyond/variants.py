@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member
+from genepool.core.genome import Recipe, compose, seed_recipe
 from genepool.core.rng import generator, pick
 from genepool.core.slerp import products_of
 from genepool.core.strategies import Niches, Outcome, Plan, Problem, Proposal
-from genepool.core.strategies.base import mate, merged
+from genepool.core.strategies.base import breed, mate, merged
 from genepool.core.strategies.niches import survival
 
 
@@ -58,7 +59,8 @@ class Variant(Niches):
         kinship: attraction is multiplied by the cosine of the two genomes to this power (from 0,
             at least 0); below 0, by the sine.
         boundary: chance that a split falls on a tensor boundary.
-        third: chance of a third parent, chosen for what the first two lack.
+        third: chance of a third parent, chosen for what the first two lack, and merged with what
+            came of them; above 1 always, without a draw for it.
         first_size: slots at the start; they become `size` by step `over`.
         first_alpha: strength of competition at the start; it becomes `alpha` by step `over`.
         learnt: attraction is multiplied by the share of the pair's children that have lived, to
@@ -105,7 +107,7 @@ class Variant(Niches):
         before = self._aged(state, step)
         after, outcome = survival(before, member, scores)
         if self.learnt and step:
-            self.luck[0].take([before.slot_of(parent) for parent in member.parents], outcome.slot)
+            self.luck[0].take([before.slots.get(parent) for parent in member.parents], outcome.slot)
         return after, outcome
 
     def skip(self, state: Archive, step: int) -> Archive:
@@ -117,23 +119,43 @@ class Variant(Niches):
         draws = generator(problem.seed, step)
         self.luck[0].pending = chosen = self._choose(problem, state, draws)
         parents = [member for slot in chosen if (member := state.members[slot]) is not None]
+        if len(parents) == 3:
+            return self._of_three(problem, step, draws, parents)
+        one, two = parents
         if not self.boundary:
-            return mate(
-                problem,
-                step,
-                draws,
-                parents,
-                splits=self.splits,
-                angle=self.angle,
-                mutation=self.mutation,
-            )
+            return self._of_two(problem, step, draws, one, two, self.mutation)
         ratio, cut = float(draws.random()), int(draws.integers(0, problem.axis.size))
         if draws.random() < self.boundary:
             inner = problem.axis.tensors[1:-1]
             cut = int(inner[draws.integers(inner.size)])
+        plan = Plan((one.id, two.id), ratio, (cut,), self.angle, self.mutation)
+        return merged(problem, step, plan, one.genome, two.genome)
+
+    def _of_two(
+        self,
+        problem: Problem,
+        step: int,
+        draws: np.random.Generator,
+        one: Member,
+        two: Member,
+        mutation: float,
+    ) -> Proposal:
+        splits, angle = self.splits, self.angle
+        return mate(problem, step, draws, one, two, splits=splits, angle=angle, mutation=mutation)
+
+    def _of_three(
+        self, problem: Problem, step: int, draws: np.random.Generator, parents: list[Member]
+    ) -> Proposal:
+        half = self._of_two(problem, step, draws, parents[0], parents[1], 0.0)
+        so_far = replace(parents[0], genome=half.genome)
+        rest = self._of_two(problem, step, draws, so_far, parents[2], 0.0)
+        # A third parent is a second merge: over three sources, as one recipe.
+        widened = Recipe(half.merge.bounds, np.pad(half.merge.coefs, ((0, 0), (0, 1))))
+        merge = compose(rest.merge, [widened, seed_recipe(problem.axis.size, 2, 3)])
         ids = tuple(member.id for member in parents)
-        plan = Plan(ids, ratio, (cut,), self.angle, self.mutation)
-        return merged(problem, step, plan, [member.genome for member in parents])
+        plan = Plan(ids, half.plan.ratio, (), self.angle, self.mutation)
+        genomes = [member.genome for member in parents]
+        return Proposal(step, plan, merge, breed(merge, genomes, self.mutation, problem.seed, step))
 
     def _choose(self, problem: Problem, archive: Archive, draws: np.random.Generator) -> list[int]:
         fitness = archive.fitness
@@ -148,7 +170,7 @@ class Variant(Niches):
             others[first] = 0.0
             return [first, pick(draws, others) if others.any() else first]
         second = pick(draws, offers)
-        if self.third and draws.random() < self.third:
+        if self.third and (self.third > 1 or draws.random() < self.third):
             both = np.maximum(archive.scores[first], archive.scores[second])
             offers = np.maximum(archive.scores - both, 0.0) @ archive.price
             offers[[first, second]] = 0.0

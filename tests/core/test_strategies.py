@@ -25,7 +25,7 @@ from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.core.strategies import Blind, Niches, Problem, Proposal, breed
 from genepool.core.strategies.blind import grid_ratio
 from genepool.errors import InputError
-from tests.core.dense import DenseProducts, densely, merge
+from tests.core.dense import DenseProducts
 from tests.core.trial import problem_of, run
 
 SIZE = 24
@@ -116,34 +116,6 @@ def test_several_splits_per_chromosome_are_uniform_and_in_order() -> None:
     for proposal in proposals:
         assert all(len(set(column)) <= 2 for column in proposal.merge.coefs.T.tolist())
     assert max(len(proposal.merge.coefs) for proposal in proposals) == 8
-
-
-def test_further_parents_are_chosen_for_what_is_still_missing() -> None:
-    draws = np.random.default_rng(2)
-    scores = (draws.random((5, 12)) < 0.4).astype(float).tolist()
-    archive = archive_of(scores, empty=1)
-    seen = np.zeros((6, 6, 6))
-    for proposal in propose(Niches(size=6, parents=4), archive, 6000):
-        slots = [parent - 10 for parent in proposal.plan.parents]
-        assert len(set(slots)) == len(slots) == len(proposal.plan.further) + 2
-        # Nobody was left out who could have added something.
-        assert len(slots) == 4 or archive.offers_beyond(slots).max() == 0
-        if len(slots) > 2:
-            seen[tuple(slots[:3])] += 1
-    assert (seen > 0).sum() > 30
-    for first, second in np.argwhere(seen.sum(axis=2)).tolist():
-        have = np.maximum(archive.scores[first], archive.scores[second])
-        missing = np.maximum(archive.scores - have, 0.0) @ (1 / archive.contest.clip(1e-9))
-        assert_in_proportion(seen[first, second], missing)
-
-
-def test_without_attraction_further_parents_follow_fitness() -> None:
-    archive = archive_of(SCORES)
-    counts = np.zeros((3, 4))
-    for proposal in propose(Niches(size=4, attraction=False, parents=3), archive, 3000):
-        counts[np.arange(3), np.array(proposal.plan.parents) - 10] += 1
-    for row in counts:
-        assert_in_proportion(row, fitness(archive.scores))
 
 
 def test_split_points_can_be_switched_off() -> None:
@@ -266,61 +238,32 @@ def test_proposals_are_functions_of_their_arguments_alone(dense: bool) -> None:
     assert strategy.propose(other, archive, 40).plan != first[0].plan
 
 
-@pytest.mark.parametrize("more", [{}, {"splits": 2}, {"parents": 4}, {"splits": 3, "parents": 3}])
+@pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("angle", ["global", "side", "tensor"])
-def test_the_plan_and_the_merge_make_the_child(angle: Angle, more: dict[str, int]) -> None:
+def test_the_plan_and_the_merge_make_the_child(angle: Angle, splits: int) -> None:
     for dense in (True, False):
-        problem, score = problem_of(np.random.default_rng(5), seeds=4, dense=dense)
-        strategy = Niches(size=6, angle=angle, mutation=0.1 if dense else 0.0, **more)
+        problem, score = problem_of(np.random.default_rng(5), dense=dense)
+        strategy = Niches(size=6, angle=angle, splits=splits, mutation=0.1 if dense else 0.0)
         trial = run(strategy, problem, score, 40)
         genomes = dict(enumerate(problem.seeds))
         for number, proposal in enumerate(trial.proposals):
             plan = proposal.plan
             parents = [genomes[parent] for parent in plan.parents]
-            if not plan.further:
-                merge = merge_recipe(
-                    products_of(parents[0], parents[1], problem.gram),
-                    problem.axis, plan.ratio, plan.splits, plan.angle,
-                )  # fmt: skip
-                assert encode(merge) == encode(proposal.merge)
+            merge = merge_recipe(
+                products_of(parents[0], parents[1], problem.gram),
+                problem.axis, plan.ratio, plan.splits, plan.angle,
+            )  # fmt: skip
+            assert encode(merge) == encode(proposal.merge)
             child = breed(proposal.merge, parents, plan.mutation, problem.seed, proposal.step)
             assert encode(child) == encode(proposal.genome)
             genomes[len(problem.seeds) + number] = child
-            ratios = [plan.ratio, *(ratio for ratio, _ in plan.further)]
-            splits = [*plan.splits, *(split for _, later in plan.further for split in later)]
             assert json.loads(plan.as_json()) == {
                 "parents": list(plan.parents),
-                "ratio": ratios if plan.further else plan.ratio,
-                "splits": splits,
+                "ratio": plan.ratio,
+                "splits": list(plan.splits),
                 "angle": angle,
                 "mutation": plan.mutation,
             }
-        most = max(len(proposal.plan.parents) for proposal in trial.proposals)
-        assert most == more.get("parents", 2)
-
-
-@pytest.mark.parametrize("angle", ["global", "side", "tensor"])
-@pytest.mark.parametrize("mutation", [0.0, 0.1])
-def test_three_parents_are_two_merges_one_after_the_other(angle: Angle, mutation: float) -> None:
-    # Densely, in float64, by equation 2, generation after generation.
-    for seed in range(5):
-        problem, score = problem_of(np.random.default_rng(seed), seeds=4, dense=mutation > 0)
-        seeds = np.random.default_rng(seed).standard_normal((4, 60)).astype(np.float32)
-        strategy = Niches(size=6, angle=angle, splits=2, parents=3, mutation=mutation)
-        members = dict(enumerate(seeds.astype(np.float64)))
-        for proposal in run(strategy, problem, score, 60).proposals:
-            plan = proposal.plan
-            first, second, *others = (members[parent] for parent in plan.parents)
-            child = merge(first, second, problem.axis, plan.ratio, plan.splits, angle)
-            for (ratio, splits), other in zip(plan.further, others, strict=True):
-                child = merge(child, other, problem.axis, ratio, splits, angle)
-            if isinstance(proposal.genome, Recipe):
-                got = densely(proposal.genome.bounds, proposal.genome.coefs, seeds)
-            else:
-                got = proposal.genome.values
-                child = child + mutation * noise(noise_words(problem.seed, proposal.step, 60))
-            np.testing.assert_allclose(got, child, rtol=0, atol=1e-4 if mutation else 1e-9)
-            members[3 + proposal.step] = got.astype(np.float64) if mutation else child
 
 
 def test_breed_composes_recipes_and_expresses_vectors() -> None:

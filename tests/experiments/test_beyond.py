@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-NAMES = "plain;risk 0.2;(a) learnt;(c) size 5 to 20;(d) third parent 0.3;splits 2, parents 3"
+NAMES = "plain;risk 0.2;(a) learnt;(c) size 5 to 20;(d) third parent 0.3;(b) two splits"
 FOLDER = Path(__file__).parents[2] / "experiments/beyond"
 
 

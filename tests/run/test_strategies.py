@@ -35,8 +35,8 @@ STRATEGIES: list[dict[str, Any]] = [
     {"name": "sweep", "grid": 20},
     {"name": "random"},
     {"name": "m2n2", "archive": 6, "risk": 0.2},
-    {"name": "m2n2", "archive": 6, "splits": 2, "parents": 3},
-    {"name": "m2n2", "archive": 6, "splits": 3, "parents": 3, "mutation": 0.05, "warmup": 4},
+    {"name": "m2n2", "archive": 6, "splits": 3},
+    {"name": "m2n2", "archive": 6, "splits": 2, "mutation": 0.05, "warmup": 4},
 ]
 
 
@@ -65,7 +65,7 @@ def test_a_run_in_pieces_is_the_run_in_one(
         assert pool.status()["champion"]["train"] >= best
 
 
-@pytest.mark.parametrize("strategy", [STRATEGIES[2], STRATEGIES[-1]], ids=["ratios", "parents"])
+@pytest.mark.parametrize("strategy", [STRATEGIES[2], STRATEGIES[-1]], ids=["ratios", "splits"])
 def test_worker_processes_give_the_same_run(tmp_path: Path, strategy: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"strategy": strategy, "in_flight": 4, "budget": 30}
     evolve(write_run(tmp_path / "serial", **changes))
@@ -187,12 +187,12 @@ def test_a_strategy_of_an_installed_package_goes_by_its_name(tmp_path: Path) -> 
         load_run(file)
 
 
-def test_a_child_of_three_is_shown_and_made_again(tmp_path: Path) -> None:
+def test_a_child_of_several_splits_is_shown_and_made_again(tmp_path: Path) -> None:
     seeds = [f"seed{number}.safetensors" for number in (1, 2, 3)]
-    strategy = {"name": "m2n2", "archive": 6, "splits": 2, "parents": 3}
+    strategy = {"name": "m2n2", "archive": 6, "splits": 3}
     evolve(write_run(tmp_path, seeds=seeds, strategy=strategy, budget=40))
     with Pool(tmp_path / "pool") as pool:
-        member = max(r.id for r in pool.records() if r.slot is not None and len(r.parents) == 3)
+        member = max(record.id for record in pool.records() if record.slot is not None)
         done = export(pool, str(member), tmp_path / "out")
         write_report(pool, tmp_path / "report.html")
     places = {seed.removesuffix(".safetensors"): tmp_path / seed for seed in seeds}
@@ -202,13 +202,14 @@ def test_a_child_of_three_is_shown_and_made_again(tmp_path: Path) -> None:
     code, out, _ = run_cli(["show", str(tmp_path / "pool"), str(member), "--json"])
     plan = json.loads(out)["plan"]
     assert code == 0
-    assert [len(plan[key]) for key in ("parents", "ratio", "splits")] == [3, 2, 4]
-    ratios = ", ".join(f"{ratio:.4f}" for ratio in plan["ratio"])
-    assert f"| ratio {ratios}, split at " in (tmp_path / "out/README.md").read_text()
+    assert len(plan["splits"]) == 3 and plan["splits"] == sorted(plan["splits"])
+    size = 8 * 16 + 16 + 16 * 3 + 3
+    places = ", ".join(f"{100 * split / size:.1f} %" for split in plan["splits"])
+    assert f"split at {places} |" in (tmp_path / "out/README.md").read_text()
     code, out, _ = run_cli(["show", str(tmp_path / "pool"), str(member)])
     assert code == 0
-    ratios = ", ".join(f"{ratio:.3g}" for ratio in plan["ratio"])
-    assert f"ratio {ratios}, split at " in " ".join(out.split())
+    places = ", ".join(f"{split / size:.3g}" for split in plan["splits"])
+    assert f"split at {places} of the axis" in " ".join(out.split())
 
 
 def test_groups_by_layer_and_by_pattern() -> None:
@@ -239,7 +240,6 @@ def test_groups_by_layer_and_by_pattern() -> None:
         ({"name": "map-elites", "measures": MEASURES * 2, "cells": 90}, ("100,000",)),
         ({"name": "m2n2", "splits": 2, "split_point": False}, ("splits", "there are none", "2")),
         ({"name": "m2n2", "splits": 0}, ("splits", "greater than or equal to 1")),
-        ({"name": "ga", "parents": 3, "crossover": False}, ("parents", "there is one", "3")),
         ({"name": "cma-es", "population": 2}, ("population",)),
         ({"name": "cma-es", "groups": ["nothing*"]}, ("nothing*",)),
         ({"name": "sweep", "grid": 1}, ("grid",)),

@@ -7,7 +7,6 @@ the value, since most children are rejected and leave the archive as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -117,11 +116,6 @@ class Archive:
                 self.scores, self.scores[first], self.price, binary=self.resources.binary
             )
         return self._offers[first]
-
-    def offers_beyond(self, slots: Sequence[int]) -> Float64:
-        """What every member can do that none of these can, float64[P]; 0 for these themselves."""
-        have = self.scores[list(slots)].max(axis=0)
-        return niches.offers(self.scores, have, self.price, binary=self.resources.binary)
 
     def challenge(self, child: NDArray[np.floating]) -> tuple[int | None, float]:
         """The slot that a child with these scores takes (None: it is the worst), and its fitness.

@@ -360,10 +360,8 @@ def _plan(text: str, size: int) -> str:
     """What was drawn, in a few words."""
     plan: dict[str, Any] = json.loads(text) if text else {}
     parts: list[str] = []
-    ratio: Any = plan.get("ratio")
-    ratios = cast("list[float]", ratio) if isinstance(ratio, list) else [ratio]
-    if ratio is not None:
-        parts.append(f"ratio {', '.join(f'{value:.4f}' for value in ratios)}")
+    if isinstance(plan.get("ratio"), (int, float)):
+        parts.append(f"ratio {plan['ratio']:.4f}")
     splits: Any = plan.get("splits")
     if isinstance(splits, list) and splits:
         shown = ", ".join(f"{100 * int(split) / size:.1f} %" for split in cast("list[int]", splits))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member, Resources
 from genepool.core.axis import Axis, InnerProducts
 from genepool.core.exam import Questions
-from genepool.core.genome import Genome, Origin, Recipe, Vector, compose, seed_recipe
+from genepool.core.genome import Genome, Origin, Recipe, Vector, compose
 from genepool.core.slerp import Angle, merge_recipe, products_of
 
 
@@ -79,13 +79,11 @@ class Plan:
     """Everything that makes a child.
 
     Attributes:
-        parents: member ids; one without crossover, else two or more.
-        ratio: SLERP ratio of the first two parents, left of the splits, in [0, 1].
+        parents: member ids; one without crossover, else two.
+        ratio: SLERP ratio left of the first split, in [0, 1]; it and its complement take turns.
         splits: positions, equally many per chromosome.
         angle: over what the SLERP angle is measured.
         mutation: standard deviation of the normal noise added; 0 for none.
-        further: ratio and splits of every later merge: of what came of the parents so far with the
-            next one.
     """
 
     parents: tuple[int, ...]
@@ -93,20 +91,12 @@ class Plan:
     splits: tuple[int, ...]
     angle: Angle
     mutation: float
-    further: tuple[tuple[float, tuple[int, ...]], ...] = ()
 
     def as_json(self) -> str:
-        """For people and reports; a child is made again from its merge.
-
-        Where there is more than one merge, `ratio` is a list and `splits` are those of all of them.
-        """
-        ratio, splits = repr(self.ratio), self.splits
-        if self.further:
-            ratio = repr([self.ratio, *(later for later, _ in self.further)])
-            splits = tuple(chain(splits, *(later for _, later in self.further)))
-        parents, places = ", ".join(map(str, self.parents)), ", ".join(map(str, splits))
+        """For people and reports; a child is made again from its merge."""
+        parents, places = ", ".join(map(str, self.parents)), ", ".join(map(str, self.splits))
         return (
-            f'{{"parents": [{parents}], "ratio": {ratio}, "splits": [{places}], '
+            f'{{"parents": [{parents}], "ratio": {self.ratio!r}, "splits": [{places}], '
             f'"angle": "{self.angle}", "mutation": {self.mutation!r}}}'
         )
 
@@ -220,59 +210,49 @@ def mate(
     problem: Problem,
     step: int,
     draws: np.random.Generator,
-    parents: Sequence[Member],
+    first: Member,
+    second: Member,
     *,
     splits: int,
     angle: Angle,
     mutation: float,
 ) -> Proposal:
-    """Merge members at a random ratio and random split points (paper, eq. 2).
+    """Merge two members at a random ratio and random split points (paper, eq. 2).
 
     Args:
         problem, step: what for.
         draws: where ratio and splits come from.
-        parents: at least two; what comes of the first two is merged with the third, and so on,
-            each time at a ratio and splits of its own.
+        first, second: the parents.
         splits: split points per chromosome; 0: one ratio throughout.
         angle: over what the SLERP angle is measured.
-        mutation: standard deviation of the noise added in the end.
+        mutation: standard deviation of the noise added.
     """
     edges = problem.axis.cuts
-
-    def draw() -> tuple[float, tuple[int, ...]]:
-        ratio = float(draws.random())
-        if splits == 0:
-            return ratio, edges[1:]
-        return ratio, tuple(
+    ratio = float(draws.random())
+    points = (
+        tuple(
             point
             for low, high in pairwise(edges)
             for point in sorted([int(draws.integers(low, high)) for _ in range(splits)])
         )
+        if splits
+        else edges[1:]
+    )
+    plan = Plan((first.id, second.id), ratio, points, angle, mutation)
+    return merged(problem, step, plan, first.genome, second.genome)
 
-    ratio, points = draw()
-    further = tuple(draw() for _ in parents[2:])
-    ids = tuple(member.id for member in parents)
-    plan = Plan(ids, ratio, points, angle, mutation, further)
-    return merged(problem, step, plan, [member.genome for member in parents])
 
-
-def merged(problem: Problem, step: int, plan: Plan, parents: Sequence[Genome]) -> Proposal:
-    """The child of two or more parents that a plan describes."""
+def merged(problem: Problem, step: int, plan: Plan, first: Genome, second: Genome) -> Proposal:
+    """The child that a plan for two parents describes."""
     merge = merge_recipe(
-        products_of(parents[0], parents[1], problem.gram),
+        products_of(first, second, problem.gram),
         problem.axis,
         plan.ratio,
         plan.splits,
         plan.angle,
         trusted=True,
     )
-    for count, (ratio, splits) in enumerate(plan.further, start=2):
-        so_far = breed(merge, parents[:count], 0.0, problem.seed, step)
-        products = products_of(so_far, parents[count], problem.gram)
-        outer = merge_recipe(products, problem.axis, ratio, splits, plan.angle)
-        widened = Recipe(merge.bounds, np.pad(merge.coefs, ((0, 0), (0, 1))))
-        merge = compose(outer, [widened, seed_recipe(problem.axis.size, count, count + 1)])
-    genome = breed(merge, parents, plan.mutation, problem.seed, step)
+    genome = breed(merge, [first, second], plan.mutation, problem.seed, step)
     return Proposal(step, plan, merge, genome)
 
 

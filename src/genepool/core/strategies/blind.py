@@ -56,11 +56,13 @@ class Blind:
         """The child of step `step`; what was bred before does not matter."""
         draws = generator(problem.seed, step)
         if not self.grid:
+            first, second = random_seeds(problem, draws)
             return mate(
                 problem,
                 step,
                 draws,
-                random_seeds(problem, draws),
+                first,
+                second,
                 splits=1,
                 angle=self.angle,
                 mutation=0.0,
@@ -70,7 +72,7 @@ class Blind:
         one, two = pairs[turn]
         ends = tuple(problem.axis.chromosomes[1:].tolist())
         plan = Plan((one, two), grid_ratio(round_, self.grid), ends, self.angle, 0.0)
-        return merged(problem, step, plan, [problem.seeds[one], problem.seeds[two]])
+        return merged(problem, step, plan, problem.seeds[one], problem.seeds[two])
 
     def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
         """In which order to ask for the examples not yet known (NaN), and when to stop."""

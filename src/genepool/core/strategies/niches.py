@@ -5,7 +5,6 @@ A plain genetic algorithm is the same thing without competition (alpha 0) and wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -44,8 +43,6 @@ class Niches:
             otherwise by fitness, like the first, and a member may meet itself (as the reference).
         crossover: merge two parents; otherwise the child is a copy of one (to be mutated).
         splits: split points drawn per chromosome; 0: one ratio holds for the whole axis.
-        parents: of a child, at most: every one after the second is chosen, like the second, for
-            what those before it cannot do, as long as somebody can do something else.
         angle: over what the SLERP angle is measured.
         mutation: standard deviation of the normal noise added to a child; above 0 only for vectors.
         warmup: number of first children bred from random pairs of seeds.
@@ -58,7 +55,6 @@ class Niches:
     attraction: bool = True
     crossover: bool = True
     splits: int = 1
-    parents: int = 2
     angle: Angle = "global"
     mutation: float = 0.0
     warmup: int = 0
@@ -77,11 +73,10 @@ class Niches:
         """The child of step `step`, a function of its arguments alone."""
         draws = generator(problem.seed, step)
         if step <= self.warmup and len(problem.seeds) > 1:
-            parents: Sequence[Member] = random_seeds(problem, draws)
+            first, second = random_seeds(problem, draws)
         else:
-            parents = self._parents(state, draws)
+            first, second = self._parents(state, draws)
         if not self.crossover:
-            first = parents[0]
             plan = Plan((first.id,), 1.0, (), self.angle, self.mutation)
             merge = recipe([0, problem.axis.size], np.ones((1, 1)))
             genome = breed(merge, [first.genome], self.mutation, problem.seed, step)
@@ -90,7 +85,8 @@ class Niches:
             problem,
             step,
             draws,
-            parents,
+            first,
+            second,
             splits=self.splits,
             angle=self.angle,
             mutation=self.mutation,
@@ -119,22 +115,17 @@ class Niches:
         """Put a survivor back."""
         return put_back(state, past)
 
-    def _parents(self, archive: Archive, draws: np.random.Generator) -> list[Member]:
-        attracted = self.crossover and self.attraction
-        slots = [_pick(draws, archive.fitness, archive.occupied)]
-        while len(slots) < self.parents:
-            if not attracted:
-                slots.append(_pick(draws, archive.fitness, archive.occupied))
-            elif len(slots) == 1:
-                slots.append(_partner(archive, slots[0], draws))
-            elif (offers := archive.offers_beyond(slots)).max() > 0:
-                slots.append(pick(draws, offers))
-            else:
-                break
-        chosen = [member for slot in slots if (member := archive.members[slot]) is not None]
-        if len(chosen) < len(slots):
+    def _parents(self, archive: Archive, draws: np.random.Generator) -> tuple[Member, Member]:
+        fitness = archive.fitness
+        first = _pick(draws, fitness, archive.occupied)
+        if not (self.crossover and self.attraction):
+            second = _pick(draws, fitness, archive.occupied)
+        else:
+            second = _partner(archive, first, draws)
+        one, two = archive.members[first], archive.members[second]
+        if one is None or two is None:
             raise RuntimeError("an empty slot was chosen as a parent")
-        return chosen
+        return one, two
 
 
 def _partner(archive: Archive, first: int, draws: np.random.Generator) -> int:

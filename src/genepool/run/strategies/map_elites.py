@@ -83,14 +83,15 @@ class MapElites:
         """The child of step `step`, a function of its arguments alone."""
         draws = generator(problem.seed, step)
         if step <= self.warmup and len(problem.seeds) > 1:
-            parents = random_seeds(problem, draws)
+            first, second = random_seeds(problem, draws)
         else:
-            parents = _parents(state.archive, draws)
+            first, second = _parents(state.archive, draws)
         return mate(
             problem,
             step,
             draws,
-            parents,
+            first,
+            second,
             splits=self.splits,
             angle=self.angle,
             mutation=self.mutation,

@@ -91,14 +91,7 @@ class _Merging(StrategyOptions):
 
 class _Breeding(_Merging):
     archive: int = Field(default=20, ge=2, le=100_000, description="number of members that compete")
-    crossover: bool = Field(default=True, description="merge parents; false: copy one")
-    parents: int = Field(
-        default=2,
-        ge=2,
-        le=100,
-        description="parents of a child, at most; each after the second is merged with what came "
-        "of those before it and, with attraction, chosen for what they cannot do; 2 is the paper's",
-    )
+    crossover: bool = Field(default=True, description="merge two parents; false: copy one")
     risk: float = Field(
         default=0.0,
         ge=0,
@@ -108,16 +101,11 @@ class _Breeding(_Merging):
     )
 
     def _niches(self, alpha: float, attraction: bool) -> Niches:
-        if self.parents > 2 and not self.crossover:
-            raise ConfigError(
-                f"strategy.parents: crossover is false, so there is one; got {self.parents}"
-            )
         return Niches(
             size=self.archive,
             alpha=alpha,
             attraction=attraction,
             crossover=self.crossover,
-            parents=self.parents,
             splits=self.drawn_splits,
             angle=self.angle,
             mutation=self.mutation,
