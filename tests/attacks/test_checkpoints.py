@@ -370,3 +370,23 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
         load_or_build_gram([checkpoint], build_layout([checkpoint]))
     assert str(tmp_path) in str(caught.value)
     assert np.isfinite(checkpoint.tensors["a"].raw).all()
+
+
+def test_an_address_space_that_is_too_small(tmp_path: Path) -> None:
+    """Files are mapped: `ulimit -v` counts them, though they take no memory."""
+    size = 4 * 2**30
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    file = tmp_path / "large.safetensors"
+    with file.open("wb") as out:
+        out.write(struct.pack("<Q", len(header)) + header)
+        out.truncate(8 + len(header) + size)  # a hole, which takes no disk
+    script = (
+        "import resource, sys; from pathlib import Path; "
+        "from genepool.weights.checkpoint import open_checkpoint; "
+        "resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30)); "
+        "open_checkpoint(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "CheckpointError" in last
+    assert "large.safetensors" in last and "`ulimit -v`" in last

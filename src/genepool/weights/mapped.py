@@ -7,6 +7,7 @@ repeats the bounds checks because they alone keep the kernels inside the mapping
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
@@ -101,17 +102,26 @@ def map_file(path: Path) -> MappedFile:
             if size == 0:
                 raise CheckpointError(f"{at(path)}: the file is empty")
             _refuse_foreign(path, file.read(512), size)
+            # It maps the file too: one after the other they need half the address space.
+            with safe_open(path, framework="numpy"):
+                pass
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with safe_open(path, framework="numpy"):
-            pass
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise CheckpointError(
             f"{at(path)}: not a valid safetensors file: {one_line(reason)} "
             "(cut short or damaged? fetch it again)"
         ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{at(path)}: cannot be read: {one_line(error)}") from error
+    except (OSError, ValueError, MemoryError) as error:
+        hint = ""
+        if isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno == errno.ENOMEM
+        ):
+            hint = (
+                "; files are mapped, which takes address space and no memory: allow more of it "
+                "(`ulimit -v`; a limit of a cgroup does not count it)"
+            )
+        raise CheckpointError(f"{at(path)}: cannot be read: {one_line(error)}{hint}") from error
     header, data_start = _header(path, mapping)
     metadata = cast("dict[str, str]", header.pop(_METADATA, {}))
     tensors = _tensors(path, header, mapping, data_start)
