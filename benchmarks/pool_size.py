@@ -45,7 +45,8 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
     from genepool.core.archive import Member, Resources
     from genepool.core.genome import digest, encode, seed_recipe
     from genepool.core.strategies import Niches, Problem
-    from genepool.run.pool import PoolWriter, Seed, TaskEntry
+    from genepool.run.pool import Seed, TaskEntry
+    from genepool.run.pool_writer import PoolWriter
     from genepool.run.records import Record
     from genepool.weights.checkpoint import open_checkpoint
     from genepool.weights.gram import load_or_build_gram

@@ -215,7 +215,7 @@ def test_a_second_writer(pool: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time; from genepool.run.pool import PoolWriter; "
+            "import sys, time; from genepool.run.pool_writer import PoolWriter; "
             "writer = PoolWriter(sys.argv[1]); print('held', flush=True); time.sleep(60)",
             str(pool),
         ],

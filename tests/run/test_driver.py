@@ -12,7 +12,8 @@ import pytest
 from genepool.core.genome import Recipe, digest
 from genepool.errors import PoolError
 from genepool.run.driver import evolve
-from genepool.run.pool import Pool, PoolWriter
+from genepool.run.pool import Pool
+from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import StepReport
 from tests.runs import contents, write_run
 

@@ -20,7 +20,8 @@ from genepool.run.config import load_run
 from genepool.run.driver import evolve
 from genepool.run.export import export
 from genepool.run.inputs import open_inputs
-from genepool.run.pool import Pool, PoolWriter
+from genepool.run.pool import Pool
+from genepool.run.pool_writer import PoolWriter
 from genepool.run.scorer import Scorer
 from tests.evaluate.lms import write_lm, write_tokenizer
 from tests.evaluate.test_lm_eval import sums, write_task

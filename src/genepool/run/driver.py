@@ -42,7 +42,8 @@ from genepool.run.inputs import (
     task_entries,
 )
 from genepool.run.interrupt import interruptible
-from genepool.run.pool import Pool, PoolWriter
+from genepool.run.pool import Pool
+from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.records import Record, Verdict
 from genepool.run.scorer import Scorer
