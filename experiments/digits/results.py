@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,26 @@ def at(curve: Curve, count: int) -> int:
     return int(np.searchsorted(curve.evaluations, count, side="right")) - 1
 
 
+def add_runs(reference: dict[str, Any], file: Path) -> None:
+    """Put the runs of reference.py beside those that the reference's file has.
+
+    From scratch and at their last evaluation only.
+    """
+    for line in file.read_text().splitlines():
+        row = json.loads(line)
+        known = reference["from_scratch"][reference_label(row["strategy"])]
+        for kind in SCORES:
+            runs: list[float] = known[kind][str(row["evaluations"])]["per_seed"]
+            if row["seed"] != len(runs):
+                raise ValueError(f"{file}: seed {row['seed']} of {row['strategy']} is out of turn")
+            runs.append(row[kind])
+
+
+def reference_label(label: str) -> str:
+    """The reference's name of one of our labels."""
+    return label.replace("-without-", " without ").replace("split-point", "split point")
+
+
 def checks(found: Curves, reference: dict[str, Any]) -> list[dict[str, Any]]:
     """Each strategy beside the reference, at the last number of evaluations that both have.
 
@@ -125,9 +146,7 @@ def checks(found: Curves, reference: dict[str, Any]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for start, labels in found.items():
         for label, curves in labels.items():
-            known = reference[start].get(
-                label.replace("-without-", " without ").replace("split-point", "split point")
-            )
+            known = reference[start].get(reference_label(label))
             counts = [int(c) for c in known["train"]] if known and curves else []
             counts = [c for c in counts if c <= min(k.evaluations[-1] for k in curves.values())]
             if not counts or len(curves) < 2:

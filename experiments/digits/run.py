@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from plots import plot_accuracy, plot_diversity, plot_sweeps
-from results import curve_file, summarise, tables
+from results import add_runs, curve_file, summarise, tables
 
 from genepool.evaluate.datasets import read_array
 from genepool.run.compare import plan_jobs
@@ -130,6 +130,7 @@ def main() -> None:
     reference: dict[str, Any] = {}
     if args.data == "digits":
         reference = json.loads((args.shared / "reference" / "digits.json").read_text())
+        add_runs(reference, HERE / "reference.jsonl")
     found = {
         start: {
             label: {
