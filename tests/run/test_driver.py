@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,14 @@ def test_a_pool_from_before_an_option_existed_goes_on(tmp_path: Path) -> None:
     evolve(file)
     whole, part = contents(tmp_path / "whole/pool"), contents(tmp_path / "part/pool")
     assert whole[:-2] == part[:-2]
+
+
+def test_what_took_long_to_score_is_written_at_once(tmp_path: Path) -> None:
+    """Several children may come at the same moment, each after minutes: none waits for another."""
+    evolve(write_run(tmp_path, budget=3))
+    with closing(PoolWriter(tmp_path / "pool")) as writer, Pool(tmp_path / "pool") as reader:
+        last = writer.record(4)
+        for more in range(1, 6):
+            row = replace(last, id=4 + more, step=3 + more, verdict="rejected", seconds=60.0)
+            writer.add(row)
+            assert reader.evaluations == 3 + more

@@ -81,6 +81,8 @@ class PoolWriter(Pool):
         self._guarded: list[tuple[int, int, float]] = []
         self._measured: list[tuple[int, NDArray[np.float32], float]] = []
         self._forgotten: list[tuple[int]] = []
+        # Seconds of scoring that it took.
+        self._at_stake = 0.0
 
     def close(self) -> None:
         """Write what is not written yet, close the file and let others write.
@@ -145,7 +147,7 @@ class PoolWriter(Pool):
     ) -> None:
         """Append one member, with its held-out scores if measured, whole or not at all.
 
-        Members that come within 20 ms of each other share a transaction.
+        Members share a transaction while they come within 20 ms and took no longer to score.
 
         Args:
             record: its id must be the next one.
@@ -160,7 +162,9 @@ class PoolWriter(Pool):
         if held_out is not None:
             self._measured.append((record.id, *held_out))
         self._forgotten += [(gone,) for gone in forget]
-        if time.monotonic() - self._committed >= _GROUP_SECONDS:
+        self._at_stake += record.seconds
+        since = time.monotonic() - self._committed
+        if max(since, self._at_stake) >= _GROUP_SECONDS:
             self._flush()
 
     def _flush(self) -> None:
@@ -184,7 +188,7 @@ class PoolWriter(Pool):
             finally:
                 # What could not be written is bred again when the run goes on.
                 self._waiting, self._measured, self._forgotten = [], [], []
-                self._guarded = []
+                self._guarded, self._at_stake = [], 0.0
 
     def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         """Record held-out scores, float32[M], and their weighted mean."""
