@@ -13,7 +13,18 @@ import genepool.weights
 
 MODULES = (
     *("adapters", "atomic", "cache", "checkpoint", "companions", "depth", "dtypes", "family"),
-    *("gguf", "gram", "hub", "layout", "lora", "mapped", "materialise", "pickles", "sources"),
+    *(
+        "gguf",
+        "gram",
+        "hub",
+        "layout",
+        "lora",
+        "mapped",
+        "materialise",
+        "native",
+        "pickles",
+        "sources",
+    ),
     *("threads", "tokens", "wording", "writer"),
 )
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from genepool.core.rng import quantiles
 from genepool.weights import kernels
 from genepool.weights.dtypes import FLOATING, as_float32
-from genepool.weights.sources import address_of
+from genepool.weights.materialise import express_into
+from genepool.weights.sources import Terms, address_of
 
 STORAGE = {"F64": np.float64, "F32": np.float32, "F16": np.uint16, "BF16": np.uint16}
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -25,20 +25,18 @@ def combine(
     table = np.array([[address_of(raw) for raw, _ in sources]], dtype=np.int64)
     codes = np.array([[FLOATING.index(c) for _, c in sources]], dtype=np.int64)
     whole = np.array([0, size], dtype=np.int64)
-    kernels.express(
-        0,
-        size,
+    terms = Terms(
         whole,
         table,
         codes,
         whole,
         np.array([coefs], dtype=np.float32),
-        np.array([address_of(out)], dtype=np.int64),
-        np.array([FLOATING.index(code)], dtype=np.int64),
+        sources,
         np.empty(0, dtype=np.uint16),
         np.float32(0),
-        quantiles(),
     )
+    places = np.array([address_of(out)], dtype=np.int64)
+    express_into(terms, 0, size, places, np.array([FLOATING.index(code)], dtype=np.int64))
     return out
 
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.weights.intrinsics import STEP, bits_of, load32, step_room, store32
 from genepool.weights.kernels import (
-    STEP,
-    _bits,
     _element_size,
     _kernel,
     _round_to,
@@ -48,15 +47,15 @@ def count_magnitudes(
             upper part it is.
         counts: int64[65536].
     """
-    left = np.empty(STEP, np.float32)
-    right = np.empty(STEP, np.float32)
+    left = step_room()
+    right = step_room()
     one = np.float32(1)
     for begin in range(start, stop, STEP):
         count = min(STEP, stop - begin)
         _set_scaled(left, count, one, base + begin * _element_size(base_code), base_code)
         _set_scaled(right, count, one, model + begin * _element_size(model_code), model_code)
         for i in range(count):
-            bits = u32(_bits(right[i] - left[i]) & u32(0x7FFFFFFF))
+            bits = u32(bits_of(load32(right, i) - load32(left, i)) & u32(0x7FFFFFFF))
             if high < 0:
                 counts[bits >> u32(15)] += 1
             elif bits >> u32(15) == high:
@@ -74,8 +73,8 @@ def count_equal(
     threshold: int,
 ) -> int:
     """How many elements of start..stop have exactly the magnitude of these 31 bits."""
-    left = np.empty(STEP, np.float32)
-    right = np.empty(STEP, np.float32)
+    left = step_room()
+    right = step_room()
     one = np.float32(1)
     found = 0
     for begin in range(start, stop, STEP):
@@ -83,7 +82,7 @@ def count_equal(
         _set_scaled(left, count, one, base + begin * _element_size(base_code), base_code)
         _set_scaled(right, count, one, model + begin * _element_size(model_code), model_code)
         for i in range(count):
-            bits = u32(_bits(right[i] - left[i]) & u32(0x7FFFFFFF))
+            bits = u32(bits_of(load32(right, i) - load32(left, i)) & u32(0x7FFFFFFF))
             found += 1 if bits == threshold else 0
     return found
 
@@ -123,8 +122,8 @@ def combine(
         out: address of where element `start` goes.
     """
     count_models = models.size
-    values = np.empty(STEP, np.float32)
-    other = np.empty(STEP, np.float32)
+    values = step_room()
+    other = step_room()
     terms = np.empty((count_models, STEP), np.float64)
     total_weight = 0.0
     for k in range(count_models):
@@ -140,8 +139,8 @@ def combine(
             if trim == LARGEST:
                 threshold = thresholds[k]
                 for i in range(count):
-                    difference = other[i] - values[i]
-                    bits = np.int64(u32(_bits(difference) & u32(0x7FFFFFFF)))
+                    difference = load32(other, i) - load32(values, i)
+                    bits = np.int64(u32(bits_of(difference) & u32(0x7FFFFFFF)))
                     kept = bits > threshold
                     if bits == threshold and allowed[k] > 0:
                         allowed[k] -= 1
@@ -150,11 +149,11 @@ def combine(
             elif trim == RANDOM:
                 offset = begin - start
                 for i in range(count):
-                    difference = np.float64(other[i] - values[i])
+                    difference = np.float64(load32(other, i) - load32(values, i))
                     row[i] = factor * difference if words[k, offset + i] < limit else 0.0
             else:
                 for i in range(count):
-                    row[i] = factor * np.float64(other[i] - values[i])
+                    row[i] = factor * np.float64(load32(other, i) - load32(values, i))
         for i in range(count):
             total = 0.0
             for k in range(count_models):
@@ -170,5 +169,6 @@ def combine(
                         divisor += weights[k]
             if normalise:
                 total = total / divisor if divisor != 0 else 0.0
-            values[i] = np.float32(np.float64(values[i]) + scale * total)
+            start_value = np.float64(load32(values, i))
+            store32(values, i, np.float32(start_value + scale * total))
         _round_to(out + (begin - start) * _element_size(out_code), out_code, values, count)

@@ -9,7 +9,7 @@ numba's cache beside this file (or in the user's cache directory), so only the f
 
 Tensors are given as addresses with an index into `FLOATING` for the dtype: one call then covers
 any number of tensors, seeds and segments, and an address need not be aligned. Whoever calls keeps
-the memory alive.
+the memory alive. `express` has everything else by address too, as `native` wants it.
 """
 
 from __future__ import annotations
@@ -18,25 +18,30 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic as untyped_intrinsic
+from numba import njit
 from numpy.typing import NDArray
 
 from genepool.weights.dtypes import FLOATING
+from genepool.weights.intrinsics import (
+    STEP,
+    bits_of,
+    float_of,
+    load16,
+    load32,
+    load64,
+    load_index,
+    step_room,
+    store16,
+    store32,
+    store64,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-intrinsic: Any = untyped_intrinsic
-
 F64, F32, F16, BF16 = (FLOATING.index(code) for code in ("F64", "F32", "F16", "BF16"))
-
-# Elements per step. Small enough that the sources are read as interleaved streams, which the
-# processor prefetches; with thousands of elements it waits for each source in turn.
-STEP = 256
 
 
 def _kernel(function: F) -> F:
@@ -47,62 +52,18 @@ def _kernel(function: F) -> F:
         return cast(F, njit(**options)(function))
 
 
-def _memory(element: Any, llvm: ir.Type) -> tuple[Any, Any]:
-    """load(address, index) and store(address, index, value) for one element type."""
-
-    @intrinsic
-    def load(_typing, _address, _index):
-        def generate(_context, builder, _signature, arguments):
-            base = builder.inttoptr(arguments[0], llvm.as_pointer())
-            return builder.load(builder.gep(base, [arguments[1]]), align=1)
-
-        return element(types.int64, types.int64), generate
-
-    @intrinsic
-    def store(_typing, _address, _index, _value):
-        def generate(context, builder, _signature, arguments):
-            base = builder.inttoptr(arguments[0], llvm.as_pointer())
-            builder.store(arguments[2], builder.gep(base, [arguments[1]]), align=1)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, element), generate
-
-    return load, store
-
-
-_load16, _store16 = _memory(types.uint16, ir.IntType(16))
-_load32, _store32 = _memory(types.float32, ir.FloatType())
-_load64, _store64 = _memory(types.float64, ir.DoubleType())
-
-
-@intrinsic
-def _bits(_typing, _value):
-    def generate(_context, builder, _signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
-
-
-@intrinsic
-def _float(_typing, _value):
-    def generate(_context, builder, _signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
 # numba widens every integer operation to 64 bits unless each result is cast back.
 u32 = np.uint32
 
 
 @_kernel
 def _from_bf16(half: np.uint16) -> np.float32:
-    return _float(u32(u32(half) << u32(16)))
+    return float_of(u32(u32(half) << u32(16)))
 
 
 @_kernel
 def _to_bf16(value: np.float32) -> np.uint16:
-    bits = _bits(value)
+    bits = bits_of(value)
     even = u32(u32(bits >> u32(16)) & u32(1))
     rounded = u32(u32(u32(bits + u32(0x7FFF)) + even) >> u32(16))
     return np.uint16(rounded) if value == value else np.uint16(0x7FC0)
@@ -116,19 +77,19 @@ def _from_f16(half: np.uint16) -> np.float32:
     if magnitude >= u32(0x7C00):  # infinity and NaN
         bits = u32(wide + u32(0x70000000))
     if magnitude < u32(0x0400):  # zero and subnormal: a whole number of 2**-24
-        bits = _bits(np.float32(np.int32(magnitude)) * np.float32(2.0**-24))
-    return _float(u32(bits | u32(u32(u32(half) & u32(0x8000)) << u32(16))))
+        bits = bits_of(np.float32(np.int32(magnitude)) * np.float32(2.0**-24))
+    return float_of(u32(bits | u32(u32(u32(half) & u32(0x8000)) << u32(16))))
 
 
 @_kernel
 def _to_f16(value: np.float32) -> np.uint16:
-    bits = _bits(value)
+    bits = bits_of(value)
     magnitude = u32(bits & u32(0x7FFFFFFF))
     even = u32(u32(magnitude >> u32(13)) & u32(1))
     # Exponent bias 127 to 15, and half a unit less one in the last place, to round to even.
     half = u32(u32(u32(magnitude + u32(0xC8000FFF)) + even) >> u32(13))
     if magnitude < u32(0x38800000):  # below 2**-14 the last place is 2**-24, as for 0.5 in float32
-        half = u32(_bits(_float(magnitude) + np.float32(0.5)) - u32(0x3F000000))
+        half = u32(bits_of(float_of(magnitude) + np.float32(0.5)) - u32(0x3F000000))
     if magnitude >= u32(0x477FF000):  # 65520 and above round to infinity
         half = u32(0x7C00)
     if magnitude > u32(0x7F800000):
@@ -144,60 +105,60 @@ def _element_size(code: int) -> int:
 
 
 @_kernel
-def _set_scaled(out: Float32, count: int, coef: np.float32, address: int, code: int) -> None:
+def _set_scaled(out: int, count: int, coef: np.float32, address: int, code: int) -> None:
     if code == BF16:
         for i in range(count):
-            out[i] = coef * _from_bf16(_load16(address, i))
+            store32(out, i, coef * _from_bf16(load16(address, i)))
     elif code == F16:
         for i in range(count):
-            out[i] = coef * _from_f16(_load16(address, i))
+            store32(out, i, coef * _from_f16(load16(address, i)))
     elif code == F32:
         for i in range(count):
-            out[i] = coef * _load32(address, i)
+            store32(out, i, coef * load32(address, i))
     else:
         for i in range(count):
-            out[i] = coef * np.float32(_load64(address, i))
+            store32(out, i, coef * np.float32(load64(address, i)))
 
 
 @_kernel
-def _add_scaled(out: Float32, count: int, coef: np.float32, address: int, code: int) -> None:
+def _add_scaled(out: int, count: int, coef: np.float32, address: int, code: int) -> None:
     if code == BF16:
         for i in range(count):
-            out[i] += coef * _from_bf16(_load16(address, i))
+            store32(out, i, load32(out, i) + coef * _from_bf16(load16(address, i)))
     elif code == F16:
         for i in range(count):
-            out[i] += coef * _from_f16(_load16(address, i))
+            store32(out, i, load32(out, i) + coef * _from_f16(load16(address, i)))
     elif code == F32:
         for i in range(count):
-            out[i] += coef * _load32(address, i)
+            store32(out, i, load32(out, i) + coef * load32(address, i))
     else:
         for i in range(count):
-            out[i] += coef * np.float32(_load64(address, i))
+            store32(out, i, load32(out, i) + coef * np.float32(load64(address, i)))
 
 
 @_kernel
-def _round_to(address: int, code: int, values: Float32, count: int) -> None:
+def _round_to(address: int, code: int, values: int, count: int) -> None:
     if code == BF16:
         for i in range(count):
-            _store16(address, i, _to_bf16(values[i]))
+            store16(address, i, _to_bf16(load32(values, i)))
     elif code == F16:
         for i in range(count):
-            _store16(address, i, _to_f16(values[i]))
+            store16(address, i, _to_f16(load32(values, i)))
     elif code == F32:
         for i in range(count):
-            _store32(address, i, values[i])
+            store32(address, i, load32(values, i))
     else:
         for i in range(count):
-            _store64(address, i, np.float64(values[i]))
+            store64(address, i, np.float64(load32(values, i)))
 
 
 @_kernel
-def _holding(edges: Int64, position: int) -> int:
-    """Index i with edges[i] <= position < edges[i + 1]."""
-    low, high = 0, edges.size - 1
+def _holding(edges: int, last: int, position: int) -> int:
+    """Index i with edges[i] <= position < edges[i + 1], of the int64[last + 1] at an address."""
+    low, high = 0, last
     while high - low > 1:
         middle = (low + high) // 2
-        if edges[middle] <= position:
+        if load_index(edges, middle) <= position:
             low = middle
         else:
             high = middle
@@ -208,63 +169,72 @@ def _holding(edges: Int64, position: int) -> int:
 def express(
     start: int,
     stop: int,
-    tensors: Int64,
-    addresses: Int64,
-    codes: Int64,
-    bounds: Int64,
-    coefs: Float32,
-    out_addresses: Int64,
-    out_codes: Int64,
-    words: NDArray[np.uint16],
+    count_tensors: int,
+    tensors: int,
+    count_sources: int,
+    addresses: int,
+    codes: int,
+    count_segments: int,
+    bounds: int,
+    coefs: int,
+    out_addresses: int,
+    out_codes: int,
+    words: int,
     mutation: np.float32,
-    quantiles: Float32,
+    quantiles: int,
 ) -> None:
     """Compute positions start..stop of a recipe, with noise, and round them into the destinations.
 
+    Called through `native`; what is marked "at" is the address of a contiguous array.
+
     Args:
         start, stop: positions on the axis.
-        tensors: int64[T+1], increasing: tensor t holds positions tensors[t]..tensors[t+1].
-        addresses: int64[T, K]: where tensor t of source k begins.
-        codes: int64[T, K]: its dtype, an index into FLOATING.
-        bounds, coefs: int64[S+1], float32[S, K]: the recipe.
-        out_addresses, out_codes: int64[T]: where tensor t goes, and its dtype there.
-        words: uint16[D], the random bits of the noise; empty for none.
+        tensors: at int64[T+1], increasing: tensor t holds positions tensors[t]..tensors[t+1].
+        addresses: at int64[T, K]: where tensor t of source k begins.
+        codes: at int64[T, K]: its dtype, an index into FLOATING.
+        bounds, coefs: at int64[S+1] and float32[S, K]: the recipe.
+        out_addresses, out_codes: at int64[T]: where tensor t goes, and its dtype there.
+        words: at uint16[D], the random bits of the noise; 0 for none.
         mutation: its standard deviation.
-        quantiles: float32[65536], of the normal distribution; what the words choose from.
+        quantiles: at float32[65536], of the normal distribution; what the words choose from.
     """
-    values = np.empty(STEP, np.float32)
-    tensor = _holding(tensors, start)
-    segment = _holding(bounds, start)
+    values = step_room()
+    tensor = _holding(tensors, count_tensors, start)
+    segment = _holding(bounds, count_segments, start)
     position = start
     while position < stop:
-        while tensors[tensor + 1] <= position:
+        while load_index(tensors, tensor + 1) <= position:
             tensor += 1
-        while bounds[segment + 1] <= position:
+        while load_index(bounds, segment + 1) <= position:
             segment += 1
-        offset = position - tensors[tensor]
+        offset = position - load_index(tensors, tensor)
         # Steps end at multiples of STEP inside the tensor, so that stores stay aligned.
         end = min(stop, position + STEP - offset % STEP)
-        end = min(end, min(tensors[tensor + 1], bounds[segment + 1]))
+        end = min(end, min(load_index(tensors, tensor + 1), load_index(bounds, segment + 1)))
         count = end - position
         empty = True
-        for source in range(coefs.shape[1]):
-            coef = coefs[segment, source]
+        for source in range(count_sources):
+            coef = load32(coefs, segment * count_sources + source)
             if coef == 0:
                 continue
-            code = codes[tensor, source]
-            address = addresses[tensor, source] + offset * _element_size(code)
+            code = load_index(codes, tensor * count_sources + source)
+            address = load_index(addresses, tensor * count_sources + source)
+            address += offset * _element_size(code)
             if empty:
                 _set_scaled(values, count, coef, address, code)
                 empty = False
             else:
                 _add_scaled(values, count, coef, address, code)
         if empty:
-            values[:count] = 0
-        if words.size:
             for i in range(count):
-                values[i] += mutation * quantiles[words[position + i]]
-        code = out_codes[tensor]
-        _round_to(out_addresses[tensor] + offset * _element_size(code), code, values, count)
+                store32(values, i, np.float32(0))
+        if words:
+            for i in range(count):
+                noise = load32(quantiles, load16(words, position + i))
+                store32(values, i, load32(values, i) + mutation * noise)
+        code = load_index(out_codes, tensor)
+        address = load_index(out_addresses, tensor) + offset * _element_size(code)
+        _round_to(address, code, values, count)
         position = end
 
 
@@ -272,16 +242,16 @@ def express(
 def _widen(out: Float64, count: int, address: int, code: int) -> None:
     if code == BF16:
         for i in range(count):
-            out[i] = np.float64(_from_bf16(_load16(address, i)))
+            out[i] = np.float64(_from_bf16(load16(address, i)))
     elif code == F16:
         for i in range(count):
-            out[i] = np.float64(_from_f16(_load16(address, i)))
+            out[i] = np.float64(_from_f16(load16(address, i)))
     elif code == F32:
         for i in range(count):
-            out[i] = np.float64(_load32(address, i))
+            out[i] = np.float64(load32(address, i))
     else:
         for i in range(count):
-            out[i] = np.float64(np.float32(_load64(address, i)))
+            out[i] = np.float64(np.float32(load64(address, i)))
 
 
 @_kernel
@@ -300,7 +270,7 @@ def inner_products(
 
     Args:
         starts, stops: int64[n]: stretches of the axis.
-        tensors, addresses, codes: as for `express`.
+        tensors, addresses, codes: the arrays of `express`.
         sums: float64[n, P, 2], written: for the P = K (K + 1) / 2 pairs i <= j, row by row, the
             sum and what rounding it left out. Not finite where a source is not finite.
     """
@@ -313,7 +283,7 @@ def inner_products(
         high[:] = 0.0
         low[:] = 0.0
         position, stop = starts[stretch], stops[stretch]
-        tensor = _holding(tensors, position)
+        tensor = _holding(tensors.ctypes.data, tensors.size - 1, position)
         while position < stop:
             while tensors[tensor + 1] <= position:
                 tensor += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genepool.core.genome import Genome, Recipe
 from genepool.core.rng import quantiles
@@ -14,6 +16,7 @@ from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
 from genepool.weights.layout import Layout, Slot
+from genepool.weights.native import native
 from genepool.weights.sources import Int64, Terms, address_of, prepare_sources
 from genepool.weights.threads import Crew, thread_count
 from genepool.weights.wording import one_line, some
@@ -111,22 +114,35 @@ def express_into(
     terms: Terms, start: int, stop: int, out_addresses: Int64, out_codes: Int64
 ) -> None:
     """Compute positions start..stop into memory; see `kernels.express`."""
-    from genepool.weights import kernels
-
-    kernels.express(
+    express = native("express", _ARGUMENTS)
+    express(
         start,
         stop,
-        terms.tensors,
-        terms.addresses,
-        terms.codes,
-        terms.bounds,
-        terms.coefs,
-        out_addresses,
-        out_codes,
-        terms.words,
-        terms.mutation,
-        quantiles(),
+        terms.tensors.size - 1,
+        _at(terms.tensors, np.int64),
+        terms.coefs.shape[1],
+        _at(terms.addresses, np.int64),
+        _at(terms.codes, np.int64),
+        terms.bounds.size - 1,
+        _at(terms.bounds, np.int64),
+        _at(terms.coefs, np.float32),
+        _at(out_addresses, np.int64),
+        _at(out_codes, np.int64),
+        _at(terms.words, np.uint16) if terms.words.size else 0,
+        float(terms.mutation),
+        _at(quantiles(), np.float32) if terms.words.size else 0,
     )
+
+
+# As `kernels.express` declares them.
+_ARGUMENTS = "iiiiiiiiiiiiifi"
+
+
+def _at(array: NDArray[Any], dtype: type[np.generic]) -> int:
+    """The address of an array that compiled code reads as what it must be."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise TypeError(f"expected a contiguous array of {dtype}; got {array.dtype}")
+    return address_of(array)
 
 
 def express_piece(terms: Terms, tensor: int, start: int, stop: int, out: Destination) -> None:

@@ -69,8 +69,8 @@ class Sources:
                     f"the genome is a recipe over {genome.sources} seeds; "
                     f"{len(self.checkpoints)} were given"
                 )
-            # The kernels are compiled for writable arrays; a genome's are read-only.
-            bounds, coefs = np.array(genome.bounds), genome.coefs.astype(np.float32)
+            bounds = np.ascontiguousarray(genome.bounds)
+            coefs = np.ascontiguousarray(genome.coefs, dtype=np.float32)
             return Terms(
                 self.tensors,
                 self.addresses,
@@ -106,7 +106,7 @@ class Sources:
             addresses,
             np.full_like(addresses, _F32),
             np.array(bounds, dtype=np.int64),
-            coefs.astype(np.float32),
+            np.ascontiguousarray(coefs, dtype=np.float32),
             held,
             words,
             np.float32(mutation),
