@@ -204,9 +204,40 @@ def compare_slerp(tool: Path, a: Path, b: Path, folder: Path) -> dict[str, Any]:
         x, y = one[name].flatten().double(), other[name].flatten().double()
         cosine = float(x @ y) / max(float(x.norm() * y.norm()), 1e-300)
         parts["linear" if abs(cosine) > THRESHOLD else "slerp"].append(name)
+    layout = build_layout([open_checkpoint(a), open_checkpoint(b)])
+    exact = dense_slerp(one, other, layout, layout.axis.size, "tensor")
+    exact = {name: exact[name] for name in parts["slerp"]}
     return {
-        "where mergekit's threshold does not apply": against_other(ours, theirs, parts["slerp"]),
+        "where mergekit's threshold does not apply": {
+            **against_other(ours, theirs, parts["slerp"]),
+            **far_apart(ours, theirs, exact, one, other),
+            "genepool against float64": against_exact(ours, exact, one, other),
+            "mergekit against float64": against_exact(theirs, exact, one, other),
+        },
         "where it interpolates linearly": against_other(ours, theirs, parts["linear"]),
+    }
+
+
+def far_apart(
+    ours: Tensors, theirs: Tensors, exact: Tensors, a: Tensors, b: Tensors
+) -> dict[str, Any]:
+    """Of elements that differ by more than one ulp: how nearly they cancel, and who is nearer."""
+    largest = 0.0
+    nearer = [0, 0]
+    for name, value in exact.items():
+        far = (_steps(ours[name]) - _steps(theirs[name])).abs() > 1
+        true = value[far]
+        size = torch.maximum(a[name].double().abs(), b[name].double().abs())[far]
+        errors = [(side[name][far].double() - true).abs() for side in (ours, theirs)]
+        nearer[0] += int((errors[0] < errors[1]).sum())
+        nearer[1] += int((errors[1] < errors[0]).sum())
+        largest = max(
+            largest, float((true.abs() / size.clamp(min=1e-300)).max()) if far.any() else 0
+        )
+    return {
+        "of those that differ by more, the largest result beside the larger weight": largest,
+        "genepool is nearer to float64": nearer[0],
+        "mergekit is nearer to float64": nearer[1],
     }
 
 
@@ -248,9 +279,14 @@ def compare_blends(
         else:
             out[method] = against_other(ours, theirs, list(origin))
         if method == "ties":
-            sure = _decided(origin, [read(first), read(second)])
+            both = [read(first), read(second)]
+            sure = _decided(origin, both)
             out["ties, but for elements as large as the smallest that is kept"] = against_other(
                 ours, theirs, list(origin), sure
+            )
+            signed = {n: sure[n] & _signed(origin[n], [model[n] for model in both]) for n in sure}
+            out["ties, but for those and for weighted changes that cancel"] = against_other(
+                ours, theirs, list(origin), signed
             )
     return out
 
@@ -265,6 +301,19 @@ def _decided(base: Tensors, models: list[Tensors]) -> Tensors:
             dropped = size.numel() - max(1, int(DENSITY * size.numel()))
             out[name] &= size != size.flatten().kthvalue(dropped + 1).values
     return out
+
+
+def _signed(base: torch.Tensor, models: list[torch.Tensor]) -> torch.Tensor:
+    """Where rounding has no say in the sign of the sum of weighted, trimmed changes."""
+    total = torch.zeros(base.shape, dtype=torch.float64)
+    size = torch.zeros(base.shape, dtype=torch.float64)
+    for model, weight in zip(models, WEIGHTS, strict=True):
+        change = model.float() - base.float()
+        dropped = change.numel() - max(1, int(DENSITY * change.numel()))
+        threshold = change.abs().flatten().kthvalue(dropped).values if dropped else -1.0
+        term = torch.where(change.abs() > threshold, weight * change.double(), 0.0)
+        total, size = total + term, size + term.abs()
+    return (total.abs() > 1e-6 * size) | (size == 0)
 
 
 def _on_average(change: Tensors, expected: Tensors) -> dict[str, float]:
