@@ -3,13 +3,13 @@
     python experiments/beyond/fewer.py --data digits --start pre --steps 5000 --seeds 10
 
 Every method may ask `share * children * examples` answers. The rivals score every child on a fixed
-subset of the examples, drawn at random, or chosen by item response theory as in MERGE3 (anchors:
+subset of the examples: `random`, or `irt`, chosen by item response theory as in MERGE3 (anchors:
 examples nearest to the centres of clusters of items, weighted by cluster size; the items fitted to
-100 random merges of the seeds, whose scoring is not counted). `all` scores fewer children on all
-examples with the lossless early stop, `risk` the same with a risk of 0.2, `rounds` scores all
-children on a subset that changes every so often, everybody in the archive being scored anew on it;
-`large` the same, with at least a tenth of the examples and therefore fewer children.
-A method with `+4` behind it breeds with four split points.
+100 random merges of the seeds, whose scoring is not counted; in `irtpaid` it is, and children are
+fewer). `all` scores fewer children on all examples with the lossless early stop, `risk` the same
+with a risk of 0.2, `rounds` scores all children on a subset that changes every so often, everybody
+in the archive being scored anew on it; `large` the same, with at least a tenth of the examples and
+therefore fewer children. A method with `+4` behind it breeds with four split points.
 In the end the five members that a method holds best are scored on all examples, and the best of
 those is the result (counted, except for the rivals).
 """
@@ -31,6 +31,7 @@ from genepool.core.strategies.base import mate, seed_member
 
 SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 50)
 FINALISTS = 5
+CALIBRATION = 100
 
 
 def breed(
@@ -222,7 +223,7 @@ def clusters(features: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
     return [group for group in groups if group.size]
 
 
-def calibration(place: World, count: int = 100) -> np.ndarray:
+def calibration(place: World, count: int = CALIBRATION) -> np.ndarray:
     """Scores of random merges of the seeds on all examples, [count, N]."""
     everything, rows = np.arange(place.data.train), []
     for number in range(count):
@@ -311,11 +312,19 @@ def main() -> None:
                 if base == "random":
                     chosen = generator(seed, 0, stream=98).permutation(total)[:size]
                     found = on_subset(place, breeder, args.steps, chosen, np.ones(size))
-                elif base == "irt":
+                elif base in ("irt", "irtpaid"):
                     if features is None:
                         features = items(calibration(place))
                     chosen, weights = anchors(features, size, seed)
-                    found = on_subset(place, breeder, args.steps, chosen, weights)
+                    children = args.steps
+                    if base == "irtpaid":
+                        paid = (CALIBRATION + FINALISTS) * total
+                        children = int((budget - paid) / size)
+                        if children < 1:
+                            continue
+                    found = on_subset(place, breeder, children, chosen, weights)
+                    if base == "irtpaid":
+                        found["asked"] += paid
                 elif base == "all":
                     found = on_all(place, breeder, args.steps, budget)
                 elif base == "risk":

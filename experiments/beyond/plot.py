@@ -1,6 +1,6 @@
-"""The picture of what `fewer.py` left: held-out accuracy against the share of examples asked.
+"""Held-out accuracy against the share of examples asked: what `fewer.py` left, a panel per file.
 
-python experiments/beyond/plot.py results/fewer-digits-pre-2000.jsonl -o fewer.png
+python experiments/beyond/plot.py results/fewer-*.jsonl -o fewer.png
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,23 +19,46 @@ import matplotlib.pyplot as plt
 
 LABELS = {
     "random": "fixed random subset",
-    "irt": "subset chosen by IRT (its fitting not counted)",
+    "irt": "subset chosen by IRT, its fitting not counted",
+    "irtpaid": "subset chosen by IRT",
     "all": "all examples, fewer children",
     "risk": "all examples, risk 0.2",
     "rounds": "rounds",
-    "large": "rounds of at least a tenth",
-    "large+4": "the same with four split points",
+    "random+4": "random subset, four split points",
+    "irt+4": "IRT (not counted), four split points",
+    "rounds+4": "rounds, four split points",
+}
+
+COLOURS = {
+    "random": "tab:blue",
+    "irt": "tab:orange",
+    "irtpaid": "tab:brown",
+    "all": "tab:grey",
+    "risk": "tab:purple",
+    "rounds": "tab:green",
 }
 
 
 def main() -> None:
-    """Draw means with bars of one standard error."""
+    """Draw means with bars of one standard error, and save the picture."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, default=Path("fewer.png"))
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.file.read_text().splitlines()]
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    count = len(args.files)
+    figure, panels = plt.subplots(1, count, figsize=(6 * count, 4.8), squeeze=False)
+    for file, axes in zip(args.files, panels[0], strict=True):
+        draw([json.loads(line) for line in file.read_text().splitlines()], axes)
+        axes.set_title(file.stem.removeprefix("fewer-"))
+    panels[0][0].set_ylabel("held-out accuracy of the best, %")
+    lines, labels = panels[0][-1].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(lines, labels, fontsize=8, ncols=3, loc="lower center")
+    figure.savefig(args.output, dpi=130)
+
+
+def draw(rows: list[dict[str, Any]], axes: Any) -> None:
+    """A line per method: dashed with four split points, dotted where not all is counted."""
     divisors = sorted({row["divisor"] for row in rows}, reverse=True)
     for turn, (method, label) in enumerate(LABELS.items()):
         points: list[tuple[float, float, float]] = []
@@ -42,18 +66,19 @@ def main() -> None:
             mine = [r for r in rows if r["method"] == method and r["divisor"] == divisor]
             if mine:
                 tests = 100 * np.array([row["test"] for row in mine])
-                points.append((1 / divisor * 1.02 ** (turn - 2.5), tests.mean(), error(tests)))
+                points.append((1 / divisor * 1.02 ** (turn - 4), tests.mean(), error(tests)))
         if points:
             x, y, bars = np.array(points).T
-            axes.errorbar(x, y, yerr=bars, marker="o", ms=4, capsize=2, label=label)
+            style = "--" if method.endswith("+4") else ":" if method == "irt" else "-"
+            colour = COLOURS[method.partition("+")[0]]
+            axes.errorbar(
+                x, y, yerr=bars, marker="o", ms=4, capsize=2, label=label, ls=style, color=colour
+            )
     axes.set_xscale("log")
     axes.set_xticks([1 / d for d in divisors], [f"1/{d}" for d in divisors])
     axes.minorticks_off()
     axes.set_xlabel("share of children x examples that may be asked")
-    axes.set_ylabel("held-out accuracy of the best, %")
-    axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    figure.savefig(args.output, dpi=130)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ def variants(steps: int) -> dict[str, Niches]:
         "size 60": Variant(size=60),
         "(c) alpha 0.5 to 1": Variant(first_alpha=0.5, over=steps // 2),
         "(c) alpha 1 to 2": Variant(first_alpha=1.0, alpha=2.0, over=steps),
+        "alpha 2": Niches(alpha=2.0),
+        "(b+c) four splits, alpha 1 to 2": Variant(
+            first_alpha=1.0, alpha=2.0, over=steps, splits=4
+        ),
         "(d) third parent": Variant(third=1.0),
         "(d) third parent 0.3": Variant(third=0.3),
         "(a+b) kin 4, two splits": Variant(kinship=4, splits=2),

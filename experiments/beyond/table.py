@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+# What `fewer.py` compares with.
+AGAINST = ("random", "irt")
+
 
 def sign_flip(differences: np.ndarray) -> float:
     """Two-sided p-value of the mean under flips of signs; exact up to 14 pairs."""
@@ -92,12 +95,52 @@ def fewer(rows: list[dict[str, Any]]) -> None:
         print(f"| 1/{divisor} | " + " | ".join(cells) + " |")
 
 
+def over_shares(rows: list[dict[str, Any]]) -> None:
+    """The mean over the shares below 1/2 that all methods have, seed by seed, in points."""
+    divisors = sorted({entry["divisor"] for entry in rows} - {2})
+    means: dict[str, dict[int, float]] = {}
+    for method in dict.fromkeys(entry["method"] for entry in rows):
+        tests = {(e["seed"], e["divisor"]): e["test"] for e in rows if e["method"] == method}
+        seeds = sorted({seed for seed, _ in tests})
+        full = [s for s in seeds if all((s, d) in tests for d in divisors)]
+        if full:
+            means[method] = {s: float(np.mean([tests[s, d] for d in divisors])) for s in full}
+    print(f"\nMean over the shares {', '.join(f'1/{d}' for d in divisors)}:\n")
+    print("| method | mean | " + " | ".join(f"against {base}" for base in AGAINST) + " |")
+    print("|---|---|" + "---|" * len(AGAINST))
+    gaps: dict[tuple[str, str], np.ndarray] = {}
+    for base in AGAINST:
+        for method in means:
+            shared = sorted(means[method].keys() & means.get(base, {}).keys())
+            if method not in AGAINST and shared:
+                gaps[method, base] = np.array([means[method][s] - means[base][s] for s in shared])
+    chances = [sign_flip(gap) for gap in gaps.values()]
+    corrected = dict(zip(gaps, zip(chances, holm(chances), strict=True), strict=True))
+    for method, values in means.items():
+        cells: list[str] = []
+        for base in AGAINST:
+            gap = gaps.get((method, base))
+            if gap is None:
+                cells.append("")
+                continue
+            p, better = corrected[method, base]
+            cells.append(
+                f"{100 * gap.mean():+.1f} ± {100 * error(gap):.1f} (p {p:.2g}; {better:.2g})"
+            )
+        mean = 100 * np.array(list(values.values()))
+        print(f"| {method} | {mean.mean():.1f} ± {error(mean):.1f} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """A table per file."""
     for name in sys.argv[1:]:
         rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
         print(f"\n{Path(name).stem}\n")
-        (fewer if "method" in rows[0] else variants)(rows)
+        if "method" in rows[0]:
+            fewer(rows)
+            over_shares(rows)
+        else:
+            variants(rows)
 
 
 if __name__ == "__main__":
