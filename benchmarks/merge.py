@@ -40,6 +40,9 @@ from genepool.weights.torch_tensors import destination
 SMALL = {"width": 64, "inner": 128, "layers": 2, "heads": 4, "groups": 2, "words": 256}
 LARGE = {"width": 2048, "inner": 5632, "layers": 22, "heads": 32, "groups": 4, "words": 32000}
 
+# Seconds for the disk to be done with what was removed (file systems with `discard` tell it late).
+SETTLE = 2.0
+
 
 def shapes(size: dict[str, int]) -> dict[str, tuple[int, ...]]:
     """The tensors of a Llama."""
@@ -178,7 +181,9 @@ def onto_disk(
         f"merge_method: slerp\nbase_model: {pair[0]}\nmodels:\n- model: {pair[0]}\n"
         f"- model: {pair[1]}\nparameters: {{t: 0.3}}\ndtype: bfloat16\n"
     )
-    command = [sys.executable, "-m", "genepool", "merge", *map(str, pair), "--ratio", "0.3"]
+    # As a user starts it.
+    script = str(Path(sys.executable).with_name("genepool"))
+    command = [script, "merge", *map(str, pair), "--ratio", "0.3"]
     programs: dict[str, list[str]] = {
         "genepool_merge": [*command, "-o", str(out)],
         "cp": ["cp", "-r", str(pair[0]), str(out)],
@@ -198,6 +203,7 @@ def onto_disk(
                 continue
             shutil.rmtree(out, ignore_errors=True)
             os.sync()
+            time.sleep(SETTLE)
             taken, used = peak(program)
             print(f"{name} {taken:.2f} s, {used / 1e6:.0f} MB", flush=True)
             memory[name] = max(memory[name], used)
