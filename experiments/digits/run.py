@@ -85,8 +85,8 @@ BUDGETS: dict[str, dict[str, dict[str, int]]] = {
         },
     },
     "mnist": {
-        "pre_trained": dict.fromkeys(MAIN["pre_trained"], 3000),
-        "from_scratch": dict.fromkeys(MAIN["from_scratch"], 10000),
+        "pre_trained": dict.fromkeys((*MAIN["pre_trained"], *SWEEPS), 3000),
+        "from_scratch": dict.fromkeys((*MAIN["from_scratch"], *SWEEPS), 10000),
     },
 }
 MUTATION = 0.01

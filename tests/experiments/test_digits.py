@@ -26,13 +26,12 @@ def test_the_experiment_runs(data: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     for start in ("pre_trained", "from_scratch"):
-        labels = {"m2n2", "map-elites", "cma-es"}
-        labels |= {"m2n2-archive-5", "m2n2-alpha-2.0"} if data == "digits" else set()
+        labels = {"m2n2", "map-elites", "cma-es", "m2n2-archive-5", "m2n2-alpha-2.0"}
         assert set(found["runs"][start]) == labels
         for row in found["runs"][start].values():
             assert (row["seeds"], row["budget"]) == ([0], 30)
             assert 0.05 < row["final"]["test"][0] <= 1
-    plots = {"accuracy.png", "diversity.png"} | ({"competition.png"} if data == "digits" else set())
+    plots = {"accuracy.png", "diversity.png", "competition.png"}
     assert {path.name for path in tmp_path.glob("*.png")} == plots
     before = (tmp_path / "results.json").read_bytes()
     done = subprocess.run([*words, "--collect"], capture_output=True, text=True)
