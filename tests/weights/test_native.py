@@ -103,6 +103,18 @@ def test_it_works_where_nothing_can_be_kept(tmp_path: Path) -> None:
     assert other_process(tmp_path) == (child().hex(), True)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes and owners are those of POSIX")
+def test_code_that_others_could_have_written_is_not_run(tmp_path: Path) -> None:
+    expected, _ = other_process(tmp_path)
+    (tmp_path / "compiled").chmod(0o777)
+    assert other_process(tmp_path) == (expected, True)
+    (tmp_path / "compiled").chmod(0o700)
+    assert other_process(tmp_path) == (expected, False)
+    (tmp_path / "compiled").rename(tmp_path / "elsewhere")
+    (tmp_path / "compiled").symlink_to("elsewhere")
+    assert other_process(tmp_path) == (expected, True)
+
+
 def test_a_compiler_that_does_it_otherwise_is_used_as_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -117,7 +129,7 @@ def test_a_compiler_that_does_it_otherwise_is_used_as_it_is(
     monkeypatch.setattr(module, "_ready", ready)
     assert child() == expected
     assert list(ready) == ["express"]
-    assert not (tmp_path / "compiled").exists()
+    assert kept(tmp_path) == []
 
 
 def test_memory_is_given_as_what_compiled_code_reads() -> None:

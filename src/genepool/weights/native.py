@@ -5,7 +5,8 @@
 numba takes half a second until its first function runs, even out of its own cache: a fifth of a
 merge of two models of 1.1 B parameters. The machine code of a function that refers to nothing
 outside itself is ready in a tenth of that. It is kept for one processor, one version of llvmlite
-and the very text of the files that it was compiled from; what does not fit is compiled anew.
+and the very text of the files that it was compiled from; what does not fit is compiled anew. It is
+run as it is found, so that a folder into which others can write is not used.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import os
 import re
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,8 +79,8 @@ def _make(name: str, arguments: str) -> Function:
     parts = [llvmlite.__version__, target.triple, cpu, features, name, arguments]
     parts += [(Path(__file__).parent / file).read_text(encoding="utf-8") for file in _FILES]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    cache = shared_cache()
-    file = None if cache is None else cache / "compiled" / f"{name}-{key}.o"
+    folder = _own_folder()
+    file = None if folder is None else folder / f"{name}-{key}.o"
     code = None if file is None else _read(file)
     if code is None:
         text = _assembly(name, arguments)
@@ -98,6 +101,23 @@ def _make(name: str, arguments: str) -> Function:
     return partial(kind(engine.get_function_address(_symbol(name))), *places)
 
 
+def _own_folder() -> Path | None:
+    """Where machine code is kept; None where that cannot be, or others could put theirs there."""
+    cache = shared_cache()
+    if cache is None:
+        return None
+    folder = cache / "compiled"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+    except OSError:
+        return None
+    if os.name != "posix":
+        return folder
+    own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+    return folder if own and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
+
+
 def _read(file: Path) -> bytes | None:
     """The machine code in a file; None where there is none, or it is damaged."""
     try:
@@ -110,8 +130,7 @@ def _read(file: Path) -> bytes | None:
 
 def _write(file: Path, code: bytes) -> None:
     """Keep machine code; where it cannot be written it is made again the next time."""
-    with suppress(OSError, WriteError):
-        file.parent.mkdir(exist_ok=True)
+    with suppress(WriteError):
         write_bytes(file, hashlib.sha256(code).digest() + code)
 
 
