@@ -40,10 +40,10 @@ def named_source(seed: SeedLike, adapter_base: str | None = None) -> Source:
         CheckpointError: an adapter without a base, or a base for what is no adapter.
     """
     here = Path.cwd()
-    if isinstance(seed, str) and seed:
+    if not isinstance(seed, Mapping) and (path := os.fspath(seed)):
         # Nothing to validate: a tenth of a second less before a merge begins.
-        return find_source(seed, here, base=_base_for(seed, here, adapter_base))
-    options = _validated(dict(seed) if isinstance(seed, Mapping) else {"path": os.fspath(seed)})
+        return find_source(path, here, base=_base_for(path, here, adapter_base))
+    options = _validated(seed if isinstance(seed, Mapping) else {"path": seed})
     base = options.base
     if base is None:
         base = _base_for(options.path, here, adapter_base)
@@ -64,7 +64,7 @@ def _validated(given: Mapping[str, Any]) -> SeedOptions:
     from genepool.run.config import SeedOptions
 
     try:
-        return SeedOptions.model_validate(given)
+        return SeedOptions.model_validate(dict(given))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
