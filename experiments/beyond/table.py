@@ -14,6 +14,16 @@ import numpy as np
 
 # What `fewer.py` compares with.
 AGAINST = ("random", "irt")
+# What is compared over all data sets together.
+PAIRS = (
+    ("rounds", "random"),
+    ("rounds", "irt"),
+    ("rounds", "irtpaid"),
+    ("rounds+4", "random+4"),
+    ("rounds+4", "irt+4"),
+    ("irt+4", "random+4"),
+    ("random+4", "random"),
+)
 
 
 def sign_flip(differences: np.ndarray) -> float:
@@ -131,16 +141,50 @@ def over_shares(rows: list[dict[str, Any]]) -> None:
         print(f"| {method} | {mean.mean():.1f} ± {error(mean):.1f} | {' | '.join(cells)} |")
 
 
+def together(files: list[list[dict[str, Any]]]) -> None:
+    """Differences of the mean over shares below 1/2 that both methods have, over all data sets."""
+    print("\nOver all data sets together (p not corrected):\n")
+    print("| | pairs | points | p |")
+    print("|---|---|---|---|")
+    for ours, other in PAIRS:
+        gaps: list[float] = []
+        for rows in files:
+            tests = {(e["method"], e["divisor"], e["seed"]): e["test"] for e in rows}
+            shares = {
+                method: {d for m, d, _ in tests if m == method and d > 2}
+                for method in (ours, other)
+            }
+            divisors = sorted(shares[ours] & shares[other])
+            for seed in sorted({e["seed"] for e in rows}):
+                found = [
+                    tests[ours, d, seed] - tests[other, d, seed]
+                    for d in divisors
+                    if (ours, d, seed) in tests and (other, d, seed) in tests
+                ]
+                if found and len(found) == len(divisors):
+                    gaps.append(float(np.mean(found)))
+        if gaps:
+            values = np.array(gaps)
+            points = f"{100 * values.mean():+.1f} ± {100 * error(values):.1f}"
+            print(
+                f"| `{ours}` against `{other}` | {len(gaps)} | {points} | {sign_flip(values):.2g} |"
+            )
+
+
 def main() -> None:
     """A table per file."""
+    shares: list[list[dict[str, Any]]] = []
     for name in sys.argv[1:]:
         rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
         print(f"\n{Path(name).stem}\n")
         if "method" in rows[0]:
             fewer(rows)
             over_shares(rows)
+            shares.append(rows)
         else:
             variants(rows)
+    if len(shares) > 1:
+        together(shares)
 
 
 if __name__ == "__main__":

@@ -33,3 +33,16 @@ def test_the_trials_run(tmp_path: Path, script: str, words: list[str], runs: int
     # Nobody has asked for more than there is, and somebody for less.
     shares = [row["asked"] if script == "run.py" else row["share"] for row in rows]
     assert all(0 < share <= 1 for share in shares) and min(shares) < 0.99
+
+
+def test_the_page_says_what_the_tables_do() -> None:
+    files = sorted(map(str, (FOLDER / "results").glob("fewer-*.jsonl")))
+    command = [sys.executable, str(FOLDER / "table.py"), *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (FOLDER / "README.md").read_text().splitlines()
+    # The means over shares and the comparison of all data sets together, as they were printed.
+    printed = [line for line in done.stdout.splitlines() if line.startswith("|") and "(p" in line]
+    printed += [line for line in done.stdout.splitlines() if line.startswith("| `")]
+    assert len(printed) > 20
+    assert [line for line in printed if line not in page] == []
