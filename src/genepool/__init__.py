@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from genepool.core.slerp import merge_vectors
     from genepool.errors import GenepoolError
     from genepool.evaluate.base import evaluator
-    from genepool.run.driver import evolve
+    from genepool.run.evolve import evolve
     from genepool.run.export import export, rebuild
     from genepool.run.merge import blend, merge
     from genepool.run.pool import Pool
@@ -29,7 +29,7 @@ _WHERE = {
     "coverage": "genepool.core.niches",
     "entropy": "genepool.core.niches",
     "evaluator": "genepool.evaluate.base",
-    "evolve": "genepool.run.driver",
+    "evolve": "genepool.run.evolve",
     "export": "genepool.run.export",
     "fitness": "genepool.core.niches",
     "merge": "genepool.run.merge",

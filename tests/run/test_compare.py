@@ -25,7 +25,7 @@ from genepool.errors import ConfigError, GenepoolError, InputError, MissingExtra
 from genepool.run.compare import compare, parse_variant, plan_jobs, read_curve
 from genepool.run.comparison import Curve, assemble, smallest_p
 from genepool.run.config import load_run
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.pool import Pool
 from genepool.run.pool_writer import PoolWriter
 from genepool.run.statistics import (

@@ -12,7 +12,7 @@ import pytest
 
 from genepool.core.genome import Recipe, digest
 from genepool.errors import PoolError
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.pool import Pool
 from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import StepReport

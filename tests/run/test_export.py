@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from genepool.core.slerp import merge_vectors
 from genepool.errors import CheckpointError, InputError
 from genepool.evaluate.base import open_task
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.export import export
 from genepool.run.merge import merge
 from genepool.run.pool import Pool

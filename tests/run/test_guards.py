@@ -11,7 +11,7 @@ import pytest
 
 from genepool.errors import EvaluationError, PoolError
 from genepool.run.config import load_run
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.export import export
 from genepool.run.inputs import open_inputs
 from genepool.run.pool import Pool

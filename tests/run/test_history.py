@@ -10,7 +10,7 @@ import pytest
 
 from genepool.core import niches
 from genepool.errors import InputError
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.history import history
 from genepool.run.pool import Pool
 from tests.runs import write_run

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from genepool.core.genome import recipe, seed_recipe
 from genepool.errors import EvaluationError, PoolError
 from genepool.run.config import load_run
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.export import export
 from genepool.run.inputs import open_inputs
 from genepool.run.pool import Pool

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from genepool.errors import CheckpointError
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.export import export, rebuild
 from genepool.run.merge import merge
 from genepool.run.pool import Pool

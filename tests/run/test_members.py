@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from genepool.core.genome import recipe
 from genepool.errors import InputError, PoolError
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.members import ancestry, describe, member_number, seed_shares
 from genepool.run.pool import DATABASE, Pool
 from tests.runs import write_run

@@ -12,7 +12,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from genepool.errors import CheckpointError, InputError
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.export import export, rebuild
 from genepool.run.licences import common_licence, hub_id, licence_of
 from genepool.run.merge import blend, merge

@@ -16,7 +16,7 @@ import pytest
 from genepool.core.genome import digest
 from genepool.errors import ConfigError, PoolError
 from genepool.run.config import load_run
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.export import export, rebuild
 from genepool.run.pool import Pool
 from genepool.run.strategies.cma_es import group_tensors

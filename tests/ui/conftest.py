@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from tests.runs import write_data, write_run
 
 

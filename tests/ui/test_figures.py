@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genepool.errors import GenepoolError, InputError
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.pool import Pool
 from genepool.ui.figures import run_figure
 from tests.runs import write_run

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from genepool.core.genome import Recipe
-from genepool.run.driver import evolve
+from genepool.run.evolve import evolve
 from genepool.run.members import describe
 from genepool.run.pool import Pool
 from tests.cli import run_cli

@@ -7,6 +7,7 @@ the value, since most children are rejected and leave the archive as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -62,6 +63,26 @@ class Resources:
     def mean(self, scores: NDArray[np.floating]) -> float:
         """Mean score weighted by capacity."""
         return float(np.dot(self.weights, scores) / self.weights.sum())
+
+
+def capacities(weights: Sequence[float], sizes: Sequence[int]) -> Float64:
+    """Capacity of each example: tasks weigh alike whatever their size; the mean is 1.
+
+    Args:
+        weights: of the tasks, above 0.
+        sizes: examples of each task; one at least has some.
+
+    Returns:
+        float64[N], the tasks' examples laid end to end.
+    """
+    held = [weight if size else 0.0 for weight, size in zip(weights, sizes, strict=True)]
+    scale = sum(sizes) / sum(held)
+    return np.concatenate(
+        [
+            np.full(size, scale * weight / size) if size else np.zeros(0)
+            for weight, size in zip(held, sizes, strict=True)
+        ]
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,17 +248,26 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
             f"{pool.path}: has {pool.evaluations} children of {budget}; run the same command again"
         )
     past = history(pool, points=_POINTS + 1, last=budget)
-    held_out = pool.held_out()
+    held_out, final = pool.held_out(), pool.champion() if pool.rounds else None
     asked = np.zeros(budget + 1, dtype=np.int64)
     champions: list[tuple[int, float, float]] = []
     for record in pool.records():
         if record.step > budget:
             break
-        if record.step and record.scores is not None:
-            asked[record.step] = np.count_nonzero(~np.isnan(record.scores))
-        train = record.train if record.verdict == "accepted" else None
+        if record.step:
+            asked[record.step] = record.asked
+        certain = record.verdict == "accepted" and (final is None or not record.step)
+        train = record.train if certain else None
         if train is not None and (not champions or train > champions[-1][1]):
             champions.append((record.step, train, held_out.get(record.id, float("nan"))))
+    for step, count in pool.asked_again().items():
+        if step <= budget:
+            asked[step] += count
+    if final is not None:
+        # In rounds a champion is known for certain in the end.
+        best = pool.record(final).train or 0.0
+        if best > champions[-1][1]:
+            champions.append((budget, best, held_out.get(final, float("nan"))))
     # Of the seeds only the best is a champion before any child.
     first = sum(step == 0 for step, _, _ in champions) - 1
     table = np.array(champions[first:], dtype=np.float64).T

@@ -28,6 +28,10 @@ CREATE INDEX accepted ON members (id) WHERE verdict = 'accepted';
 CREATE TABLE held_out (member INTEGER PRIMARY KEY, scores BLOB NOT NULL, mean REAL NOT NULL);
 CREATE TABLE guards (
     member INTEGER, guard INTEGER, mean REAL NOT NULL, PRIMARY KEY (member, guard)) WITHOUT ROWID;
+CREATE TABLE rounds (number INTEGER PRIMARY KEY, examples BLOB NOT NULL);
+CREATE TABLE answers (
+    member INTEGER, round INTEGER, scores BLOB, error TEXT, asked INTEGER NOT NULL,
+    seconds REAL NOT NULL, PRIMARY KEY (member, round));
 """
 
 

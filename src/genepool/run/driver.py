@@ -8,14 +8,10 @@ at all, in order, so that what a crash leaves is where a run goes on.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,145 +20,25 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member
 from genepool.core.exam import FullExam, Questions
 from genepool.core.genome import Genome, Vector, digest, encode
+from genepool.core.rounds import draw_round, everything
 from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
-from genepool.errors import EvaluationError, PoolError
-from genepool.run.config import Run, load_run
-from genepool.run.database import begun
-from genepool.run.executor import Answer, Executor, SerialExecutor
+from genepool.errors import EvaluationError
+from genepool.run.asking import Known, ask_again
+from genepool.run.executor import Answer, Executor
 from genepool.run.guards import Checked, Means, check
 from genepool.run.inputs import (
     Inputs,
-    check_pins,
     guard_entries,
-    open_inputs,
-    opening,
-    pins,
-    problem_of,
-    seed_entries,
-    task_entries,
 )
-from genepool.run.interrupt import interruptible
-from genepool.run.pool import Pool
 from genepool.run.pool_writer import PoolWriter
-from genepool.run.progress import Progress, Silence, StepReport
-from genepool.run.records import Record, Verdict
-from genepool.run.scorer import Scorer
-from genepool.weights.threads import available_threads
+from genepool.run.progress import Progress, StepReport
+from genepool.run.records import FINAL, Record, Verdict
 
 # A cause that fails this many children in a row is not the children's.
 _HOPELESS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a call of `evolve` did.
-
-    Attributes:
-        pool: where everything is.
-        status: as `genepool status --json` prints it.
-        session: children absorbed by this call.
-        seconds: that they took, setting up left out.
-        notices: what is good to know about the seeds, one line each; empty if nothing was to do.
-    """
-
-    pool: Path
-    status: dict[str, Any]
-    session: int
-    seconds: float
-    notices: tuple[str, ...] = ()
-
-
-def evolve(
-    run: Run | str | os.PathLike[str] | Mapping[str, Any],
-    *,
-    budget: int | None = None,
-    progress: Progress | None = None,
-    threads: int | None = None,
-    cache: Path | None = None,
-) -> Result:
-    """Bring a pool to its budget; the same call again resumes, and does nothing when done.
-
-    Args:
-        run: a run file, its content as a mapping, or one that is already loaded.
-        budget: number of children to have scored in the end; None takes the run file's.
-        progress: who watches.
-        threads: that may materialise a child; None means the cores of this process. The result
-            does not depend on it.
-        cache: where digests and inner products of the seeds are kept; it may serve many pools. None
-            means the pool.
-
-    Raises:
-        GenepoolError: the run file, a seed, a task or the pool is at fault.
-        KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
-    """
-    loaded = run if isinstance(run, Run) else load_run(run)
-    target = loaded.config.budget if budget is None else budget
-    if target < 0:
-        raise PoolError(f"budget must be at least 0; got {target}")
-    watcher = progress or Silence()
-    path = loaded.resolve(loaded.config.pool)
-    if begun(path):
-        with Pool(path) as pool:
-            if _finished(pool, loaded, target):
-                return Result(path, pool.status(), 0, 0.0)
-    watcher.stage("opening seeds and tasks")
-    inputs = open_inputs(loaded)
-    for notice in inputs.notices:
-        watcher.notice(notice)
-    with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
-        watcher.stage("reading the seeds")
-        seeds = (inputs.run, inputs.sources, inputs.checkpoints)
-        entries, tasks = seed_entries(*seeds, cache or path), task_entries(inputs)
-        if pool.fresh:
-            meta = {
-                "pins": pins(inputs),
-                "config": loaded.config.model_dump(),
-                "axis_size": inputs.layout.axis.size,
-                "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
-                "kind": inputs.kind,
-                "seed": loaded.config.seed,
-                "budget": target,
-                "opening": opening(inputs),
-                "guards": [asdict(guard) for guard in guard_entries(inputs)],
-            }
-            pool.set_up(meta, entries, tasks)
-        else:
-            check_pins(pool, inputs, entries, tasks)
-            pool.set_meta("budget", max(target, pool.evaluations))
-            pool.set_meta("config", loaded.config.model_dump())
-            pool.set_meta("opening", opening(inputs))
-        watcher.stage("preparing the seeds")
-        problem = problem_of(inputs, cache or path)
-        watcher.stage("building the model")
-        executor = _executor(inputs, threads)
-        try:
-            driver = _Driver(inputs, pool, problem, executor, watcher, interrupted)
-            session, seconds = driver.run(target)
-        finally:
-            executor.close()
-        return Result(path, pool.status(), session, seconds, inputs.notices)
-
-
-def _finished(pool: Pool, run: Run, budget: int) -> bool:
-    """Whether nothing is left to do for a pool that this very run file made."""
-    meta = pool.meta()
-    same = json.loads(json.dumps(run.config.model_dump(exclude={"budget"})))
-    if {key: value for key, value in meta["config"].items() if key != "budget"} != same:
-        return False
-    return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
-
-
-def _executor(inputs: Inputs, threads: int | None) -> Executor:
-    config = inputs.run.config
-    if config.executor == "process":
-        from genepool.run.workers import ProcessExecutor
-
-        workers = config.workers or min(available_threads(), config.in_flight)
-        return ProcessExecutor(inputs.run, workers)
-    return SerialExecutor(Scorer(inputs, threads))
-
-
-class _Driver:
+class Driver:
     """One session of one pool."""
 
     def __init__(
@@ -189,8 +65,12 @@ class _Driver:
         self._champion: tuple[int, float, Genome] | None = None
         self._champion_held_out: float | None = None
         self._failures = 0
+        self._rounds = inputs.run.strategy.rounds
+        self._round = everything(problem.resources)
         # States after the last W children, newest last: what proposals are made from.
         self._versions: dict[int, Any] = {}
+        # Of earlier sessions: the best of them may be the champion for good.
+        self._finalists: set[int] = set()
         # Dense genomes that have left the archive, by the step at which they did.
         self._retired: dict[int, int] = {}
 
@@ -205,7 +85,10 @@ class _Driver:
         accepted = examples = 0
         flying: dict[int, Proposal] = {}
         while done < budget:
-            while len(flying) < width and done + len(flying) < budget:
+            if done == self._round.stop:
+                self._renew(done)
+            last = min(budget, self._round.stop or budget)
+            while len(flying) < width and done + len(flying) < last:
                 if self._interrupted.is_set():
                     break
                 step = done + len(flying) + 1
@@ -241,10 +124,11 @@ class _Driver:
     def _restore(self) -> None:
         """Rebuild the states that the next proposals are made from."""
         pool, strategy = self._pool, self._strategy
-        first = max(0, pool.evaluations - self._config.in_flight + 1)
+        self._enter(0 if self._rounds is None else self._rounds.at(pool.evaluations))
+        first = max(self._round.start, pool.evaluations - self._config.in_flight + 1)
         # Child t has id t + K - 1, K seeds coming first.
         last_id = len(self._problem.seeds) + first - 1
-        state = strategy.begin(self._problem)
+        state = self._begin()
         if strategy.remembers:
             past = pool.records(last=last_id)
         else:
@@ -255,25 +139,92 @@ class _Driver:
         for record in pool.records(last_id + 1):
             state = strategy.recall(state, self._past(record))
             self._versions[record.step] = state
-        champion = pool.champion()
-        if champion is not None:
-            row = pool.record(champion)
-            self._champion = (champion, row.train or 0.0, pool.genome(champion))
-            self._champion_held_out = pool.held_out().get(champion)
+        self._set_champion()
+        self._finalists = set(pool.finalists())
         if self._inputs.kind == "vector":
             self._retired = pool.retired()
 
     def _past(self, record: Record) -> Past:
-        if record.verdict in ("guarded", "failed"):
+        if record.verdict in ("guarded", "failed") or record.scores is None:
             return Past(record.step, None, None, None)
         if record.slot is None or record.train is None:
-            return Past(record.step, None, None, record.scores)
-        genome = self._pool.genome(record.id)
-        member = Member(record.id, genome, record.parents, record.train)
-        return Past(record.step, member, record.slot, record.scores)
+            return Past(record.step, None, None, self._round.part(record.scores))
+        return self._survivor(record, record.slot, record.scores)
+
+    def _set_champion(self) -> None:
+        champion = self._pool.champion()
+        if champion is not None:
+            row = self._pool.record(champion)
+            train = row.train or 0.0
+            self._champion = (champion, train, self._pool.genome(champion))
+            self._champion_held_out = self._pool.held_out().get(champion)
+
+    def _survivor(self, record: Record, slot: int, scores: NDArray[np.float32]) -> Past:
+        """A member in its slot, with its scores in this round."""
+        train = self._round.mean(scores)
+        member = Member(record.id, self._pool.genome(record.id), record.parents, train)
+        return Past(record.step, member, slot, self._round.part(scores))
+
+    # Rounds: a part of the examples at a time
+
+    def _enter(self, number: int) -> None:
+        """From now on members compete for the examples of this round."""
+        if self._rounds is not None:
+            edges = [0, *(group.stop for group in self._problem.groups)]
+            resources, seed = self._problem.resources, self._problem.seed
+            self._round = draw_round(self._rounds, number, resources, edges, seed)
+
+    def _begin(self) -> Any:
+        """The strategy's state before anybody is in the archive, for this round's examples."""
+        return self._strategy.begin(replace(self._problem, resources=self._round.resources))
+
+    def _renew(self, done: int) -> None:
+        """Draw other examples, and ask the archive those that are new to it."""
+        pool = self._pool
+        self._enter(self._round.number + 1)
+        number, examples = self._round.number, self._round.examples
+        if examples is None:
+            raise RuntimeError("a run without rounds has nothing to renew")
+        self._progress.stage(f"round {number}: scoring the archive on other examples")
+        pool.add_round(number, examples)
+        slots = pool.slots()
+        records = {slot: pool.record(member) for slot, member in sorted(slots.items())}
+        known = self._ask_again(list(records.values()), number, examples)
+        state = self._begin()
+        self._champion = None
+        for slot, record in records.items():
+            scores = known[record.id]
+            if scores is None:
+                continue
+            past = self._survivor(record, slot, scores)
+            state = self._strategy.recall(state, past)
+            if past.member is not None and (
+                self._champion is None or past.member.train > self._champion[1]
+            ):
+                self._champion = (record.id, past.member.train, past.member.genome)
+        self._versions = {done: state}
+        self._progress.stage("evolving")
+
+    def _ask_again(self, records: list[Record], number: int, examples: NDArray[np.int64]) -> Known:
+        return ask_again(self._pool, self._executor, records, number, examples, self._interrupted)
+
+    def _settle(self) -> None:
+        """Score the most promising of the archive on all examples: the best of them is known."""
+        if self._rounds is None:
+            return
+        self._progress.stage("scoring the finalists on all examples")
+        # As they were before any final: asked in pieces or in one, they are the same.
+        alive = [self._pool.record(m, finals=False) for m in self._pool.slots().values()]
+        alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
+        finalists = [self._pool.record(record.id) for record in alive[: self._rounds.finalists]]
+        everywhere = np.arange(self._inputs.examples, dtype=np.int64)
+        self._ask_again(finalists, FINAL, everywhere)
+        self._set_champion()
 
     def _absorb_seeds(self) -> None:
         present = self._seeds_present()
+        if self._round.examples is not None and not self._pool.round_examples():
+            self._pool.add_round(0, self._round.examples)
         names = [seed.name for seed in self._inputs.run.seeds]
         self._guard_means = {
             names[number]: means
@@ -300,6 +251,7 @@ class _Driver:
 
     def _finish(self, done: int) -> None:
         """Score seeds and champion on the held-out examples and mark the pool as finished."""
+        self._settle()
         if self._held_out is not None:
             measured = self._pool.held_out()
             wanted = dict(enumerate(self._problem.seeds))
@@ -315,23 +267,28 @@ class _Driver:
     # One step
 
     def _launch(self, step: int) -> Proposal:
-        state = self._versions[max(0, step - self._config.in_flight)]
+        state = self._versions[self._met_by(step)]
         proposal = self._strategy.propose(self._problem, state, step)
         unknown = np.full(self._inputs.examples, np.nan, dtype=np.float32)
         self._executor.submit(step, proposal.genome, self._questions(state, proposal, unknown))
         return proposal
 
+    def _met_by(self, step: int) -> int:
+        """The number of children after which child `step` is proposed."""
+        return max(self._round.start, step - self._config.in_flight)
+
     def _questions(self, state: Any, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
-        if self._config.early_stop:
-            return self._strategy.exam(state, proposal, known)
-        return FullExam(known)
+        part = self._round.part(known)
+        exam = self._strategy.exam if self._config.early_stop else None
+        questions = FullExam(part) if exam is None else exam(state, proposal, part)
+        return self._round.whole(questions, known)
 
     def _absorb(self, proposal: Proposal) -> Record:
         step = proposal.step
         state = self._versions[step - 1]
-        met = self._versions[max(0, step - self._config.in_flight)]
+        met = self._versions[self._met_by(step)]
         answer = self._executor.result(step)
-        asked, size = answer.asked, self._inputs.examples
+        asked, size = answer.asked, self._round.size
         # Where the archive has moved on since the child was proposed (W > 1), a rejection that was
         # certain then may not be so now, and what is left is asked.
         if state is not met and answer.scores is not None and asked < size:
@@ -365,11 +322,13 @@ class _Driver:
         """
         if answer.scores is None:
             raise RuntimeError("a member that was not scored cannot compete")
-        parents, size = proposal.plan.parents if proposal else (), answer.scores.size
-        train = self._inputs.resources.mean(answer.scores)
+        parents, size = proposal.plan.parents if proposal else (), answer.asked
+        train = self._round.mean(answer.scores)
+        # Seeds are asked everything, whatever they compete for.
+        known = train if proposal else self._inputs.resources.mean(answer.scores)
         member = Member(self._next_id(step), genome, parents, train)
-        before = self._versions[max(0, step - 1)]
-        state, outcome = self._strategy.absorb(before, member, step, answer.scores)
+        before, scores = self._versions[max(0, step - 1)], self._round.part(answer.scores)
+        state, outcome = self._strategy.absorb(before, member, step, scores)
         verdict: Verdict = "accepted" if outcome.accepted else "rejected"
         if outcome.accepted and proposal is not None and self._guards:
             checked = self._check(genome, self._guard_means)
@@ -382,7 +341,7 @@ class _Driver:
             self._count_failure(answer.error)
         else:
             self._failures = 0
-        record = self._record(step, proposal, genome, verdict, outcome, answer, size, train)
+        record = self._record(step, proposal, genome, verdict, outcome, answer, size, known)
         held_out = None
         if outcome.accepted and (self._champion is None or train > self._champion[1]):
             self._champion = (member.id, train, genome)
@@ -449,6 +408,7 @@ class _Driver:
         out: list[int] = []
         for member, since in list(self._retired.items()):
             champion = self._champion is not None and self._champion[0] == member
+            champion = champion or member in self._finalists
             if since <= record.step - self._config.in_flight + 1 and not champion:
                 del self._retired[member]
                 if member >= len(self._problem.seeds):

@@ -240,7 +240,7 @@ def _work(pipe: Connection, runs: list[Run], cache: Path | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.name == "posix":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    from genepool.run.driver import evolve
+    from genepool.run.evolve import evolve
 
     stopped = threading.Event()
     jobs: queue.SimpleQueue[int | None] = queue.SimpleQueue()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
-from genepool.core.archive import Resources
+from genepool.core.archive import Resources, capacities
 from genepool.core.genome import Genome, Vector, seed_recipe
 from genepool.core.strategies import Group, Problem
 from genepool.errors import (
@@ -88,7 +88,7 @@ class Inputs:
         if not self.held_out_examples:
             return None
         sizes = [len(task.held_out) for task in self.tasks]
-        return Resources(_weights(self.run, sizes), self.resources.binary)
+        return Resources(_capacities(self.run, sizes), self.resources.binary)
 
 
 def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
@@ -140,7 +140,7 @@ def open_inputs(run: Run) -> Inputs:
         tuple(tasks),
         tuple(guards),
         Resources(
-            _weights(run, [len(task.samples) for task in tasks]),
+            _capacities(run, [len(task.samples) for task in tasks]),
             all(task.binary for task in tasks),
             max(task.batch if isinstance(task, Batched) else 1 for task in tasks),
             _blocks(tasks),
@@ -156,18 +156,8 @@ def _prefixed(error: GenepoolError, prefix: str) -> GenepoolError:
     return kind(text)
 
 
-def _weights(run: Run, sizes: list[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Capacity of each example: tasks weigh alike whatever their size; the mean is 1 each."""
-    weights = [
-        task.weight if size else 0.0 for task, size in zip(run.config.contested, sizes, strict=True)
-    ]
-    scale = sum(sizes) / sum(weights)
-    return np.concatenate(
-        [
-            np.full(size, scale * weight / size) if size else np.zeros(0)
-            for weight, size in zip(weights, sizes, strict=True)
-        ]
-    )
+def _capacities(run: Run, sizes: list[int]) -> NDArray[np.float64]:
+    return capacities([task.weight for task in run.config.contested], sizes)
 
 
 def _blocks(tasks: Sequence[Task]) -> NDArray[np.int64] | None:

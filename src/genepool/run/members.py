@@ -93,7 +93,9 @@ def _tasks(pool: Pool, record: Record) -> list[dict[str, Any]]:
             known = record.scores[start:stop]
             known = known[~np.isnan(known)]
             asked = known.size
-            mean = float(known.mean(dtype=np.float64)) if asked == task.examples else None
+            # In a round members are asked a part, and are judged by it.
+            enough = asked == task.examples or (record.train is not None and asked > 0)
+            mean = float(known.mean(dtype=np.float64)) if enough else None
         out.append({"name": task.name, "examples": task.examples, "asked": asked, "mean": mean})
         start = stop
     return out

@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.archive import capacities
 from genepool.core.genome import Genome, Recipe, decode, digest, seed_recipe
+from genepool.core.rounds import Rounds
 from genepool.core.strategies import breed
 from genepool.errors import PoolError
 from genepool.run.database import (
@@ -30,7 +33,15 @@ from genepool.run.database import (
     reading,
 )
 from genepool.run.guards import GuardEntry, Means, standing
-from genepool.run.records import COLUMNS, Record, from_row, unpack_scores
+from genepool.run.records import (
+    COLUMNS,
+    FINAL,
+    Answers,
+    Record,
+    from_row,
+    known_by,
+    unpack_scores,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +154,30 @@ class Pool:
     def records(
         self, since: int = 0, *, accepted: bool = False, last: int | None = None
     ) -> Iterator[Record]:
-        """Members in order of absorption, from id `since`; only those accepted, if asked."""
-        size = self.examples
+        """Members in order of absorption, from id `since`; only those accepted, if asked.
+
+        In a run with rounds a record holds all that the member was ever asked.
+        """
+        size, later = self.examples, self._answers()
         where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
         query = f"SELECT {COLUMNS} FROM members WHERE {where} ORDER BY id"
         with reading(self.path):
             for row in self._reader().execute(query, (since,)):
                 if last is not None and row[0] > last:
                     return
-                yield from_row(row, size)
+                record = from_row(row, size)
+                yield (
+                    known_by(record, later[record.id], self._weights)
+                    if record.id in later
+                    else record
+                )
 
-    def record(self, member: int) -> Record:
+    def record(self, member: int, *, finals: bool = True) -> Record:
         """One member.
+
+        Args:
+            member: its id.
+            finals: in a run with rounds, with what it was asked as a finalist.
 
         Raises:
             PoolError: there is no such member.
@@ -165,14 +188,20 @@ class Pool:
             raise PoolError(
                 f"{self.path}: there is no member {member}; members are numbered 0 to {top}"
             )
-        return from_row(rows[0], self.examples)
+        record, later = from_row(rows[0], self.examples), self._answers(member, finals)
+        return known_by(record, later[member], self._weights) if later else record
 
     def slots(self, last: int | None = None) -> dict[int, int]:
         """Slot -> member id of the archive now, or as it stood after member `last`."""
         query = "SELECT slot, id FROM members WHERE verdict = 'accepted'"
         if last is not None:
             query += f" AND id <= {int(last)}"
-        return dict(self._rows(query + " ORDER BY id"))
+        slots: dict[int, int] = dict(self._rows(query + " ORDER BY id"))
+        for member, left in self.departed().items():
+            # Child t has id t + K - 1, K seeds coming first.
+            if last is None or left <= last - len(self.seeds()) + 1:
+                slots = {slot: held for slot, held in slots.items() if held != member}
+        return slots
 
     def retired(self) -> dict[int, int]:
         """Members with a stored genome that have left the archive -> the step at which they did."""
@@ -184,11 +213,109 @@ class Pool:
 
     def champion(self) -> int | None:
         """The member with the best training score of all that were ever accepted; the first of
-        equals. None while the pool is empty."""
+        equals. None while the pool is empty.
+
+        In a run with rounds only seeds and finalists are known on all examples, and the best of
+        them it is. While there are no finalists, it is the best of the archive on the last round's
+        examples.
+        """
+        if self.rounds is not None:
+            return self._champion_of_rounds()
         rows = self._rows(
             "SELECT id FROM members WHERE verdict = 'accepted' ORDER BY train DESC, id LIMIT 1"
         )
         return int(rows[0][0]) if rows else None
+
+    @cached_property
+    def rounds(self) -> Rounds | None:
+        """How members compete for a part of the examples at a time; None: for all, always."""
+        held = self.meta().get("rounds")
+        return None if held is None else Rounds(**held)
+
+    def round_examples(self) -> list[NDArray[np.int64]]:
+        """The examples of every round so far, int64[n] each, rising; empty without rounds."""
+        if self.rounds is None:
+            return []
+        rows = self._rows("SELECT examples FROM rounds ORDER BY number")
+        return [np.flatnonzero(~np.isnan(unpack_scores(row[0], self.examples))) for row in rows]
+
+    def finalists(self) -> list[int]:
+        """Members that were scored on all examples in the end of a run with rounds."""
+        if self.rounds is None:
+            return []
+        query = "SELECT member FROM answers WHERE round = ? AND error IS NULL ORDER BY member"
+        return [row[0] for row in self._rows(query, (FINAL,))]
+
+    def asked_again(self) -> dict[int, int]:
+        """Examples that members were asked after their birth, by the number of children then."""
+        if self.rounds is None:
+            return {}
+        query = "SELECT round, sum(asked) FROM answers GROUP BY round"
+        return {
+            self.evaluations if number == FINAL else number * self.rounds.renew: int(count)
+            for number, count in self._rows(query)
+        }
+
+    def departed(self) -> dict[int, int]:
+        """Members that failed when they were asked again, and so left the archive -> the number of
+        children at that time."""
+        if self.rounds is None:
+            return {}
+        query = "SELECT member, round FROM answers WHERE error IS NOT NULL AND round >= 0"
+        return {member: number * self.rounds.renew for member, number in self._rows(query)}
+
+    def mean(self, scores: NDArray[np.float32], examples: NDArray[np.int64]) -> float:
+        """Mean score on some examples, tasks weighed as the run file says.
+
+        Args:
+            scores: float32[N].
+            examples: int64[n], rising, positions in 0..N-1, some of every task.
+        """
+        edges = np.cumsum([0, *(task.examples for task in self.tasks())])
+        sizes: list[int] = np.diff(examples.searchsorted(edges)).tolist()
+        weights = capacities([task.weight for task in self.tasks()], sizes)
+        return float(np.dot(weights, scores[examples]) / weights.sum())
+
+    @cached_property
+    def _weights(self) -> NDArray[np.float64]:
+        tasks = self.tasks()
+        return capacities([task.weight for task in tasks], [task.examples for task in tasks])
+
+    def _answers(self, member: int | None = None, finals: bool = True) -> dict[int, list[Answers]]:
+        """What members were asked after their birth."""
+        out: dict[int, list[Answers]] = {}
+        if self.rounds is None:
+            return out
+        query = "SELECT member, round, scores, error, asked, seconds FROM answers"
+        size = self.examples
+        for row in (
+            self._rows(f"{query} ORDER BY member, round")
+            if member is None
+            else self._rows(f"{query} WHERE member = ? ORDER BY round", (member,))
+        ):
+            scores = None if row[2] is None else unpack_scores(row[2], size)
+            if finals or row[1] != FINAL:
+                answers = Answers(row[0], row[1], scores, *row[3:])
+                out.setdefault(row[0], []).append(answers)
+        return out
+
+    def _champion_of_rounds(self) -> int | None:
+        finalists = self.finalists()
+        if finalists:
+            seeds = [row[0] for row in self._rows("SELECT id FROM members WHERE step = 0")]
+            means = {member: self.record(member).train or 0.0 for member in [*seeds, *finalists]}
+            return min(means, key=lambda member: (-means[member], member))
+        alive = [self.record(member) for member in self.slots().values()]
+        for examples in reversed(self.round_examples()):
+            means = {
+                record.id: self.mean(record.scores, examples)
+                for record in alive
+                if record.scores is not None
+            }
+            # A round that is being prepared is not known of everybody yet.
+            if means and not any(np.isnan(mean) for mean in means.values()):
+                return min(means, key=lambda member: (-means[member], member))
+        return None
 
     def held_out(self) -> dict[int, float]:
         """Mean held-out score of every member for which it was measured."""
@@ -260,7 +387,12 @@ class Pool:
                 "SELECT id, train, digest FROM members WHERE verdict = 'accepted' OR step = 0"
             )
         }
-        champion = self.champion()
+        champion, slots, rounds = self.champion(), self.slots(), self._rounds_status()
+        if rounds is not None:
+            more = sum(self.asked_again().values())
+            counts = (*counts[:2], (counts[2] or 0) + more, *counts[3:])
+            for member in {*slots.values(), *(() if champion is None else (champion,))}:
+                details[member]["train"] = self.record(member).train
         return {
             "pool": str(self.path),
             "evaluations": counts[0],
@@ -272,7 +404,7 @@ class Pool:
             "examples_evaluated": counts[2] or 0,
             "examples_total": counts[0] * self.examples,
             "archive": [
-                {"slot": slot, **details[member]} for slot, member in sorted(self.slots().items())
+                {"slot": slot, **details[member]} for slot, member in sorted(slots.items())
             ],
             "champion": None
             if champion is None
@@ -286,6 +418,20 @@ class Pool:
                 for number, seed in enumerate(self.seeds())
             ],
             "guards": self.guard_standing(champion),
+            "rounds": rounds,
+        }
+
+    def _rounds_status(self) -> dict[str, Any] | None:
+        """The round that a run is in; None without rounds."""
+        examples = self.round_examples()
+        if self.rounds is None or not examples:
+            return None
+        return {
+            "share": self.rounds.share,
+            "renew": self.rounds.renew,
+            "number": len(examples) - 1,
+            "examples": examples[-1].size,
+            "finalists": self.finalists(),
         }
 
     def guard_standing(self, champion: int | None = None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from genepool.errors import PoolError
 from genepool.run.database import DATABASE, SCHEMA, SCHEMA_VERSION, check_schema, connect, writing
 from genepool.run.guards import Means
 from genepool.run.pool import Pool, Seed, TaskEntry
-from genepool.run.records import COLUMNS, Record, pack_scores, to_row
+from genepool.run.records import COLUMNS, Answers, Record, pack_scores, to_row
 
 _INSERT = f"INSERT INTO members ({COLUMNS}) VALUES ({', '.join('?' * 17)})"
 _INSERT_GUARD = "INSERT INTO guards VALUES (?, ?, ?)"
@@ -194,6 +194,27 @@ class PoolWriter(Pool):
         """Record held-out scores, float32[M], and their weighted mean."""
         with self._transaction():
             self._insert_held_out(member, scores, mean)
+
+    def add_round(self, number: int, examples: NDArray[np.int64]) -> None:
+        """Record which examples members compete for from now on.
+
+        Args:
+            number: of the round, from 0.
+            examples: int64[n], positions among all N.
+        """
+        chosen = np.full(self.examples, np.nan, dtype=np.float32)
+        chosen[examples] = 1.0
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (number, pack_scores(chosen)))
+
+    def add_answers(self, answers: Answers) -> None:
+        """Record what a member was asked again."""
+        scores = None if answers.scores is None else pack_scores(answers.scores)
+        row = (*(answers.member, answers.round, scores), *(answers.error, answers.asked))
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, answers.seconds)
+            )
 
     def _insert_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         self._connection.execute(

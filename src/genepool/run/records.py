@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +37,8 @@ class Record:
             rejected before it was fully scored), guarded (would have been accepted, but broke a
             guard), failed (could not be scored).
         scores: float32[N], NaN where not asked; None if it failed on them.
-        train: mean training score weighted by capacity; None unless fully scored.
+        train: mean training score weighted by capacity, over the examples of its round; None unless
+            fully scored on these.
         fitness: among archive and child; None unless fully scored.
         slot, evicted: where it went and whom it replaced.
         asked: number of examples that it was scored on.
@@ -61,6 +63,51 @@ class Record:
     asked: int
     error: str | None
     seconds: float
+
+
+# The round in which finalists are scored on all examples.
+FINAL = -1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answers:
+    """What a member was asked later than at its birth, in a run with rounds.
+
+    Attributes:
+        member: its id.
+        round: from 1, or `FINAL`.
+        scores: float32[N], NaN where it was not asked then; None if it failed, and so left the
+            archive.
+        error: why it failed.
+        asked: number of examples that it was scored on.
+        seconds: spent on scoring it.
+    """
+
+    member: int
+    round: int
+    scores: NDArray[np.float32] | None
+    error: str | None
+    asked: int
+    seconds: float
+
+
+def known_by(record: Record, answers: Sequence[Answers], weights: NDArray[np.float64]) -> Record:
+    """A record with all that is known of the member, and its mean over that.
+
+    Args:
+        record: of its birth.
+        answers: what it was asked later.
+        weights: float64[N], capacities.
+    """
+    if record.scores is None or not answers:
+        return record
+    scores = record.scores.copy()
+    for later in answers:
+        if later.scores is not None:
+            np.copyto(scores, later.scores, where=~np.isnan(later.scores))
+    known = ~np.isnan(scores)
+    train = float(np.dot(weights[known], scores[known]) / weights[known].sum())
+    return replace(record, scores=scores, train=train)
 
 
 def to_row(record: Record) -> tuple[Any, ...]:

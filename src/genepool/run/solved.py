@@ -17,6 +17,8 @@ Float32 = NDArray[np.float32]
 class Solved:
     """K seeds and P members of the archive on N training examples; arrays are read-only.
 
+    In a run with rounds these are the examples of the last round that all of the archive was asked.
+
     The examples stand in order of task, then of which seeds solve them, then of how many members
     of the archive do.
 
@@ -51,6 +53,11 @@ def solved(pool: Pool) -> Solved:
     alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
     sizes = [task.examples for task in pool.tasks()]
     seeds, archive = _scores(records, sum(sizes)), _scores(alive, sum(sizes))
+    for examples in reversed(pool.round_examples()):
+        if not np.isnan(archive[:, examples]).any():
+            sizes = np.diff(examples.searchsorted(np.cumsum([0, *sizes]))).tolist()
+            seeds, archive = seeds[:, examples], archive[:, examples]
+            break
     task = np.repeat(np.arange(len(sizes)), sizes)
     # Which seeds solve it, then how many members do; the tasks stay apart.
     keys = [-archive.sum(axis=0), *(-(row >= 0.5).astype(int) for row in seeds[::-1]), task]

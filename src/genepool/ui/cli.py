@@ -22,7 +22,7 @@ from genepool.ui.checkpoint_commands import COMMANDS
 from genepool.ui.options import json_option, pool_argument
 
 if TYPE_CHECKING:
-    from genepool.run.driver import Result
+    from genepool.run.evolve import Result
 
 # Beyond these the curves of the demo are flat.
 DEMO_BUDGET, DEMO_BUDGET_FROM_SCRATCH = 5_000, 20_000
@@ -170,7 +170,7 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     The same command again resumes where it was left, and does nothing when done. Ctrl-C finishes
     the children being scored and keeps everything.
     """
-    from genepool.run.driver import evolve
+    from genepool.run.evolve import evolve
     from genepool.ui.progress import watcher
 
     with _resumable(), watcher() as progress:

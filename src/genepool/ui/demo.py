@@ -8,7 +8,7 @@ from typing import Any
 
 from genepool.errors import MissingExtraError
 from genepool.run.demo import BruteForce, brute_force, prepare
-from genepool.run.driver import Result, evolve
+from genepool.run.evolve import Result, evolve
 from genepool.run.export import export
 from genepool.run.members import describe
 from genepool.run.pool import Pool

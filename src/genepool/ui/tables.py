@@ -27,6 +27,8 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
         ("examples", _saved(status)),
     )
+    if status["rounds"] is not None:
+        _facts(out, ("competing for", _round(status["rounds"])))
     table = _table("", "member", "train", "held-out")
     for position, seed in enumerate(status["seeds"]):
         _row(table, seed["name"], position, seed["train"], seed["held_out"])
@@ -51,6 +53,15 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         out.print(table)
         if len(archive) > _LISTED:
             out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
+
+
+def _round(rounds: dict[str, Any]) -> str:
+    finalists = len(rounds["finalists"])
+    certain = f"{count(finalists, 'finalist')} scored on all" if finalists else "no finalists yet"
+    return (
+        f"{number(rounds['examples'])} examples, others every {number(rounds['renew'])} children "
+        f"(round {number(rounds['number'] + 1)}; {certain}); train scores are over what was asked"
+    )
 
 
 def print_member(out: Console, member: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from genepool.core.rounds import Rounds
 from genepool.core.slerp import Angle
 from genepool.core.strategies import Blind, Niches, Strategy
 from genepool.errors import ConfigError, MissingExtraError
@@ -33,6 +34,14 @@ class StrategyOptions(BaseModel, ABC):
     @abstractmethod
     def dense(self) -> bool:
         """Whether genomes are dense vectors, because noise is added or weights are drawn."""
+
+    @property
+    def rounds(self) -> Rounds | None:
+        """How members compete for a part of the examples at a time; None: for all, always.
+
+        Only where the strategy's state is an archive, and nothing hangs on where in it a member is.
+        """
+        return None
 
     @abstractmethod
     def build(self, in_flight: int) -> Strategy[Any]:
@@ -99,6 +108,29 @@ class _Breeding(_Merging):
         description="with early_stop, at most this chance that a child that belongs in the archive "
         "is turned away, to save examples; 0: never",
     )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="part of the examples that members compete for at a time; below 1, others are "
+        "drawn every 'renew' children, on which the whole archive is scored, and the best five of "
+        "the last archive are scored on all",
+    )
+    renew: int = Field(
+        default=100, ge=1, description="with share below 1: children until other examples are drawn"
+    )
+
+    @property
+    def rounds(self) -> Rounds | None:
+        """With a share."""
+        return Rounds(self.share, self.renew) if self.share < 1 else None
+
+    def _check_rounds(self, in_flight: int) -> None:
+        if self.rounds is not None and self.renew < in_flight:
+            raise ConfigError(
+                f"strategy.renew: at least as many children as are in flight ({in_flight}) must "
+                f"share their examples; got {self.renew}"
+            )
 
     def _niches(self, alpha: float, attraction: bool) -> Niches:
         return Niches(
@@ -129,6 +161,7 @@ class M2N2Options(_Breeding):
 
     def build(self, in_flight: int) -> Strategy[Any]:
         """Competition and attraction."""
+        self._check_rounds(in_flight)
         return self._niches(self.alpha, self.attraction)
 
 
@@ -137,6 +170,7 @@ class GAOptions(_Breeding):
 
     def build(self, in_flight: int) -> Strategy[Any]:
         """The same without either."""
+        self._check_rounds(in_flight)
         return self._niches(0.0, False)
 
 

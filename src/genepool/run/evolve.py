@@ -1,0 +1,146 @@
+"""Bringing a pool to its budget: opens what the run file names, and hands it to the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from genepool.errors import PoolError
+from genepool.run.config import Run, load_run
+from genepool.run.database import begun
+from genepool.run.driver import Driver
+from genepool.run.executor import Executor, SerialExecutor
+from genepool.run.inputs import (
+    Inputs,
+    check_pins,
+    guard_entries,
+    open_inputs,
+    opening,
+    pins,
+    problem_of,
+    seed_entries,
+    task_entries,
+)
+from genepool.run.interrupt import interruptible
+from genepool.run.pool import Pool
+from genepool.run.pool_writer import PoolWriter
+from genepool.run.progress import Progress, Silence
+from genepool.run.scorer import Scorer
+from genepool.weights.threads import available_threads
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call of `evolve` did.
+
+    Attributes:
+        pool: where everything is.
+        status: as `genepool status --json` prints it.
+        session: children absorbed by this call.
+        seconds: that they took, setting up left out.
+        notices: what is good to know about the seeds, one line each; empty if nothing was to do.
+    """
+
+    pool: Path
+    status: dict[str, Any]
+    session: int
+    seconds: float
+    notices: tuple[str, ...] = ()
+
+
+def evolve(
+    run: Run | str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    budget: int | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    cache: Path | None = None,
+) -> Result:
+    """Bring a pool to its budget; the same call again resumes, and does nothing when done.
+
+    Args:
+        run: a run file, its content as a mapping, or one that is already loaded.
+        budget: number of children to have scored in the end; None takes the run file's.
+        progress: who watches.
+        threads: that may materialise a child; None means the cores of this process. The result
+            does not depend on it.
+        cache: where digests and inner products of the seeds are kept; it may serve many pools. None
+            means the pool.
+
+    Raises:
+        GenepoolError: the run file, a seed, a task or the pool is at fault.
+        KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
+    """
+    loaded = run if isinstance(run, Run) else load_run(run)
+    target = loaded.config.budget if budget is None else budget
+    if target < 0:
+        raise PoolError(f"budget must be at least 0; got {target}")
+    watcher = progress or Silence()
+    path = loaded.resolve(loaded.config.pool)
+    if begun(path):
+        with Pool(path) as pool:
+            if _finished(pool, loaded, target):
+                return Result(path, pool.status(), 0, 0.0)
+    watcher.stage("opening seeds and tasks")
+    inputs = open_inputs(loaded)
+    for notice in inputs.notices:
+        watcher.notice(notice)
+    with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
+        watcher.stage("reading the seeds")
+        seeds = (inputs.run, inputs.sources, inputs.checkpoints)
+        entries, tasks = seed_entries(*seeds, cache or path), task_entries(inputs)
+        if pool.fresh:
+            meta = {
+                "pins": pins(inputs),
+                "config": loaded.config.model_dump(),
+                "axis_size": inputs.layout.axis.size,
+                "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
+                "kind": inputs.kind,
+                "rounds": None
+                if inputs.run.strategy.rounds is None
+                else asdict(inputs.run.strategy.rounds),
+                "seed": loaded.config.seed,
+                "budget": target,
+                "opening": opening(inputs),
+                "guards": [asdict(guard) for guard in guard_entries(inputs)],
+            }
+            pool.set_up(meta, entries, tasks)
+        else:
+            check_pins(pool, inputs, entries, tasks)
+            pool.set_meta("budget", max(target, pool.evaluations))
+            pool.set_meta("config", loaded.config.model_dump())
+            pool.set_meta("opening", opening(inputs))
+        watcher.stage("preparing the seeds")
+        problem = problem_of(inputs, cache or path)
+        watcher.stage("building the model")
+        executor = _executor(inputs, threads)
+        try:
+            driver = Driver(inputs, pool, problem, executor, watcher, interrupted)
+            session, seconds = driver.run(target)
+        finally:
+            executor.close()
+        return Result(path, pool.status(), session, seconds, inputs.notices)
+
+
+def _finished(pool: Pool, run: Run, budget: int) -> bool:
+    """Whether nothing is left to do for a pool that this very run file made."""
+    meta = pool.meta()
+    same = json.loads(json.dumps(run.config.model_dump(exclude={"budget"})))
+    if {key: value for key, value in meta["config"].items() if key != "budget"} != same:
+        return False
+    return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
+
+
+def _executor(inputs: Inputs, threads: int | None) -> Executor:
+    config = inputs.run.config
+    if config.executor == "process":
+        from genepool.run.workers import ProcessExecutor
+
+        workers = config.workers or min(available_threads(), config.in_flight)
+        return ProcessExecutor(inputs.run, workers)
+    return SerialExecutor(Scorer(inputs, threads))
