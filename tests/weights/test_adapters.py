@@ -50,7 +50,7 @@ def adapted(directory: Path, model: Any, dtype: torch.dtype, **options: Any) -> 
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
+            if "lora_" in name or "modules_to_save" in name or parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape) * 0.3)
                 if "magnitude" in name:
                     parameter.abs_().add_(0.5)
@@ -96,9 +96,23 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         gpt2,
         {"r": 4, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
     ),
+    "dora on an embedding": (
+        language.llama,
+        {"r": 4, "use_dora": True, "target_modules": ["embed_tokens", "v_proj"]},
+    ),
     "dora, fan in, fan out": (
         gpt2,
         {"r": 4, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "use_dora": True},
+    ),
+    "all biases": (gpt2, {"r": 4, "target_modules": ["c_attn"], "bias": "all"}),
+    "biases of what is adapted": (gpt2, {"r": 4, "target_modules": ["c_fc"], "bias": "lora_only"}),
+    "biases of their own": (
+        gpt2,
+        {"r": 4, "lora_alpha": 12, "target_modules": ["c_attn"], "lora_bias": True},
+    ),
+    "biases of both kinds": (
+        gpt2,
+        {"r": 4, "target_modules": ["c_fc"], "lora_bias": True, "bias": "all"},
     ),
 }
 

@@ -43,13 +43,13 @@ _HARMLESS = {
 }
 _FOLDED = {
     *("alpha_pattern", "fan_in_fan_out", "lora_alpha", "r", "rank_pattern", "use_dora"),
-    *("use_rslora", "init_lora_weights", "bias"),
+    *("use_rslora", "init_lora_weights", "bias", "lora_bias"),
 }
 # Initialisations that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ, ...) change it.
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B"
+    r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|base_layer\.weight)"
 )
 
@@ -65,6 +65,7 @@ class _Settings:
     alphas: Mapping[str, Any]
     stabilised: bool
     dora: bool
+    biased: bool
     fan_in_fan_out: bool
 
 
@@ -95,8 +96,8 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     """The base with the adapter folded in, in float32 with one rounding to the base's dtype.
 
     Folded are LoRA on linear, embedding and convolution layers, with ranks and alphas of their own
-    (`rank_pattern`, `alpha_pattern`), rank stabilisation, DoRA on linear layers, and whole modules
-    (`modules_to_save`). Memory: one tensor.
+    (`rank_pattern`, `alpha_pattern`), rank stabilisation, DoRA, biases (`bias`, `lora_bias`), and
+    whole modules (`modules_to_save`). Memory: one tensor.
 
     Args:
         directory: with adapter_config.json and adapter_model.safetensors, as peft writes it.
@@ -177,7 +178,7 @@ def _settings(directory: Path) -> _Settings:
     for name, value in content.items():
         if value and name not in _HARMLESS and name not in _FOLDED:
             raise _unfit(path, name, value)
-    if content.get("bias") not in (None, "none"):
+    if content.get("bias") not in (None, "none", "all", "lora_only"):
         raise _unfit(path, "bias", content["bias"])
     start = content.get("init_lora_weights")
     if start not in _STARTS:
@@ -202,6 +203,7 @@ def _settings(directory: Path) -> _Settings:
         alphas,
         content.get("use_rslora") is True,
         content.get("use_dora") is True,
+        content.get("lora_bias") is True,
         content.get("fan_in_fan_out") is True,
     )
 
@@ -253,6 +255,8 @@ class _Plan:
         self._base = base
         self._parts: dict[str, dict[str, Tensor]] = {}
         self._whole: dict[str, Tensor] = {}
+        # Biases to which something is added: what, and its factor.
+        self._shifts: dict[str, tuple[Tensor, float]] = {}
         modules: dict[str, dict[str, Tensor]] = {}
         for name, tensor in weights.tensors.items():
             if not DTYPES[tensor.dtype].floating:
@@ -272,7 +276,8 @@ class _Plan:
                     "model.merge_and_unload())"
                 )
             else:
-                target = self._target(plain, name)
+                # An adapted module lies one deeper than in the base.
+                target = self._target(plain.replace(".base_layer.bias", ".bias"), name)
                 self._require_shape(name, tensor, self._base.tensors[target])
                 self._whole[target] = tensor
         for module, parts in modules.items():
@@ -282,19 +287,30 @@ class _Plan:
                     parts["base_layer"].name, parts["base_layer"], base.tensors[target]
                 )
             self._parts[target] = parts
-            self._change(module, target, parts)
+            change = self._change(module, target, parts)
+            if "lora_B.bias" in parts:
+                shift = parts["lora_B.bias"]
+                bias = self._target(module + ".bias", shift.name)
+                self._require_shape(shift.name, shift, base.tensors[bias])
+                self._shifts[bias] = (shift, change.scale)
         self._modules = {self._target(m + ".weight", m): m for m in modules}
         self._require_untied()
 
     @property
     def changed(self) -> list[str]:
         """Names of the base's tensors that change."""
-        return sorted({*self._parts, *self._whole})
+        return sorted({*self._parts, *self._whole, *self._shifts})
 
     def folded(self, name: str) -> memoryview:
         """The new bytes of one of them."""
         tensor = self._base.tensors[name]
-        if name in self._whole:
+        if name in self._shifts:
+            shift, scale = self._shifts[name]
+            start = self._whole.get(name, tensor)
+            added = as_float32(shift.raw, shift.dtype) * np.float32(scale)
+            values = np.asarray(as_float32(start.raw, start.dtype) + added, dtype=np.float32)
+            raw = from_float32(values, tensor.dtype)
+        elif name in self._whole:
             source = self._whole[name]
             values = from_float32(as_float32(source.raw, source.dtype), tensor.dtype)
             raw = source.raw if source.dtype == tensor.dtype else values
@@ -363,16 +379,15 @@ class _Plan:
                 f"{where}: the base's '{one_line(target)}' has dtype "
                 f"{self._base.tensors[target].dtype}; fold into the base before it was quantised"
             )
-        if self._settings.dora != (magnitude is not None):
-            raise CheckpointError(
-                f"{where}: use_dora is {str(self._settings.dora).lower()}, and the file "
-                f"{'lacks' if magnitude is None else 'holds'} a 'lora_magnitude_vector'"
-            )
-        if magnitude is not None and (embedding or len(shape) != 2):
-            raise CheckpointError(
-                f"{where}: DoRA is folded on linear layers only; merge the adapter into its base "
-                "first (in peft: model.merge_and_unload())"
-            )
+        for option, said, part in (
+            ("use_dora", self._settings.dora, "lora_magnitude_vector"),
+            ("lora_bias", self._settings.biased, "lora_B.bias"),
+        ):
+            if said != (part in parts):
+                raise CheckpointError(
+                    f"{where}: {option} is {str(said).lower()}, and the file "
+                    f"{'lacks' if said else 'holds'} a '{part}'"
+                )
         right = as_float32(a.raw, a.dtype).reshape(a.shape[0] if a.shape else 1, -1)
         left = as_float32(b.raw, b.dtype).reshape(b.shape[0] if b.shape else 1, -1)
         rank = right.shape[0]
