@@ -54,9 +54,7 @@ def summarise(found: Curves, reference: dict[str, Any]) -> dict[str, Any]:
             for label, curves in labels.items()
             if curves
         }
-        tested = [row for row in runs[start].values() if row["p"] is not None]
-        for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
-            row["p_corrected"] = round(float(corrected), 5)
+        correct(runs[start])
     return {
         "runs": runs,
         "checks": checks(found, reference) if reference else [],
@@ -109,6 +107,55 @@ def entry(label: str, curves: list[Curve], base: dict[int, Curve]) -> dict[str, 
     out["p"] = sign_flip_test(same) if len(same) >= FEWEST else None
     out["p_corrected"] = None
     return out
+
+
+def pool_rows(results: dict[str, Any], more: dict[str, Any]) -> None:
+    """Put recorded runs of other seeds, or of other strategies, beside the recorded ones.
+
+    Means and standard deviations along a curve are known to four digits and pooled; final scores
+    are those of every run, from which differences and tests are made anew.
+    """
+    for start, rows in more["runs"].items():
+        held = results["runs"].setdefault(start, {})
+        for label, row in rows.items():
+            held[label] = _pooled(held[label], row) if label in held else row
+        base = held.get("m2n2")
+        for label, row in held.items():
+            if base is None or label == "m2n2" or row["budget"] != base["budget"]:
+                continue
+            of_seed = dict(zip(base["seeds"], base["final"]["test"], strict=True))
+            finals = zip(row["seeds"], row["final"]["test"], strict=True)
+            same = [value - of_seed[seed] for seed, value in finals if seed in of_seed]
+            row["test_less_m2n2"] = round(float(np.mean(same)), 4) if same else None
+            row["p"] = sign_flip_test(same) if len(same) >= FEWEST else None
+        correct(held)
+
+
+def _pooled(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    if set(one["seeds"]) & set(two["seeds"]) or one["evaluations"] != two["evaluations"]:
+        raise ValueError("runs of the same seeds, or of other lengths, cannot be pooled")
+    m, n = len(one["seeds"]), len(two["seeds"])
+    out = {**one, "seeds": one["seeds"] + two["seeds"]}
+    share = (m * one["share_of_examples"] + n * two["share_of_examples"]) / (m + n)
+    out["share_of_examples"] = round(share, 3)
+    for name in (*SCORES, "coverage", "entropy"):
+        (a, s), (b, t) = (
+            (np.array(row[name]["mean"]), np.array(row[name]["sd"])) for row in (one, two)
+        )
+        squares = (m - 1) * s**2 + (n - 1) * t**2 + m * n / (m + n) * (a - b) ** 2
+        out[name] = {
+            "mean": ((m * a + n * b) / (m + n)).round(4).tolist(),
+            "sd": np.sqrt(squares / (m + n - 1)).round(4).tolist(),
+        }
+    out["final"] = {kind: one["final"][kind] + two["final"][kind] for kind in SCORES}
+    return out
+
+
+def correct(rows: dict[str, dict[str, Any]]) -> None:
+    """Correct the tests of one start for their number (Holm)."""
+    tested = [row for row in rows.values() if row["p"] is not None]
+    for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_corrected"] = round(float(corrected), 5)
 
 
 def at(curve: Curve, count: int) -> int:

@@ -3,6 +3,7 @@
     python experiments/digits/run.py                  # digits, all of it; resumable
     python experiments/digits/run.py --data mnist     # the same on 28x28, into experiments/mnist
     python experiments/digits/run.py --collect        # only write anew what has been run
+    python experiments/digits/run.py --add FILE       # the recorded results and FILE's, together
     python experiments/digits/run.py --smoke          # a tiny one, for CI
 
 Pools go to --work, so that an interrupted experiment goes on. Writes results.json, table.md and
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from plots import plot_accuracy, plot_diversity, plot_sweeps
-from results import add_runs, curve_file, summarise, tables
+from results import add_runs, curve_file, pool_rows, summarise, tables
 
 from genepool.evaluate.datasets import read_array
 from genepool.run.compare import plan_jobs
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where results go (default: experiments/DATA)")
     parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--first-seed", type=int, default=0, help="run none before this one")
+    parser.add_argument("--add", type=Path, help="a results.json of other seeds; run nothing")
     parser.add_argument("--collect", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="30 evaluations, one seed")
     args = parser.parse_args()
@@ -116,6 +119,11 @@ def main() -> None:
         start: {label: min(budget, most) for label, budget in labels.items()}
         for start, labels in BUDGETS[args.data].items()
     }
+    if args.add is not None:
+        results = json.loads((out / "results.json").read_text())
+        pool_rows(results, json.loads(args.add.read_text()))
+        write(results, out)
+        return
     wanted = args.variants.split(",") if args.variants else None
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     if not args.collect:
@@ -123,7 +131,7 @@ def main() -> None:
             labels = variants(start, budgets)
             chosen = {k: v for k, v in labels.items() if wanted is None or k in wanted}
             seeds = 1 if args.smoke else args.seeds
-            jobs = plan(args.data, args.shared, work, start, chosen, seeds)
+            jobs = plan(args.data, args.shared, work, start, chosen, args.first_seed, seeds)
             if jobs:
                 run_grid(jobs, min(args.jobs, len(jobs)), Counter(start))
                 print(file=sys.stderr)
@@ -142,7 +150,11 @@ def main() -> None:
         }
         for start in STARTS
     }
-    results = summarise(found, reference)
+    write(summarise(found, reference), out)
+
+
+def write(results: dict[str, Any], out: Path) -> None:
+    """Results, tables and plots."""
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / "results.json", (json.dumps(results) + "\n").encode())
     write_bytes(out / "table.md", tables(results).encode())
@@ -183,11 +195,12 @@ def plan(
     work: Path,
     start: str,
     chosen: dict[str, tuple[dict[str, Any], int]],
+    first: int,
     seeds: int,
 ) -> list[Job]:
-    """The runs of one start that have not been done."""
+    """The runs of one start, from seed `first` on, that have not been done."""
     jobs: list[Job] = []
-    for seed in range(seeds):
+    for seed in range(first, seeds):
         folder = work / start
         networks = write_seeds(data, shared, folder, start, seed)
         run = load_run(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from genepool.run.comparison import Curve
 from tests.shared import shared
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +70,49 @@ def test_the_recorded_result_is_what_its_page_says() -> None:
     for race in recorded["races"]:
         if race["rival"].startswith("cma-es"):
             assert (race["m2n2_reached"], race["rival_reached"]) == (10, 0)
+
+
+def test_runs_of_other_seeds_are_pooled_as_if_made_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER / "digits"))
+    results = importlib.import_module("results")
+    draws = np.random.default_rng(0)
+
+    def curve(seed: int) -> Curve:
+        rising = np.sort(draws.random((6, 201)), axis=1)
+        steps = np.arange(201)
+        best = (np.array([0, 200]), np.sort(draws.random(2)), draws.random(2))
+        return Curve("x", seed, 50, steps, *rising[:4], (rising[4] * 1000).astype(int), *best)
+
+    labels = ("m2n2", "ga")
+    found = {label: {seed: curve(seed) for seed in range(10)} for label in labels}
+    empty: dict[str, dict[int, Curve]] = {label: {} for label in labels}
+
+    def summary(keep: range) -> dict[str, Any]:
+        some = {
+            label: {s: c for s, c in rows.items() if s in keep} for label, rows in found.items()
+        }
+        return results.summarise({"pre_trained": some, "from_scratch": empty}, {})
+
+    whole, pooled = summary(range(10)), summary(range(4))
+    results.pool_rows(pooled, summary(range(4, 10)))
+    for label in labels:
+        one, two = whole["runs"]["pre_trained"][label], pooled["runs"]["pre_trained"][label]
+        for key in ("seeds", "final", "budget", "evaluations"):
+            assert one[key] == two[key], key
+        # Final scores are recorded to five digits, which may turn one of 1,024 signs.
+        assert one["p"] is two["p"] is None or one["p"] == pytest.approx(two["p"], abs=0.005)
+        for name in ("train", "test", "coverage", "entropy"):
+            for kind in ("mean", "sd"):
+                np.testing.assert_allclose(one[name][kind], two[name][kind], atol=2.5e-4)
+    with pytest.raises(ValueError, match="cannot be pooled"):
+        results.pool_rows(pooled, summary(range(4, 10)))
+
+
+def test_every_run_on_mnist_has_ten_seeds() -> None:
+    recorded = json.loads((FOLDER / "mnist/results.json").read_text())
+    for start, count in (("pre_trained", 15), ("from_scratch", 16)):
+        rows = recorded["runs"][start]
+        assert len(rows) == count
+        assert {len(row["seeds"]) for row in rows.values()} == {10}
