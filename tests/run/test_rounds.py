@@ -277,7 +277,8 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
     pool = _run(tmp_path)
     code, said, _ = run_cli(["status", str(pool)])
     assert code == 0
-    assert "30 examples, others every 20 children (round 5; 5 finalists scored on all)" in said
+    assert "5, for 30 examples; others every 20 children" in said
+    assert "5, scored on all examples" in said
     with Pool(pool) as opened:
         (stranger,) = set(opened.slots().values()) - set(opened.finalists())
     code, said, _ = run_cli(["show", str(pool), str(stranger)])
@@ -290,5 +291,6 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
     assert run_cli(["report", str(pool), "-o", str(tmp_path / "page.html")])[0] == 0
     page = (tmp_path / "page.html").read_text()
     assert "one of the 30 training examples" in page
+    assert "finalists, scored on all examples" in page
     assert "NaN" not in page
     assert run_cli(["export", str(pool), "-o", str(tmp_path / "champion")])[0] == 0

@@ -382,6 +382,13 @@ def _run(facts: dict[str, Any]) -> str:
         ("examples, had all been asked", number(total)),
         ("evaluations saved", percent(1 - asked / total) if total else "–"),
     ]
+    if (rounds := status["rounds"]) is not None:
+        course += [
+            ("rounds", number(rounds["number"] + 1)),
+            ("children in a round", number(rounds["renew"])),
+            ("examples that members compete for in a round", number(rounds["examples"])),
+            ("finalists, scored on all examples", number(len(rounds["finalists"]))),
+        ]
     seeds = "".join(
         f'<tr><th scope="row">{swatch(facts, index)}</th>'
         f'<td class="path">{text(seed["path"])}</td>'

@@ -26,9 +26,8 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         ("pool", plain(status["pool"])),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
         ("examples", _saved(status)),
+        *_rounds(status["rounds"]),
     )
-    if status["rounds"] is not None:
-        _facts(out, ("competing for", _round(status["rounds"])))
     table = _table("", "member", "train", "held-out")
     for position, seed in enumerate(status["seeds"]):
         _row(table, seed["name"], position, seed["train"], seed["held_out"])
@@ -55,13 +54,19 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
             out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
 
 
-def _round(rounds: dict[str, Any]) -> str:
+def _rounds(rounds: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if rounds is None:
+        return []
     finalists = len(rounds["finalists"])
-    certain = f"{count(finalists, 'finalist')} scored on all" if finalists else "no finalists yet"
-    return (
-        f"{number(rounds['examples'])} examples, others every {number(rounds['renew'])} children "
-        f"(round {number(rounds['number'] + 1)}; {certain}); train scores are over what was asked"
-    )
+    said = f"{number(finalists)}, scored on all examples" if finalists else "none yet"
+    return [
+        (
+            "round",
+            f"{number(rounds['number'] + 1)}, for {number(rounds['examples'])} examples; others "
+            f"every {number(rounds['renew'])} children",
+        ),
+        ("finalists", f"{said}; train is over what was asked"),
+    ]
 
 
 def print_member(out: Console, member: dict[str, Any]) -> None:
