@@ -79,8 +79,12 @@ def _evaluations(pool: Path) -> int:
             "in_flight": 3,
             "strategy": {"name": "m2n2", "archive": 5, "mutation": 0.1},
         },
+        {
+            "budget": 150,
+            "strategy": {"name": "m2n2", "archive": 5, "share": 0.3, "renew": 9, "mutation": 0.1},
+        },
     ],
-    ids=["recipes", "vectors, three in flight"],
+    ids=["recipes", "vectors, three in flight", "rounds"],
 )
 def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> None:
     _finish(_slow_run(tmp_path / "whole", **changes))
