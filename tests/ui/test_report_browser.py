@@ -1,7 +1,6 @@
 """The report in a real browser: by day, by night, on a phone, and printed.
 
-Needs Chromium and playwright, and is skipped where they are not:
-`apt-get install chromium && pip install playwright`.
+Needs Chromium, and is skipped where it is not: `apt-get install chromium`.
 """
 
 from __future__ import annotations
