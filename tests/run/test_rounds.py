@@ -21,6 +21,7 @@ from genepool.run.solved import solved
 from tests.cli import run_cli
 from tests.runs import contents, write_run
 
+CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
 ROUNDS = {"name": "m2n2", "archive": 6, "share": 0.25, "renew": 20}
 
 
@@ -105,6 +106,7 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
         {"strategy": {**ROUNDS, "name": "ga"}},
         {"strategy": {**ROUNDS, "mutation": 0.05}},
         {"strategy": {**ROUNDS, "risk": 0.2}},
+        {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "tolerance": 0.1}]},
     ],
 )
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -112,6 +114,8 @@ def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, An
     file = write_run(tmp_path / "pieces", **{"strategy": ROUNDS, "budget": 90, **changes})
 
     _in_pieces(file, 7, 20, 39, 60, 61)
+    with Pool(whole) as pool:
+        assert (pool.status()["guarded"] > 0) == ("tasks" in changes)
     assert _whole(tmp_path / "pieces" / "pool") == _whole(whole)
 
 

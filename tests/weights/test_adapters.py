@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from genepool.errors import CheckpointError
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
@@ -139,6 +139,27 @@ def test_folding_is_what_peft_merges(tmp_path: Path, case: str) -> None:
             assert any(t is tensor for file in found.files[:-1] for t in file.tensors.values())
     assert changed == len(found.files[-1].tensors) > 0
     assert found.digest() != base.digest()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_convolutions(tmp_path: Path, dora: bool) -> None:
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 1))
+    (tmp_path / "base").mkdir()
+    save_file(net.state_dict(), tmp_path / "base" / "model.safetensors")
+    wrapped = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+                if "magnitude" in name:
+                    parameter.abs_().add_(0.5)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    expected = wrapped.merge_and_unload().state_dict()
+    found, base = opened(tmp_path), open_checkpoint(tmp_path / "base")
+    for name in expected:
+        np.testing.assert_allclose(floats(found, name), expected[name].numpy(), 2e-5, 1e-6, name)
+    assert not np.allclose(floats(found, "0.weight"), floats(base, "0.weight"), atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
