@@ -106,7 +106,7 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
         {"strategy": {**ROUNDS, "name": "ga"}},
         {"strategy": {**ROUNDS, "mutation": 0.05}},
         {"strategy": {**ROUNDS, "risk": 0.2}},
-        {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "tolerance": 0.1}]},
+        {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "held_out": 0.6}]},
     ],
 )
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, Any]) -> None:
