@@ -36,7 +36,6 @@ from genepool.run.guards import GuardEntry, Means, standing
 from genepool.run.records import (
     COLUMNS,
     FINAL,
-    Answers,
     Record,
     from_row,
     known_by,
@@ -281,22 +280,17 @@ class Pool:
         tasks = self.tasks()
         return capacities([task.weight for task in tasks], [task.examples for task in tasks])
 
-    def _answers(self, member: int | None = None, finals: bool = True) -> dict[int, list[Answers]]:
-        """What members were asked after their birth."""
-        out: dict[int, list[Answers]] = {}
+    def _answers(self, member: int | None = None, finals: bool = True) -> dict[int, list[bytes]]:
+        """What members were asked after their birth, packed: unpacked, a long run's would not fit
+        into memory."""
+        out: dict[int, list[bytes]] = {}
         if self.rounds is None:
             return out
-        query = "SELECT member, round, scores, error, asked, seconds FROM answers"
-        size = self.examples
-        for row in (
-            self._rows(f"{query} ORDER BY member, round")
-            if member is None
-            else self._rows(f"{query} WHERE member = ? ORDER BY round", (member,))
-        ):
-            scores = None if row[2] is None else unpack_scores(row[2], size)
-            if finals or row[1] != FINAL:
-                answers = Answers(row[0], row[1], scores, *row[3:])
-                out.setdefault(row[0], []).append(answers)
+        query = "SELECT member, scores FROM answers WHERE scores IS NOT NULL"
+        query += "" if finals else f" AND round != {FINAL}"
+        query += "" if member is None else f" AND member = {int(member)}"
+        for number, scores in self._rows(query):
+            out.setdefault(number, []).append(scores)
         return out
 
     def _champion_of_rounds(self) -> int | None:

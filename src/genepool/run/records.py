@@ -91,20 +91,20 @@ class Answers:
     seconds: float
 
 
-def known_by(record: Record, answers: Sequence[Answers], weights: NDArray[np.float64]) -> Record:
+def known_by(record: Record, answers: Sequence[bytes], weights: NDArray[np.float64]) -> Record:
     """A record with all that is known of the member, and its mean over that.
 
     Args:
         record: of its birth.
-        answers: what it was asked later.
+        answers: what it was asked later, as `pack_scores` packs it.
         weights: float64[N], capacities.
     """
     if record.scores is None or not answers:
         return record
     scores = record.scores.copy()
-    for later in answers:
-        if later.scores is not None:
-            np.copyto(scores, later.scores, where=~np.isnan(later.scores))
+    for packed in answers:
+        later = unpack_scores(packed, scores.size)
+        np.copyto(scores, later, where=~np.isnan(later))
     known = ~np.isnan(scores)
     train = float(np.dot(weights[known], scores[known]) / weights[known].sum())
     return replace(record, scores=scores, train=train)
