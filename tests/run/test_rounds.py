@@ -203,6 +203,29 @@ def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
         assert set(two.finalists()) <= set(one.finalists())
 
 
+def test_a_run_that_goes_on_follows_the_leader_of_its_round(tmp_path: Path) -> None:
+    """Not the champion of its first end, whose score is on other examples."""
+    changes: dict[str, Any] = {
+        "tasks": [{**CLOUDS, "held_out": 0.4}],
+        "strategy": {**ROUNDS, "mutation": 0.1},
+        "track_held_out": True,
+        "seed": 1,
+    }
+    whole = _run(tmp_path, "whole", **changes, budget=100)
+    pieces = _run(tmp_path, **changes, budget=45)
+    for budget in (67, 100):
+        evolve(tmp_path / "a" / "run.yaml", budget=budget)
+    with Pool(whole) as one, Pool(pieces) as two:
+        # Whom an end measured may not have led at any time.
+        ends = {one.champion(), *two.finalists()}
+        tracked = [
+            {member: mean for member, mean in pool.held_out().items() if member not in ends}
+            for pool in (one, two)
+        ]
+        assert len(tracked[0]) > 5
+        assert tracked[0] == tracked[1]
+
+
 def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
     small = {"name": "small", "evaluator": "classifier", "data": "data.npz", "held_out": 0.7}
     large = {"name": "large", "evaluator": "classifier", "data": "data.npz", "weight": 3.0}

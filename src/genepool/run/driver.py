@@ -26,10 +26,7 @@ from genepool.errors import EvaluationError
 from genepool.run.asking import Known, ask_again
 from genepool.run.executor import Answer, Executor
 from genepool.run.guards import Checked, Means, check
-from genepool.run.inputs import (
-    Inputs,
-    guard_entries,
-)
+from genepool.run.inputs import Inputs, guard_entries
 from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, StepReport
 from genepool.run.records import FINAL, Record, Verdict
@@ -139,7 +136,10 @@ class Driver:
         for record in pool.records(last_id + 1):
             state = strategy.recall(state, self._past(record))
             self._versions[record.step] = state
-        self._set_champion()
+        if self._rounds is None:
+            self._set_champion()
+        else:
+            self._set_leader()
         self._finalists = set(pool.finalists())
         if self._inputs.kind == "vector":
             self._retired = pool.retired()
@@ -158,6 +158,28 @@ class Driver:
             train = row.train or 0.0
             self._champion = (champion, train, self._pool.genome(champion))
             self._champion_held_out = self._pool.held_out().get(champion)
+
+    def _set_leader(self) -> None:
+        """The best that has been in the archive in this round, on its examples."""
+        pool = self._pool
+        before = len(self._problem.seeds) + self._round.start - 1
+        at_start = [pool.record(member) for _, member in sorted(pool.slots(before).items())]
+        known = {
+            record.id: self._round.mean(record.scores)
+            for record in [*at_start, *pool.records(before + 1)]
+            if record.slot is not None and record.scores is not None
+        }
+        if known:
+            leader = max(known, key=lambda member: known[member])
+            self._champion = (leader, known[leader], pool.genome(leader))
+            self._champion_held_out = pool.held_out().get(leader)
+
+    def _lead(self, member: int, train: float, genome: Genome) -> bool:
+        """Whether a member is better than all before it, and so the champion."""
+        if self._champion is not None and train <= self._champion[1]:
+            return False
+        self._champion = (member, train, genome)
+        return True
 
     def _survivor(self, record: Record, slot: int, scores: NDArray[np.float32]) -> Past:
         """A member in its slot, with its scores in this round."""
@@ -198,10 +220,8 @@ class Driver:
                 continue
             past = self._survivor(record, slot, scores)
             state = self._strategy.recall(state, past)
-            if past.member is not None and (
-                self._champion is None or past.member.train > self._champion[1]
-            ):
-                self._champion = (record.id, past.member.train, past.member.genome)
+            if past.member is not None:
+                self._lead(record.id, past.member.train, past.member.genome)
         self._versions = {done: state}
         self._progress.stage("evolving")
 
@@ -343,8 +363,7 @@ class Driver:
             self._failures = 0
         record = self._record(step, proposal, genome, verdict, outcome, answer, size, known)
         held_out = None
-        if outcome.accepted and (self._champion is None or train > self._champion[1]):
-            self._champion = (member.id, train, genome)
+        if outcome.accepted and self._lead(member.id, train, genome):
             held_out = self._track(genome)
         self._write(record, state, held_out, guards)
         return record
