@@ -176,6 +176,22 @@ def test_guards_are_asked_once_of_seeds_and_of_children_that_would_enter(tmp_pat
     assert not set(calls[3:]) & set(calls[:3])
 
 
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_strategy_learns_from_no_child_that_breaks_a_guard(tmp_path: Path, weights: bool) -> None:
+    """CMA-ES learns from rejected children too, so they are asked as well."""
+    strategy = {"name": "cma-es", "population": 6, "weights": weights, "archive": 3}
+    evolve(guarded_run(tmp_path, strategy=strategy, budget=90))
+    with Pool(tmp_path / "pool") as pool:
+        kept, records = pool.guard_means(), list(pool.records(3))
+        bound = max(kept[k][0] or 0.0 for k in range(3)) - 0.01
+    assert {record.id for record in records} <= set(kept)
+    for record in records:
+        assert (record.verdict == "guarded") == ((kept[record.id][0] or 0.0) < bound)
+    # Some break it whom the archive would not have taken in any case.
+    worst = min(record.train or 0.0 for record in records if record.verdict == "accepted")
+    assert any(r.verdict == "guarded" and (r.train or 0.0) < worst for r in records)
+
+
 def test_a_child_that_a_guard_cannot_score_has_failed(tmp_path: Path) -> None:
     more = "if LOG.read_text().count(chr(10)) in (5, 7): raise ValueError()"
     file, _ = noted(tmp_path, more)

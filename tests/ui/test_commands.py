@@ -141,7 +141,7 @@ def test_what_a_guard_turned_away_is_told(guarded: Path) -> None:
     pattern = rf"^others +{100 * best:.1f} % +{100 * bound:.1f} % .* {len(turned)}\s*$"
     assert re.search(pattern, text, re.MULTILINE)
     text = ok("show", str(guarded), str(turned[0]))
-    assert "guarded: it would have been accepted" in text
+    assert "guarded: it fell too far below the best seed" in text
     assert "reason    guard 'others': scores 0." in text
     assert re.search(rf"^others .* {100 * bound:.1f} %", text, re.MULTILINE)
 

@@ -337,8 +337,8 @@ class Driver:
     ) -> Record:
         """Let a fully scored child (or seed) compete, and write what came of it.
 
-        The guards are asked last, and only about a child that would be accepted: to be certain of
-        its rejection is cheaper. A child that breaks one is to the strategy like one that failed.
+        The guards are asked last, and only about a child that would be accepted (or that the
+        strategy would learn from all the same): to be certain of its rejection is cheaper. A child that breaks one is to the strategy like one that failed.
         """
         if answer.scores is None:
             raise RuntimeError("a member that was not scored cannot compete")
@@ -350,7 +350,8 @@ class Driver:
         before, scores = self._versions[max(0, step - 1)], self._round.part(answer.scores)
         state, outcome = self._strategy.absorb(before, member, step, scores)
         verdict: Verdict = "accepted" if outcome.accepted else "rejected"
-        if outcome.accepted and proposal is not None and self._guards:
+        matters = outcome.accepted or self._strategy.learns_from_rejected
+        if matters and proposal is not None and self._guards:
             checked = self._check(genome, self._guard_means)
             guards, seconds = checked.means, answer.seconds + checked.seconds
             answer = replace(answer, error=checked.error, seconds=seconds)

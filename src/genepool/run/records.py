@@ -34,8 +34,8 @@ class Record:
         digest: of the genome's content; None for a dense child that was not accepted.
         genome: encoded; None where it is to be bred again from the parents.
         verdict: accepted (into the archive), rejected (fully scored), stopped (certain to be
-            rejected before it was fully scored), guarded (would have been accepted, but broke a
-            guard), failed (could not be scored).
+            rejected before it was fully scored), guarded (broke a guard: would have been
+            accepted otherwise, or taught its strategy something), failed (could not be scored).
         scores: float32[N], NaN where not asked; None if it failed on them.
         train: mean training score weighted by capacity, over the examples of its round; None unless
             fully scored on these.

@@ -209,7 +209,7 @@ def _fate(member: dict[str, Any]) -> str:
     return {
         "rejected": "rejected: the least fit of all",
         "stopped": "rejected early: certain to be the least fit before all examples were asked",
-        "guarded": "guarded: it would have been accepted, but fell too far below the best seed",
+        "guarded": "guarded: it fell too far below the best seed on a task that guards",
         "failed": "failed: could not be scored",
     }[verdict]
 

@@ -176,6 +176,15 @@ class Strategy(Protocol[State]):
         """
         ...
 
+    @property
+    def learns_from_rejected(self) -> bool:
+        """Whether the scores of children that are not accepted shape what is proposed later.
+
+        Then guards are asked about every child that was scored, else only about those that would
+        be accepted.
+        """
+        ...
+
     def begin(self, problem: Problem) -> State:
         """The state before anything is absorbed."""
         ...

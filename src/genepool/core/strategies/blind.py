@@ -48,6 +48,11 @@ class Blind:
         """The state is the archive."""
         return False
 
+    @property
+    def learns_from_rejected(self) -> bool:
+        """Nothing is learnt."""
+        return False
+
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
         return empty_archive(self.size, problem.resources, 0.0)

@@ -65,6 +65,11 @@ class Niches:
         """The state is the archive."""
         return False
 
+    @property
+    def learns_from_rejected(self) -> bool:
+        """Only members of the archive are parents."""
+        return False
+
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
         return empty_archive(self.size, problem.resources, self.alpha)

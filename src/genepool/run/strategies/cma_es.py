@@ -100,6 +100,11 @@ class CmaEs:
         """The distribution follows from every score there was."""
         return True
 
+    @property
+    def learns_from_rejected(self) -> bool:
+        """The better half of a generation moves the distribution, accepted or not."""
+        return True
+
     def begin(self, problem: Problem) -> Search:
         """The distribution before anything is known: ratios 1/2, 1/3, ... give every seed alike."""
         archive = empty_archive(self.size, problem.resources, 0.0)

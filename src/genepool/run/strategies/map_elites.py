@@ -70,6 +70,11 @@ class MapElites:
         """The state is the grid."""
         return False
 
+    @property
+    def learns_from_rejected(self) -> bool:
+        """Only members of the grid are parents."""
+        return False
+
     def begin(self, problem: Problem) -> Elites:
         """An empty grid.
 
