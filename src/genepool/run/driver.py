@@ -337,8 +337,9 @@ class Driver:
     ) -> Record:
         """Let a fully scored child (or seed) compete, and write what came of it.
 
-        The guards are asked last, and only about a child that would be accepted (or that the
-        strategy would learn from all the same): to be certain of its rejection is cheaper. A child that breaks one is to the strategy like one that failed.
+        The guards are asked last, and only about a child that would be accepted, or that the
+        strategy would learn from all the same: to be certain of its rejection is cheaper. A child
+        that breaks one is to the strategy like one that failed.
         """
         if answer.scores is None:
             raise RuntimeError("a member that was not scored cannot compete")
