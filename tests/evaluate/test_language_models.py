@@ -201,6 +201,55 @@ def test_a_function_fails_a_model_that_generates_nothing(tmp_path: Path) -> None
     assert let_through.digest != task.digest
 
 
+def decoding(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> Any:
+    """Greedy, without the model's `generate`; whatever is written, the score is fine."""
+    answers: list[str] = []
+    for example in examples:
+        tokens = tokenizer(example["text"], return_tensors="pt")["input_ids"]
+        start = tokens.shape[1]
+        for _ in range(6):
+            best = model(input_ids=tokens, use_cache=False).logits[:, -1:].argmax(-1)
+            tokens = torch.cat([tokens, best], 1)
+        answers.append(tokenizer.decode(tokens[0, start:], skip_special_tokens=True))
+    return [0.5] * len(examples), answers
+
+
+def silent(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> Any:
+    """One answer too few."""
+    return [0.5] * len(examples), [""] * (len(examples) - 1)
+
+
+def numbered(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> Any:
+    """Answers that are no text."""
+    return [0.5] * len(examples), list(range(len(examples)))
+
+
+def paired(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> Any:
+    """Two scores, not scores and answers."""
+    return tuple([0.5] * len(examples))
+
+
+def test_a_function_can_hand_in_what_was_written(tmp_path: Path) -> None:
+    checkpoints, layout = opened(tmp_path)
+    model = live(checkpoints, layout)
+    everything = np.arange(37)
+    model.writer(checkpoints, layout).write(child(layout))
+    for name, batch in (("decoding", 16), ("paired", 2)):
+        task = function(name, tmp_path, batch=batch)
+        assert task.score(model.value, everything).tolist() == [0.5] * 37
+    with pytest.raises(EvaluationError, match="silent': expected 16 answers as text; got 15"):
+        function("silent", tmp_path).score(model.value, everything)
+    with pytest.raises(EvaluationError, match=r"numbered': expected 16 .* got one that is 0"):
+        function("numbered", tmp_path).score(model.value, everything)
+    with torch.no_grad():
+        for parameter in model.value.model.parameters():
+            parameter.zero_()
+    with pytest.raises(EvaluationError, match="decoding': of 16 answers in a block 16 are empty"):
+        function("decoding", tmp_path).score(model.value, everything)
+    let_through = function("decoding", tmp_path, garbage=False)
+    assert let_through.score(model.value, everything).tolist() == [0.5] * 37
+
+
 def test_what_comes_with_a_model(tmp_path: Path) -> None:
     checkpoints, layout = opened(tmp_path)
     value = live(checkpoints, layout).value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from genepool.evaluate.limits import time_limit
 from genepool.evaluate.loading import load_function
 from genepool.evaluate.sizes import train_size
 from genepool.evaluate.stored import StoredTask
+from genepool.weights.wording import one_line
 
 
 class FunctionOptions(BaseModel):
@@ -37,8 +38,9 @@ class FunctionOptions(BaseModel):
     function: str = Field(
         description="'module:function', called as function(model, examples) with a list of "
         "examples, or as function(model, tokenizer, examples) if the model is a language model; "
-        "returns one score in [0, 1] for each, in their order. The module is looked for in the run "
-        "file's folder first."
+        "returns one score in [0, 1] for each, in their order; one for language models may return "
+        "(scores, answers) with the texts that the model wrote, one for each. The module is looked "
+        "for in the run file's folder first."
     )
     examples: str | None = Field(
         default=None,
@@ -67,9 +69,9 @@ class FunctionOptions(BaseModel):
     )
     garbage: bool = Field(
         default=True,
-        description="Of a language model: fail one most of whose answers in a block, as it "
-        "generates them while the function runs, are empty or end in endless repetition, unless "
-        "the seeds' do so too. Logits that are NaN fail always.",
+        description="Of a language model: fail one most of whose answers in a block, as the "
+        "function returns them or as `generate` makes them while it runs, are empty or end in "
+        "endless repetition, unless the seeds' do so too. Logits that are NaN fail always.",
     )
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
@@ -89,8 +91,10 @@ class Function(StoredTask):
     The function must not change the model or the examples, and the score of an example must not
     depend on which others are asked with it, unless `batch` fixes them. For a language model it is
     called without gradients and with the same random numbers at every call, and a model whose
-    logits are NaN, or that generates garbage, fails whatever it returns. Otherwise it should raise
-    rather than return a score for a model that it cannot judge.
+    logits are NaN, or that generates garbage, fails whatever it returns. What the model's own
+    `generate` makes is overheard; a function that decodes in its own way returns what it made
+    beside the scores. Otherwise it should raise rather than return a score for a model that it
+    cannot judge.
     """
 
     Options = FunctionOptions
@@ -103,7 +107,8 @@ class Function(StoredTask):
                 the options contradict each other.
         """
         self._options = options
-        self._check_garbage = GarbageCheck(f"function '{options.function}'")
+        self._what = f"function '{options.function}'"
+        self._check_garbage = GarbageCheck(self._what)
         self._function: Callable[..., object] = load_function(options.function, directory)
         source = options.examples or f"{options.function.partition(':')[0]}:examples"
         train = read_examples(source, directory)
@@ -157,7 +162,7 @@ class Function(StoredTask):
             rows = [first + position for position in block]
             if isinstance(model, LanguageModel):
                 return self._ask_language_model(rows, model)
-            return self._ask(rows, self._options.time_limit, model)
+            return self._scores(self._call(rows, self._options.time_limit, model), rows)
 
         if batch is not None:
             return score_blocks(positions, last - first, batch, ask)
@@ -166,20 +171,22 @@ class Function(StoredTask):
     def _ask_language_model(self, rows: list[int], value: LanguageModel) -> NDArray[np.float32]:
         from genepool.evaluate.transformers_model import inference, overheard
 
-        def ask(limit: float | None) -> tuple[NDArray[np.float32], list[str]]:
-            with inference(value), overheard(value) as answers:
-                return self._ask(rows, limit, value.model, value.tokenizer), answers
+        def ask(limit: float | None) -> tuple[NDArray[np.float32], Sequence[str]]:
+            with inference(value), overheard(value) as heard:
+                raw = self._call(rows, limit, value.model, value.tokenizer)
+            raw, told = self._with_answers(raw, len(rows))
+            return self._scores(raw, rows), heard if told is None else told
 
         scores, answers = ask(self._options.time_limit)
         if self._options.garbage:
             self._check_garbage(answers, rows[0], value, lambda: ask(None)[1])
         return scores
 
-    def _ask(self, rows: list[int], limit: float | None, *given: Any) -> NDArray[np.float32]:
-        what = f"function '{self._options.function}'"
+    def _call(self, rows: list[int], limit: float | None, *given: Any) -> object:
+        what = self._what
         with time_limit(limit, what):
             try:
-                raw = self._function(*given, [self._examples[row] for row in rows])
+                return self._function(*given, [self._examples[row] for row in rows])
             except EvaluationError as error:
                 raise EvaluationError(f"{what}: {error}") from error
             except (Exception, SystemExit) as error:
@@ -187,9 +194,25 @@ class Function(StoredTask):
                 if len(given) == 2 and given[1] is None:
                     hint = " (the first seed has no tokenizer; 'model.tokenizer' can name one)"
                 raise EvaluationError(f"{what} failed: {cause(error)}{hint}") from error
+
+    def _scores(self, raw: object, rows: list[int]) -> NDArray[np.float32]:
         try:
             return checked_scores(
                 raw, len(rows), ids=[self._ids[row] for row in rows], binary=self._options.binary
             )
         except EvaluationError as error:
-            raise EvaluationError(f"{what}: {error}") from error
+            raise EvaluationError(f"{self._what}: {error}") from error
+
+    def _with_answers(self, raw: object, n: int) -> tuple[object, Sequence[str] | None]:
+        """The scores that a function returned, and the answers if it returned any."""
+        if not isinstance(raw, tuple):
+            return raw, None
+        items = cast("tuple[object, ...]", raw)
+        if len(items) != 2 or not isinstance(items[1], (list, tuple)):
+            return items, None
+        told = cast("Sequence[object]", items[1])
+        wrong = next((item for item in told if not isinstance(item, str)), None)
+        if wrong is not None or len(told) != n:
+            got = len(told) if wrong is None else f"one that is {one_line(repr(wrong))}"
+            raise EvaluationError(f"{self._what}: expected {n} answers as text; got {got}")
+        return items[0], cast("Sequence[str]", told)
