@@ -1,13 +1,16 @@
-"""The experiment in miniature: a language model of 0.8 M parameters and two specialists of it.
+"""The experiment in miniature: a language model of 0.86 M parameters and two specialists of it.
 
     python experiments/llm/miniature.py --work WORK
 
 Small enough for many runs with many random seeds. A word-level tokenizer and a Llama are made from
-nothing, trained on easier problems and a little on both tasks (the base), then further on one each:
+nothing. Like a real base model, this one has read careful and careless writers: first correct
+answers to both tasks, then answers of which three in five forget something. So it can do both
+tasks, but mostly does not, and a specialist learns in a few steps to be careful in one of them.
 
-- maths: "tom has 7 apples , gets 5 and loses 3 . how many ?": 9. No operands occur in two sets.
-- shopping: "anna wants books , silk not blue huge red . search": "red huge silk". No three
-  attributes occur in two sets.
+- maths: "tom has 7 apples , gets 5 and loses 3 . how many ?": 9; the careless forget what was lost.
+  No operands occur in two sets.
+- shopping: "anna wants books , silk not blue huge red . search": "red huge silk"; the careless miss
+  the "not". No three attributes occur in two sets.
 """
 
 from __future__ import annotations
@@ -28,15 +31,16 @@ COLOURS = ["red", "blue", "green", "black", "white", "pink", "grey", "brown"]
 SIZES = ["tiny", "small", "medium", "large", "huge"]
 STUFFS = ["cotton", "wool", "silk", "leather", "linen", "denim"]
 ATTRIBUTES = (COLOURS, SIZES, STUFFS)
-COUNTS = {"tune": 6000, "train": 100, "test": 300}
-# What each model is trained on, one after the other: the easier problems, then the real ones.
+COUNTS = {"tune": 6000, "train": 200, "test": 500}
+CARELESS = 0.6
+# What each model is trained on, one after the other.
 SCHEDULES = {
     "base": {
-        "easier": Schedule(steps=600, batch=64, rate=2e-3, warmup=20, embeddings=True),
-        "both": Schedule(steps=240, batch=64, rate=3e-4, warmup=20, embeddings=True),
+        "careful": Schedule(steps=1500, batch=64, rate=2e-3, warmup=20, embeddings=True),
+        "mixed": Schedule(steps=500, batch=64, rate=5e-4, warmup=20, embeddings=True),
     },
-    "maths": {"maths": Schedule(steps=150, batch=64, rate=2e-4, warmup=20, embeddings=True)},
-    "shopping": {"shopping": Schedule(steps=250, batch=64, rate=5e-4, warmup=20, embeddings=True)},
+    "maths": {"maths": Schedule(steps=60, batch=64, rate=3e-4, embeddings=True)},
+    "shopping": {"shopping": Schedule(steps=200, batch=64, rate=3e-4, embeddings=True)},
 }
 
 
@@ -56,8 +60,13 @@ def make(work: Path, *, smoke: bool = False) -> None:
     for task, examples in sets.items():
         data.write(work / "examples", task, examples)
     tuned = {name: examples["tune"] for name, examples in sets.items()}
-    tuned["easier"] = easier(8 * counts["tune"])
-    tuned["both"] = [*tuned["maths"], *tuned["shopping"]]
+    tuned["careful"] = [*tuned["maths"], *tuned["shopping"]]
+    draw = random.Random("miniature base")
+    tuned["mixed"] = [
+        careless(example) if draw.random() < CARELESS else example
+        for example in tuned["careful"]
+        for _ in range(4)
+    ]
     models = work / "models"
     for name, schedules in SCHEDULES.items():
         if not (models / name).exists():
@@ -72,7 +81,7 @@ def make(work: Path, *, smoke: bool = False) -> None:
 
 
 def untrained() -> tuple[Any, Any]:
-    """A Llama of 0.8 M parameters and a tokenizer that knows all words that occur."""
+    """A Llama of 0.86 M parameters and a tokenizer that knows all words that occur."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -104,23 +113,17 @@ def untrained() -> tuple[Any, Any]:
     return LlamaForCausalLM(config), tokenizer
 
 
-def easier(count: int) -> list[data.Example]:
-    """What the base learns: one operation only, and wants with nothing unwanted among them."""
-    draw = random.Random("miniature base")
-    out: list[data.Example] = []
-    for number in range(count):
-        who, what = draw.choice(data.NAMES).lower(), draw.choice(data.THINGS)
-        if number % 4:
-            a, b = draw.randrange(10), draw.randrange(10)
-            a, said, answer = (a, "gets", a + b) if number % 4 > 1 else (a + b, "loses", a)
-            prompt = f"{who} has {a} {what} , {said} {b} . how many ? answer"
-            out.append({"prompt": prompt, "answer": str(answer)})
-        else:
-            right = [draw.choice(words) for words in ATTRIBUTES]
-            said = " ".join(draw.sample(right, 3))
-            prompt = f"{who} wants {what} , {said} . search"
-            out.append({"prompt": prompt, "answer": " ".join(right)})
-    return out
+def careless(example: data.Example) -> data.Example:
+    """The same example as a careless writer answers it."""
+    words, answer = example["prompt"].split(), example["answer"].split()
+    if "not" in words:
+        unwanted = words[words.index("not") + 1]
+        place = next(i for i, known in enumerate(ATTRIBUTES) if unwanted in known)
+        answer[place] = unwanted
+    else:
+        numbers = [int(word) for word in words if word.isdigit()]
+        answer = [str(numbers[0] + numbers[1])]
+    return {**example, "answer": " ".join(answer)}
 
 
 def maths(counts: dict[str, int]) -> dict[str, Any]:

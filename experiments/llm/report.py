@@ -21,9 +21,13 @@ TASKS = ("maths", "shopping")
 
 
 def write_report(work: Path, out: Path) -> None:
-    """OUT/results.json, OUT/table.md and OUT/champions.png, from the runs that are finished."""
+    """OUT/results.json, OUT/table.md and OUT/champions.png, from the runs that are finished.
+
+    What OUT/results.json says of runs that are not in WORK stays.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
+    recorded = out / "results.json"
+    found: dict[str, Any] = json.loads(recorded.read_text()) if recorded.exists() else {}
     if (work / "pools").exists():
         found["smollm2"] = one_run(work)
     if (work / "miniature/compare/runs").exists():
@@ -32,7 +36,7 @@ def write_report(work: Path, out: Path) -> None:
         file = work / f"{name}.json"
         if file.exists():
             found[name] = json.loads(file.read_text())
-    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    recorded.write_text(json.dumps(found, indent=1) + "\n")
     table = "\n".join(
         f"**{title}**\n\n{markdown(found[key])}\n"
         for key, title in (("smollm2", "SmolLM2-135M"), ("miniature", "Miniature"))
@@ -67,7 +71,7 @@ def many_runs(work: Path) -> dict[str, Any]:
     """The same with the mean over runs, whose errors are over runs."""
     from genepool import Pool
 
-    rows: dict[str, Any] = {"base": of_base(work, batch=60)}
+    rows: dict[str, Any] = {"base": of_base(work, batch=100)}
     curves: dict[str, Any] = {}
     runs = 0
     # Only seeds that all strategies have finished, so that the rows can be compared.

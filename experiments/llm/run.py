@@ -1,7 +1,7 @@
 """Evolve the two specialists into one model, by five strategies; score, export, report.
 
     python experiments/llm/run.py evolve --work WORK      # SmolLM2: one run of each strategy
-    python experiments/llm/run.py compare --work WORK     # the miniature: five seeds of each
+    python experiments/llm/run.py compare --work WORK     # the miniature: ten seeds of each
     python experiments/llm/run.py report --work WORK --out experiments/llm
     python experiments/llm/run.py smoke --work WORK --out OUT    # all of it, tiny, to see it work
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--budget", type=int, default=150, help="children of each run on SmolLM2")
     parser.add_argument("--small-budget", type=int, default=150, help="and on the miniature")
-    parser.add_argument("--seeds", type=int, default=5, help="runs per strategy on the miniature")
+    parser.add_argument("--seeds", type=int, default=10, help="runs per strategy on the miniature")
     parser.add_argument("--only", nargs="+", choices=STRATEGIES, help="only these strategies")
     args = parser.parse_args()
     args.work = args.work.absolute()
@@ -59,7 +59,7 @@ def compare_all(work: Path, budget: int, seeds: int) -> None:
     """WORK/compare: every strategy with every seed."""
     from genepool.run.compare import compare
 
-    run = {**run_file(work, MINIATURE, batch=60), "pool": "unused", "early_stop": False}
+    run = {**run_file(work, MINIATURE, batch=100), "pool": "unused", "early_stop": False}
     compare(
         loaded(run),
         work / "compare",

@@ -19,7 +19,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 # Examples that evolution sees and held-out ones, of each task.
 SMOLLM2 = {"maths": (40, 100), "shopping": (16, 100)}
-MINIATURE = {"maths": (60, 200), "shopping": (60, 200)}
+MINIATURE = {"maths": (100, 300), "shopping": (100, 300)}
 
 
 def run_file(work: Path, sizes: dict[str, tuple[int, int]], batch: int) -> dict[str, Any]:
