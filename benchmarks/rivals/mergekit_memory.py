@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from mergekit.architecture import arch_info_for_config
-from mergekit.config import MergeConfiguration
+from mergekit.evo.genome import ModelGenome, ModelGenomeDefinition
 from mergekit.graph import Executor
 from mergekit.io.tasks import ReturnTensor
 from mergekit.merge_methods import merge_state_dicts
@@ -28,14 +28,10 @@ def main(first: str, second: str, repeats: int) -> None:
     torch.set_grad_enabled(False)
     states = [load_file(Path(path) / "model.safetensors") for path in (first, second)]
     live = {name: torch.zeros_like(tensor) for name, tensor in states[0].items()}
-    config = MergeConfiguration.model_validate(
-        {
-            "merge_method": "slerp",
-            "base_model": first,
-            "models": [{"model": first}, {"model": second}],
-            "parameters": {"t": 0.3},
-            "dtype": "bfloat16",
-        }
+    genome = ModelGenome(
+        ModelGenomeDefinition.model_validate(
+            {"models": [first, second], "merge_method": "slerp", "layer_granularity": 1}
+        )
     )
     llama = AutoConfig.from_pretrained(first)
     info = arch_info_for_config(llama)
@@ -48,6 +44,7 @@ def main(first: str, second: str, repeats: int) -> None:
         # What mergekit.evo.actors.InMemoryMergeEvaluator.evaluate does before it evaluates.
         # Its plan_in_memory fails with new versions of pydantic, which try to build an abstract
         # class; making the same tasks unchecked is all that differs here.
+        config = genome.genotype_merge_config(genome.initial_genotype(random=True))
         planner = MergePlanner(config, getattr(info, "info", info), options, llama)
         planner._plan()
         tasks = [
