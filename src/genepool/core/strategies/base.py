@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genepool.core.archive import Member, Resources
 from genepool.core.axis import Axis, InnerProducts
-from genepool.core.exam import Questions
+from genepool.core.exam import FullExam, Questions
 from genepool.core.genome import Genome, Origin, Recipe, Vector, compose
 from genepool.core.slerp import Angle, merge_recipe, products_of
 
@@ -165,7 +165,8 @@ class Strategy(Protocol[State]):
 
     All methods are pure: they return a new state. A run asks `propose` for child t with the state
     after child t - W, and hands every child to `absorb`, or to `skip` if it was not fully scored,
-    in the order of the steps.
+    in the order of the steps. What most strategies have in common is here, for those that derive
+    from it.
     """
 
     @property
@@ -174,7 +175,7 @@ class Strategy(Protocol[State]):
 
         Then resuming goes through all that was ever absorbed, else only through the survivors.
         """
-        ...
+        return False
 
     @property
     def learns_from_rejected(self) -> bool:
@@ -183,7 +184,7 @@ class Strategy(Protocol[State]):
         Then guards are asked about every child that was scored, else only about those that would
         be accepted.
         """
-        ...
+        return False
 
     def begin(self, problem: Problem) -> State:
         """The state before anything is absorbed."""
@@ -196,9 +197,9 @@ class Strategy(Protocol[State]):
     def exam(self, state: State, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
         """In which order to ask for the examples not yet known (NaN), and when to stop.
 
-        A strategy that needs every score returns a `FullExam`.
+        Unless there is more to say, everything is asked.
         """
-        ...
+        return FullExam(known)
 
     def absorb(
         self, state: State, member: Member, step: int, scores: NDArray[np.float32]
@@ -208,7 +209,7 @@ class Strategy(Protocol[State]):
 
     def skip(self, state: State, step: int) -> State:
         """Take note that a child was stopped or failed."""
-        ...
+        return state
 
     def recall(self, state: State, past: Past) -> State:
         """Take in what was decided in an earlier session."""

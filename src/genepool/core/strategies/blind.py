@@ -8,16 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from genepool.core.archive import Archive, Member, empty_archive
-from genepool.core.exam import Exam
+from genepool.core.archive import Archive, empty_archive
 from genepool.core.rng import generator
 from genepool.core.slerp import Angle
 from genepool.core.strategies.base import (
-    Outcome,
-    Past,
     Plan,
     Problem,
     Proposal,
@@ -25,11 +19,11 @@ from genepool.core.strategies.base import (
     merged,
     random_seeds,
 )
-from genepool.core.strategies.niches import put_back, survival, survival_exam
+from genepool.core.strategies.niches import Surviving
 
 
 @dataclass(frozen=True, slots=True)
-class Blind:
+class Blind(Surviving):
     """One ratio on a grid over every pair of seeds, or random merges of random pairs.
 
     Attributes:
@@ -42,16 +36,6 @@ class Blind:
     grid: int = 0
     size: int = 20
     angle: Angle = "global"
-
-    @property
-    def remembers(self) -> bool:
-        """The state is the archive."""
-        return False
-
-    @property
-    def learns_from_rejected(self) -> bool:
-        """Nothing is learnt."""
-        return False
 
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
@@ -78,24 +62,6 @@ class Blind:
         ends = tuple(problem.axis.chromosomes[1:].tolist())
         plan = Plan((one, two), grid_ratio(round_, self.grid), ends, self.angle, 0.0)
         return merged(problem, step, plan, problem.seeds[one], problem.seeds[two])
-
-    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam:
-        """In which order to ask for the examples not yet known (NaN), and when to stop."""
-        return survival_exam(state, proposal, known)
-
-    def absorb(
-        self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
-    ) -> tuple[Archive, Outcome]:
-        """Keep the best."""
-        return survival(state, member, scores)
-
-    def skip(self, state: Archive, step: int) -> Archive:
-        """Nothing changes."""
-        return state
-
-    def recall(self, state: Archive, past: Past) -> Archive:
-        """Put a survivor back."""
-        return put_back(state, past)
 
 
 def grid_ratio(index: int, grid: int) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.audit import Audit
-from genepool.core.exam import Exam
+from genepool.core.exam import Exam, Questions
 from genepool.core.genome import recipe
 from genepool.core.rng import generator, pick
 from genepool.core.slerp import Angle
@@ -24,6 +24,7 @@ from genepool.core.strategies.base import (
     Plan,
     Problem,
     Proposal,
+    Strategy,
     breed,
     mate,
     random_seeds,
@@ -32,8 +33,26 @@ from genepool.core.strategies.base import (
 _AUDIT_STREAM = 1 << 32
 
 
+class Surviving(Strategy[Archive]):
+    """Strategies whose state is an archive: of archive and child all but the least fit survive."""
+
+    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
+        """In which order to ask for the examples not yet known (NaN), and when to stop."""
+        return survival_exam(state, proposal, known)
+
+    def absorb(
+        self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
+    ) -> tuple[Archive, Outcome]:
+        """Survival of all but the least fit, archive and child together."""
+        return survival(state, member, scores)
+
+    def recall(self, state: Archive, past: Past) -> Archive:
+        """Put a survivor back."""
+        return put_back(state, past)
+
+
 @dataclass(frozen=True, slots=True)
-class Niches:
+class Niches(Surviving):
     """M2N2 and its ablations.
 
     Attributes:
@@ -59,16 +78,6 @@ class Niches:
     mutation: float = 0.0
     warmup: int = 0
     risk: float = 0.0
-
-    @property
-    def remembers(self) -> bool:
-        """The state is the archive."""
-        return False
-
-    @property
-    def learns_from_rejected(self) -> bool:
-        """Only members of the archive are parents."""
-        return False
 
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
@@ -97,7 +106,7 @@ class Niches:
             mutation=self.mutation,
         )
 
-    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Exam | Audit:
+    def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
         """In which order to ask for the examples not yet known (NaN), and when to stop."""
         if self.risk == 0:
             return survival_exam(state, proposal, known)
@@ -105,20 +114,6 @@ class Niches:
         asked = int(np.count_nonzero(~np.isnan(known)))
         draws = generator(0, proposal.step, stream=_AUDIT_STREAM + asked)
         return Audit(state, parent_shares(state, proposal), known, self.risk, draws)
-
-    def absorb(
-        self, state: Archive, member: Member, step: int, scores: NDArray[np.float32]
-    ) -> tuple[Archive, Outcome]:
-        """Survival of all but the least fit, archive and child together."""
-        return survival(state, member, scores)
-
-    def skip(self, state: Archive, step: int) -> Archive:
-        """Nothing changes."""
-        return state
-
-    def recall(self, state: Archive, past: Past) -> Archive:
-        """Put a survivor back."""
-        return put_back(state, past)
 
     def _parents(self, archive: Archive, draws: np.random.Generator) -> tuple[Member, Member]:
         fitness = archive.fitness

@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member, empty_archive
-from genepool.core.exam import FullExam
 from genepool.core.genome import Recipe, Vector, compose, recipe
 from genepool.core.rng import generator
 from genepool.core.slerp import slerp_weights
-from genepool.core.strategies import Outcome, Past, Problem, Proposal
+from genepool.core.strategies import Outcome, Past, Problem, Proposal, Strategy
 from genepool.core.strategies.niches import put_back, survival
 from genepool.errors import ConfigError
 
@@ -76,7 +75,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class CmaEs:
+class CmaEs(Strategy[Search]):
     """CMA-ES.
 
     Attributes:
@@ -102,7 +101,7 @@ class CmaEs:
 
     @property
     def learns_from_rejected(self) -> bool:
-        """The better half of a generation moves the distribution, accepted or not."""
+        """The better half of each generation, be it accepted or not, moves the distribution."""
         return True
 
     def begin(self, problem: Problem) -> Search:
@@ -135,10 +134,6 @@ class CmaEs:
         parents = [genome for genome in problem.seeds if isinstance(genome, Recipe)]
         plan = Sample(tuple(range(len(parents))), tuple(drawn.tolist()))
         return Proposal(step, plan, merge, compose(merge, parents))
-
-    def exam(self, state: Search, proposal: Proposal, known: NDArray[np.float32]) -> FullExam:
-        """Everything: the distribution learns from the order of all children."""
-        return FullExam(known)
 
     def absorb(
         self, state: Search, member: Member, step: int, scores: NDArray[np.float32]

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive, Member, empty_archive
-from genepool.core.exam import FullExam
 from genepool.core.rng import generator, pick
 from genepool.core.slerp import Angle
-from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal
+from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 from genepool.core.strategies.base import mate, random_seeds
 from genepool.core.strategies.niches import put_back
 from genepool.errors import ConfigError
@@ -45,7 +44,7 @@ class Elites:
 
 
 @dataclass(frozen=True, slots=True)
-class MapElites:
+class MapElites(Strategy[Elites]):
     """MAP-Elites over merges.
 
     A child goes to the cell of its measures and stays if the cell is empty or its occupant has a
@@ -64,16 +63,6 @@ class MapElites:
     angle: Angle = "global"
     mutation: float = 0.0
     warmup: int = 0
-
-    @property
-    def remembers(self) -> bool:
-        """The state is the grid."""
-        return False
-
-    @property
-    def learns_from_rejected(self) -> bool:
-        """Only members of the grid are parents."""
-        return False
 
     def begin(self, problem: Problem) -> Elites:
         """An empty grid.
@@ -102,10 +91,6 @@ class MapElites:
             mutation=self.mutation,
         )
 
-    def exam(self, state: Elites, proposal: Proposal, known: NDArray[np.float32]) -> FullExam:
-        """Everything: which cell a child belongs to is known only when all is asked."""
-        return FullExam(known)
-
     def absorb(
         self, state: Elites, member: Member, step: int, scores: NDArray[np.float32]
     ) -> tuple[Elites, Outcome]:
@@ -121,10 +106,6 @@ class MapElites:
             evicted=None if occupant is None else occupant.id,
             fitness=member.train,
         )
-
-    def skip(self, state: Elites, step: int) -> Elites:
-        """Nothing changes."""
-        return state
 
     def recall(self, state: Elites, past: Past) -> Elites:
         """Put an elite back."""
