@@ -96,6 +96,21 @@ def test_cma_es_climbs(tmp_path: Path) -> None:
     assert np.mean(trains[-50:]) > np.mean(trains[:50]) + 0.02
 
 
+def test_cma_es_climbs_with_children_in_flight_too(tmp_path: Path) -> None:
+    """Those that were drawn before the distribution moved on must not drive it away."""
+    strategy = {"name": "cma-es", "population": 8, "weights": True, "sigma": 0.1}
+    for width in (1, 3):
+        evolve(write_run(tmp_path / str(width), strategy=strategy, budget=800, in_flight=width))
+
+    def last(width: int) -> float:
+        with Pool(tmp_path / str(width) / "pool") as pool:
+            scores = [record.train or 0.0 for record in pool.records(pool.evaluations - 100)]
+        return sum(scores) / len(scores)
+
+    assert last(1) > 0.85
+    assert last(3) > last(1) - 0.05
+
+
 def test_cma_es_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     np.random.seed(1)  # noqa: NPY002
     expected = np.random.random(3)  # noqa: NPY002

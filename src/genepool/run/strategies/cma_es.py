@@ -6,7 +6,9 @@ each group is merged at ratios of its own: for seeds A, B, C the group is
 
 Child t belongs to generation (t - 1) // population. It is drawn from the distribution that the
 generations before it have shaped, with randomness of (seed, t); with children in flight, from the
-one before the last, since the last may not be complete. So a run repeats like any other.
+one before the last, since the last may not be complete. So a run repeats like any other. Late
+children teach where they stood in their own distribution: taken where they are, the step made
+meanwhile would count twice, and the step size grow without end.
 """
 
 from __future__ import annotations
@@ -49,6 +51,21 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Points:
+    """The points of a generation, and the distribution that they were drawn from.
+
+    Attributes:
+        values: float64[population, D].
+        mean: float64[D], in the coordinates in which `cma` draws (without bounds).
+        sigma: step size.
+    """
+
+    values: Float64
+    mean: Float64
+    sigma: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Search:
     """State: what was found, and the distribution that is searched.
 
@@ -56,8 +73,8 @@ class Search:
         archive: the best members, without competition.
         model: the distribution (`cma.CMAEvolutionStrategy`); never changed, only copied.
         generation: number of complete generations.
-        points: float64[population, D] of the next one, and of one more with children in flight.
-            They are drawn all at once, since copying the distribution takes longer than most else.
+        points: of the next one, and of one more with children in flight. They are drawn all at
+            once, since copying the distribution takes longer than most else.
         results: (step, score or None) of the next one, so far.
         problem: what is searched.
         groups: int64[T], the group of each tensor; empty over raw weights.
@@ -67,7 +84,7 @@ class Search:
     archive: Archive
     model: Any
     generation: int
-    points: tuple[Float64, ...]
+    points: tuple[Points, ...]
     results: tuple[tuple[int, float | None], ...]
     problem: Problem
     groups: NDArray[np.int64]
@@ -154,12 +171,12 @@ class CmaEs(Strategy[Search]):
         train = None if known is None else state.problem.resources.mean(known)
         return self._learn(state, past.step, train)
 
-    def _first(self, model: Any, problem: Problem) -> tuple[Float64, ...]:
+    def _first(self, model: Any, problem: Problem) -> tuple[Points, ...]:
         """The points that are drawn before anything is known."""
         return tuple(self._drawn(model, problem, generation) for generation in range(1 + self.lag))
 
-    def _drawn(self, model: Any, problem: Problem, generation: int) -> Float64:
-        """The points of a generation, float64[population, D], each of the randomness of its step.
+    def _drawn(self, model: Any, problem: Problem, generation: int) -> Points:
+        """The points of a generation, each of the randomness of its step.
 
         Drawing changes the model, though not the distribution: it must not be anybody else's yet.
         """
@@ -172,14 +189,14 @@ class CmaEs(Strategy[Search]):
         # over raw weights it would be most of what there is to copy.
         model.sent_solutions.clear()
         model.archive.clear()
-        points = np.stack(rows)
-        points.setflags(write=False)
-        return points
+        values = np.stack(rows)
+        values.setflags(write=False)
+        return Points(values, np.array(model.mean, dtype=np.float64), float(model.sigma))
 
     def _draw(self, state: Search, step: int) -> Float64:
         """The point of child `step`."""
         generation, number = divmod(step - 1, self.population)
-        return state.points[generation - state.generation][number]
+        return state.points[generation - state.generation].values[number]
 
     def _learn(self, state: Search, step: int, score: float | None) -> Search:
         if step == 0:
@@ -194,9 +211,10 @@ class CmaEs(Strategy[Search]):
         if len(told) > self.population // 2:
             _seeded(model, problem.seed, step, _STREAM + 1)
             model.ask()  # cma counts an iteration only between asking and telling
+            if self.lag:
+                points = [_brought_up(model, point, state.points[0]) for point in points]
             with warnings.catch_warnings():
-                # With children in flight the points are those of a distribution that has since
-                # moved on; cma finds them far out and says so.
+                # With children in flight the covariance has moved on; cma may find points far out.
                 warnings.simplefilter("ignore")
                 model.tell(points, [-value for _, value in told], check_points=False)
         following = self._drawn(model, problem, state.generation + 1 + self.lag)
@@ -254,6 +272,14 @@ def _rows(ratios: Float64, grams: Float64) -> Float64:
             row[seed] += of_seed
         rows[group] = row
     return rows
+
+
+def _brought_up(model: Any, point: Float64, drawn: Points) -> Float64:
+    """The point that lies in a distribution as another did in the one that it was drawn from."""
+    handler = model.boundary_handler
+    own = np.asarray(model.gp.geno(point.copy(), from_bounds=handler.inverse), dtype=np.float64)
+    moved = model.mean + (own - drawn.mean) * (model.sigma / drawn.sigma)
+    return np.asarray(model.gp.pheno(moved, into_bounds=handler.repair), dtype=np.float64)
 
 
 def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
