@@ -98,7 +98,26 @@ def many_runs(work: Path) -> dict[str, Any]:
             error = float(np.std(values, ddof=1)) / runs**0.5 if runs > 1 else 0.0
             rows[label][key] = [float(np.mean(values)), error]
             rows[label][f"{key} of each run"] = values
-    return {"rows": rows, "curves": curves, "runs": runs, "errors": "standard error over runs"}
+    return {
+        "rows": rows,
+        "curves": curves,
+        "runs": runs,
+        "errors": "standard error over runs",
+        "m2n2 minus": {label: lead(rows, label) for label in LABELS if label != "m2n2"},
+    }
+
+
+def lead(rows: dict[str, Any], label: str) -> dict[str, float]:
+    """By how many points M2N2 is ahead on held-out examples, in pairs of runs with one seed."""
+    from genepool.run.statistics import sign_flip_test
+
+    ours, theirs = (np.array(rows[name]["average of each run"]) for name in ("m2n2", label))
+    points = 100 * (ours - theirs)
+    return {
+        "points": round(float(points.mean()), 2),
+        "standard error": round(float(points.std(ddof=1)) / len(points) ** 0.5, 2),
+        "p": round(sign_flip_test(points), 4),
+    }
 
 
 def finished(folder: Path) -> bool:
