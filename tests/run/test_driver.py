@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +67,32 @@ def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, An
     assert one[-2]["held_out"] == {k: v for k, v in known.items() if k in one[-2]["held_out"]}
     assert one[:-2] == many[:-2]
     assert one[-1] == many[-1]
+
+
+_CALLS = {
+    "evolve": "genepool.evolve('run.yaml')",
+    "compare": "compare('run.yaml', 'all', strategies=['ga'], seeds=2, workers=2)",
+}
+
+
+@pytest.mark.parametrize("call", _CALLS.values(), ids=_CALLS.keys())
+def test_a_script_that_workers_run_again_is_told_so(tmp_path: Path, call: str) -> None:
+    write_run(tmp_path, in_flight=2, executor="process", workers=2, budget=6)
+    imports = "import genepool; from genepool.run.compare import compare"
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "script.py").write_text(f"{imports}\n{script}\n")
+        words = [sys.executable, "script.py"]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    done = run(call)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("genepool.errors.GenepoolError: every worker process imports the script")
+    # What the workers themselves met is not shown beside it.
+    assert done.stderr.count("Traceback") == 1
+    done = run(f"if __name__ == '__main__':\n    {call}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_worker_processes_give_the_same_run(tmp_path: Path) -> None:

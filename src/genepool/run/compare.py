@@ -23,6 +23,7 @@ from genepool.run.history import history
 from genepool.run.inputs import open_seeds, seed_entries
 from genepool.run.pool import Pool
 from genepool.run.progress import Progress, Silence
+from genepool.run.restart import refuse_restart
 from genepool.weights.atomic import write_bytes
 from genepool.weights.gram import load_or_build_gram
 from genepool.weights.threads import available_threads
@@ -184,6 +185,7 @@ def compare(
     """
     from filelock import FileLock, Timeout
 
+    refuse_restart()
     loaded = run if isinstance(run, Run) else load_run(run)
     target = loaded.config.budget if budget is None else budget
     path = Path(directory)

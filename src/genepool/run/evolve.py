@@ -30,6 +30,7 @@ from genepool.run.interrupt import interruptible
 from genepool.run.pool import Pool
 from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, Silence
+from genepool.run.restart import refuse_restart
 from genepool.run.scorer import Scorer
 from genepool.weights.threads import available_threads
 
@@ -76,6 +77,7 @@ def evolve(
         GenepoolError: the run file, a seed, a task or the pool is at fault.
         KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
     """
+    refuse_restart()
     loaded = run if isinstance(run, Run) else load_run(run)
     target = loaded.config.budget if budget is None else budget
     if target < 0:

@@ -27,6 +27,7 @@ from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.run.config import Run
 from genepool.run.executor import Answer
+from genepool.run.restart import RESTARTED
 from genepool.run.scorer import Part
 from genepool.weights.threads import available_threads
 
@@ -210,6 +211,11 @@ def _worker(connection: Connection, run: Run, threads: int) -> None:
 def death(process: Any) -> GenepoolError:
     """What to say of a worker process that ended on its own."""
     code = process.exitcode
+    if code == RESTARTED:
+        return GenepoolError(
+            "every worker process imports the script that starts it, and this one would call "
+            "genepool there again; put what it does below the line 'if __name__ == \"__main__\":'"
+        )
     how = f"exit code {code}"
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
