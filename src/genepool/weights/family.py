@@ -15,6 +15,7 @@ from genepool.weights.companions import compare_configs, compare_settings, langu
 from genepool.weights.depth import depth_key
 from genepool.weights.layout import Layout, build_layout
 from genepool.weights.mapped import Tensor
+from genepool.weights.tied import tie_notice, without_tied_head
 from genepool.weights.tokens import (
     Vocabulary,
     common_rows,
@@ -112,7 +113,7 @@ def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None)
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
-        return open_checkpoint(place)
+        return without_tied_head(open_checkpoint(place))
     if adapter is not None:
         raise CheckpointError(
             f"{at(place)}: is an adapter too, and an adapter's base must be a whole model; merge "
@@ -195,7 +196,7 @@ def make_family(
         CheckpointError: they do not fit together; the message names files, field and both values.
         InputError: chromosomes that cannot be used.
     """
-    notices: list[str] = []
+    notices = [notice for notice in map(tie_notice, checkpoints) if notice is not None]
     for other in checkpoints[1:]:
         notices += _compare(checkpoints[0], other, partial, vocabulary)
     rows: dict[str, int] = {}
