@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from contextlib import closing
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 
 from genepool.core.genome import Recipe, digest
-from genepool.errors import PoolError
+from genepool.errors import EvaluationError, PoolError
 from genepool.run.evolve import evolve
 from genepool.run.pool import Pool
 from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import StepReport
 from tests.runs import contents, write_run
+
+# Python keeps a module that it has loaded, so that each needs a name of its own.
+_NUMBERS = itertools.count()
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -67,6 +71,64 @@ def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, An
     assert one[-2]["held_out"] == {k: v for k, v in known.items() if k in one[-2]["held_out"]}
     assert one[:-2] == many[:-2]
     assert one[-1] == many[-1]
+
+
+_SERVED = """
+from pathlib import Path
+DOWN = Path({down!r})
+examples = list(range(20))
+def score(model, chosen):
+    bias = abs(float(model["hidden.bias"].sum()))
+    if DOWN.exists() or int(bias * 1e5) % 3 == {odd}:
+        raise ConnectionError("nobody answers")
+    return [min(1.0, bias / (1 + n)) for n in chosen]
+"""
+
+
+def _served(directory: Path, odd: int, **changes: Any) -> tuple[dict[str, Any], Path]:
+    """What a run with an evaluator of its own needs, and the file that takes this down.
+
+    Of three models it fails about one, unless `odd` is more than 2.
+    """
+    module = f"served_{next(_NUMBERS)}"
+    script = _SERVED.format(down=str(directory / "down"), odd=odd)
+    (directory / f"{module}.py").write_text(script)
+    task = {"name": "served", "evaluator": "function", "function": f"{module}:score"}
+    return {"tasks": [task], **changes}, directory / "down"
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_evaluator_that_is_down_costs_no_children(tmp_path: Path, width: int) -> None:
+    changes, down = _served(tmp_path, 3, in_flight=width, budget=40)
+    evolve(write_run(tmp_path, **changes, pool="whole"))
+    file = write_run(tmp_path, **changes)
+    evolve(file, budget=7)
+    down.touch()
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match=r"children all failed.*nobody answers.*anew"):
+            evolve(file)
+        with Pool(tmp_path / "pool") as pool:
+            assert (pool.evaluations, pool.status()["failed"]) == (7, 0)
+    down.unlink()
+    evolve(file)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
+def test_single_failures_are_children_like_others(tmp_path: Path) -> None:
+    changes, _ = _served(tmp_path, 0)
+    file = write_run(tmp_path, **changes)
+    last: set[str] = set()
+    for budget in range(10, 30):
+        evolve(file, budget=budget)
+        with Pool(tmp_path / "pool") as pool:
+            assert pool.evaluations == budget
+            last.add(list(pool.records())[-1].verdict)
+            failed = pool.status()["failed"]
+    assert "failed" in last
+    assert len(last) > 1
+    evolve(write_run(tmp_path, **changes, pool="whole"), budget=29)
+    assert failed > 3
+    assert contents(tmp_path / "pool")[:-1] == contents(tmp_path / "whole")[:-1]
 
 
 _CALLS = {

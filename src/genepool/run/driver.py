@@ -61,7 +61,9 @@ class Driver:
         self._guard_means: dict[str, Means] = {}
         self._champion: tuple[int, float, Genome] | None = None
         self._champion_held_out: float | None = None
-        self._failures = 0
+        # Children that failed one after the other, not written yet: should all fail, the cause is
+        # hardly theirs, and they are to be scored anew once it is mended.
+        self._failed: list[tuple[Record, Means, list[int]]] = []
         self._rounds = inputs.run.strategy.rounds
         self._round = everything(problem.resources)
         # States after the last W children, newest last: what proposals are made from.
@@ -83,6 +85,7 @@ class Driver:
         flying: dict[int, Proposal] = {}
         while done < budget:
             if done == self._round.stop:
+                self._write_failed()
                 self._renew(done)
             last = min(budget, self._round.stop or budget)
             while len(flying) < width and done + len(flying) < last:
@@ -113,6 +116,7 @@ class Driver:
         seconds = time.perf_counter() - started
         if done < budget:
             raise KeyboardInterrupt
+        self._write_failed()
         self._finish(done)
         return done - first, seconds
 
@@ -320,8 +324,6 @@ class Driver:
                 asked = answer.asked
         if answer.scores is not None and asked == size:
             return self._admit(step, proposal.genome, proposal, answer)
-        if answer.scores is None:
-            self._count_failure(answer.error)
         verdict: Verdict = "failed" if answer.scores is None else "stopped"
         record = self._record(step, proposal, proposal.genome, verdict, REJECTED, answer, asked)
         self._write(record, self._strategy.skip(state, step))
@@ -359,10 +361,6 @@ class Driver:
             if checked.verdict is not None:
                 verdict, state = checked.verdict, self._strategy.skip(before, step)
                 outcome = replace(REJECTED, fitness=outcome.fitness)
-        if verdict == "failed":
-            self._count_failure(answer.error)
-        else:
-            self._failures = 0
         record = self._record(step, proposal, genome, verdict, outcome, answer, size, known)
         held_out = None
         if outcome.accepted and self._lead(member.id, train, genome):
@@ -415,9 +413,19 @@ class Driver:
     ) -> None:
         step = record.step
         forget = self._forgettable(record)
-        self._pool.add(record, held_out=held_out, guards=guards, forget=forget)
+        if record.verdict == "failed":
+            self._failed.append((record, guards, forget))
+            self._require_hope(record.error)
+        else:
+            self._write_failed()
+            self._pool.add(record, held_out=held_out, guards=guards, forget=forget)
         self._versions[step] = state
         self._versions.pop(step - self._config.in_flight, None)
+
+    def _write_failed(self) -> None:
+        for record, guards, forget in self._failed:
+            self._pool.add(record, guards=guards, forget=forget)
+        self._failed.clear()
 
     def _forgettable(self, record: Record) -> list[int]:
         """Dense genomes that neither the archive, the champion nor a proposal in flight needs."""
@@ -462,10 +470,10 @@ class Driver:
     def _seeds_present(self) -> int:
         return sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
 
-    def _count_failure(self, error: str | None) -> None:
-        self._failures += 1
-        if self._failures >= _HOPELESS:
+    def _require_hope(self, error: str | None) -> None:
+        if len(self._failed) >= _HOPELESS:
             raise EvaluationError(
-                f"the last {_HOPELESS} children all failed, the last with: {error}; the "
-                "cause is probably not the children. Nothing is lost: mend it and run again"
+                f"the last {_HOPELESS} children all failed, the last with: {error}; the cause is "
+                "probably not the children. They are not counted: mend it and run again, and they "
+                "are scored anew"
             )

@@ -1,4 +1,4 @@
-"""Output heads that are tied to the token embeddings, and the copies of these that files may hold."""
+"""Output heads that are tied to the token embeddings, and copies of these that files may hold."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def tie_notice(checkpoint: Checkpoint) -> str | None:
     if head is None or not _alike(checkpoint, head):
         return None
     return (
-        f"{at(checkpoint.path)}: config.json says tie_word_embeddings, but '{head.name}' is not the "
-        "embeddings: programs that tie them all the same get another model (set it to false)"
+        f"{at(checkpoint.path)}: config.json says tie_word_embeddings, but '{head.name}' is not "
+        "the embeddings: programs that tie them all the same get another model (set it to false)"
     )
 
 
