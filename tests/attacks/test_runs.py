@@ -93,6 +93,8 @@ RUN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] =
     "pool missing": (_without("pool"), ("pool", "required")),
     "unknown evaluator": (_task(evaluator="oracle"), ("line", "oracle", "classifier")),
     "unknown option of a task": (_task(dta="x"), ("line", "dta", "data")),
+    "unknown key that all tasks have": (_task(tolerence=0.1), ("line", "mean 'tolerance'?")),
+    "unknown key like none": (_task(colour=1), ("line", "known here: name, evaluator,", "data")),
     "data missing": (_task(data="nowhere.npz"), ("line", "clouds", "nowhere.npz")),
     "weight is zero": (_task(weight=0.0), ("line", "weight")),
     "weight is infinite": (_task(weight=float("inf")), ("line", "weight")),

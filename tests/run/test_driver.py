@@ -118,6 +118,7 @@ def test_single_failures_are_children_like_others(tmp_path: Path) -> None:
     changes, _ = _served(tmp_path, 0)
     file = write_run(tmp_path, **changes)
     last: set[str] = set()
+    failed = 0
     for budget in range(10, 30):
         evolve(file, budget=budget)
         with Pool(tmp_path / "pool") as pool:

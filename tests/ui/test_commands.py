@@ -163,7 +163,8 @@ def test_evolve_goes_on_and_then_does_nothing(tmp_path: Path) -> None:
     assert "5 children in" in ok("evolve", run, "--budget", "25")
 
 
-def test_interrupting_keeps_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_keeps_everything(tmp_path: Path, told: signal.Signals) -> None:
     evolve = [sys.executable, "-m", "genepool", "evolve"]
     run = write_run(tmp_path / "stopped", budget=10**6)
     process = subprocess.Popen(
@@ -174,7 +175,7 @@ def test_interrupting_keeps_everything(tmp_path: Path) -> None:
             if done(tmp_path / "stopped/pool") >= 20 or process.poll() is not None:
                 break
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         out, error = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -286,7 +286,8 @@ def task_options(run: Run, index: int, task: TaskOptions) -> tuple[type[Any], An
     try:
         return found, found.Options.model_validate(own)
     except ValidationError as error:
-        text = _explain(error, run.source, run.lines, ("tasks", index), found.Options, own)
+        also, place = tuple(TaskOptions.model_fields), ("tasks", index)
+        text = _explain(error, run.source, run.lines, place, found.Options, own, also)
         raise ConfigError(text) from None
 
 
@@ -297,8 +298,9 @@ def _explain(
     prefix: tuple[str | int, ...],
     model: type[BaseModel],
     data: Any,
+    also: tuple[str, ...] = (),
 ) -> str:
-    """One line for the first thing that is wrong."""
+    """One line for the first thing that is wrong; `also` are keys that stand there beside."""
     found = error.errors(include_url=False)
     first = found[0]
     if first["loc"][-1:] == ("str",) and isinstance(first.get("input"), dict) and len(found) > 1:
@@ -313,7 +315,7 @@ def _explain(
     given = first.get("input")
     got = f"; got {given!r}" if isinstance(given, (str, int, float, bool, type(None))) else ""
     if first["type"] == "extra_forbidden":
-        known = _keys_beside(model, location)
+        known = [*also, *_keys_beside(model, location)]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{_at(source, line)}: {field}: unknown key; {hint}"

@@ -9,6 +9,12 @@ from collections.abc import Generator
 from types import FrameType
 
 
+def end_like_ctrl_c() -> None:
+    """From now on being told to end (SIGTERM, as batch systems do) is the same as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def interruptible() -> Generator[threading.Event, None, None]:
     """Turn the first Ctrl-C into an event; the second interrupts at once."""
@@ -16,14 +22,19 @@ def interruptible() -> Generator[threading.Event, None, None]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+        before[signal.SIGTERM] = signal.default_int_handler
 
     def note(number: int, frame: FrameType | None) -> None:
         event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, note)
+    for each in before:
+        signal.signal(each, note)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -184,9 +184,8 @@ class Pool:
         rows = self._rows(f"SELECT {COLUMNS} FROM members WHERE id = ?", (member,))
         if not rows:
             top = self._rows("SELECT max(id) FROM members")[0][0]
-            raise PoolError(
-                f"{self.path}: there is no member {member}; members are numbered 0 to {top}"
-            )
+            there = "the pool has none yet" if top is None else f"members are numbered 0 to {top}"
+            raise PoolError(f"{self.path}: there is no member {member}; {there}")
         record, later = from_row(rows[0], self.examples), self._answers(member, finals)
         return known_by(record, later[member], self._weights) if later else record
 

@@ -15,6 +15,7 @@ from genepool.weights.companions import compare_configs, compare_settings, langu
 from genepool.weights.depth import depth_key
 from genepool.weights.layout import Layout, build_layout
 from genepool.weights.mapped import Tensor
+from genepool.weights.side_files import code_notice
 from genepool.weights.tied import tie_notice, without_tied_head
 from genepool.weights.tokens import (
     Vocabulary,
@@ -196,7 +197,8 @@ def make_family(
         CheckpointError: they do not fit together; the message names files, field and both values.
         InputError: chromosomes that cannot be used.
     """
-    notices = [notice for notice in map(tie_notice, checkpoints) if notice is not None]
+    told = [code_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
+    notices = [notice for notice in told if notice is not None]
     for other in checkpoints[1:]:
         notices += _compare(checkpoints[0], other, partial, vocabulary)
     rows: dict[str, int] = {}

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.weights.checkpoint import Checkpoint, safe_target
+from genepool.weights.companions import read_json
+from genepool.weights.wording import at, some
 
 _WEIGHTS = (
     *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"),
@@ -53,6 +55,22 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     if dtype is not None and (config := found.get("config.json")) is not None:
         found["config.json"] = _with_dtype(cast(Path, config), dtype)
     return found
+
+
+def code_notice(first: Checkpoint) -> str | None:
+    """What to say of code that the model needs and that stays where it is, if there is any."""
+    directory = first.directory
+    if directory is None or not (directory / "config.json").is_file():
+        return None
+    if "auto_map" not in read_json(directory / "config.json"):
+        return None
+    code = sorted(path.name for path in directory.glob("*.py") if path.is_file())
+    if not code:
+        return None
+    return (
+        f"{at(directory)} brings code of its own ({some(code)}); what is written never holds code: "
+        "copy it there yourself, if you trust it"
+    )
 
 
 def _with_dtype(config: Path, dtype: str) -> bytes:
