@@ -36,7 +36,8 @@ def write_report(work: Path, out: Path) -> None:
         file = work / f"{name}.json"
         if file.exists():
             found[name] = json.loads(file.read_text())
-    recorded.write_text(json.dumps(found, indent=1) + "\n")
+    lines = [f"{json.dumps(name)}: {json.dumps(part)}" for name, part in found.items()]
+    recorded.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     table = "\n".join(
         f"**{title}**\n\n{markdown(found[key])}\n"
         for key, title in (("smollm2", "SmolLM2-135M"), ("miniature", "Miniature"))
@@ -116,7 +117,7 @@ def lead(rows: dict[str, Any], label: str) -> dict[str, float]:
     return {
         "points": round(float(points.mean()), 2),
         "standard error": round(float(points.std(ddof=1)) / len(points) ** 0.5, 2),
-        "p": round(sign_flip_test(points), 4),
+        "p": round(sign_flip_test(points), 6),
     }
 
 

@@ -1,7 +1,7 @@
 """Evolve the two specialists into one model, by five strategies; score, export, report.
 
     python experiments/llm/run.py evolve --work WORK      # SmolLM2: one run of each strategy
-    python experiments/llm/run.py compare --work WORK     # the miniature: ten seeds of each
+    python experiments/llm/run.py compare --work WORK     # the miniature: twenty seeds of each
     python experiments/llm/run.py report --work WORK --out experiments/llm
     python experiments/llm/run.py smoke --work WORK --out OUT    # all of it, tiny, to see it work
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--budget", type=int, default=150, help="children of each run on SmolLM2")
     parser.add_argument("--small-budget", type=int, default=150, help="and on the miniature")
-    parser.add_argument("--seeds", type=int, default=10, help="runs per strategy on the miniature")
+    parser.add_argument("--seeds", type=int, default=20, help="runs per strategy on the miniature")
     parser.add_argument("--only", nargs="+", choices=STRATEGIES, help="only these strategies")
     args = parser.parse_args()
     args.work = args.work.absolute()
