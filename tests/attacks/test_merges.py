@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from genepool.run.merge import blend, merge
 from tests.cli import run_cli
@@ -47,10 +49,15 @@ def refused(place: Path, arguments: list[str], word: str, codes: tuple[int, ...]
         (["--method", "ties", "--base", "3", "--density", "0"], "density"),
         (["--method", "ties", "--base", "3", "--density", "1.5"], "density"),
         (["--method", "dare-linear", "--base", "3", "--density", "nan"], "density"),
+        (["--method", "ties", "--base", "3", "--density", "0", "--density", "0.5"], "density"),
+        (["--method", "ties", "--base", "3", *["--density", "0.5"] * 3], "2, one for each; got 3"),
         (["--method", "linear", "--density", "0.5"], "takes no density"),
+        (["--ratio", "0.5", "--density", "0.5", "--density", "0.2"], "not for slerp"),
         (["--method", "linear", "--weight", "1"], "expected 2, one for each model; got 1"),
         (["--method", "linear", "--weight", "1", "--weight", "-1"], "sum to 0"),
         (["--method", "linear", "--weight", "1", "--weight", "inf"], "finite"),
+        (["--method", "linear", "--weight", "1", "--weight", "nan"], "finite"),
+        (["--method", "linear", "--weight", "1e308", "--weight", "1e308"], "up to 1e30"),
         (["--method", "linear", "--weight", "1", "--weight", "much"], "--weight"),
         (["--method", "linear", "--ratio", "0.5"], "--ratio is for slerp"),
         (["--method", "ties", "--base", "none.safetensors"], "none.safetensors"),
@@ -64,6 +71,26 @@ def refused(place: Path, arguments: list[str], word: str, codes: tuple[int, ...]
 def test_merges_that_make_no_sense(place: Path, options: list[str], word: str) -> None:
     given = [seed(place, 3) if option == "3" else option for option in options]
     refused(place, ["merge", seed(place, 1), seed(place, 2), *given], word)
+
+
+def test_weights_that_sum_to_zero_but_for_rounding(place: Path) -> None:
+    weights = [word for weight in ("0.1", "0.2", "-0.3") for word in ("--weight", weight)]
+    models = [seed(place, n) for n in (1, 2, 3)]
+    refused(place, ["merge", *models, "--method", "linear", *weights], "sum to 0", (1,))
+    method = ["--method", "task-arithmetic", "--base", models[2], "--normalise"]
+    refused(place, ["merge", *models, *method, *weights], "sum to 0", (1,))
+
+
+@pytest.mark.parametrize("method", ["ties", "dare-ties", "dare-linear"])
+@pytest.mark.parametrize("damaged", [1, 3])
+def test_models_with_nan(place: Path, method: str, damaged: int) -> None:
+    tensors = load_file(seed(place, damaged))
+    name = sorted(tensors)[-1]
+    tensors[name].flat[-1] = np.nan
+    save_file(tensors, seed(place, damaged))
+    models = [seed(place, n) for n in (1, 2)]
+    given = ["merge", *models, "--base", seed(place, 3), "--method", method, "--density", "0.1"]
+    refused(place, given, f"seed{damaged}.safetensors: tensor '{name}' holds NaN", (1,))
 
 
 def test_slerp_of_three_and_linear_of_one(place: Path) -> None:

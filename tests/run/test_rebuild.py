@@ -194,6 +194,16 @@ def test_blends_are_made_again(tmp_path: Path, method: str) -> None:
     assert method in (done.directory / "README.md").read_text()
 
 
+@pytest.mark.parametrize("density", [[0.2, 0.5], [0.4, 0.4], [1, 1], 1])
+def test_densities_are_made_again(tmp_path: Path, density: Any) -> None:
+    write_run(tmp_path)
+    models, base = list(places(tmp_path).values()), tmp_path / "seed3.safetensors"
+    done = blend(models, tmp_path / "out", method="dare-ties", base=base, density=density)
+    again = rebuild(done.directory, tmp_path / "again", seeds={**places(tmp_path), "seed3": base})
+    assert again.genome == done.genome
+    assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
+
+
 def test_linear_and_task_arithmetic_are_the_formulas(tmp_path: Path) -> None:
     write_run(tmp_path)
     paths = [tmp_path / f"seed{n}.safetensors" for n in (1, 2, 3)]

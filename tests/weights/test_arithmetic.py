@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from genepool.core.rng import generator
-from genepool.errors import InputError
+from genepool.errors import CheckpointError, InputError
 from genepool.weights import stream
 from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vectors, words
+from genepool.weights.cancelling import cancels
 from genepool.weights.layout import build_layout
 from genepool.weights.writer import write_tensors
 from tests.weights.build import TORCH, opened
@@ -42,8 +43,8 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
     weights = np.array(how.weights)[:, None]
     deltas = np.stack([t - base for t in fine])
     if how.method == "ties":
-        for row in deltas:
-            count = max(1, int(how.density * row.size))
+        for row, density in zip(deltas, how.densities, strict=True):
+            count = max(1, int(density * row.size))
             order = np.argsort(-np.abs(row), kind="stable")
             row[order[count:]] = 0
         found = deltas.astype(np.float64)
@@ -51,9 +52,9 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
         found = deltas.astype(np.float64)
         for k, row in enumerate(found):
             raw = generator(how.seed, index, k).bit_generator.random_raw(row.size // 2 + 1)
-            row[raw.view("<u4")[: row.size] >= round(how.density * 2**32)] = 0
+            row[raw.view("<u4")[: row.size] >= round(how.densities[k] * 2**32)] = 0
         # Where the weighted changes cancel, the order of rounding decides the elected sign.
-        weights = weights * (1 / how.density)
+        weights = weights * (1 / np.array(how.densities)[:, None])
     found = found * weights
     agree = np.ones_like(found, dtype=bool)
     if how.method != "dare-linear":
@@ -73,6 +74,7 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
         {"weights": (1.0, 1.0), "density": 0.2, "normalise": True},
         {"weights": (0.7, -0.4, 1.3), "density": 0.55, "seed": 9, "scale": 0.8},
         {"weights": (0.5,), "density": 1.0},
+        {"weights": (0.7, -0.4, 1.3), "density": (0.2, 1.0, 0.55), "normalise": True},
     ],
 )
 def test_the_dense_computation(
@@ -101,6 +103,69 @@ def test_the_dense_computation(
         np.testing.assert_allclose(found[slot.name].numpy(), expected, rtol=3e-7, atol=1e-7)
 
 
+def merged(place: Path, tensors: list[dict[str, torch.Tensor]], how: TaskVectors) -> bytes:
+    checkpoints = tuple(opened(place / f"m{i}", t) for i, t in enumerate(tensors))
+    layout = build_layout(checkpoints)
+    write_tensors(task_vectors(checkpoints, layout, how), checkpoints[0], layout, place / "out")
+    return (place / "out/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_density_is_the_same_for_each_model(tmp_path: Path, method: Method) -> None:
+    found = {
+        density: merged(
+            tmp_path / str(i), models("F32", 2), TaskVectors(method, (0.3, 0.7), density, 4)
+        )
+        for i, density in enumerate((0.3, (0.3, 0.3), (0.3, 0.6), (0.6, 0.3)))
+    }
+    assert found[0.3] == found[0.3, 0.3]
+    assert len(set(found.values())) == 3
+
+
+def test_weights_that_sum_to_zero_but_for_rounding() -> None:
+    for none in ((0.1, 0.2, -0.3), (1.0, -1.0), (0.0, 0.0), (1e308, 1e308, -1e308, -1e308)):
+        assert cancels(none), none
+    for some in ((1.0, -0.999), (1.0, 1e-9), (1e-320,), (-2.0, 1.0), (1e308, 1e308)):
+        assert not cancels(some), some
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_divisor_that_is_rounding_leaves_the_base(tmp_path: Path, method: Method) -> None:
+    # All changes weighted agree in sign, so that all weights are divided by.
+    base = {"w": torch.zeros(1000)}
+    signs = (1.0, 1.0, -1.0)
+    tensors = [*({"w": torch.full((1000,), sign)} for sign in signs), base]
+    zero = TaskVectors(method, (0.1, 0.2, -0.3), 1.0, normalise=True)
+    merged(tmp_path / "zero", tensors, zero)
+    assert torch.equal(load_file(tmp_path / "zero/out/model.safetensors")["w"], base["w"])
+    # A weight that is small alone is no rounding: it is divided by itself.
+    tensors = [{"w": torch.full((1000,), sign)} for sign in (1.0, 0.0, 0.0)]
+    small = TaskVectors("ties", (1e-9, 1.0), 1.0, normalise=True)
+    merged(tmp_path / "small", tensors, small)
+    assert torch.equal(load_file(tmp_path / "small/out/model.safetensors")["w"], torch.ones(1000))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("density", [0.2, 1.0])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_damaged_weights_are_refused(
+    tmp_path: Path, method: Method, density: float, place: int, value: float, word: str
+) -> None:
+    tensors = models("BF16", 2)
+    tensors[place]["a.weight"][59, 49] = value
+    with pytest.raises(
+        CheckpointError, match=rf"m{place}.*: tensor 'a.weight' holds {word}: the w"
+    ):
+        merged(tmp_path, tensors, TaskVectors(method, (1.0, 0.0), density))
+    assert {path.name for path in tmp_path.iterdir()} == {"m0", "m1", "m2"}
+
+
+def test_differences_beyond_the_range_are_not_damage(tmp_path: Path) -> None:
+    tensors = [{"w": torch.full((20,), value)} for value in (3e38, -3e38)]
+    merged(tmp_path, tensors, TaskVectors("ties", (1.0,), 1.0))
+
+
 def test_random_words_do_not_depend_on_the_piece() -> None:
     whole = words(3, 5, 1, 0, 1000)
     for start, count in ((0, 1), (1, 7), (8, 9), (333, 500), (999, 1)):
@@ -118,6 +183,10 @@ def test_unusable_settings_are_refused(tmp_path: Path) -> None:
     for density in (0.0, -1.0, 1.01, float("nan")):
         with pytest.raises(InputError, match="density: expected"):
             TaskVectors("ties", (1.0,), density)
+        with pytest.raises(InputError, match="density: expected"):
+            TaskVectors("ties", (1.0, 1.0), (0.5, density))
+    with pytest.raises(InputError, match="density: expected one for all models or 2, one for each"):
+        TaskVectors("ties", (1.0, 1.0), (0.5, 0.5, 0.5))
     with pytest.raises(InputError, match="method: expected one of ties"):
         TaskVectors("sum", (1.0,), 0.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="finite"):

@@ -29,6 +29,7 @@ from genepool.run.recipe_file import settings_digest
 from genepool.run.seeds import SeedLike, named_source
 from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vectors
 from genepool.weights.cache import shared_cache
+from genepool.weights.cancelling import cancels
 from genepool.weights.digests import remember_digests
 from genepool.weights.family import Family, Source, Words, make_family, open_source
 from genepool.weights.gram import Gram, load_or_build_gram
@@ -103,7 +104,7 @@ def blend(
     method: str = "linear",
     base: SeedLike | None = None,
     weights: Sequence[float] | None = None,
-    density: float | None = None,
+    density: float | Sequence[float] | None = None,
     seed: int = 0,
     normalise: bool | None = None,
     scale: float = 1.0,
@@ -125,10 +126,11 @@ def blend(
             "dare-ties" keep changes at random and divide by the density (Yu et al. 2024).
         base: that the models were trained from; all methods but "linear" need it.
         weights: one for each model; None means 1 each.
-        density: share of each task vector that is kept, in (0, 1]; for "ties" and the DARE methods,
-            None means 0.5.
+        density: share of each task vector that is kept, in (0, 1], one for all or one for each
+            model; for "ties" and the DARE methods, None means 0.5.
         seed: of what the DARE methods keep.
-        normalise: divide by the sum of the weights; None does so for "linear" and "ties".
+        normalise: divide by the sum of the weights; None does so for "linear" and "ties". A sum
+            below a millionth of that of their absolute values counts as 0.
         scale: factor of the merged task vector; for all methods but "linear".
         adapter_base, partial, vocabulary, dtype, shard_bytes, advance: as for `merge`.
 
@@ -138,7 +140,7 @@ def blend(
     factors = _check_blend(models, method, base, weights, density, scale)
     divide = method in ("linear", "ties") if normalise is None else normalise
     given = [*models] if base is None else [*models, base]
-    if divide and method in ("linear", "task-arithmetic") and math.fsum(factors) == 0:
+    if divide and method in ("linear", "task-arithmetic") and cancels(factors):
         raise InputError("weights: they sum to 0, so that they cannot be normalised")
     settings: dict[str, Any] = {"method": method, "weights": factors, "normalise": divide}
     if base is not None:
@@ -153,16 +155,18 @@ def blend(
     how = TaskVectors(
         cast(Method, method),
         tuple(factors),
-        0.5 if density is None else density,
+        _densities(density, len(factors)),
         seed if method.startswith("dare") else 0,
         divide,
         scale,
     )
-    settings["density"] = how.density
+    settings["density"] = [*how.densities] if isinstance(how.density, tuple) else how.density
     settings["seed"] = how.seed
     named = {"genome": settings_digest(how)}
     produce = task_vectors(opened.family.checkpoints, opened.family.layout, how)
-    text += f", density {how.density:g}, relative to {opened.seeds[-1].name}"
+    several = how.densities if isinstance(how.density, tuple) else (how.density,)
+    text += f", density {', '.join(f'{density:g}' for density in several)}"
+    text += f", relative to {opened.seeds[-1].name}"
     return _write(produce, named, settings, text, opened, directory, writing)
 
 
@@ -171,7 +175,7 @@ def _check_blend(
     method: str,
     base: SeedLike | None,
     weights: Sequence[float] | None,
-    density: float | None,
+    density: float | Sequence[float] | None,
     scale: float,
 ) -> list[float]:
     """The weights, once everything has been checked that needs no file."""
@@ -189,9 +193,21 @@ def _check_blend(
     factors = [1.0] * len(models) if weights is None else [float(weight) for weight in weights]
     if len(factors) != len(models):
         raise InputError(f"weights: expected {len(models)}, one for each model; got {len(factors)}")
-    if not all(map(math.isfinite, (*factors, scale))):
-        raise InputError(f"weights and scale: expected finite numbers; got {factors}, {scale}")
+    # Refuses NaN too. What is left, and its sums, float32 holds.
+    if not all(abs(number) <= 1e30 for number in (*factors, scale)):
+        raise InputError(
+            f"weights and scale: expected finite numbers, up to 1e30; got {factors}, {scale}"
+        )
     return factors
+
+
+def _densities(given: float | Sequence[float] | None, models: int) -> float | tuple[float, ...]:
+    """One number where all models have the same, so that equal merges have equal recipes."""
+    if given is None:
+        return 0.5
+    several = tuple(float(density) for density in np.atleast_1d(given))
+    same = len(several) == 1 or (len(several) == models and len(set(several)) == 1)
+    return several[0] if same else several
 
 
 def _linear(factors: Sequence[float], divide: bool, scale: float | None, family: Family) -> Recipe:

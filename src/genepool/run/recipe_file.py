@@ -238,10 +238,13 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
 
 def _blend(content: dict[str, Any], seeds: int, where: str) -> TaskVectors:
     try:
+        density = content["density"]
         how = TaskVectors(
             content["method"],
             tuple(float(weight) for weight in content["weights"]),
-            float(content["density"]),
+            tuple(float(cast(Any, each)) for each in cast("list[object]", density))
+            if isinstance(density, list)
+            else float(density),
             int(content.get("seed", 0)),
             content["normalise"] is True,
             float(content["scale"]),

@@ -155,9 +155,12 @@ def rebuild(
 )
 @click.option(
     "--density",
+    "densities",
     type=float,
+    multiple=True,
     metavar="D",
-    help="Share of what training changed that is kept, for ties and dare.  [default: 0.5]",
+    help="Share of what training changed that is kept, for ties and dare; give one for all models, "
+    "or one for each in their order.  [default: 0.5]",
 )
 @click.option(
     "--seed",
@@ -217,7 +220,7 @@ def merge(
     angle: Any,
     base: str | None,
     weights: tuple[float, ...],
-    density: float | None,
+    densities: tuple[float, ...],
     seed: int,
     normalise: bool | None,
     scale: float,
@@ -238,7 +241,7 @@ def merge(
     from genepool.run.merge import blend, merge
     from genepool.ui.progress import watcher
 
-    _check_merge(models, method, ratio, base, weights, density)
+    _check_merge(models, method, ratio, base, weights, densities)
     shard_bytes = _bytes(shard_size)
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
@@ -267,7 +270,7 @@ def merge(
                 method=method,
                 base=base,
                 weights=weights or None,
-                density=density,
+                density=densities or None,
                 seed=seed,
                 normalise=normalise,
                 scale=scale,
@@ -289,7 +292,7 @@ def _check_merge(
     ratio: float | None,
     base: str | None,
     weights: Sequence[float],
-    density: float | None,
+    densities: Sequence[float],
 ) -> None:
     """Refuse options that do not go together."""
     if method != "slerp":
@@ -302,7 +305,7 @@ def _check_merge(
         raise click.UsageError(f"slerp merges two models, A and B; got {len(models)}.")
     if ratio is None:
         raise click.UsageError("Missing option '--ratio'.")
-    if base is not None or weights or density is not None:
+    if base is not None or weights or densities:
         raise click.UsageError("--base, --weight and --density are not for slerp; see --method.")
 
 

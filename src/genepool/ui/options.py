@@ -6,6 +6,25 @@ from pathlib import Path
 
 import click
 
+_DTYPES = {
+    name: code
+    for code, names in {
+        "F64": ("f64", "fp64", "float64"),
+        "F32": ("f32", "fp32", "float32"),
+        "F16": ("f16", "fp16", "float16"),
+        "BF16": ("bf16", "bfloat16"),
+    }.items()
+    for name in names
+}
+
+
+class _DTypeName(click.Choice[str]):
+    """A dtype as safetensors names it, or as torch and others do, in either case."""
+
+    def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:
+        return _DTYPES.get(str(choice).lower(), str(choice))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 pool_argument = click.argument("pool", type=click.Path(path_type=Path), metavar="POOL")
 output_option = click.option(
@@ -25,6 +44,7 @@ shards_option = click.option(
 )
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["F64", "F32", "F16", "BF16"]),
-    help="Type of all merged tensors.  [default: as in the first checkpoint]",
+    type=_DTypeName(["F64", "F32", "F16", "BF16"]),
+    help="Type of all merged tensors; also as float32, fp16, bfloat16, ...  "
+    "[default: as in the first checkpoint]",
 )

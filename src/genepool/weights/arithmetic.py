@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.rng import generator
-from genepool.errors import InputError
+from genepool.errors import CheckpointError, InputError
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.dtypes import FLOATING
+from genepool.weights.dtypes import FLOATING, as_float32
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import Destination
 from genepool.weights.sources import Sources, address_of, prepare_sources
+from genepool.weights.wording import at, one_line
 from genepool.weights.writer import Produce
 
 Int64 = NDArray[np.int64]
@@ -43,7 +44,8 @@ class TaskVectors:
     Attributes:
         method: "ties", "dare-ties", "dare-linear".
         weights: K numbers, one for each model.
-        density: share of the elements of each task vector that is kept, in (0, 1].
+        density: share of the elements of each task vector that is kept, in (0, 1]; one for all, or
+            K of them.
         seed: of what DARE keeps.
         normalise: divide by the sum of the weights (of those that agree, where signs are elected).
         scale: factor of the merged task vector (lambda in the papers).
@@ -51,7 +53,7 @@ class TaskVectors:
 
     method: Method
     weights: tuple[float, ...]
-    density: float
+    density: float | tuple[float, ...]
     seed: int = 0
     normalise: bool = False
     scale: float = 1.0
@@ -59,15 +61,28 @@ class TaskVectors:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method: expected one of {', '.join(METHODS)}; got {self.method!r}")
-        if not 0 < self.density <= 1:
+        several = self.density if isinstance(self.density, tuple) else (self.density,)
+        for density in several:
+            if not 0 < density <= 1:
+                raise InputError(
+                    f"density: expected a share of the parameters, above 0 and at most 1; "
+                    f"got {density}"
+                )
+        if isinstance(self.density, tuple) and len(self.density) != len(self.weights):
             raise InputError(
-                f"density: expected a share of the parameters, above 0 and at most 1; "
-                f"got {self.density}"
+                f"density: expected one for all models or {len(self.weights)}, one for each; "
+                f"got {len(self.density)}"
             )
         if not self.weights or not all(map(math.isfinite, (*self.weights, self.scale))):
             raise InputError(
                 f"weights and scale: expected finite numbers; got {self.weights}, {self.scale}"
             )
+
+    @property
+    def densities(self) -> tuple[float, ...]:
+        """K numbers, one for each model."""
+        density = self.density
+        return density if isinstance(density, tuple) else (density,) * len(self.weights)
 
     @property
     def elects(self) -> bool:
@@ -140,9 +155,10 @@ class _Merger:
     def __init__(self, sources: Sources, settings: TaskVectors) -> None:
         self._sources = sources
         self._settings = settings
-        models = len(sources.checkpoints) - 1
+        # A model of density 1 keeps everything, whatever the others do.
+        self._trimmed = [k for k, density in enumerate(settings.densities) if density < 1]
         slots = range(len(sources.layout.slots))
-        self._locks = {(t, k): Lock() for t in slots for k in range(models)}
+        self._locks = {(t, k): Lock() for t in slots for k in self._trimmed}
         self._trims: dict[tuple[int, int], _Trim] = {}
         self._weights = np.array(settings.weights, dtype=np.float64)
 
@@ -156,21 +172,24 @@ class _Merger:
         thresholds = np.full(models, -1, dtype=np.int64)
         allowed = np.zeros(models, dtype=np.int64)
         drawn = np.empty((models, 0), dtype=np.uint32)
-        trim, rescale, limit = kernels.EVERYTHING, 1.0, 2**32
-        if settings.density < 1 and settings.random:
-            trim, rescale = kernels.RANDOM, 1.0 / settings.density
-            limit = round(settings.density * 2**32)
-            drawn = np.stack(
-                [words(settings.seed, tensor, k, start, stop - start) for k in range(models)]
-            )
-        elif settings.density < 1:
+        limits = np.full(models, 2**32, dtype=np.int64)
+        rescales = np.ones(models, dtype=np.float64)
+        trim = kernels.EVERYTHING
+        if self._trimmed and settings.random:
+            trim = kernels.RANDOM
+            drawn = np.zeros((models, stop - start), dtype=np.uint32)
+            for k in self._trimmed:
+                rescales[k] = 1.0 / settings.densities[k]
+                limits[k] = round(settings.densities[k] * 2**32)
+                drawn[k] = words(settings.seed, tensor, k, start, stop - start)
+        elif self._trimmed:
             trim = kernels.LARGEST
             self._prepare(tensor)
-            for k in range(models):
+            for k in self._trimmed:
                 found = self._trims[tensor, k]
                 thresholds[k] = found.threshold
                 allowed[k] = max(0, found.ties - self._equal_before(tensor, k, start))
-        kernels.combine(
+        broken = kernels.combine(
             int(addresses[-1]),
             int(codes[-1]),
             np.ascontiguousarray(addresses[:-1]),
@@ -181,15 +200,17 @@ class _Merger:
             trim,
             thresholds,
             allowed,
-            np.ascontiguousarray(drawn),
-            limit,
-            rescale,
+            drawn,
+            limits,
+            rescales,
             settings.elects,
             settings.normalise,
             settings.scale,
             address_of(out.raw),
             FLOATING.index(out.dtype),
         )
+        if broken:
+            _require_finite(self._sources, tensor, start, stop)
 
     def _prepare(self, tensor: int) -> None:
         """Find the thresholds of a tensor; threads share the models among them."""
@@ -209,7 +230,7 @@ class _Merger:
         slot = self._sources.layout.slots[tensor]
         size = slot.stop - slot.start
         where = self._where(tensor, model)
-        wanted = kept(size, self._settings.density)
+        wanted = kept(size, self._settings.densities[model])
         counts = np.zeros(2**16, dtype=np.int64)
         kernels.count_magnitudes(*where, 0, size, -1, counts)
         high, wanted = _from_above(counts, wanted)
@@ -242,6 +263,20 @@ class _Merger:
     def _where(self, tensor: int, model: int) -> tuple[int, int, int, int]:
         addresses, codes = self._sources.addresses[tensor], self._sources.codes[tensor]
         return int(addresses[-1]), int(codes[-1]), int(addresses[model]), int(codes[model])
+
+
+def _require_finite(sources: Sources, tensor: int, start: int, stop: int) -> None:
+    """Raise CheckpointError for elements start..stop of a tensor that no merge can use."""
+    name = sources.layout.slots[tensor].name
+    for checkpoint in sources.checkpoints:
+        found = checkpoint.tensors[name]
+        values = as_float32(found.raw[start:stop], found.dtype)
+        if not bool(np.isfinite(values).all()):
+            what = "NaN" if bool(np.isnan(values).any()) else "infinity"
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: tensor '{one_line(name)}' holds {what}: the weights are "
+                "damaged or out of float32's range, and cannot be merged"
+            )
 
 
 def _from_above(counts: Int64, wanted: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.weights.cancelling import CANCELLED
 from genepool.weights.intrinsics import STEP, bits_of, load32, step_room, store32
 from genepool.weights.kernels import (
     _element_size,
@@ -100,14 +101,14 @@ def combine(
     thresholds: Int64,
     allowed: Int64,
     words: UInt32,
-    limit: int,
-    rescale: float,
+    limits: Int64,
+    rescales: Float64,
     elect: bool,
     normalise: bool,
     scale: float,
     out: int,
     out_code: int,
-) -> None:
+) -> bool:
     """base + scale * (sum of weighted, trimmed task vectors), elements start..stop of a tensor.
 
     Args:
@@ -115,39 +116,50 @@ def combine(
         weights: float64[K].
         trim: EVERYTHING; LARGEST keeps magnitudes above `thresholds` (int64[K], 31 bits each) and
             the first `allowed` (int64[K], used up) of those that equal it; RANDOM keeps elements
-            whose word (uint32[K, stop - start]) is below `limit`.
-        rescale: factor of what is kept.
+            whose word (uint32[K, stop - start]) is below `limits` (int64[K]).
+        rescales: float64[K], factor of what is kept.
         elect: keep only what has the sign of the weighted sum (none where that is 0).
-        normalise: divide by the sum of the weights: of what is kept where `elect`, else of all.
+        normalise: divide by the sum of the weights: of what is kept where `elect`, else of all;
+            where it is zero but for rounding (CANCELLED) nothing is added to the base.
         out: address of where element `start` goes.
+
+    Returns:
+        Whether a difference is NaN or infinite, be it kept or not.
     """
     count_models = models.size
     values = step_room()
     other = step_room()
     terms = np.empty((count_models, STEP), np.float64)
     total_weight = 0.0
+    total_mass = 0.0
     for k in range(count_models):
         total_weight += weights[k]
+        total_mass += abs(weights[k])
+    broken = u32(0)
     one = np.float32(1)
     for begin in range(start, stop, STEP):
         count = min(STEP, stop - begin)
         _set_scaled(values, count, one, base + begin * _element_size(base_code), base_code)
         for k in range(count_models):
             _set_scaled(other, count, one, models[k] + begin * _element_size(codes[k]), codes[k])
-            factor = weights[k] * rescale
+            factor = weights[k] * rescales[k]
             row = terms[k]
+            for i in range(count):
+                bits = bits_of(load32(other, i) - load32(values, i))
+                broken |= u32(u32(bits & u32(0x7F800000)) == u32(0x7F800000))
             if trim == LARGEST:
                 threshold = thresholds[k]
                 for i in range(count):
                     difference = load32(other, i) - load32(values, i)
-                    bits = np.int64(u32(bits_of(difference) & u32(0x7FFFFFFF)))
-                    kept = bits > threshold
-                    if bits == threshold and allowed[k] > 0:
+                    magnitude = np.int64(u32(bits_of(difference) & u32(0x7FFFFFFF)))
+                    kept = magnitude > threshold
+                    if magnitude == threshold and allowed[k] > 0:
                         allowed[k] -= 1
                         kept = True
                     row[i] = factor * np.float64(difference) if kept else 0.0
             elif trim == RANDOM:
                 offset = begin - start
+                limit = limits[k]
                 for i in range(count):
                     difference = np.float64(load32(other, i) - load32(values, i))
                     row[i] = factor * difference if words[k, offset + i] < limit else 0.0
@@ -158,17 +170,19 @@ def combine(
             total = 0.0
             for k in range(count_models):
                 total += terms[k, i]
-            divisor = total_weight
+            divisor, size = total_weight, total_mass
             if elect:
-                mass, total, divisor = total, 0.0, 0.0
+                mass, total, divisor, size = total, 0.0, 0.0, 0.0
                 for k in range(count_models):
                     term = terms[k, i]
                     # Not a product of the two, which may underflow.
                     if (mass > 0 and term > 0) or (mass < 0 and term < 0):
                         total += term
                         divisor += weights[k]
+                        size += abs(weights[k])
             if normalise:
-                total = total / divisor if divisor != 0 else 0.0
+                total = total / divisor if abs(divisor) > CANCELLED * size else 0.0
             start_value = np.float64(load32(values, i))
             store32(values, i, np.float32(start_value + scale * total))
         _round_to(out + (begin - start) * _element_size(out_code), out_code, values, count)
+    return broken != 0
