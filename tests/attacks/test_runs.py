@@ -241,6 +241,13 @@ def test_a_second_writer(pool: Path) -> None:
         holder.stdout.close()
 
 
+def test_seeds_in_another_order(pool: Path) -> None:
+    run = pool.parent / "run.yaml"
+    config = yaml.safe_load(run.read_text())
+    run.write_text(yaml.safe_dump({**config, "seeds": config["seeds"][::-1]}))
+    _expect(["evolve", str(run), "--budget", "20"], "the seeds in another order: seed1, seed2")
+
+
 def test_a_seed_that_changed(pool: Path) -> None:
     file = pool.parent / "seed2.safetensors"
     arrays = load_file(file)

@@ -290,7 +290,7 @@ def test_garbage_is_refused_unless_let_through_or_as_the_seeds(tmp_path: Path) -
 def test_what_a_task_cannot_be(tmp_path: Path) -> None:
     write_task(tmp_path)
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"task": "sum", "include": "."}, "has no task 'sum'; did you mean"),
+        ({"task": "sum", "include": "."}, "has no task 'sum'; did you mean 'sums'"),
         ({"task": "gone.yaml"}, "gone.yaml: no such file"),
         ({"task": "sums", "include": "gone"}, "gone: no such file or directory"),
         ({"task": "mmlu"}, "'mmlu' is a group of lm-evaluation-harness with the members"),

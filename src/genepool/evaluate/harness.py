@@ -77,6 +77,7 @@ def open_harness_task(name: str, include: Path | None, directory: Path) -> Any:
             if not path.is_file():
                 raise ConfigError(f"task: {at(path)}: no such file")
             return _load(_MANAGER(include_defaults=False), str(path), name)
+        own: list[str] = []
         if include is not None:
             if not include.exists():
                 raise ConfigError(f"include: {at(include)}: no such file or directory")
@@ -84,11 +85,12 @@ def open_harness_task(name: str, include: Path | None, directory: Path) -> Any:
             mine = _MANAGER(include_path=str(folder), include_defaults=False)
             if name in mine.task_index:
                 return _load(mine, name, name)
+            own = list(mine.all_tasks)
         # Thousands of files are indexed, so only if need be.
-        return _load(_MANAGER(), name, name)
+        return _load(_MANAGER(), name, name, own)
 
 
-def _load(manager: Any, spec: str, name: str) -> Any:
+def _load(manager: Any, spec: str, name: str, own: Sequence[str] = ()) -> Any:
     entry = manager.task_index.get(spec)
     if entry is not None and entry.kind.name in ("GROUP", "TAG"):
         members = _members(entry)
@@ -103,8 +105,10 @@ def _load(manager: Any, spec: str, name: str) -> Any:
             raise ConfigError(
                 f"task '{one_line(name)}' cannot be loaded: {cause(error)}"
             ) from error
+        # Whoever includes tasks means one of these rather than one of the harness' thousands.
         known = cast("list[str]", manager.all_tasks)
-        close = difflib.get_close_matches(name, known, n=3)
+        close = difflib.get_close_matches(name, own, n=3)
+        close = close or difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {some(close)}?" if close else "`lm-eval ls tasks` lists them"
         raise ConfigError(
             f"task: lm-evaluation-harness has no task '{one_line(name)}'; {hint}"

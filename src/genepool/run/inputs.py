@@ -285,6 +285,9 @@ def check_pins(pool: Pool, inputs: Inputs, seeds: list[Seed], tasks: list[TaskEn
     held = pool.seeds()
     if len(held) != len(seeds):
         raise refuse(f"{len(held)} seeds, and the run file names {len(seeds)}")
+    digests = [[seed.digest for seed in group] for group in (held, seeds)]
+    if digests[0] != digests[1] and sorted(digests[0]) == sorted(digests[1]):
+        raise refuse(f"the seeds in another order: {', '.join(seed.name for seed in held)}")
     for old, new in zip(held, seeds, strict=True):
         if old.digest != new.digest:
             raise refuse(
