@@ -18,7 +18,7 @@ from genepool.errors import EvaluationError, PoolError
 from genepool.run.evolve import evolve
 from genepool.run.pool import Pool
 from genepool.run.pool_writer import PoolWriter
-from genepool.run.progress import StepReport
+from genepool.run.progress import Silence, StepReport
 from tests.runs import contents, write_run
 
 # Python keeps a module that it has loaded, so that each needs a name of its own.
@@ -105,13 +105,31 @@ def test_an_evaluator_that_is_down_costs_no_children(tmp_path: Path, width: int)
     evolve(file, budget=7)
     down.touch()
     for _ in range(2):
-        with pytest.raises(EvaluationError, match=r"children all failed.*nobody answers.*anew"):
+        with pytest.raises(EvaluationError, match=r"all failed.*'seed1' fails too .*nobody.*anew"):
             evolve(file)
         with Pool(tmp_path / "pool") as pool:
             assert (pool.evaluations, pool.status()["failed"]) == (7, 0)
     down.unlink()
     evolve(file)
     assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
+def test_children_that_fail_where_seeds_do_not_are_at_fault(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Listener(Silence):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    changes, down = _served(tmp_path, 3, strategy={"name": "m2n2", "archive": 6, "mutation": 1e30})
+    file = write_run(tmp_path, **changes, budget=45)
+    module = tmp_path / f"{changes['tasks'][0]['function'].partition(':')[0]}.py"
+    module.write_text(module.read_text().replace("DOWN.exists()", "bias > 1e6"))
+    evolve(file, progress=Listener())
+    with Pool(tmp_path / "pool") as pool:
+        assert (pool.evaluations, pool.status()["failed"]) == (45, 45)
+    assert len([text for text in told if "the children's fault" in text]) == 2
+    assert not down.exists()
 
 
 def test_single_failures_are_children_like_others(tmp_path: Path) -> None:

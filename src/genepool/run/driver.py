@@ -31,7 +31,7 @@ from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, StepReport
 from genepool.run.records import FINAL, Record, Verdict
 
-# A cause that fails this many children in a row is not the children's.
+# Where so many children fail in a row, the cause may not be theirs.
 _HOPELESS = 20
 
 
@@ -61,8 +61,8 @@ class Driver:
         self._guard_means: dict[str, Means] = {}
         self._champion: tuple[int, float, Genome] | None = None
         self._champion_held_out: float | None = None
-        # Children that failed one after the other, not written yet: should all fail, the cause is
-        # hardly theirs, and they are to be scored anew once it is mended.
+        # Children that failed one after the other, not written yet: should the cause not be theirs,
+        # they are to be scored anew once it is mended.
         self._failed: list[tuple[Record, Means, list[int]]] = []
         self._rounds = inputs.run.strategy.rounds
         self._round = everything(problem.resources)
@@ -471,9 +471,20 @@ class Driver:
         return sum(1 for _ in self._pool.records(last=len(self._problem.seeds) - 1))
 
     def _require_hope(self, error: str | None) -> None:
-        if len(self._failed) >= _HOPELESS:
+        """Where many children fail, one after the other, ask whether a seed can still be scored."""
+        if len(self._failed) < _HOPELESS:
+            return
+        text = f"the last {_HOPELESS} children all failed, the last with: {error}"
+        seed = self._problem.seeds[0]
+        try:
+            self._executor.score(seed, "train", np.arange(self._inputs.examples, dtype=np.int64))
+            cause = self._check(seed, None).error if self._guards else None
+        except EvaluationError as failure:
+            cause = str(failure)
+        if cause is not None:
             raise EvaluationError(
-                f"the last {_HOPELESS} children all failed, the last with: {error}; the cause is "
-                "probably not the children. They are not counted: mend it and run again, and they "
-                "are scored anew"
+                f"{text}; and now seed '{self._inputs.run.seeds[0].name}' fails too ({cause}). The "
+                "children are not counted: mend it and run again, and they are scored anew"
             )
+        self._progress.notice(f"{text}; the seeds do not fail, so that it is the children's fault")
+        self._write_failed()
