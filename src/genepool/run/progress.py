@@ -39,7 +39,7 @@ class Progress(Protocol):
         ...
 
     def notice(self, text: str) -> None:
-        """Something about the seeds that is good to know, in one line."""
+        """Something that is good to know, in one line."""
         ...
 
     def step(self, report: StepReport) -> None:
