@@ -63,6 +63,11 @@ def write_run(directory: Path, **changes: Any) -> Path:
     return file
 
 
+def seed_file(directory: Path, number: int) -> str:
+    """The path of a seed that `write_run` has put beside the run file."""
+    return str(directory / f"seed{number}.safetensors")
+
+
 def contents(pool: Path) -> list[dict[str, Any]]:
     """Everything that a pool records, member by member, time spent left out."""
     with Pool(pool) as opened:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from genepool.run.merge import blend, merge
 from tests.cli import run_cli
+from tests.runs import seed_file as seed
 from tests.runs import write_run
 
 
@@ -22,10 +23,6 @@ from tests.runs import write_run
 def place(tmp_path: Path) -> Path:
     write_run(tmp_path)
     return tmp_path
-
-
-def seed(place: Path, number: int) -> str:
-    return str(place / f"seed{number}.safetensors")
 
 
 def refused(place: Path, arguments: list[str], word: str, codes: tuple[int, ...] = (1, 2)) -> None:

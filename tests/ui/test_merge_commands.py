@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from genepool.run.merge import blend
 from tests.cli import run_cli
+from tests.runs import seed_file as seed
 from tests.runs import write_run
 
 
@@ -17,10 +18,6 @@ from tests.runs import write_run
 def place(tmp_path: Path) -> Path:
     write_run(tmp_path)
     return tmp_path
-
-
-def seed(place: Path, number: int) -> str:
-    return str(place / f"seed{number}.safetensors")
 
 
 def merged(place: Path, name: str, *options: str) -> Path:
