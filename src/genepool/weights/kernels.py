@@ -23,9 +23,13 @@ from numpy.typing import NDArray
 
 from genepool.weights.dtypes import FLOATING
 from genepool.weights.intrinsics import (
+    BLOCK,
     STEP,
     bits_of,
+    fence,
     float_of,
+    fuse_bf16,
+    fuse_bf16_past_caches,
     load16,
     load32,
     load64,
@@ -34,12 +38,16 @@ from genepool.weights.intrinsics import (
     store16,
     store32,
     store64,
+    store_index,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+
+ROOM = 8 * STEP
+"""Bytes of `step_room`."""
 
 F64, F32, F16, BF16 = (FLOATING.index(code) for code in ("F64", "F32", "F16", "BF16"))
 
@@ -153,6 +161,19 @@ def _round_to(address: int, code: int, values: int, count: int) -> None:
 
 
 @_kernel
+def _fuse(
+    out: int, blocks: int, sources: int, coefs: int, addresses: int, past_caches: int
+) -> None:
+    """Sums of bfloat16 into bfloat16, block by block; past the caches if that is possible."""
+    if past_caches and out % BLOCK == 0:
+        for block in range(blocks):
+            fuse_bf16_past_caches(out, block * BLOCK, sources, coefs, addresses)
+    else:
+        for block in range(blocks):
+            fuse_bf16(out, block * BLOCK, sources, coefs, addresses)
+
+
+@_kernel
 def _holding(edges: int, last: int, position: int) -> int:
     """Index i with edges[i] <= position < edges[i + 1], of the int64[last + 1] at an address."""
     low, high = 0, last
@@ -182,6 +203,7 @@ def express(
     words: int,
     mutation: np.float32,
     quantiles: int,
+    past_caches: int,
 ) -> None:
     """Compute positions start..stop of a recipe, with noise, and round them into the destinations.
 
@@ -197,8 +219,10 @@ def express(
         words: at uint16[D], the random bits of the noise; 0 for none.
         mutation: its standard deviation.
         quantiles: at float32[65536], of the normal distribution; what the words choose from.
+        past_caches: 1 to leave the processor's caches alone, for more than they hold; else 0.
     """
     values = step_room()
+    fused_addresses, fused_coefs = step_room(), step_room()
     tensor = _holding(tensors, count_tensors, start)
     segment = _holding(bounds, count_segments, start)
     position = start
@@ -208,9 +232,30 @@ def express(
         while load_index(bounds, segment + 1) <= position:
             segment += 1
         offset = position - load_index(tensors, tensor)
+        end = min(stop, min(load_index(tensors, tensor + 1), load_index(bounds, segment + 1)))
+        out_code = load_index(out_codes, tensor)
+        out = load_index(out_addresses, tensor) + offset * _element_size(out_code)
+        used = 0
+        fusable = words == 0 and out_code == BF16 and 8 * count_sources <= ROOM
+        for source in range(count_sources):
+            coef = load32(coefs, segment * count_sources + source)
+            if coef != 0 and fusable:
+                address = load_index(addresses, tensor * count_sources + source)
+                store_index(fused_addresses, used, address + offset * 2)
+                store32(fused_coefs, used, coef)
+                used += 1
+                fusable = load_index(codes, tensor * count_sources + source) == BF16
+        if fusable and used > 0:
+            lead = -out % BLOCK // 2 if past_caches and out % 2 == 0 else 0
+            blocks = 2 * (end - position) // BLOCK
+            if lead > 0:
+                end = min(end, position + lead)
+            elif blocks > 0:
+                _fuse(out, blocks, used, fused_coefs, fused_addresses, past_caches)
+                position += blocks * BLOCK // 2
+                continue
         # Steps end at multiples of STEP inside the tensor, so that stores stay aligned.
-        end = min(stop, position + STEP - offset % STEP)
-        end = min(end, min(load_index(tensors, tensor + 1), load_index(bounds, segment + 1)))
+        end = min(end, position + STEP - offset % STEP)
         count = end - position
         empty = True
         for source in range(count_sources):
@@ -232,10 +277,10 @@ def express(
             for i in range(count):
                 noise = load32(quantiles, load16(words, position + i))
                 store32(values, i, load32(values, i) + mutation * noise)
-        code = load_index(out_codes, tensor)
-        address = load_index(out_addresses, tensor) + offset * _element_size(code)
-        _round_to(address, code, values, count)
+        _round_to(out, out_code, values, count)
         position = end
+    if past_caches:
+        fence()
 
 
 @_kernel

@@ -25,6 +25,9 @@ from genepool.weights.wording import one_line, some
 # 15 us, a tenth of its own time, so that larger models get items of up to four times this.
 ITEM = 2**19
 
+# Bytes of a model that is not still in the caches when it is next read.
+MORE_THAN_CACHES = 2**26
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Destination:
@@ -84,6 +87,7 @@ class Materialiser:
         for name in layout.carried:
             if given := destinations.get(name):
                 _copy_carried(self._sources.checkpoints[0].tensors[name], given)
+        self._past_caches = sum(given.raw.nbytes for given in self._kept) >= MORE_THAN_CACHES
         count = thread_count(threads)
         self._items = _items(stretches, count)
         self._crew = Crew(max(1, min(count, len(self._items))))
@@ -105,13 +109,19 @@ class Materialiser:
 
         def work(_worker: int, item: int) -> None:
             start, stop = self._items[item]
-            express_into(terms, start, stop, self._out_addresses, self._out_codes)
+            codes = self._out_codes
+            express_into(terms, start, stop, self._out_addresses, codes, self._past_caches)
 
         self._crew.run(len(self._items), work)
 
 
 def express_into(
-    terms: Terms, start: int, stop: int, out_addresses: Int64, out_codes: Int64
+    terms: Terms,
+    start: int,
+    stop: int,
+    out_addresses: Int64,
+    out_codes: Int64,
+    past_caches: bool = False,
 ) -> None:
     """Compute positions start..stop into memory; see `kernels.express`."""
     express = native("express", _ARGUMENTS)
@@ -131,11 +141,12 @@ def express_into(
         _at(terms.words, np.uint16) if terms.words.size else 0,
         float(terms.mutation),
         _at(quantiles(), np.float32) if terms.words.size else 0,
+        int(past_caches),
     )
 
 
 # As `kernels.express` declares them.
-_ARGUMENTS = "iiiiiiiiiiiiifi"
+_ARGUMENTS = "iiiiiiiiiiiiifii"
 
 
 def _at(array: NDArray[Any], dtype: type[np.generic]) -> int:
