@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genepool.weights import kernels
@@ -17,11 +22,16 @@ TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16
 
 
 def combine(
-    sources: list[tuple[NDArray[np.generic], str]], coefs: list[float], code: str
+    sources: list[tuple[NDArray[np.generic], str]],
+    coefs: list[float],
+    code: str,
+    out: NDArray[np.generic] | None = None,
+    past_caches: bool = False,
 ) -> NDArray[np.generic]:
     """sum(coef * source), through the kernel, as one tensor."""
     size = sources[0][0].size
-    out = np.zeros(size, dtype=STORAGE[code])
+    if out is None:
+        out = np.zeros(size, dtype=STORAGE[code])
     table = np.array([[address_of(raw) for raw, _ in sources]], dtype=np.int64)
     codes = np.array([[FLOATING.index(c) for _, c in sources]], dtype=np.int64)
     whole = np.array([0, size], dtype=np.int64)
@@ -36,7 +46,8 @@ def combine(
         np.float32(0),
     )
     places = np.array([address_of(out)], dtype=np.int64)
-    express_into(terms, 0, size, places, np.array([FLOATING.index(code)], dtype=np.int64))
+    out_codes = np.array([FLOATING.index(code)], dtype=np.int64)
+    express_into(terms, 0, size, places, out_codes, past_caches)
     return out
 
 
@@ -92,6 +103,46 @@ def test_products_and_sums_are_rounded_one_by_one() -> None:
     assert np.array_equal(got, expected)
     fused = (a.astype(np.float64) * x + b.astype(np.float64) * y).astype(np.float32)
     assert not np.array_equal(a * x + b * y, fused), "the case cannot tell the two apart"
+
+
+@given(
+    number=st.integers(0, 2**31),
+    count=st.one_of(st.integers(1, 5), st.just(300)),
+    size=st.integers(1, 700),
+    shifts=st.lists(st.integers(0, 130), min_size=6, max_size=6),
+    past_caches=st.booleans(),
+    foreign=st.booleans(),
+)
+def test_sums_of_bfloat16_are_those_of_float32_wherever_they_lie(
+    number: int, count: int, size: int, shifts: list[int], past_caches: bool, foreign: bool
+) -> None:
+    # Any bits at all, at addresses that no vector is aligned to, some with nothing to add.
+    rng = np.random.default_rng(number)
+    rooms = [rng.integers(0, 2**16, size + 70, dtype=np.uint16) for _ in range(count)]
+    codes = ["F16" if foreign and i == count - 1 else "BF16" for i in range(count)]
+    raw = [
+        np.frombuffer(room.tobytes(), np.uint16, size, shift % 130)
+        for room, shift in zip(rooms, itertools.cycle(shifts))
+    ]
+    coefs = [float(np.float32(x)) for x in rng.standard_normal(count)]
+    if number % 3 == 0:
+        coefs[number % count] = 0.0
+    room = np.full(2 * size + 400, 0xA5, dtype=np.uint8)
+    first = 130 + shifts[-1]
+    out = room[first : first + 2 * size].view(np.uint16)
+    combine(list(zip(raw, codes, strict=True)), coefs, "BF16", out, past_caches)
+    expected = np.zeros(size, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        terms = [
+            np.float32(coef)
+            * as_float32(values.view(np.float16) if code == "F16" else values, code)
+            for coef, values, code in zip(coefs, raw, codes, strict=True)
+            if coef
+        ]
+        if terms:
+            expected = functools.reduce(np.add, terms)
+    same(out, torch.from_numpy(expected).bfloat16())
+    assert (room[:first] == 0xA5).all() and (room[first + 2 * size :] == 0xA5).all()
 
 
 def test_zero_coefficients_leave_their_source_out() -> None:

@@ -185,4 +185,3 @@ def fence(_typing):
         return context.get_dummy_value()
 
     return types.void(), generate
-
