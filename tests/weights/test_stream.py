@@ -39,15 +39,22 @@ def written(path: Path, size: int, threads: int) -> list[int]:
 @given(
     size=st.one_of(st.integers(0, 5 * PAGE), st.sampled_from([PAGE, 2 * PAGE, 2 * PAGE + 1])),
     block=st.sampled_from([8, 64, 1000, PAGE, 2 * PAGE, 2**20]),
+    blocks=st.sampled_from([1, 3]),
     threads=st.sampled_from([1, 3]),
     direct=st.booleans(),
 )
 def test_the_bytes_are_right(
-    tmp_path_factory: pytest.TempPathFactory, size: int, block: int, threads: int, direct: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    size: int,
+    block: int,
+    blocks: int,
+    threads: int,
+    direct: bool,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "BLOCK", block)
         patch.setattr(stream, "DIRECT_BYTES", 0 if direct else 2**40)
+        patch.setattr(stream, "WRITE", blocks)
         sizes = written(tmp_path_factory.mktemp("file") / "f", size, threads)
     assert sum(sizes) == size
 

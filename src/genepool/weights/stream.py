@@ -22,7 +22,13 @@ from genepool.weights.threads import Crew
 Bytes = NDArray[np.uint8]
 
 BLOCK = 2**20
-"""Bytes that are computed and written at once; a multiple of 8."""
+"""Bytes that are computed at once; a multiple of 8."""
+
+WRITE = 16
+"""Blocks that are written at once past the page cache: disks are the faster the more they get."""
+
+WAITING = 256
+"""Blocks of all threads together, at most (but one for each)."""
 
 DIRECT_BYTES = 2**28
 """Files of this size or more are written past the page cache, where the file system can."""
@@ -51,18 +57,21 @@ def write_file(
     Raises:
         OSError: it cannot be written.
     """
-    handle = _open(path, size)
+    handle, direct = _open(path, size)
+    piece = BLOCK * (max(1, min(WRITE, WAITING // crew.threads)) if direct else 1)
     rooms: dict[int, Bytes] = {}
 
     def work(worker: int, item: int) -> None:
-        begin = item * BLOCK
-        stop = min(begin + BLOCK, size)
+        begin = item * piece
+        stop = min(begin + piece, size)
         room = rooms.get(worker)
         if room is None:
             # A mapping begins at a page.
-            room = rooms[worker] = np.frombuffer(mmap.mmap(-1, BLOCK + _PAGE), dtype=np.uint8)
-        fill(begin, stop, room[: stop - begin])
-        # The last block is written in whole pages.
+            room = rooms[worker] = np.frombuffer(mmap.mmap(-1, piece + _PAGE), dtype=np.uint8)
+        for start in range(begin, stop, BLOCK):
+            end = min(start + BLOCK, stop)
+            fill(start, end, room[start - begin : end - begin])
+        # The file's last bytes are written in whole pages.
         length = stop - begin if stop < size else -(-(stop - begin) // _PAGE) * _PAGE
         _write_at(handle, room.data[:length], begin)
         done(stop - begin)
@@ -70,24 +79,25 @@ def write_file(
     try:
         # What makes a file longer waits for its turn; the rest is written side by side.
         os.ftruncate(handle, -(-size // _PAGE) * _PAGE)
-        crew.run(-(-size // BLOCK), work)
+        crew.run(-(-size // piece), work)
         os.ftruncate(handle, size)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _open(path: Path, size: int) -> int:
+def _open(path: Path, size: int) -> tuple[int, bool]:
+    """A new file, and whether it is written past the page cache."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     if sys.platform == "linux" and size >= DIRECT_BYTES:
         try:
-            return os.open(path, flags | os.O_DIRECT, 0o666)
+            return os.open(path, flags | os.O_DIRECT, 0o666), True
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # Not on this file system; the file may be there all the same.
             path.unlink(missing_ok=True)
-    return os.open(path, flags, 0o666)
+    return os.open(path, flags, 0o666), False
 
 
 def _write_at(handle: int, view: memoryview, offset: int) -> None:
