@@ -8,7 +8,6 @@ was computed, and what others hold in the cache stays there.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -66,8 +65,8 @@ def write_file(
         stop = min(begin + piece, size)
         room = rooms.get(worker)
         if room is None:
-            # A mapping begins at a page.
-            room = rooms[worker] = np.frombuffer(mmap.mmap(-1, piece + _PAGE), dtype=np.uint8)
+            memory = np.zeros(piece + 2 * _PAGE, dtype=np.uint8)
+            room = rooms[worker] = memory[-memory.ctypes.data % _PAGE :]
         for start in range(begin, stop, BLOCK):
             end = min(start + BLOCK, stop)
             fill(start, end, room[start - begin : end - begin])
