@@ -78,7 +78,21 @@ def test_weights_that_sum_to_zero_but_for_rounding(place: Path) -> None:
     refused(place, ["merge", *models, *method, *weights], "sum to 0", (1,))
 
 
-@pytest.mark.parametrize("method", ["ties", "dare-ties", "dare-linear"])
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_results_beyond_the_range_of_their_dtype(place: Path, dtype: str) -> None:
+    models = [seed(place, n) for n in (1, 2)]
+    weights = ["--method", "linear", "--weight", "1e30", "--weight", "1e29"]
+    given = ["merge", *models, *weights, "--no-normalise", "--dtype", dtype]
+    if dtype != "F16":
+        for n in (1, 2):
+            tensors = {
+                name: x * np.float32(1e9 * n) for name, x in load_file(models[n - 1]).items()
+            }
+            save_file(tensors, models[n - 1])
+    refused(place, given, "beyond the range of", (1,))
+
+
+@pytest.mark.parametrize("method", ["ties", "dare-ties", "dare-linear", "task-arithmetic"])
 @pytest.mark.parametrize("damaged", [1, 3])
 def test_models_with_nan(place: Path, method: str, damaged: int) -> None:
     tensors = load_file(seed(place, damaged))
@@ -86,8 +100,28 @@ def test_models_with_nan(place: Path, method: str, damaged: int) -> None:
     tensors[name].flat[-1] = np.nan
     save_file(tensors, seed(place, damaged))
     models = [seed(place, n) for n in (1, 2)]
-    given = ["merge", *models, "--base", seed(place, 3), "--method", method, "--density", "0.1"]
+    given = ["merge", *models, "--base", seed(place, 3), "--method", method]
+    given += [] if method == "task-arithmetic" else ["--density", "0.1"]
     refused(place, given, f"seed{damaged}.safetensors: tensor '{name}' holds NaN", (1,))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("weight", ["0", "0.5"])
+def test_a_linear_merge_of_a_model_that_is_damaged(place: Path, value: float, weight: str) -> None:
+    tensors = load_file(seed(place, 2))
+    name = sorted(tensors)[0]
+    tensors[name].flat[3] = value
+    save_file(tensors, seed(place, 2))
+    given = ["merge", seed(place, 1), seed(place, 2), "--method", "linear"]
+    given += ["--weight", "1", "--weight", weight]
+    if weight == "0":
+        code, _, error = run_cli([*given, "-o", str(place / "out")])
+        assert code == 0, error
+        found = load_file(place / "out" / "model.safetensors")
+        assert all(np.isfinite(x).all() for x in found.values()), "of weight 0, it is not in it"
+    else:
+        what = "NaN" if np.isnan(value) else "infinity"
+        refused(place, given, f"seed2.safetensors: tensor '{name}' holds {what}", (1,))
 
 
 def test_slerp_of_three_and_linear_of_one(place: Path) -> None:

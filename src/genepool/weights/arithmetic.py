@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.rng import generator
-from genepool.errors import CheckpointError, InputError
+from genepool.errors import InputError
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.dtypes import FLOATING, as_float32
+from genepool.weights.dtypes import FLOATING
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import Destination
-from genepool.weights.sources import Sources, address_of, prepare_sources
-from genepool.weights.wording import at, one_line
+from genepool.weights.sources import Sources, address_of, prepare_sources, require_finite
 from genepool.weights.writer import Produce
 
 Int64 = NDArray[np.int64]
@@ -210,7 +209,8 @@ class _Merger:
             FLOATING.index(out.dtype),
         )
         if broken:
-            _require_finite(self._sources, tensor, start, stop)
+            slot = self._sources.layout.slots[tensor]
+            require_finite(self._sources.checkpoints, slot.name, start, stop)
 
     def _prepare(self, tensor: int) -> None:
         """Find the thresholds of a tensor; threads share the models among them."""
@@ -263,20 +263,6 @@ class _Merger:
     def _where(self, tensor: int, model: int) -> tuple[int, int, int, int]:
         addresses, codes = self._sources.addresses[tensor], self._sources.codes[tensor]
         return int(addresses[-1]), int(codes[-1]), int(addresses[model]), int(codes[model])
-
-
-def _require_finite(sources: Sources, tensor: int, start: int, stop: int) -> None:
-    """Raise CheckpointError for elements start..stop of a tensor that no merge can use."""
-    name = sources.layout.slots[tensor].name
-    for checkpoint in sources.checkpoints:
-        found = checkpoint.tensors[name]
-        values = as_float32(found.raw[start:stop], found.dtype)
-        if not bool(np.isfinite(values).all()):
-            what = "NaN" if bool(np.isnan(values).any()) else "infinity"
-            raise CheckpointError(
-                f"{at(checkpoint.path)}: tensor '{one_line(name)}' holds {what}: the weights are "
-                "damaged or out of float32's range, and cannot be merged"
-            )
 
 
 def _from_above(counts: Int64, wanted: int) -> tuple[int, int]:

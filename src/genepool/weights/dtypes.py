@@ -64,6 +64,15 @@ def as_float32(raw: Raw, code: str) -> NDArray[np.float32]:
         return raw.astype(np.float32)
 
 
+def all_finite(raw: Raw, code: str) -> bool:
+    """Whether a raw array of a floating dtype holds neither NaN nor infinity."""
+    if code not in ("BF16", "F16"):
+        return bool(np.isfinite(raw).all())
+    # The exponent that both have, as an integer: numpy computes with 16-bit floats one by one.
+    smallest = 0x7F80 if code == "BF16" else 0x7C00
+    return bool(((raw.view(np.uint16) & np.uint16(0x7FFF)) < smallest).all())
+
+
 def from_float32(values: NDArray[np.float32], code: str) -> Raw:
     """float32 values rounded once, to nearest with ties to even, to a floating dtype (a new array).
 

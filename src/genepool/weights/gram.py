@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from genepool.errors import CheckpointError, InputError, WriteError
+from genepool.errors import InputError, WriteError
 from genepool.weights.atomic import write_bytes
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.dtypes import as_float32
 from genepool.weights.layout import Layout
-from genepool.weights.sources import Sources, prepare_sources
+from genepool.weights.sources import Sources, prepare_sources, require_finite
 from genepool.weights.threads import Crew, Progress, thread_count
-from genepool.weights.wording import at, one_line
+from genepool.weights.wording import at
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -240,16 +239,9 @@ def _require_finite(sources: Sources, edges: Int64, blocks: Float64) -> None:
     if bad.size == 0:
         return
     block, seed = int(bad[0, 0]), int(bad[0, 1])
-    checkpoint = sources.checkpoints[seed]
     slot = next(slot for slot in sources.layout.slots if slot.stop > edges[block])
-    tensor = checkpoint.tensors[slot.name]
-    piece = tensor.raw[edges[block] - slot.start : edges[block + 1] - slot.start]
-    values = as_float32(piece, tensor.dtype)
-    what = "NaN" if bool(np.isnan(values).any()) else "infinity"
-    raise CheckpointError(
-        f"{at(checkpoint.path)}: tensor '{one_line(slot.name)}' holds {what}: the weights are "
-        "damaged or out of float32's range, and cannot be merged"
-    )
+    start, stop = (int(edge) - slot.start for edge in edges[block : block + 2])
+    require_finite([sources.checkpoints[seed]], slot.name, start, stop)
 
 
 def _pack(key: bytes, edges: Int64, prefix: Float64) -> bytes:

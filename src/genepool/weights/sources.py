@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from genepool.core.genome import Genome, Recipe
 from genepool.core.rng import noise_words
-from genepool.errors import InputError
+from genepool.errors import CheckpointError, InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
-from genepool.weights.dtypes import FLOATING, Raw
+from genepool.weights.dtypes import FLOATING, Raw, as_float32
 from genepool.weights.layout import Layout, Slot
 from genepool.weights.wording import at, one_line
 
@@ -176,6 +176,19 @@ def prepare_sources(checkpoints: Sequence[Checkpoint], layout: Layout) -> Source
     )
     sources.check()
     return sources
+
+
+def require_finite(checkpoints: Sequence[Checkpoint], name: str, start: int, stop: int) -> None:
+    """Raise CheckpointError if elements start..stop of a tensor are such as no merge can use."""
+    for checkpoint in checkpoints:
+        found = checkpoint.tensors[name]
+        values = as_float32(found.raw[start:stop], found.dtype)
+        if not bool(np.isfinite(values).all()):
+            what = "NaN" if bool(np.isnan(values).any()) else "infinity"
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: tensor '{one_line(name)}' holds {what}: the weights are "
+                "damaged or out of float32's range, and cannot be merged"
+            )
 
 
 def _covers(tensor: Tensor, slot: Slot) -> bool:

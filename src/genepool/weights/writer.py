@@ -22,12 +22,12 @@ from genepool.weights import stream
 from genepool.weights.atomic import sync_directory, temporary_sibling
 from genepool.weights.checkpoint import Checkpoint
 from genepool.weights.depth import depth_key
-from genepool.weights.dtypes import DTYPES, FLOATING, as_float32, from_float32
+from genepool.weights.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.weights.header import header
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import Destination, express_piece
 from genepool.weights.side_files import side_files
-from genepool.weights.sources import prepare_sources
+from genepool.weights.sources import prepare_sources, require_finite
 from genepool.weights.stream import Bytes
 from genepool.weights.threads import Crew, Progress, thread_count
 from genepool.weights.wording import at, one_line
@@ -115,15 +115,21 @@ def write_checkpoint(
 
     Raises:
         InputError: an argument is unusable, or the directory is not empty.
-        CheckpointError: a seed's file has been cut short, or a side file links out of the seed.
-        GenepoolError: too little space (checked before), a failed write, or float16 overflows; the
-            half-written files are removed.
+        CheckpointError: a seed's file has been cut short or holds NaN or infinity, or a side file
+            links out of the seed.
+        GenepoolError: too little space (checked before), a failed write, or values beyond the
+            dtype's range; the half-written files are removed.
     """
-    terms = prepare_sources(checkpoints, layout).terms(genome)
+    sources = prepare_sources(checkpoints, layout)
+    terms = sources.terms(genome)
 
     def produce(tensor: int, start: int, stop: int, out: Destination) -> None:
         origin = layout.slots[tensor].start
         express_piece(terms, tensor, origin + start, origin + stop, out)
+        if not all_finite(out.raw, out.dtype):
+            name = layout.slots[tensor].name
+            require_finite(sources.checkpoints, name, start, stop)
+            raise _beyond_range(name, out.dtype)
 
     return write_tensors(
         produce,
@@ -243,11 +249,16 @@ class _Job:
             if source.dtype != entry.dtype:
                 further = from_float32(as_float32(further, source.dtype), entry.dtype)
             out[max(0, entry.merged - start) :] = further
-        if entry.dtype == "F16" and not bool(np.isfinite(out).all()):
-            raise GenepoolError(
-                f"tensor '{one_line(entry.name)}' has values beyond the range of float16 (65504); "
-                "choose dtype BF16 or F32"
-            )
+        if entry.dtype == "F16" and not all_finite(out, entry.dtype):
+            raise _beyond_range(entry.name, entry.dtype)
+
+
+def _beyond_range(name: str, dtype: str) -> GenepoolError:
+    advice = "choose dtype BF16 or F32" if dtype == "F16" else "choose smaller weights"
+    limit = "float16 (65504)" if dtype == "F16" else dtype
+    return GenepoolError(
+        f"tensor '{one_line(name)}' has values beyond the range of {limit}; {advice}"
+    )
 
 
 def _require_arguments(
