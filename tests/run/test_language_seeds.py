@@ -94,8 +94,18 @@ def test_a_language_model_and_the_tower_of_a_vision_model(tmp_path: Path) -> Non
     seeds = ["vlm", {"path": "llm", "rename": RENAME}]
     with pytest.raises(CheckpointError, match="architectures is"):
         evolve(run_file(tmp_path, seeds))
-    with pytest.raises(CheckpointError, match=r"shares no tensor.*say with rename how"):
+    with pytest.raises(CheckpointError, match="shares no tensor") as caught:
         evolve(run_file(tmp_path, ["vlm", "llm"], partial=True))
+    assert """rename: {"": "language_model."} (on the command line --rename '=language_""" in str(
+        caught.value
+    )
+    merge(
+        tmp_path / "vlm",
+        {"path": str(tmp_path / "llm"), "rename": {"": "language_model."}},
+        tmp_path / "as advised",
+        ratio=0.5,
+        partial=True,
+    )
     result = evolve(run_file(tmp_path, seeds, partial=True))
     (notice,) = (text for text in result.notices if "are shared by all seeds" in text)
     assert notice.startswith("21 tensors (")

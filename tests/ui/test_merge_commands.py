@@ -86,3 +86,25 @@ def test_a_name_that_is_no_dtype(place: Path) -> None:
     assert code == 2
     assert "'int8' is not one of 'F64', 'F32', 'F16', 'BF16'" in error
     assert not out.exists()
+
+
+def test_a_model_given_twice_is_told(place: Path) -> None:
+    double = place / "double.safetensors"
+    double.write_bytes(Path(seed(place, 1)).read_bytes())
+    out = place / "out"
+    given = ["merge", seed(place, 1), str(double), "--ratio", "0.5", "-o", str(out)]
+    code, shown, error = run_cli(given)
+    assert code == 0, error
+    text = "seed 'double' holds the very tensors of 'seed1'"
+    assert text in " ".join((shown + error).split())
+    assert text in (out / "README.md").read_text()
+    (notice,) = json.loads((out / "genepool.json").read_text())["notices"]
+    assert notice.startswith(text)
+
+
+def test_an_output_where_no_files_can_be_made(place: Path) -> None:
+    given = ["merge", seed(place, 1), seed(place, 2), "--ratio", "0.5", "-o", "/proc/out"]
+    code, _, error = run_cli(given)
+    assert code == 1
+    assert "/proc/out" in error
+    assert "GB" not in error, "it is not for want of space"

@@ -127,6 +127,9 @@ def test_what_is_told(tmp_path: Path) -> None:
     assert "has a chat template and" in other.notices[0]
     alone = family(tmp_path / "3", {}, {"tokenizer": None})
     assert "has no tokenizer" in alone.notices[0]
+    bare = family(tmp_path / "4", {"config": None}, {})
+    assert "has no config.json beside it" in bare.notices[0]
+    assert family(tmp_path / "5", {}, {"config": None}).notices == ()
 
 
 @pytest.mark.parametrize(

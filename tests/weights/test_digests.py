@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from genepool.errors import CheckpointError
 from genepool.weights.checkpoint import Checkpoint, open_checkpoint
-from genepool.weights.digests import FILE, recall_digests, remember_digests
+from genepool.weights.digests import FILE, copies, recall_digests, remember_digests
 
 
 def made(path: Path, value: float) -> Path:
@@ -82,3 +82,10 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read"):
         remember_digests([checkpoint], [{}], tmp_path)
+
+
+def test_copies_are_told() -> None:
+    assert copies(["a", "b", "c"], ["1", "2", "3"]) == ()
+    (first, second) = copies(["a", "b", "c", "d"], ["1", "2", "1", "1"])
+    assert first.startswith("seed 'c' holds the very tensors of 'a'")
+    assert second.startswith("seed 'd' holds the very tensors of 'a'")

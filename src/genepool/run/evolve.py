@@ -32,6 +32,7 @@ from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, Silence
 from genepool.run.restart import refuse_restart
 from genepool.run.scorer import Scorer
+from genepool.weights.digests import copies
 from genepool.weights.threads import available_threads
 
 
@@ -96,6 +97,9 @@ def evolve(
         watcher.stage("reading the seeds")
         seeds = (inputs.run, inputs.sources, inputs.checkpoints)
         entries, tasks = seed_entries(*seeds, cache or path), task_entries(inputs)
+        twins = copies([entry.name for entry in entries], [entry.digest for entry in entries])
+        for notice in twins:
+            watcher.notice(notice)
         if pool.fresh:
             meta = {
                 "pins": pins(inputs),
@@ -126,7 +130,7 @@ def evolve(
             session, seconds = driver.run(target)
         finally:
             executor.close()
-        return Result(path, pool.status(), session, seconds, inputs.notices)
+        return Result(path, pool.status(), session, seconds, (*inputs.notices, *twins))
 
 
 def _finished(pool: Pool, run: Run, budget: int) -> bool:

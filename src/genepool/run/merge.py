@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +30,7 @@ from genepool.run.seeds import SeedLike, named_source
 from genepool.weights.arithmetic import METHODS, Method, TaskVectors, task_vectors
 from genepool.weights.cache import shared_cache
 from genepool.weights.cancelling import cancels
-from genepool.weights.digests import remember_digests
+from genepool.weights.digests import copies, remember_digests
 from genepool.weights.family import Family, Source, Words, make_family, open_source
 from genepool.weights.gram import Gram, load_or_build_gram
 from genepool.weights.threads import Progress
@@ -263,6 +263,8 @@ def _open(
             names, sources, family.checkpoints, given, strict=True
         )
     )
+    twins = copies(names, [seed.digest for seed in seeds])
+    family = replace(family, notices=(*family.notices, *twins))
     return _Opened(sources, family, seeds, partial)
 
 

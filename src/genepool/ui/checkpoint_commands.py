@@ -343,7 +343,7 @@ def _bytes(text: str) -> int:
 
 def _renamed(entry: str) -> tuple[str, str]:
     old, equals, new = entry.partition("=")
-    if not (old and equals):
+    if not equals:
         raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
     return old, new
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from genepool.errors import CheckpointError
 from genepool.weights.atomic import write_bytes
 from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.wording import at
+from genepool.weights.wording import at, one_line
 
 FILE = "digests.json"
 _MOST = 1000
@@ -46,6 +46,17 @@ def remember_digests(
         latest = dict(list(kept.items())[-_MOST:])
         write_bytes(cache / FILE, json.dumps(latest, indent=1).encode())
     return [checkpoint.digest() for checkpoint in checkpoints]
+
+
+def copies(names: Sequence[str], digests: Sequence[str]) -> tuple[str, ...]:
+    """A line for each seed that holds the same tensors as one before it."""
+    first: dict[str, str] = {}
+    return tuple(
+        f"seed '{one_line(name)}' holds the very tensors of '{one_line(first[digest])}': was "
+        "another model meant?"
+        for name, digest in zip(names, digests, strict=True)
+        if first.setdefault(digest, name) != name
+    )
 
 
 def recall_digests(

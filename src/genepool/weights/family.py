@@ -74,7 +74,8 @@ def find_source(
     if named is None:
         raise CheckpointError(
             f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
-            "(base_model_name_or_path); say which: {path: ..., base: ...}"
+            "(base_model_name_or_path); say which: {path: ..., base: ...} in a run file, "
+            "--adapter-base on the command line"
         )
     return Source(found, locate(named, directory), dict(rename or {}), dtype)
 
@@ -214,9 +215,15 @@ def make_family(
 def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:
     """Notices of how two seeds' configurations and tokenizers differ; refuses what must agree."""
     ours, theirs = first.directory, other.directory
+    notices: list[str] = []
+    if theirs is not None and _has_config(theirs) and not (ours and _has_config(ours)):
+        notices.append(
+            f"{at(first.path)} has no config.json beside it and {at(theirs)} has; files come from "
+            "the first seed, so that what is made will have none: put another first, or copy it"
+        )
     if ours is None or theirs is None or ours == theirs:
-        return []
-    notices = compare_configs(ours, theirs, partial=partial, vocabulary=words == "common")
+        return notices
+    notices += compare_configs(ours, theirs, partial=partial, vocabulary=words == "common")
     if not same_files(ours, theirs):
         a, b = read_vocabulary(ours), read_vocabulary(theirs)
         if a is None or b is None:
@@ -233,6 +240,10 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
         elif words == "same":
             notices.append(f"{at(b.file)} differs from {at(a.file)}; the first seed's is kept")
     return [*notices, *compare_settings(ours, theirs)]
+
+
+def _has_config(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
 
 
 def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str]:

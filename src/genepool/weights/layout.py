@@ -20,6 +20,7 @@ from genepool.errors import CheckpointError, InputError
 from genepool.weights.checkpoint import Checkpoint, Tensor
 from genepool.weights.depth import depth_key
 from genepool.weights.dtypes import DTYPES, as_float32
+from genepool.weights.naming import rename_hint
 from genepool.weights.wording import at, count, one_line, some
 
 REST = "rest"
@@ -190,12 +191,13 @@ def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if not any(_merges(tensor) and _shares(other, tensor) for tensor in first.tensors.values()):
+            advice = rename_hint(first.tensors, other.tensors)
             return CheckpointError(
                 f"{at(other.path)} shares no tensor of the same name and shape with "
                 f"{at(first.path)}: tensors are called like {some(other.tensors)} there and "
-                f"{some(first.tensors)} here; say with rename how the names correspond"
+                f"{some(first.tensors)} here; {advice or 'say with rename how they correspond'}"
             )
-    return CheckpointError("no tensor is shared by all seeds; say with rename how names correspond")
+    return CheckpointError("no tensor is shared by all seeds; say with rename how they correspond")
 
 
 def _merges(tensor: Tensor) -> bool:
@@ -257,7 +259,9 @@ def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int])
             for verb, names in (("lacks", missing), ("has besides", extra))
             if names
         ]
-        raise CheckpointError(f"{pair}: {' and '.join(parts)}; {_cause(first, missing, extra)}")
+        raise CheckpointError(
+            f"{pair}: {' and '.join(parts)}; {_cause(first, other, missing, extra)}"
+        )
     shared = [n for n in first.tensors if n in other.tensors]
     differing = [
         n for n in shared if first.tensors[n].shape != other.tensors[n].shape and n not in rows
@@ -280,13 +284,12 @@ def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int])
             )
 
 
-def _cause(first: Checkpoint, missing: list[str], extra: list[str]) -> str:
+def _cause(first: Checkpoint, other: Checkpoint, missing: list[str], extra: list[str]) -> str:
     names = [*missing, *extra]
     if any("lora_" in name for name in names):
         return "one of them is a LoRA adapter: merge it into its base model first"
-    tails = {name.split(".", 1)[-1] for name in missing}
-    if len(missing) == len(first.tensors) and tails & {n.split(".", 1)[-1] for n in extra}:
-        return "the names differ by a prefix: save both with the same class of model"
+    if missing and (advice := rename_hint(first.tensors, other.tensors)):
+        return f"the names differ by a prefix: {advice}"
     if all(depth_key(name)[0] == 2 for name in names):
         return "one has another head, or stores tied weights twice: save both in the same way"
     return "are they of one architecture and size?"

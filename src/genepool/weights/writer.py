@@ -296,11 +296,12 @@ def _require_free(directory: Path) -> Path:
 def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, bytes | Path]) -> None:
     needed = sum(file.size for file in files)
     needed += sum(d.stat().st_size if isinstance(d, Path) else len(d) for d in small.values())
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
+    place = shutil.disk_usage(target.parent)
+    # Of size 0 is what keeps no files (/proc): making one there says what is wrong.
+    if needed > place.free and place.total > 0:
         raise GenepoolError(
-            f"{at(target)}: needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; "
-            "make room or choose another place"
+            f"{at(target)}: needs {needed / 1e9:.2f} GB, and {place.free / 1e9:.2f} GB are free "
+            "there; make room or choose another place"
         )
 
 
