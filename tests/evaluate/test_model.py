@@ -145,6 +145,15 @@ class TestArrays:
 
 
 class TestNetworks:
+    @pytest.mark.parametrize(
+        ("name", "dtype"),
+        [("bf16", "bfloat16"), ("BF16", "bfloat16"), ("fp16", "float16"), ("F32", "float32")],
+    )
+    def test_names_of_dtypes(self, name: str, dtype: str) -> None:
+        assert ModelOptions.model_validate({"dtype": name}).dtype == dtype
+        with pytest.raises(ValidationError, match="'float16', 'bfloat16'"):
+            ModelOptions.model_validate({"dtype": f"{name}x"})
+
     @pytest.mark.parametrize("name", ["plain", "strided"])
     @pytest.mark.parametrize("dtype", [None, "bfloat16", "float16", "float64"])
     def test_parameters_and_buffers_are_filled(

@@ -114,7 +114,7 @@ def test_positions(tmp_path: Path) -> None:
         (float("nan"), "got nan"),
         (True, "got True"),
         ("model.layers.0.mlp.wieght", "did you mean 'model.layers.0.mlp.weight'"),
-        ("zzz", "there is no tensor 'zzz'$"),
+        ("zzz", "there is no tensor 'zzz'; they are called like 'model.embed"),
         ("model.steps", "carried over, not merged"),
     ]:
         with pytest.raises(InputError, match=message):

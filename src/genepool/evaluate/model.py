@@ -6,20 +6,25 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from genepool.errors import ConfigError, MissingExtraError
 from genepool.evaluate.language import is_language_model, read_config
 from genepool.evaluate.live import LiveModel
 from genepool.weights.checkpoint import Checkpoint, Tensor
-from genepool.weights.dtypes import DTYPES, as_float32
+from genepool.weights.dtypes import DTYPES, TORCH_NAMES, as_float32, floating_named
 from genepool.weights.layout import Layout
 from genepool.weights.materialise import Destination
 from genepool.weights.wording import at
+
+
+def _torch_name(given: object) -> object:
+    code = floating_named(given) if isinstance(given, str) else None
+    return given if code is None else TORCH_NAMES[code]
 
 
 class ModelOptions(BaseModel):
@@ -44,7 +49,9 @@ class ModelOptions(BaseModel):
         default="cpu",
         description="Where a network or language model runs, as torch writes it: 'cpu', 'cuda:0'.",
     )
-    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = Field(
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32", "float64"] | None, BeforeValidator(_torch_name)
+    ] = Field(
         default=None,
         description="What it computes in; by default the dtypes that a network comes with, and for "
         "a language model the one that most of the first seed's weights have.",

@@ -6,23 +6,14 @@ from pathlib import Path
 
 import click
 
-_DTYPES = {
-    name: code
-    for code, names in {
-        "F64": ("f64", "fp64", "float64"),
-        "F32": ("f32", "fp32", "float32"),
-        "F16": ("f16", "fp16", "float16"),
-        "BF16": ("bf16", "bfloat16"),
-    }.items()
-    for name in names
-}
-
 
 class _DTypeName(click.Choice[str]):
     """A dtype as safetensors names it, or as torch and others do, in either case."""
 
     def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:
-        return _DTYPES.get(str(choice).lower(), str(choice))
+        from genepool.weights.dtypes import floating_named
+
+        return floating_named(str(choice)) or str(choice)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -52,6 +52,20 @@ DTYPES: dict[str, DType] = {
 
 FLOATING = tuple(code for code, dtype in DTYPES.items() if dtype.floating)
 
+# As torch, and with it Hugging Face's config.json, calls the floating dtypes.
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+_NAMED = {
+    **{code.lower(): code for code in TORCH_NAMES},
+    **{name: code for code, name in TORCH_NAMES.items()},
+    **{f"fp{bits}": f"F{bits}" for bits in (64, 32, 16)},
+}
+
+
+def floating_named(name: str) -> str | None:
+    """The code of a floating dtype by any name in use: BF16, bf16, bfloat16, fp16, ...."""
+    return _NAMED.get(name.lower())
+
 
 def as_float32(raw: Raw, code: str) -> NDArray[np.float32]:
     """The values of a raw array of a floating dtype, rounded to float32 (a new array).

@@ -91,9 +91,10 @@ class Layout:
                     return slot.start
             if split in self.carried:
                 raise InputError(f"split: tensor '{one_line(split)}' is carried over, not merged")
-            close = difflib.get_close_matches(split, [slot.name for slot in self.slots], n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise InputError(f"split: there is no tensor '{one_line(split)}'{hint}")
+            names = [slot.name for slot in self.slots]
+            close = difflib.get_close_matches(split, names, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"they are called like {some(names)}"
+            raise InputError(f"split: there is no tensor '{one_line(split)}'; {hint}")
         if isinstance(split, bool):
             raise InputError(f"split: expected a number or a tensor name; got {split}")
         if isinstance(split, int):

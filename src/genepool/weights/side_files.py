@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from genepool.weights.checkpoint import Checkpoint, safe_target
 from genepool.weights.companions import read_json
+from genepool.weights.dtypes import TORCH_NAMES
 from genepool.weights.wording import at, some
 
 _WEIGHTS = (
@@ -22,7 +23,6 @@ _CODE = (
 )
 # These describe the seed, not what was made from it; both are written anew.
 _OF_THE_SEED = ("readme", "genepool.json")
-_CONFIG_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
@@ -78,7 +78,7 @@ def _with_dtype(config: Path, dtype: str) -> bytes:
     data = config.read_bytes()
     try:
         content: Any = json.loads(data)
-        changed = _set_dtype(content, _CONFIG_DTYPES[dtype])
+        changed = _set_dtype(content, TORCH_NAMES[dtype])
     except (ValueError, RecursionError):
         return data
     return (json.dumps(content, indent=2) + "\n").encode() if changed else data
