@@ -107,7 +107,11 @@ def _prefetch(builder: Any, address: Any) -> None:
 
 
 def _bf16_block(past_caches: bool) -> Any:
-    """fuse(out, offset, sources, coefs, addresses): see `fuse_bf16`."""
+    """fuse(out, offset, sources, coefs, addresses): see `fuse_bf16`.
+
+    Elements are taken two by two, as 32-bit words: a shift and a mask widen them, without the
+    shuffling that widening them one by one would need. Rounding is that of `kernels`.
+    """
 
     def constant(vector: ir.VectorType, value: int) -> ir.Constant:
         return ir.Constant(vector, [value] * vector.count)
