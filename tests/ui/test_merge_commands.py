@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from genepool.run.merge import blend
+from genepool.run.merge import blend, merge
 from tests.cli import run_cli
 from tests.runs import seed_file as seed
 from tests.runs import write_run
@@ -108,3 +110,46 @@ def test_an_output_where_no_files_can_be_made(place: Path) -> None:
     assert code == 1
     assert "/proc/out" in error
     assert "GB" not in error, "it is not for want of space"
+
+
+def test_a_ratio_for_every_layer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"model.layers.{n}.{part}.weight" for n in range(3) for part in ("attn", "mlp")]
+    names += ["model.embed_tokens.weight", "model.norm.weight"]
+    a, b = ({name: rng.standard_normal((4, 5)) for name in names} for _ in range(2))
+    for name, tensors in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    models, out = [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out"
+    ratios = ["--ratio", "0.9", "--ratio", "attn=0,1", "--ratio", "mlp=1,0.5,0"]
+    code, _, error = run_cli(["merge", *models, *ratios, "--angle", "tensor", "-o", str(out)])
+    assert code == 0, error
+    found = load_file(out / "model.safetensors")
+    for name in names:
+        layer = int(name.split(".")[2]) if ".layers." in name else 0
+        t = layer / 2 if "attn" in name else 1 - layer / 2 if "mlp" in name else 0.9
+        x, y = a[name].astype(np.float32), b[name].astype(np.float32)
+        cosine = (x.ravel() @ y.ravel()) / (np.linalg.norm(x) * np.linalg.norm(y))
+        omega = np.arccos(cosine)
+        expected = (np.sin((1 - t) * omega) * x + np.sin(t * omega) * y) / np.sin(omega)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+    details = json.loads((out / "genepool.json").read_text())
+    assert details["ratio"] == [["attn", [0, 1]], ["mlp", [1, 0.5, 0]], ["", 0.9]]
+    assert (
+        "0, 1 along the layers for 'attn'; 1, 0.5, 0 along the layers for 'mlp'; 0.9"
+        in (out / "README.md").read_text()
+    )
+    # The same from Python, and again from its recipe.
+    other = merge(*models, tmp_path / "again", ratio=dict(details["ratio"]), angle="tensor")
+    assert weights(other.directory) == weights(out)
+    built = ["rebuild", str(out / "genepool.json"), "-o", str(tmp_path / "built")]
+    seeds = [word for name in ("a", "b") for word in ("--seed", f"{name}={tmp_path / name}")]
+    code, _, error = run_cli([*built, *seeds])
+    assert code == 0, error
+    assert weights(tmp_path / "built") == weights(out)
+    # One number alike for all is the merge with that ratio.
+    plain, alike = tmp_path / "plain", tmp_path / "alike"
+    for place, ratio in ((plain, "0.3"), (alike, "0.3,0.3")):
+        code, _, error = run_cli(["merge", *models, "--ratio", ratio, "-o", str(place)])
+        assert code == 0, error
+    assert weights(plain) == weights(alike)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.axis import Axis, InnerProducts, axis
 from genepool.core.checks import in_range, is_whole, numbers
-from genepool.core.genome import Genome, Recipe, Vector
+from genepool.core.genome import Genome, Recipe, Vector, recipe
 from genepool.errors import InputError
 
 Angle = Literal["global", "side", "tensor"]
@@ -56,6 +56,12 @@ def slerp_weights(ratio: float, products: tuple[float, float, float]) -> tuple[f
     return 1.0 - ratio, ratio
 
 
+def _angled(products: Products, start: int, stop: int) -> tuple[float, float, float]:
+    # Two single numbers have no angle between 0 and pi, but where one is a small difference,
+    # rounding in its products may feign one.
+    return products(start, stop) if stop - start > 1 else (0.0, 0.0, 0.0)
+
+
 def merge_recipe(
     products: Products,
     along: Axis,
@@ -86,12 +92,7 @@ def merge_recipe(
     cuts: list[int] = [0]
     rows: list[tuple[float, float]] = []
 
-    def over(start: int, stop: int) -> tuple[float, float, float]:
-        # Two single numbers have no angle between 0 and pi, but where one is a small difference,
-        # rounding in its products may feign one.
-        return products(start, stop) if stop - start > 1 else (0.0, 0.0, 0.0)
-
-    overall = over(0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
+    overall = _angled(products, 0, along.size) if angle == "global" else (0.0, 0.0, 0.0)
     each = len(splits) // len(along.names)
     for number, (low, high) in enumerate(zip(along.cuts[:-1], along.cuts[1:], strict=True)):
         points = splits[number * each : (number + 1) * each]
@@ -103,13 +104,14 @@ def merge_recipe(
             pieces = [(low, high)]
         for start, stop in pieces:
             if angle == "tensor":
-                whole = over(start, stop)
+                whole = _angled(products, start, stop)
                 left, right = slerp_weights(ratio, whole), slerp_weights(1.0 - ratio, whole)
             begin, turned = start, False
             for point in (*points, stop):
                 end = min(max(point, start), stop)
                 if angle == "side":
-                    row = slerp_weights(1.0 - ratio if turned else ratio, over(begin, end))
+                    here = _angled(products, begin, end)
+                    row = slerp_weights(1.0 - ratio if turned else ratio, here)
                 else:
                     row = right if turned else left
                 begin, turned = end, not turned
@@ -121,6 +123,29 @@ def merge_recipe(
                         rows.append(row)
     # Adding 0.0 turns -0.0 into 0.0, so that equal recipes have equal bytes.
     return Recipe(np.array(cuts, dtype=np.int64), np.array(rows) + 0.0)
+
+
+def tensor_recipe(
+    products: Products, along: Axis, ratios: Sequence[float], angle: Angle = "tensor"
+) -> Recipe:
+    """A merge with a ratio of its own for each tensor, as a recipe over (A, B).
+
+    Args:
+        products, along, angle: as for `merge_recipe`; "side" is "global" here.
+        ratios: one for each tensor of the axis, in [0, 1]; 0 gives A.
+
+    Raises:
+        InputError: not as many ratios as tensors, or one out of range.
+    """
+    pieces = list(pairwise(along.tensors.tolist()))
+    if len(ratios) != len(pieces) or not all(0.0 <= ratio <= 1.0 for ratio in ratios):
+        raise InputError(f"ratio: expected {len(pieces)} numbers in [0, 1], one for each tensor")
+    overall = _angled(products, 0, along.size)
+    rows = [
+        slerp_weights(ratio, overall if angle != "tensor" else _angled(products, start, stop))
+        for (start, stop), ratio in zip(pieces, ratios, strict=True)
+    ]
+    return recipe([0, *(stop for _, stop in pieces)], np.array(rows) + 0.0)
 
 
 def products_of(first: Genome, second: Genome, gram: InnerProducts | None) -> Products:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.core.genome import Genome, Recipe, recipe, seed_recipe
-from genepool.core.slerp import Angle, merge_recipe, products_of
+from genepool.core.slerp import Angle, merge_recipe, products_of, tensor_recipe
 from genepool.errors import InputError, WriteError
 from genepool.run.card import Card, CardSeed
 from genepool.run.export import rebuild_command
@@ -32,6 +32,7 @@ from genepool.weights.cache import shared_cache
 from genepool.weights.cancelling import cancels
 from genepool.weights.digests import copies, remember_digests
 from genepool.weights.family import Family, Source, Words, make_family, open_source
+from genepool.weights.gradient import Values, along_layers
 from genepool.weights.gram import Gram, load_or_build_gram
 from genepool.weights.threads import Progress
 from genepool.weights.writer import SHARD_BYTES, Produce
@@ -45,7 +46,7 @@ def merge(
     b: SeedLike,
     directory: PathLike,
     *,
-    ratio: float,
+    ratio: Values | Mapping[str, Values],
     split: float | int | str = 1.0,
     angle: Angle = "global",
     adapter_base: str | None = None,
@@ -61,7 +62,9 @@ def merge(
         a, b: checkpoints of one architecture: paths, ids of the Hugging Face Hub, or mappings with
             the keys of a seed in a run file.
         directory: new or empty.
-        ratio: in [0, 1]; left of the split 0 gives a and 1 gives b.
+        ratio: in [0, 1]; left of the split 0 gives a and 1 gives b. Several numbers stand along
+            the layers, and a mapping has one or several for tensors whose names contain its keys,
+            the first that fits ("" fits all; see `weights.gradient`); both without a split point.
         split: fraction of the axis (float), position (int), or name of the tensor that is the
             first on the right; 1.0 merges everything at `ratio`.
         angle: over what the SLERP angle is measured.
@@ -78,14 +81,26 @@ def merge(
     opened = _open([a, b], adapter_base, partial, vocabulary)
     layout = opened.family.layout
     position = layout.position(split)
+    whole = position == layout.axis.size
+    if isinstance(ratio, int | float):
+        ratios = None
+    elif whole:
+        values = ratio if isinstance(ratio, Mapping) else {"": ratio}
+        ratios = along_layers([slot.name for slot in layout.slots], values)
+    else:
+        raise InputError("ratio: a split point goes with one number, not with several")
     gram = _gram(opened.family)
     sides = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
-    genome = merge_recipe(
-        products_of(sides[0], sides[1], gram), layout.axis, ratio, [position], angle
-    )
-    settings = {"method": "slerp", "ratio": ratio, "split": position, "angle": angle}
-    where = "" if position == layout.axis.size else f", split at position {position} of the axis"
-    text = f"SLERP at ratio {ratio:g}{where} (angle: {angle})"
+    products = products_of(sides[0], sides[1], gram)
+    if ratios is None:
+        genome = merge_recipe(products, layout.axis, cast(float, ratio), [position], angle)
+    else:
+        genome = tensor_recipe(products, layout.axis, ratios, angle)
+    # Pairs, since a mapping's order counts, which JSON does not keep.
+    told = list(ratio.items()) if isinstance(ratio, Mapping) else ratio
+    settings = {"method": "slerp", "ratio": told, "split": position, "angle": angle}
+    where = "" if whole else f", split at position {position} of the axis"
+    text = f"SLERP at ratio {_ratio_text(ratio)}{where} (angle: {angle})"
     return _write(
         genome,
         describe_genome(genome),
@@ -95,6 +110,15 @@ def merge(
         directory,
         Writing(dtype, shard_bytes, advance),
     )
+
+
+def _ratio_text(ratio: Values | Mapping[str, Values]) -> str:
+    if isinstance(ratio, int | float):
+        return f"{ratio:g}"
+    if isinstance(ratio, Mapping):
+        parts = [(f" for '{text}'" if text else "", values) for text, values in ratio.items()]
+        return "; ".join(_ratio_text(values) + where for where, values in parts)
+    return ", ".join(f"{number:g}" for number in ratio) + " along the layers"
 
 
 def blend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,10 +121,12 @@ def rebuild(
 )
 @click.option(
     "--ratio",
-    type=click.FloatRange(0, 1),
+    "ratios",
+    multiple=True,
     metavar="R",
     help="Required for slerp: left of the split point 0 gives A, 1 gives B; right of it 1 - R "
-    "holds.",
+    "holds. R1,R2,... go along the layers, from first to last; TEXT=R or TEXT=R1,R2,... is for "
+    "tensors whose name contains TEXT, and may be repeated (the first that fits).",
 )
 @click.option(
     "--split",
@@ -215,7 +218,7 @@ def merge(
     models: tuple[str, ...],
     output: Path,
     method: str,
-    ratio: float | None,
+    ratios: tuple[str, ...],
     split: str,
     angle: Any,
     base: str | None,
@@ -241,7 +244,7 @@ def merge(
     from genepool.run.merge import blend, merge
     from genepool.ui.progress import watcher
 
-    _check_merge(models, method, ratio, base, weights, densities)
+    _check_merge(models, method, ratios, base, weights, densities)
     shard_bytes = _bytes(shard_size)
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
@@ -253,7 +256,7 @@ def merge(
                 given[0],
                 given[1],
                 output,
-                ratio=ratio or 0.0,
+                ratio=_ratio(ratios),
                 split=_split(split),
                 angle=angle,
                 adapter_base=adapter_base,
@@ -289,24 +292,47 @@ def merge(
 def _check_merge(
     models: Sequence[str],
     method: str,
-    ratio: float | None,
+    ratios: Sequence[str],
     base: str | None,
     weights: Sequence[float],
     densities: Sequence[float],
 ) -> None:
     """Refuse options that do not go together."""
     if method != "slerp":
-        if ratio is not None:
+        if ratios:
             raise click.UsageError(f"--ratio is for slerp; {method} takes --weight.")
         if method == "linear" and len(models) < 2:
             raise click.UsageError(f"linear merges at least two models; got {len(models)}.")
         return
     if len(models) != 2:
         raise click.UsageError(f"slerp merges two models, A and B; got {len(models)}.")
-    if ratio is None:
+    if not ratios:
         raise click.UsageError("Missing option '--ratio'.")
     if base is not None or weights or densities:
         raise click.UsageError("--base, --weight and --density are not for slerp; see --method.")
+
+
+def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | list[float]]:
+    """What `merge` takes, from entries R, R1,R2,..., TEXT=R and TEXT=R1,R2,..."""
+    found: dict[str, float | list[float]] = {}
+    for entry in entries:
+        text, _, values = entry.rpartition("=")
+        try:
+            numbers = [float(value) for value in values.split(",")]
+        except ValueError:
+            numbers = [math.nan]
+        if not all(0.0 <= number <= 1.0 for number in numbers):
+            raise click.UsageError(
+                f"--ratio: expected numbers from 0 to 1, as 0.4, 0,0.5,1 or mlp=0.4; got '{entry}'"
+            )
+        if text in found:
+            where = f"for '{text}'" if text else "for all tensors"
+            raise click.UsageError(f"--ratio: there is more than one {where}")
+        found[text] = numbers[0] if len(numbers) == 1 else numbers
+    # What is for all is what is left over, wherever it was given.
+    if "" in found:
+        found[""] = found.pop("")
+    return found[""] if [*found] == [""] else found
 
 
 def _split(text: str) -> float | str:

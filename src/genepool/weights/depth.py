@@ -41,6 +41,15 @@ def depth_key(name: str) -> DepthKey:
     return stage, tower, norm, path, (_PARAMETER.get(parameter, 2), _natural(parameter)), name
 
 
+def layer_of(name: str) -> tuple[str, int] | None:
+    """The layer that a tensor belongs to, as ("model.layers", 3); None outside of all layers."""
+    *module, _ = name.split(".")
+    for place, part in enumerate(module):
+        if part.isdecimal() and len(part) < 10:
+            return ".".join(module[:place]), int(part)
+    return None
+
+
 def _stage(module: list[str], parameter: str) -> tuple[int, int, int]:
     """(0 embedding, 1 body, 2 head; encoder to decoder; 1 for the norm that ends a tower)."""
     numbered = next((i for i, part in enumerate(module) if part.isdecimal()), len(module))
