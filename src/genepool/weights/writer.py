@@ -94,8 +94,7 @@ def write_checkpoint(
     tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
     every tensor is aligned). Where the first seed is a directory, its other files (configuration,
     tokenizer, ...) are copied, as `side_files` says. Nothing is visible under `directory` until all
-    of it is on disk. Memory: 16 MB per thread, and hardly
-    more than 256 MB.
+    of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
 
     Args:
         genome: over these seeds.
