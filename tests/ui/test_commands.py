@@ -121,7 +121,14 @@ def test_a_failed_child_says_why(tmp_path: Path) -> None:
         for name, arrays in (("WHOLE", whole), ("OTHER", other)):
             file.write(f"{name} = {float(arrays['hidden.weight'][0, 0])!r}\n")
     ok("evolve", str(run))
-    assert ok_json("status", str(tmp_path / "pool"))["failed"] == 3
+    status = ok_json("status", str(tmp_path / "pool"))
+    assert status["failed"] == 3
+    assert status["last_failure"]["member"] == 4
+    assert "merged [red]badly[/red]" in status["last_failure"]["error"]
+    told = " ".join(ok("status", str(tmp_path / "pool")).split())
+    assert "failed last member 4: " in told
+    assert "merged [red]badly[/red]" in told
+    assert "\x1b" not in told
     text = ok("show", str(tmp_path / "pool"), "2")
     assert "failed: could not be scored" in text
     assert "merged [red]badly[/red]" in text
@@ -340,7 +347,7 @@ def test_flags_agree_with_the_run_file_and_the_core() -> None:
         (["evolve", "x.yaml", "--budget", "-1"], 2, "-1 is not in the range"),
         (["evolve", "x.yaml", "--budget", "many"], 2, "'many' is not a valid integer"),
         (["merge", "a", "b", "-o", "c"], 2, "Missing option '--ratio'"),
-        (["merge", "a", "b", "-o", "c", "--ratio", "2"], 2, "2.0 is not in the range"),
+        (["merge", "a", "b", "-o", "c", "--ratio", "2"], 2, "expected numbers from 0 to 1"),
         (["merge", "a", "b", "-o", "c", "--ratio", "1", "--angle", "x"], 2, "'x' is not one of"),
         (["status", "nowhere"], 1, "nowhere: there is no pool here"),
         (["show", "nowhere", "best"], 1, "nowhere: there is no pool here"),

@@ -394,6 +394,7 @@ class Pool:
             "stopped": counts[4] or 0,
             "guarded": counts[5] or 0,
             "failed": counts[3] or 0,
+            "last_failure": self._last_failure(),
             "examples_evaluated": counts[2] or 0,
             "examples_total": counts[0] * self.examples,
             "archive": [
@@ -413,6 +414,12 @@ class Pool:
             "guards": self.guard_standing(champion),
             "rounds": rounds,
         }
+
+    def _last_failure(self) -> dict[str, Any] | None:
+        found = self._rows(
+            "SELECT id, error FROM members WHERE verdict = 'failed' ORDER BY id DESC LIMIT 1"
+        )
+        return {"member": found[0][0], "error": found[0][1]} if found else None
 
     def _rounds_status(self) -> dict[str, Any] | None:
         """The round that a run is in; None without rounds."""

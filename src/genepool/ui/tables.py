@@ -25,6 +25,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         out,
         ("pool", plain(status["pool"])),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
+        *_failure(status["last_failure"]),
         ("examples", _saved(status)),
         *_rounds(status["rounds"]),
     )
@@ -190,6 +191,14 @@ def _verdicts(status: dict[str, Any]) -> str:
     if status["failed"]:
         parts.append(f"{number(status['failed'])} failed")
     return f" ({', '.join(parts)})"
+
+
+def _failure(last: dict[str, Any] | None) -> list[tuple[str, str]]:
+    return (
+        []
+        if last is None
+        else [("failed", f"last member {last['member']}: {plain(last['error'])}")]
+    )
 
 
 def _saved(status: dict[str, Any]) -> str:
