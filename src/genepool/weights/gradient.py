@@ -36,7 +36,9 @@ def along_layers(names: Sequence[str], values: Mapping[str, Values]) -> list[flo
             last[layer[0]] = max(last.get(layer[0], 0), layer[1])
     chosen = [next((text for text in values if text in name), None) for name in names]
     if lacking := [name for name, text in zip(names, chosen, strict=True) if text is None]:
-        raise InputError(f"there is no value for {some(lacking)}")
+        raise InputError(
+            f"there is no value for {some(lacking)}; one without a text holds for all others"
+        )
     if idle := [text for text in values if text and text not in chosen]:
         raise InputError(
             f"no tensor's value comes from {some(idle)}: it is in no name, or what is before it "
