@@ -145,6 +145,19 @@ def test_sums_of_bfloat16_are_those_of_float32_wherever_they_lie(
     assert (room[:first] == 0xA5).all() and (room[first + 2 * size :] == 0xA5).all()
 
 
+@pytest.mark.parametrize("nudge", [-(2.0**-23), 0.0, 2.0**-23])
+@pytest.mark.parametrize("past_caches", [False, True])
+def test_fused_sums_round_to_nearest_and_ties_to_even(nudge: float, past_caches: bool) -> None:
+    # 1 to 2 in steps of bfloat16, and half a step more, give or take the last place of float32.
+    values = torch.arange(1, 2, 2.0**-7)
+    terms = [torch.cat([values, -values]) for _ in range(3)]
+    terms[1] = terms[0].sign() * 2.0**-8
+    terms[2] = terms[0].sign() * nudge
+    raw = [term.bfloat16().view(torch.int16).numpy().view(np.uint16) for term in terms]
+    got = combine([(x, "BF16") for x in raw], [1.0] * 3, "BF16", past_caches=past_caches)
+    same(got, (terms[0] + terms[1] + terms[2]).bfloat16())
+
+
 def test_zero_coefficients_leave_their_source_out() -> None:
     poison = np.array([np.nan, np.inf, -np.inf] * 100, dtype=np.float32)
     ones = np.ones(300, dtype=np.float32)

@@ -32,8 +32,8 @@ from genepool.weights.cache import shared_cache
 from genepool.weights.cancelling import cancels
 from genepool.weights.digests import copies, remember_digests
 from genepool.weights.family import Family, Source, Words, make_family, open_source
-from genepool.weights.gradient import Values, along_layers
 from genepool.weights.gram import Gram, load_or_build_gram
+from genepool.weights.layer_values import Values, along_layers
 from genepool.weights.threads import Progress
 from genepool.weights.writer import SHARD_BYTES, Produce
 
@@ -64,7 +64,7 @@ def merge(
         directory: new or empty.
         ratio: in [0, 1]; left of the split 0 gives a and 1 gives b. Several numbers stand along
             the layers, and a mapping has one or several for tensors whose names contain its keys,
-            the first that fits ("" fits all; see `weights.gradient`); both without a split point.
+            the first that fits ("" fits all; see `weights.layer_values`); both without a split.
         split: fraction of the axis (float), position (int), or name of the tensor that is the
             first on the right; 1.0 merges everything at `ratio`.
         angle: over what the SLERP angle is measured.

@@ -4,6 +4,9 @@
 
 A function that reaches memory by these alone refers to nothing outside itself, so that its machine
 code can be kept (`native`).
+
+Whoever changes this file saves `kernels.py` and `arithmetic_kernels.py` anew: numba's cache of
+their functions goes by their own dates, and would go on with what it has.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ intrinsic: Any = untyped_intrinsic
 STEP = 256
 """Elements per step of a loop. Small enough that the sources are read as interleaved streams, which
 the processor prefetches; with thousands of elements it waits for each source in turn."""
+
+ROOM = 8 * STEP
+"""Bytes of `step_room`: STEP elements of any dtype."""
 
 LINE = 64
 """Bytes that the processor fetches at once."""
@@ -85,11 +91,11 @@ def float_of(_typing, _value):
 
 @intrinsic
 def step_room(_typing):
-    """The address of room for STEP elements of any dtype, until the function returns."""
+    """The address of ROOM bytes, until the function returns."""
 
     def generate(_context, builder, _signature, _arguments):
         with builder.goto_entry_block():
-            room = builder.alloca(ir.IntType(8), size=ir.Constant(_INT64, 8 * STEP))
+            room = builder.alloca(ir.IntType(8), size=ir.Constant(_INT64, ROOM))
             room.align = 64
         return builder.ptrtoint(room, _INT64)
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from genepool.weights.dtypes import FLOATING
 from genepool.weights.intrinsics import (
     BLOCK,
+    ROOM,
     STEP,
     bits_of,
     fence,
@@ -45,9 +46,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
-ROOM = 8 * STEP
-"""Bytes of `step_room`."""
 
 F64, F32, F16, BF16 = (FLOATING.index(code) for code in ("F64", "F32", "F16", "BF16"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from genepool.errors import InputError
-from genepool.weights.gradient import Values, along_layers
+from genepool.weights.layer_values import Values, along_layers
 
 NAMES = [
     "model.embed_tokens.weight",
