@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from genepool.run.merge import blend, merge
-from genepool.weights.checkpoint import open_checkpoint
-from genepool.weights.layout import Layout, build_layout
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.layout import Layout, build_layout
+from genepool.output.by_hand import blend, merge
 
 Tensors = dict[str, torch.Tensor]
 

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.genome import recipe
-from genepool.weights.checkpoint import Checkpoint, open_checkpoint
-from genepool.weights.gram import load_or_build_gram
-from genepool.weights.layout import Layout, build_layout
-from genepool.weights.materialise import Materialiser
-from genepool.weights.torch_tensors import destination
+from genepool.materialise.cpu import Materialiser
+from genepool.materialise.gram import load_or_build_gram
+from genepool.materialise.torch import destination
 
 SEEDS = 4
 

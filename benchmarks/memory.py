@@ -31,8 +31,8 @@ _WIDTH = 4096
 
 def make_pair(folder: Path, nbytes: int) -> list[Path]:
     """Two checkpoints of about `nbytes` each, of tensors of 32 MiB; the second has 10 % noise."""
-    from genepool.weights.cache import write_cached
-    from genepool.weights.header import Entry
+    from genepool.checkpoints.files.cache import write_cached
+    from genepool.checkpoints.files.header import Entry
 
     count = max(2, nbytes // (2 * _WIDTH * _WIDTH))
     rng = np.random.default_rng(0)
@@ -56,10 +56,10 @@ def make_pair(folder: Path, nbytes: int) -> list[Path]:
 
 def inside(pair: list[Path], out: Path) -> None:
     """All steps in this process; prints what they took and the anonymous memory it came to."""
-    from genepool.run.merge import merge
-    from genepool.weights.checkpoint import open_checkpoint
-    from genepool.weights.gram import load_or_build_gram
-    from genepool.weights.layout import build_layout
+    from genepool.checkpoints.files.checkpoint import open_checkpoint
+    from genepool.checkpoints.layout import build_layout
+    from genepool.materialise.gram import load_or_build_gram
+    from genepool.output.by_hand import merge
 
     seconds: dict[str, float] = {}
     start = time.perf_counter()

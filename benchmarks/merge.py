@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.layout import build_layout
 from genepool.core.genome import recipe
-from genepool.weights.checkpoint import open_checkpoint
-from genepool.weights.layout import build_layout
-from genepool.weights.materialise import Materialiser
-from genepool.weights.torch_tensors import destination
+from genepool.materialise.cpu import Materialiser
+from genepool.materialise.torch import destination
 
 SMALL = {"width": 64, "inner": 128, "layers": 2, "heads": 4, "groups": 2, "words": 256}
 LARGE = {"width": 2048, "inner": 5632, "layers": 22, "heads": 32, "groups": 4, "words": 32000}

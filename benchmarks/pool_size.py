@@ -42,15 +42,15 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
     """Breed until the archive is full, and weigh it."""
     seeds = [write_seed(folder / f"seed{number}.safetensors", params, number) for number in (0, 1)]
 
+    from genepool.checkpoints.files.checkpoint import open_checkpoint
+    from genepool.checkpoints.layout import build_layout
     from genepool.core.archive import Member, Resources
     from genepool.core.genome import digest, encode, seed_recipe
-    from genepool.core.strategies import Niches, Problem
-    from genepool.run.pool import Seed, TaskEntry
-    from genepool.run.pool_writer import PoolWriter
-    from genepool.run.records import Record
-    from genepool.weights.checkpoint import open_checkpoint
-    from genepool.weights.gram import load_or_build_gram
-    from genepool.weights.layout import build_layout
+    from genepool.materialise.gram import load_or_build_gram
+    from genepool.pool.reader import Seed, TaskEntry
+    from genepool.pool.records import Record
+    from genepool.pool.writer import PoolWriter
+    from genepool.strategies import Niches, Problem
 
     warm_up()
     before = anonymous()
@@ -120,9 +120,9 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
 def warm_up() -> None:
     """Compile and import what any run uses, so that it is not counted as the pool's."""
     with tempfile.TemporaryDirectory() as folder:
-        from genepool.weights.checkpoint import open_checkpoint
-        from genepool.weights.gram import load_or_build_gram
-        from genepool.weights.layout import build_layout
+        from genepool.checkpoints.files.checkpoint import open_checkpoint
+        from genepool.checkpoints.layout import build_layout
+        from genepool.materialise.gram import load_or_build_gram
 
         paths = [write_seed(Path(folder) / f"{n}.safetensors", 4_000_000, n) for n in (0, 1)]
         checkpoints = [open_checkpoint(path) for path in paths]

@@ -42,7 +42,7 @@ _GENEPOOL = """
 import sys, tempfile
 from pathlib import Path
 import genepool
-from genepool.run.demo import prepare
+from genepool.study.digits import prepare
 with tempfile.TemporaryDirectory() as folder:
     run = prepare(Path(folder), from_scratch=True, budget=int(sys.argv[1]), seed=0)
     config = run.config.model_copy(update={"early_stop": sys.argv[2] == "on"})

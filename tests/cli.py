@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from genepool.ui.cli import main
+from genepool.ui.cli.main import main
 
 
 def run_cli(arguments: list[str]) -> tuple[int, str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genepool.run.comparison import Comparison, Curve, assemble
+from genepool.study.comparison import Comparison, Curve, assemble
 
 
 def curve(strategy: str, seed: int, train: float, held_out: float) -> Curve:

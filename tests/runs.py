@@ -11,8 +11,8 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from genepool.run.pool import Pool
-from genepool.run.records import Record
+from genepool.pool.reader import Pool
+from genepool.pool.records import Record
 
 FEATURES, HIDDEN, CLASSES = 8, 16, 3
 

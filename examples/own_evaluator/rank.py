@@ -3,7 +3,7 @@
 The built-in classifier says right or wrong. This one gives the reciprocal rank, 1 for the first
 place, 1/2 for the second, so that a model which is almost right competes too. The run file names it
 `rank:ReciprocalRank`; a package would make it known by an entry point in the group
-`genepool.evaluators`. `genepool.testing.check_task` checks that it keeps the contract.
+`genepool.evaluators`. `genepool.testing.tasks.check_task` checks that it keeps the contract.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import genepool
 from genepool.errors import EvaluationError
-from genepool.evaluate.checks import checked_indices, checked_scores, content_digest
-from genepool.evaluate.classifier import load_digits
+from genepool.tasks.checks import checked_indices, checked_scores, content_digest
+from genepool.tasks.classifier.evaluator import load_digits
 
 
 class Options(BaseModel):
@@ -56,7 +56,7 @@ class ReciprocalRank:
         *,
         held_out: bool = False,
     ) -> NDArray[np.float32]:
-        """See `genepool.evaluate.base.Task.score`."""
+        """See `genepool.tasks.task.Task.score`."""
         size = len(self.held_out if held_out else self.samples)
         rows = checked_indices(indices, size) + (len(self.samples) if held_out else 0)
         scores = [self._reciprocal_rank(model, int(row)) for row in rows]

@@ -26,8 +26,8 @@ from lab import World, world
 
 from genepool.core.archive import Archive, Member, Resources, empty_archive
 from genepool.core.rng import generator
-from genepool.core.strategies import Niches, Problem
-from genepool.core.strategies.base import mate, seed_member
+from genepool.strategies import Niches, Problem
+from genepool.strategies.base import mate, seed_member
 
 SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 50)
 FINALISTS = 5

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from genepool.core.archive import Member, Resources
 from genepool.core.axis import Axis
-from genepool.core.exam import Exam, FullExam, Questions
+from genepool.core.early_stop.lossless import Exam, FullExam, Questions
 from genepool.core.genome import Genome, Recipe, Vector, express, seed_recipe
 from genepool.core.rng import generator
-from genepool.core.strategies import Problem, Proposal, Strategy
-from genepool.evaluate.mlp import Mlp
-from genepool.run.demo import train, untrained
+from genepool.strategies import Problem, Proposal, Strategy
+from genepool.study.digits import train, untrained
+from genepool.tasks.classifier.mlp import Mlp
 
 SHARED = Path(__file__).parents[3] / "shared"
 HERE = Path(__file__).parent

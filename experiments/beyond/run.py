@@ -11,7 +11,7 @@ from dataclasses import replace
 import lab
 from variants import Variant
 
-from genepool.core.strategies import Niches
+from genepool.strategies import Niches
 
 
 def variants(steps: int) -> dict[str, Niches]:

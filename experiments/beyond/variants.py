@@ -13,9 +13,9 @@ from genepool.core.archive import Archive, Member
 from genepool.core.genome import Recipe, compose, seed_recipe
 from genepool.core.rng import generator, pick
 from genepool.core.slerp import products_of
-from genepool.core.strategies import Niches, Outcome, Plan, Problem, Proposal
-from genepool.core.strategies.base import breed, mate, merged
-from genepool.core.strategies.niches import survival
+from genepool.strategies import Niches, Outcome, Plan, Problem, Proposal
+from genepool.strategies.base import breed, mate, merged
+from genepool.strategies.m2n2 import survival
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from results import name
 
+from genepool.checkpoints.files.atomic import write_bytes
 from genepool.ui.figures import canvas, encoded
-from genepool.weights.atomic import write_bytes
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#000000")

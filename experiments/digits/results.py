@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from genepool.errors import GenepoolError
-from genepool.run.compare import read_curve
-from genepool.run.comparison import Curve
-from genepool.run.pool import Pool
-from genepool.run.statistics import evaluations_to_reach, holm, sign_flip_test
+from genepool.pool.reader import Pool
+from genepool.study.compare import read_curve
+from genepool.study.comparison import Curve
+from genepool.study.significance import evaluations_to_reach, holm, sign_flip_test
 
 Curves = dict[str, dict[str, dict[int, Curve]]]
 # Of the 201 evenly spaced points of a curve, those that are kept: roughly even on a log scale.

@@ -29,13 +29,13 @@ import numpy as np
 from plots import plot_accuracy, plot_diversity, plot_sweeps
 from results import add_runs, curve_file, pool_rows, summarise, tables
 
-from genepool.evaluate.datasets import read_array
-from genepool.run.compare import plan_jobs
-from genepool.run.config import load_run
-from genepool.run.demo import train, untrained
-from genepool.run.grid import Job, run_grid
+from genepool.checkpoints.files.atomic import write_bytes
 from genepool.run.progress import StepReport
-from genepool.weights.atomic import write_bytes
+from genepool.run.run_file import load_run
+from genepool.study.compare import plan_jobs
+from genepool.study.digits import train, untrained
+from genepool.study.grid import Job, run_grid
+from genepool.tasks.datasets import read_array
 
 HERE = Path(__file__).parent
 STARTS = ("pre_trained", "from_scratch")

@@ -110,7 +110,7 @@ def many_runs(work: Path) -> dict[str, Any]:
 
 def lead(rows: dict[str, Any], label: str) -> dict[str, float]:
     """By how many points M2N2 is ahead on held-out examples, in pairs of runs with one seed."""
-    from genepool.run.statistics import sign_flip_test
+    from genepool.study.significance import sign_flip_test
 
     ours, theirs = (np.array(rows[name]["average of each run"]) for name in ("m2n2", label))
     points = 100 * (ours - theirs)
@@ -183,7 +183,7 @@ def of_base(work: Path, batch: int) -> dict[str, Any]:
 
 def curve(pool: Any) -> dict[str, Any]:
     """Training score of the champion so far, and what a child's evaluation took."""
-    from genepool.run.history import history
+    from genepool.pool.history import history
 
     past = history(pool)
     seconds = [record.seconds for record in pool.records() if record.step]

@@ -57,7 +57,7 @@ def evolve_all(work: Path, budget: int, labels: list[str]) -> None:
 
 def compare_all(work: Path, budget: int, seeds: int) -> None:
     """WORK/compare: every strategy with every seed."""
-    from genepool.run.compare import compare
+    from genepool.study.compare import compare
 
     run = {**run_file(work, MINIATURE, batch=100), "pool": "unused", "early_stop": False}
     compare(

@@ -52,6 +52,6 @@ def run_file(work: Path, sizes: dict[str, tuple[int, int]], batch: int) -> dict[
 
 def loaded(run: dict[str, Any]) -> Any:
     """The run, with the module of the scoring function looked for in this folder."""
-    from genepool.run.config import load_run
+    from genepool.run.run_file import load_run
 
     return load_run(run).model_copy(update={"directory": HERE})

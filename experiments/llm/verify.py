@@ -145,8 +145,8 @@ class Watch:
 def breakdown(work: Path, path: Path, strategy: str, batch: int, children: int) -> dict[str, Any]:
     """Breed on in a copy of a pool and say which share of a step is the forward pass."""
     import genepool
+    from genepool.run.executors.scorer import Scorer
     from genepool.run.inputs import open_inputs
-    from genepool.run.scorer import Scorer
 
     copy = work / "breakdown-pool"
     shutil.rmtree(copy, ignore_errors=True)

@@ -10,32 +10,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genepool.core.niches import attraction, coverage, entropy, fitness, survivor
+    from genepool.core.competition import attraction, coverage, entropy, fitness, survivor
     from genepool.core.slerp import merge_vectors
     from genepool.errors import GenepoolError
-    from genepool.evaluate.base import evaluator
+    from genepool.output.by_hand import blend, merge
+    from genepool.output.member import export, rebuild
+    from genepool.pool.reader import Pool
     from genepool.run.evolve import evolve
-    from genepool.run.export import export, rebuild
-    from genepool.run.merge import blend, merge
-    from genepool.run.pool import Pool
+    from genepool.tasks.task import evaluator
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "GenepoolError": "genepool.errors",
-    "Pool": "genepool.run.pool",
-    "attraction": "genepool.core.niches",
-    "blend": "genepool.run.merge",
-    "coverage": "genepool.core.niches",
-    "entropy": "genepool.core.niches",
-    "evaluator": "genepool.evaluate.base",
+    "Pool": "genepool.pool.reader",
+    "attraction": "genepool.core.competition",
+    "blend": "genepool.output.by_hand",
+    "coverage": "genepool.core.competition",
+    "entropy": "genepool.core.competition",
+    "evaluator": "genepool.tasks.task",
     "evolve": "genepool.run.evolve",
-    "export": "genepool.run.export",
-    "fitness": "genepool.core.niches",
-    "merge": "genepool.run.merge",
+    "export": "genepool.output.member",
+    "fitness": "genepool.core.competition",
+    "merge": "genepool.output.by_hand",
     "merge_vectors": "genepool.core.slerp",
-    "rebuild": "genepool.run.export",
-    "survivor": "genepool.core.niches",
+    "rebuild": "genepool.output.member",
+    "survivor": "genepool.core.competition",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m genepool`."""
 
-from genepool.ui.cli import script
+from genepool.ui.cli.main import script
 
 if __name__ == "__main__":
     script()

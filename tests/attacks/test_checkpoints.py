@@ -21,10 +21,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.layout import build_layout
 from genepool.errors import CheckpointError
-from genepool.weights.checkpoint import open_checkpoint
-from genepool.weights.gram import load_or_build_gram
-from genepool.weights.layout import build_layout
+from genepool.materialise.gram import load_or_build_gram
 
 GOOD = {
     "a.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
@@ -230,7 +230,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         from genepool.errors import CheckpointError
-        from genepool.weights.checkpoint import open_checkpoint
+        from genepool.checkpoints.files.checkpoint import open_checkpoint
 
         os.chdir(sys.argv[1])
         if os.geteuid() == 0:
@@ -382,7 +382,7 @@ def test_an_address_space_that_is_too_small(tmp_path: Path) -> None:
         out.truncate(8 + len(header) + size)  # a hole, which takes no disk
     script = (
         "import resource, sys; from pathlib import Path; "
-        "from genepool.weights.checkpoint import open_checkpoint; "
+        "from genepool.checkpoints.files.checkpoint import open_checkpoint; "
         "resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30)); "
         "open_checkpoint(Path(sys.argv[1]))"
     )

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from genepool.errors import ConfigError, EvaluationError, GenepoolError
-from genepool.evaluate.base import open_task
-from tests.evaluate.nets import clouds, mlp
+from genepool.tasks.task import open_task
+from tests.nets import clouds, mlp
 
 Write = Callable[[Path], object]
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.layout import build_layout
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError
-from genepool.evaluate.function import Function, FunctionOptions
-from genepool.evaluate.live import LiveModel
-from genepool.evaluate.model import ModelOptions, build_model
-from genepool.weights.checkpoint import open_checkpoint
-from genepool.weights.layout import build_layout
-from tests.evaluate.lms import rewrite_config, write_lm
+from genepool.models.build import ModelOptions, build_model
+from genepool.models.live import LiveModel
+from genepool.tasks.function import Function, FunctionOptions
+from tests.lms import rewrite_config, write_lm
 
 
 def build(directory: Path, **options: Any) -> LiveModel:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from genepool.run.merge import blend, merge
+from genepool.output.by_hand import blend, merge
 from tests.cli import run_cli
 from tests.runs import seed_file as seed
 from tests.runs import write_run

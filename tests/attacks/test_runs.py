@@ -21,7 +21,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from genepool.run.pool import DATABASE, Pool
+from genepool.pool.reader import DATABASE, Pool
 from tests.cli import run_cli
 from tests.runs import contents, write_run
 
@@ -217,7 +217,7 @@ def test_a_second_writer(pool: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time; from genepool.run.pool_writer import PoolWriter; "
+            "import sys, time; from genepool.pool.writer import PoolWriter; "
             "writer = PoolWriter(sys.argv[1]); print('held', flush=True); time.sleep(60)",
             str(pool),
         ],

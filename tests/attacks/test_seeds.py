@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from genepool.weights.family import find_source, open_source
+from genepool.checkpoints.family import find_source, open_source
 from tests.cli import run_cli
 from tests.runs import write_run
 

@@ -11,7 +11,7 @@ from genepool.core.archive import Resources
 from genepool.core.axis import Axis
 from genepool.core.genome import Genome, Vector
 from genepool.core.rng import noise, noise_words
-from genepool.core.strategies import Niches, Problem
+from genepool.strategies import Niches, Problem
 from tests.core.trial import Scorer, run
 from tests.shared import shared
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from genepool.core.archive import Archive, Member, Resources
 from genepool.core.axis import Axis
-from genepool.core.exam import Exam, FullExam
+from genepool.core.early_stop.lossless import Exam, FullExam
 from genepool.core.genome import Genome, Recipe, Vector, digest, seed_recipe
-from genepool.core.strategies import Outcome, Problem, Proposal, Strategy
+from genepool.strategies import Outcome, Problem, Proposal, Strategy
 from tests.core.dense import DenseProducts, densely
 
 Scorer = Callable[[Genome], np.ndarray]

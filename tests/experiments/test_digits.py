@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genepool.run.comparison import Curve
+from genepool.study.comparison import Curve
 from tests.shared import shared
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,14 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from genepool.core.niches import attraction, best_capacity, coverage, entropy, fitness, survivor
+from genepool.core.competition import (
+    attraction,
+    best_capacity,
+    coverage,
+    entropy,
+    fitness,
+    survivor,
+)
 from genepool.core.slerp import Angle, merge_vectors
 
 HALF_ROOT_3 = sqrt(3) / 2

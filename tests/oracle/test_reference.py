@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genepool.core.niches import attraction, fitness, survivor
+from genepool.core.competition import attraction, fitness, survivor
 from genepool.core.slerp import merge_vectors
 from tests.shared import shared
 

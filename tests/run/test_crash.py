@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from genepool.run.pool import Pool
+from genepool.pool.reader import Pool
 from tests.runs import contents, write_run
 
 # 50 by hand (GENEPOOL_CRASHES=50), 5 where every minute counts.

@@ -11,10 +11,10 @@ import pytest
 import torch
 import transformers
 
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.layout import build_layout, flatten
 from genepool.core.slerp import merge_vectors
-from genepool.run.merge import merge
-from genepool.weights.checkpoint import open_checkpoint
-from genepool.weights.layout import build_layout, flatten
+from genepool.output.by_hand import merge
 from tests import language
 
 pytestmark = [

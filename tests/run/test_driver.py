@@ -15,9 +15,9 @@ import pytest
 
 from genepool.core.genome import Recipe, digest
 from genepool.errors import EvaluationError, PoolError
+from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
-from genepool.run.pool import Pool
-from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Silence, StepReport
 from tests.runs import contents, write_run
 
@@ -159,7 +159,7 @@ _CALLS = {
 @pytest.mark.parametrize("call", _CALLS.values(), ids=_CALLS.keys())
 def test_a_script_that_workers_run_again_is_told_so(tmp_path: Path, call: str) -> None:
     write_run(tmp_path, in_flight=2, executor="process", workers=2, budget=6)
-    imports = "import genepool; from genepool.run.compare import compare"
+    imports = "import genepool; from genepool.study.compare import compare"
 
     def run(script: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "script.py").write_text(f"{imports}\n{script}\n")

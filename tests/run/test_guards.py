@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from genepool.errors import EvaluationError, PoolError
-from genepool.run.config import load_run
+from genepool.output.member import export
+from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from genepool.run.export import export
+from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
-from genepool.run.pool import Pool
-from genepool.run.scorer import Scorer
+from genepool.run.run_file import load_run
 from tests.runs import contents, write_data, write_run
 
 CLOUDS: dict[str, Any] = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}

@@ -16,15 +16,15 @@ from safetensors.torch import load_file, save_file
 
 from genepool.core.genome import recipe, seed_recipe
 from genepool.errors import EvaluationError, PoolError
-from genepool.run.config import load_run
+from genepool.output.member import export
+from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
-from genepool.run.export import export
+from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
-from genepool.run.pool import Pool
-from genepool.run.pool_writer import PoolWriter
-from genepool.run.scorer import Scorer
-from tests.evaluate.lms import write_lm, write_tokenizer
-from tests.evaluate.test_lm_eval import sums, write_task
+from genepool.run.run_file import load_run
+from tests.lms import write_lm, write_tokenizer
+from tests.tasks.lm_eval.test_evaluator import sums, write_task
 
 FUNCTION = """
 def chance(model, tokenizer, examples):

@@ -14,15 +14,15 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
+from genepool.checkpoints.family import Source, make_family, open_source
+from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
+from genepool.materialise.cpu import Destination, Materialiser
+from genepool.materialise.torch import DeviceMaterialiser
+from genepool.output.by_hand import merge
+from genepool.output.member import export, rebuild
+from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from genepool.run.export import export, rebuild
-from genepool.run.merge import merge
-from genepool.run.pool import Pool
-from genepool.weights.dtypes import as_float32
-from genepool.weights.family import Source, make_family, open_source
-from genepool.weights.materialise import Destination, Materialiser
-from genepool.weights.torch_tensors import DeviceMaterialiser
 from tests import language
 from tests.cli import run_cli
 

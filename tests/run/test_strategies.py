@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.core.genome import digest
 from genepool.errors import ConfigError, PoolError
-from genepool.run.config import load_run
+from genepool.output.member import export, rebuild
+from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from genepool.run.export import export, rebuild
-from genepool.run.pool import Pool
-from genepool.run.strategies.cma_es import group_tensors
-from genepool.ui.report import write_report
-from genepool.weights.checkpoint import open_checkpoint
+from genepool.run.run_file import load_run
+from genepool.strategies.cma_es import group_tensors
+from genepool.ui.report.report import write_report
 from tests.cli import run_cli
 from tests.runs import contents, write_run
 
@@ -141,8 +141,8 @@ def test_the_sweep_covers_its_grid(tmp_path: Path) -> None:
 
 
 _STRATEGY = """
-from genepool.core.strategies import Blind
-from genepool.run.strategies.options import StrategyOptions
+from genepool.strategies import Blind
+from genepool.strategies.options import StrategyOptions
 from pydantic import Field
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import genepool
-from genepool.run.config import RunConfig, load_run
+from genepool.run.run_file import RunConfig, load_run
 from genepool.ui import docs
 from tests.cli import run_cli
 

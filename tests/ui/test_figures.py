@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from genepool.errors import GenepoolError, InputError
+from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from genepool.run.pool import Pool
 from genepool.ui.figures import run_figure
 from tests.runs import write_run
 

@@ -1,6 +1,6 @@
 """Pure core: what a merge is, who competes, who mates, who survives. numpy only, no I/O."""
 
-from genepool.core.niches import (
+from genepool.core.competition import (
     attraction,
     best_capacity,
     coverage,

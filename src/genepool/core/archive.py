@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core import niches
+from genepool.core import competition as niches
 from genepool.core.genome import Genome
 
 Float64 = NDArray[np.float64]

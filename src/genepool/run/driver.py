@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Member
-from genepool.core.exam import FullExam, Questions
+from genepool.core.early_stop.lossless import FullExam, Questions
 from genepool.core.genome import Genome, Vector, digest, encode
-from genepool.core.rounds import draw_round, everything
-from genepool.core.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
+from genepool.core.subsets import draw_round, everything
 from genepool.errors import EvaluationError
-from genepool.run.asking import Known, ask_again
-from genepool.run.executor import Answer, Executor
-from genepool.run.guards import Checked, Means, check
+from genepool.pool.guards import Checked, Means, check
+from genepool.pool.records import FINAL, Record, Verdict
+from genepool.pool.writer import PoolWriter
+from genepool.run.executors.executor import Answer, Executor
 from genepool.run.inputs import Inputs, guard_entries
-from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, StepReport
-from genepool.run.records import FINAL, Record, Verdict
+from genepool.run.subsets import Known, ask_again
+from genepool.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 
 # Where so many children fail in a row, the cause may not be theirs.
 _HOPELESS = 20

@@ -10,11 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from genepool.checkpoints.files.digests import copies
 from genepool.errors import PoolError
-from genepool.run.config import Run, load_run
-from genepool.run.database import begun
+from genepool.pool.database import begun
+from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
 from genepool.run.driver import Driver
-from genepool.run.executor import Executor, SerialExecutor
+from genepool.run.executors.executor import Executor, SerialExecutor
+from genepool.run.executors.restart import refuse_restart
+from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import (
     Inputs,
     check_pins,
@@ -27,13 +31,9 @@ from genepool.run.inputs import (
     task_entries,
 )
 from genepool.run.interrupt import interruptible
-from genepool.run.pool import Pool
-from genepool.run.pool_writer import PoolWriter
 from genepool.run.progress import Progress, Silence
-from genepool.run.restart import refuse_restart
-from genepool.run.scorer import Scorer
-from genepool.weights.digests import copies
-from genepool.weights.threads import available_threads
+from genepool.run.run_file import Run, load_run
+from genepool.threads import available_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
 def _executor(inputs: Inputs, threads: int | None) -> Executor:
     config = inputs.run.config
     if config.executor == "process":
-        from genepool.run.workers import ProcessExecutor
+        from genepool.run.executors.process import ProcessExecutor
 
         workers = config.workers or min(available_threads(), config.in_flight)
         return ProcessExecutor(inputs.run, workers)

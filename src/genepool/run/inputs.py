@@ -13,26 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
+from genepool.checkpoints.family import Family, Source, make_family, open_source
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.digests import remember_digests
+from genepool.checkpoints.layout import Layout, flatten
+from genepool.checkpoints.model_files.configs import companion_digests
+from genepool.checkpoints.seeds import source_of
 from genepool.core.archive import Resources, capacities
 from genepool.core.genome import Genome, Vector, seed_recipe
-from genepool.core.strategies import Group, Problem
 from genepool.errors import (
     ConfigError,
     GenepoolError,
     PoolError,
 )
-from genepool.evaluate.base import Batched, Blocked, Labelled, Task
-from genepool.evaluate.model import model_kind
-from genepool.run.config import Run, task_options
-from genepool.run.guards import GuardEntry
-from genepool.run.pool import Pool, Seed, TaskEntry
-from genepool.run.seeds import source_of
-from genepool.weights.checkpoint import Checkpoint
-from genepool.weights.companions import companion_digests
-from genepool.weights.digests import remember_digests
-from genepool.weights.family import Family, Source, make_family, open_source
-from genepool.weights.gram import load_or_build_gram
-from genepool.weights.layout import Layout, flatten
+from genepool.materialise.gram import load_or_build_gram
+from genepool.models.build import model_kind
+from genepool.pool.guards import GuardEntry
+from genepool.pool.reader import Pool, Seed, TaskEntry
+from genepool.run.run_file import Run, task_options
+from genepool.strategies import Group, Problem
+from genepool.tasks.task import Batched, Blocked, Labelled, Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,12 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from genepool.evaluate.base import find_evaluator
-from genepool.evaluate.lm_eval import GenerationOptions
-from genepool.evaluate.model import ModelOptions
-from genepool.run.config import RunConfig, SeedOptions, TaskOptions
-from genepool.run.strategies.options import BUILT_IN, MeasureOptions
-from genepool.ui.cli import cli
+from genepool.models.build import ModelOptions
+from genepool.run.run_file import RunConfig, SeedOptions, TaskOptions
+from genepool.strategies.options import BUILT_IN, MeasureOptions
+from genepool.tasks.lm_eval.evaluator import GenerationOptions
+from genepool.tasks.task import find_evaluator
+from genepool.ui.cli.main import cli
 
 _PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -14,15 +14,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.checkpoints.files.atomic import write_bytes
 from genepool.core.genome import Recipe, Vector
 from genepool.errors import MissingExtraError
-from genepool.run.history import History, history
-from genepool.run.members import seed_shares
-from genepool.run.pool import Pool
-from genepool.run.solved import Solved, in_columns, solved
+from genepool.pool.history import History, history
+from genepool.pool.members import seed_shares
+from genepool.pool.reader import Pool
+from genepool.pool.score_matrix import Solved, in_columns, solved
 from genepool.ui.colours import COLOURS
-from genepool.ui.terminal import number, percent, plain
-from genepool.weights.atomic import write_bytes
+from genepool.ui.terminal.console import number, percent, plain
 
 try:
     import matplotlib as mpl

@@ -1,0 +1,308 @@
+"""A family of seeds: each opened from wherever it is found, compared, and laid on one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from genepool.checkpoints.depth import depth_key
+from genepool.checkpoints.files import gguf, hub
+from genepool.checkpoints.files import lora as adapters
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.safetensors import Tensor
+from genepool.checkpoints.layout import Layout, build_layout
+from genepool.checkpoints.model_files.configs import (
+    compare_configs,
+    compare_settings,
+    language_config,
+)
+from genepool.checkpoints.model_files.side_files import code_notice
+from genepool.checkpoints.model_files.tied import tie_notice, without_tied_head
+from genepool.checkpoints.model_files.vocabularies import (
+    Vocabulary,
+    common_rows,
+    conflict,
+    read_vocabulary,
+    same_files,
+)
+from genepool.errors import CheckpointError
+from genepool.messages import at, count, one_line, some
+
+Words = Literal["same", "common"]
+GGUFType = Literal["BF16", "F16", "F32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a seed is found, with nothing left that depends on a current folder.
+
+    Attributes:
+        path: absolute path of a checkpoint, an adapter's directory or a GGUF file; or an id of
+            the Hugging Face Hub, `org/name` or `org/name@revision`.
+        base: the same, of an adapter's base; None where there is none.
+        rename: prefixes of tensor names and what stands in their place.
+        dtype: of a GGUF file's unpacked weights.
+    """
+
+    path: str
+    base: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict[str, str])
+    dtype: GGUFType = "BF16"
+
+
+def find_source(
+    path: str,
+    directory: Path,
+    *,
+    base: str | None = None,
+    rename: Mapping[str, str] | None = None,
+    dtype: GGUFType = "BF16",
+) -> Source:
+    """A seed as a user names it, made independent of `directory`, from which paths start.
+
+    Raises:
+        CheckpointError: an adapter without a base, or a base for what is no adapter.
+    """
+    found = locate(path, directory)
+    place = Path(found)
+    if not (Path(found).is_absolute() and place.is_dir() and adapters.is_adapter(place)):
+        if base is not None and Path(found).is_absolute() and place.exists():
+            raise CheckpointError(
+                f"{at(place)}: a base is given, but this is no adapter (it has no "
+                f"{adapters.CONFIG}, or whole weights beside it); leave out the base"
+            )
+        return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
+    named = base or adapters.named_base(place)
+    if named is None:
+        raise CheckpointError(
+            f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
+            "(base_model_name_or_path); say which: {path: ..., base: ...} in a run file, "
+            "--adapter-base on the command line"
+        )
+    return Source(found, locate(named, directory), dict(rename or {}), dtype)
+
+
+def locate(text: str, directory: Path) -> str:
+    """An absolute path, unless only the Hub can be meant: `org/name` without a folder `org`."""
+    try:
+        path = directory.absolute() / Path(text).expanduser()
+        here = path.exists() or path.is_symlink() or path.parent.is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return text
+    return text if not here and hub.is_hub_id(text) else str(path)
+
+
+def open_source(source: Source) -> Checkpoint:
+    """Open a seed: safetensors, an adapter folded into its base, a GGUF file, a model of the Hub.
+
+    Raises:
+        CheckpointError: it cannot be opened; the message is one line and names the file.
+        MissingExtraError: it needs a package that is not installed.
+        GenepoolError: the cache cannot be written.
+    """
+    checkpoint = _open(source.path, source.base, source.dtype)
+    return renamed(checkpoint, source.rename) if source.rename else checkpoint
+
+
+def _open(path: str, base: str | None, dtype: str, adapter: Path | None = None) -> Checkpoint:
+    """Open what is at a path or under an id; `adapter` is whose base it is to be, if anyone's."""
+    place = Path(path)
+    if not place.is_absolute() and hub.is_hub_id(path):
+        opened = _open_local(hub.fetch(path), base, dtype, adapter)
+        return replace(opened, path=place, _digest=[])
+    return _open_local(place, base, dtype, adapter)
+
+
+def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None) -> Checkpoint:
+    if gguf.is_gguf(place):
+        return gguf.open_gguf(place, dtype)
+    if not (place.is_dir() and adapters.is_adapter(place)):
+        return without_tied_head(open_checkpoint(place))
+    if adapter is not None:
+        raise CheckpointError(
+            f"{at(place)}: is an adapter too, and an adapter's base must be a whole model; merge "
+            "this one into its own base first (in peft: model.merge_and_unload())"
+        )
+    named = base or adapters.named_base(place)
+    if named is None:
+        raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
+    try:
+        whole = _open(named, None, dtype, place)
+    except CheckpointError as error:
+        raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
+    return adapters.open_adapter(place, whole)
+
+
+def renamed(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> Checkpoint:
+    """A checkpoint whose tensors have other names: the longest prefix that fits is replaced.
+
+    Raises:
+        CheckpointError: a prefix fits no tensor, or two tensors get one name.
+    """
+    used: set[str] = set()
+    tensors: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    for name, tensor in checkpoint.tensors.items():
+        prefix = max((p for p in prefixes if name.startswith(p)), key=len, default=None)
+        new = name if prefix is None else prefixes[prefix] + name[len(prefix) :]
+        if prefix is not None:
+            used.add(prefix)
+        if new in tensors or not new:
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: rename makes '{one_line(new)}' of "
+                f"{some([origins.get(new, name), name])}; every tensor needs a name of its own"
+            )
+        origins[new] = name
+        tensors[new] = replace(tensor, name=new)
+    if idle := sorted(prefixes.keys() - used):
+        raise CheckpointError(
+            f"{at(checkpoint.path)}: rename: no tensor begins with {some(idle)}; its tensors are "
+            f"called like {some(checkpoint.tensors)}"
+        )
+    return replace(checkpoint, tensors=MappingProxyType(tensors), _digest=[])
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Seeds that fit together.
+
+    Attributes:
+        checkpoints: in order.
+        layout: where their tensors lie on the axis.
+        notices: one line each, of what differs and does no harm, or is good to know.
+        vocabulary: how vocabularies were treated, as `make_family` was told.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    layout: Layout
+    notices: tuple[str, ...]
+    vocabulary: Words = "same"
+
+
+def make_family(
+    checkpoints: Sequence[Checkpoint],
+    chromosomes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    partial: bool = False,
+    vocabulary: Words = "same",
+) -> Family:
+    """Compare opened seeds and lay them on one axis.
+
+    Args:
+        checkpoints: one or more.
+        chromosomes: as `build_layout` takes them.
+        partial: whether the seeds may share only part of their tensors.
+        vocabulary: "same" refuses tokenizers that differ; "common" merges the embeddings' rows of
+            the tokens that are the same in all seeds, from id 0 to the first that is not, and takes
+            the further rows from the first seed.
+
+    Raises:
+        CheckpointError: they do not fit together; the message names files, field and both values.
+        InputError: chromosomes that cannot be used.
+    """
+    told = [code_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
+    notices = [notice for notice in told if notice is not None]
+    for other in checkpoints[1:]:
+        notices += _compare(checkpoints[0], other, partial, vocabulary)
+    rows: dict[str, int] = {}
+    if vocabulary == "common" and len(checkpoints) > 1:
+        rows, text = _common_rows(checkpoints)
+        notices.append(text)
+    layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
+    if partial:
+        notices.append(_share(checkpoints[0], layout))
+    return Family(tuple(checkpoints), layout, tuple(notices), vocabulary)
+
+
+def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:
+    """Notices of how two seeds' configurations and tokenizers differ; refuses what must agree."""
+    ours, theirs = first.directory, other.directory
+    notices: list[str] = []
+    if theirs is not None and _has_config(theirs) and not (ours and _has_config(ours)):
+        notices.append(
+            f"{at(first.path)} has no config.json beside it and {at(theirs)} has; files come from "
+            "the first seed, so that what is made will have none: put another first, or copy it"
+        )
+    if ours is None or theirs is None or ours == theirs:
+        return notices
+    notices += compare_configs(ours, theirs, partial=partial, vocabulary=words == "common")
+    if not same_files(ours, theirs):
+        a, b = read_vocabulary(ours), read_vocabulary(theirs)
+        if a is None or b is None:
+            has, lacks = (ours, theirs) if b is None else (theirs, ours)
+            notices.append(
+                f"{at(lacks)} has no tokenizer; its tokens are taken to be those of {at(has)}"
+            )
+        elif words == "same" and (reason := conflict(a, b, nested=partial)):
+            raise CheckpointError(
+                f"{at(b.file)} does not fit {at(a.file)}: {reason}; rows of the embeddings would "
+                "be mixed that mean different tokens ('vocabulary: common' merges only the rows "
+                "of the tokens that are the same)"
+            )
+        elif words == "same":
+            notices.append(f"{at(b.file)} differs from {at(a.file)}; the first seed's is kept")
+    return [*notices, *compare_settings(ours, theirs)]
+
+
+def _has_config(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
+
+
+def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str]:
+    """How many rows of which tensors belong to tokens that all seeds share, and that in words."""
+    sizes: list[int] = []
+    found: list[Vocabulary] = []
+    for checkpoint in checkpoints:
+        directory = checkpoint.directory
+        size = language_config(directory).get("vocab_size")
+        words = None if directory is None else read_vocabulary(directory)
+        if not isinstance(size, int) or words is None or not words.ids:
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: 'vocabulary: common' needs a config.json with vocab_size "
+                "and a tokenizer.json (or vocab.json, vocab.txt) beside the weights of every seed"
+            )
+        sizes.append(size)
+        found.append(words)
+    number = common_rows(found)
+    if number is None:
+        number = min(sizes) if len(set(sizes)) == 1 else 1 + max(found[0].ids.values())
+    number = min(number, *sizes)
+    if number == 0:
+        raise CheckpointError(
+            f"{at(found[1].file)} has no tokens in common with {at(found[0].file)}: already id 0 "
+            "is another token"
+        )
+    first = checkpoints[0]
+    rows = {
+        name: number
+        for name, tensor in first.tensors.items()
+        if depth_key(name)[0] != 1
+        and all(_has_rows(c, name, tensor, n) for c, n in zip(checkpoints, sizes, strict=True))
+    }
+    if number == sizes[0] and len(set(sizes)) == 1:
+        return {}, "all seeds have the same tokens"
+    return rows, (
+        f"the tokens with ids 0 to {number - 1} are the same in all seeds, and their rows of "
+        f"{some(rows)} merge; {count(sizes[0] - number, 'further row')} come from {at(first.path)}"
+    )
+
+
+def _has_rows(checkpoint: Checkpoint, name: str, tensor: Tensor, rows: int) -> bool:
+    other = checkpoint.tensors.get(name)
+    return other is not None and other.shape[:1] == (rows,) and other.shape[1:] == tensor.shape[1:]
+
+
+def _share(first: Checkpoint, layout: Layout) -> str:
+    """What merges and what is carried, in one line."""
+    size = sum(tensor.raw.size for tensor in first.tensors.values())
+    text = (
+        f"{count(len(layout.slots), 'tensor')} ({layout.axis.size / max(1, size):.1%} of the "
+        f"parameters of {at(first.path)}) are shared by all seeds and merge"
+    )
+    if not layout.carried:
+        return text
+    groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in layout.carried)
+    return f"{text}; {len(layout.carried)} are carried over from it ({some(groups)})"

@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from genepool.errors import WriteError
+from genepool.messages import at
+
+
+def temporary_sibling(path: Path) -> Path:
+    """A hidden, unused name in the directory of `path`."""
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory durable, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write or replace a file: a temporary sibling, fsync, rename; its mode is the umask's.
+
+    Raises:
+        WriteError: the file cannot be written (no space, no permission, no such directory).
+    """
+    temporary = temporary_sibling(path)
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"{at(path)}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,144 @@
+"""GGUF files as seeds: unpacked once by transformers into a checkpoint directory of the cache."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import warnings
+from contextlib import redirect_stderr, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.cache import cache_directory, cannot_write
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.errors import CheckpointError, MissingExtraError
+from genepool.messages import at, one_line
+
+_FORMAT = "genepool unpacked gguf 1"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path names a GGUF file."""
+    return path.name.lower().endswith(".gguf") and not path.is_dir()
+
+
+def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
+    """The weights of a GGUF file, dequantised, with the configuration and tokenizer inside it.
+
+    Transformers unpacks the file into a directory of the cache, named by the file's place, size
+    and date, which later calls open at once. It needs memory for the whole model, once.
+
+    Args:
+        path: the file.
+        dtype: of the unpacked weights: "BF16", "F16" or "F32".
+
+    Raises:
+        CheckpointError: it is missing, no GGUF file, damaged, or of an architecture that
+            transformers does not unpack.
+        MissingExtraError: transformers or gguf is not installed.
+        GenepoolError: the cache cannot be written.
+    """
+    stat = _require_gguf(path)
+    key = json.dumps([_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, dtype])
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    target = cache_directory() / "gguf" / name
+    if not (target / "config.json").is_file():
+        _unpack(path, DTYPES[dtype], target)
+    return replace(open_checkpoint(target), path=path, name=path.stem, _digest=[])
+
+
+def _require_gguf(path: Path) -> os.stat_result:
+    try:
+        if not path.is_file():
+            what = "expected a regular file" if path.exists() else "no such file or directory"
+            raise CheckpointError(f"{at(path)}: {what}")
+        with path.open("rb") as file:
+            head = file.read(8)
+        stat = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{at(path)}: cannot be read: {one_line(error)}") from error
+    if head[:4] != b"GGUF":
+        raise CheckpointError(
+            f"{at(path)}: named like a GGUF file, but does not begin like one; fetch it again"
+        )
+    return stat
+
+
+def _unpack(path: Path, dtype: str, target: Path) -> None:
+    for package in ("transformers", "torch", "gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "gguf", f"the GGUF seed {at(path)}")
+    import transformers
+
+    temporary = temporary_sibling(target)
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        mode = temporary.stat().st_mode & 0o666
+        try:
+            # The reader trusts the file: whatever a damaged one makes it raise is about the file.
+            try:
+                _convert(transformers, path, dtype, temporary)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise
+                raise _damaged(path, error) from error
+            for file in temporary.iterdir():
+                file.chmod(mode)
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            sync_directory(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            # Another process may have been quicker; its files are as good as these.
+            with suppress(FileExistsError):
+                temporary.rename(target)
+            sync_directory(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, or of an "
+        f"architecture that it does not know): {type(error).__name__}: {one_line(error)}"
+    )
+
+
+def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None:
+    """Write the model as transformers does; quiet, since its bars are about its own cache."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    config = getattr(transformers, "GgufConfig", None)
+    # Releases that can also keep weights packed have to be told; older ones always unpack.
+    extra = {} if config is None else {"quantization_config": config(dequantize=True)}
+    place, file = str(path.resolve().parent), path.resolve().name
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                place, gguf_file=file, dtype=dtype, trust_remote_code=False, **extra
+            )
+            model.config.quantization_config = None
+            del model.config.quantization_config
+            model.save_pretrained(directory, max_shard_size="5GB")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                place, gguf_file=file, trust_remote_code=False
+            )
+            tokenizer.save_pretrained(directory)
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,84 @@
+"""Models by their id on the Hugging Face Hub; the only file that imports huggingface_hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from genepool.errors import CheckpointError, MissingExtraError
+from genepool.messages import one_line
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", re.ASCII)
+
+# Weights as safetensors, configuration, tokenizer, licence; never code and never pickles.
+_WANTED = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"),
+    *("README.md", "LICENSE*"),
+)
+# Folders hold other formats, and `consolidated` files the same weights under other names.
+_UNWANTED = ("*/*", "consolidated*")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form `org/name` or `org/name@revision`."""
+    return _ID.fullmatch(text) is not None and ".." not in text
+
+
+def fetch(model: str) -> Path:
+    """The folder of a model of the Hub, downloaded unless the Hub's own cache holds it.
+
+    Args:
+        model: `org/name`, or `org/name@revision` with a branch, tag or commit.
+
+    Raises:
+        CheckpointError: there is no such model, it may not be read, or the Hub cannot be reached
+            and the cache does not hold it.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError:
+        raise MissingExtraError(
+            "huggingface_hub", "hub", f"'{one_line(model)}' is no path here; a model of the Hub"
+        ) from None
+    name, _, revision = model.partition("@")
+    quoted = f"'{one_line(model)}'"
+    try:
+        # Its declared type depends on an option of newer releases that is not used here.
+        download = cast("Callable[..., str]", huggingface_hub.snapshot_download)  # pyright: ignore
+        found = download(
+            name,
+            revision=revision or None,
+            allow_patterns=list(_WANTED),
+            ignore_patterns=list(_UNWANTED),
+        )
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{quoted}: the Hugging Face Hub gives this model only to those who accepted its terms;"
+            " accept them there, then run: hf auth login"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"{quoted}: the Hugging Face Hub has '{name}', but not its revision '{revision}'"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{quoted}: no such file or directory, and the Hugging Face Hub has no such model (if "
+            "it is private, run: hf auth login)"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise CheckpointError(
+            f"{quoted}: no such file or directory; as an id of the Hugging Face Hub it cannot be "
+            "fetched either, because there is no connection to the Hub and its cache on this "
+            "machine does not hold the model; give a local path, or fetch it where there is a "
+            f"network with: hf download {name}"
+        ) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{quoted}: no such file or directory, and it cannot be fetched from the Hugging Face "
+            f"Hub: {one_line(error)}"
+        ) from error
+    return Path(found)

@@ -1,0 +1,220 @@
+"""One safetensors file, mapped read-only and checked to the last byte before anything is read.
+
+The safetensors library validates first. It accepts repeated names (the last one wins), every dtype
+of the format, and any layout of the file system; the rest of this module is about those, and it
+repeats the bounds checks because they alone keep the kernels inside the mapping.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import mmap
+import os
+import re
+import stat
+import struct
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from genepool.checkpoints.files.dtypes import DTYPES, Raw
+from genepool.checkpoints.files.pickles import conversion
+from genepool.errors import CheckpointError
+from genepool.messages import at, one_line
+
+MAX_HEADER = 100_000_000
+_METADATA = "__metadata__"
+_RESAVE = "save the model again as safetensors (in transformers: model.save_pretrained(DIR))"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tensor:
+    """One stored tensor; nothing of it is read until `raw` is.
+
+    Attributes:
+        name: as in the file.
+        dtype: safetensors code such as "BF16"; one of `dtypes.DTYPES`.
+        shape: any number of dimensions, zero included.
+        raw: flat read-only view of the mapping, in the dtype's storage type (bfloat16: uint16);
+            its address need not be a multiple of the element size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    raw: Raw
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MappedFile:
+    """A mapped file; the mapping lives as long as any view of it.
+
+    Attributes:
+        path: as given.
+        size: bytes when it was opened.
+        mapping: the whole file, read-only.
+        tensors: by name, in the order of their bytes.
+        metadata: the header's `__metadata__`.
+    """
+
+    path: Path
+    size: int
+    mapping: mmap.mmap
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def check(self) -> None:
+        """Raise CheckpointError if the file has shrunk: reading on would end the process."""
+        try:
+            size = self.mapping.size()
+        except OSError as error:
+            raise CheckpointError(
+                f"{at(self.path)}: can no longer be read ({error.strerror}); restore the file"
+            ) from error
+        if size < self.size:
+            raise CheckpointError(
+                f"{at(self.path)}: the file was cut to {size} bytes while in use (it had "
+                f"{self.size}); restore it and run again"
+            )
+
+
+def map_file(path: Path) -> MappedFile:
+    """Map a safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, unreadable, not a regular file, not safetensors, damaged,
+            or holds a dtype that genepool does not read.
+    """
+    if sys.byteorder != "little":  # pragma: no cover
+        raise CheckpointError("genepool reads checkpoints on little-endian machines only")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{at(path)}: expected a regular file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise CheckpointError(f"{at(path)}: the file is empty")
+            _refuse_foreign(path, file.read(512), size)
+            # It maps the file too: one after the other they need half the address space.
+            with safe_open(path, framework="numpy"):
+                pass
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise CheckpointError(
+            f"{at(path)}: not a valid safetensors file: {one_line(reason)} "
+            "(cut short or damaged? fetch it again)"
+        ) from error
+    except (OSError, ValueError, MemoryError) as error:
+        hint = ""
+        if isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno == errno.ENOMEM
+        ):
+            hint = (
+                "; files are mapped, which takes address space and no memory: allow more of it "
+                "(`ulimit -v`; a limit of a cgroup does not count it)"
+            )
+        raise CheckpointError(f"{at(path)}: cannot be read: {one_line(error)}{hint}") from error
+    header, data_start = _header(path, mapping)
+    metadata = cast("dict[str, str]", header.pop(_METADATA, {}))
+    tensors = _tensors(path, header, mapping, data_start)
+    if not tensors:
+        raise CheckpointError(f"{at(path)}: holds no tensors")
+    return MappedFile(path, len(mapping), mapping, tensors, metadata)
+
+
+def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object hook that refuses an object that repeats a key (ValueError)."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the name '{one_line(twice)}' occurs twice")
+    return result
+
+
+def _header(path: Path, mapping: mmap.mmap) -> tuple[dict[str, Any], int]:
+    (length,) = struct.unpack_from("<Q", mapping)
+    if length > MAX_HEADER or 8 + length > len(mapping):
+        raise CheckpointError(f"{at(path)}: not a valid safetensors file: header too large")
+    try:
+        header = json.loads(mapping[8 : 8 + length], object_pairs_hook=refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{at(path)}: damaged safetensors header: {one_line(error)}"
+        ) from error
+    return header, 8 + length
+
+
+def _tensors(
+    path: Path, header: dict[str, Any], mapping: mmap.mmap, data_start: int
+) -> dict[str, Tensor]:
+    entries = sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0]))
+    tensors: dict[str, Tensor] = {}
+    position = 0
+    for name, entry in entries:
+        quoted = f"tensor '{one_line(name)}'"
+        if name == "":
+            raise CheckpointError(f"{at(path)}: holds a tensor without a name")
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise CheckpointError(
+                f"{at(path)}: {quoted} has dtype {one_line(entry['dtype'])}, which genepool does "
+                f"not read (it reads {', '.join(DTYPES)}); convert the model to BF16 first"
+            )
+        shape: tuple[int, ...] = tuple(entry["shape"])
+        elements = math.prod(shape)
+        begin, end = entry["data_offsets"]
+        if begin != position or end - begin != elements * dtype.size:
+            raise CheckpointError(
+                f"{at(path)}: {quoted} of shape {list(shape)} and dtype {dtype.code} must take "
+                f"{elements * dtype.size} bytes from {position}; the header says {begin} to {end}"
+            )
+        if data_start + end > len(mapping):
+            raise CheckpointError(f"{at(path)}: {quoted} lies beyond the end of the file")
+        raw = np.frombuffer(mapping, dtype.storage, elements, data_start + begin)
+        tensors[name] = Tensor(name, dtype.code, shape, raw)
+        position = end
+    return tensors
+
+
+_FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), text)
+    for pattern, text in (
+        (
+            rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n|\((lp|dp|[ld])\d?",
+            "a pickle, which can run code when it is loaded, so it is refused",
+        ),
+        (
+            rb"PK\x03\x04",
+            "a zip archive, as torch.save writes it, with a pickle inside that can run code when "
+            "it is loaded, so it is refused",
+        ),
+        (rb".{257}ustar", f"a tar archive, not safetensors; {_RESAVE}"),
+        (rb"GGUF", "a GGUF file, not safetensors; give it a name that ends in .gguf"),
+        (rb"\x89HDF", f"an HDF5 file, not safetensors; {_RESAVE}"),
+        (rb"version https://git-lfs", "a Git LFS pointer, not the weights; run: git lfs pull"),
+        (rb"\s*<(!doctype|!DOCTYPE|html)", "a web page, not the weights; download it again"),
+    )
+)
+
+
+def _refuse_foreign(path: Path, head: bytes, size: int) -> None:
+    if len(head) > 8:
+        (length,) = struct.unpack_from("<Q", head)
+        if length <= min(MAX_HEADER, size - 8) and head[8:9] == b"{":
+            return
+    for pattern, text in _FOREIGN:
+        if pattern.match(head):
+            advice = ""
+            if text.endswith("refused"):
+                safe = path.with_name(path.name.rsplit(".", 1)[0] + "-converted.safetensors")
+                advice = f"; convert it with: {conversion([path], safe)}"
+            raise CheckpointError(f"{at(path)}: this is {text}{advice}")

@@ -1,0 +1,282 @@
+"""What lies beside the weights, read as plain JSON and compared across seeds.
+
+What must agree and does not is refused, with file, field and both values; what may differ is told
+in notices, one line each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, cast
+
+from genepool.checkpoints.files.safetensors import refuse_duplicates
+from genepool.errors import CheckpointError
+from genepool.messages import at, one_line
+
+_MAX = 200_000_000
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > _MAX:
+            raise CheckpointError(f"{at(path)}: over {_MAX // 10**6} MB; is this the right file?")
+        content: Any = json.loads(path.read_bytes(), object_pairs_hook=refuse_duplicates)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{at(path)}: cannot be read as JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{at(path)}: expected a JSON object; got {type(content).__name__}")
+    return cast("dict[str, Any]", content)
+
+
+# What must agree wherever both configurations say it: it decides what the weights mean.
+_MUST = {
+    *("model_type", "architectures", "vocab_size", "tie_word_embeddings", "rope"),
+    *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "d_ff", "ffn_dim"),
+    *("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_attention_heads", "n_head"),
+    *("num_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function"),
+    *("hidden_activation", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"),
+    *("attention_bias", "mlp_bias", "use_bias", "use_parallel_residual", "parallel_attn"),
+    *("alibi", "layer_types", "num_experts", "num_local_experts", "n_routed_experts"),
+    *("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "logit_scale"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
+    *("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
+    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "image_size", "patch_size"),
+}
+# What says nothing about the model's function, or is of its training only.
+_SILENT = {
+    *("torch_dtype", "dtype", "_name_or_path", "name_or_path", "_model_name_or_path"),
+    *("transformers_version", "use_cache", "initializer_range", "attention_dropout", "embd_pdrop"),
+    *("resid_pdrop", "attn_pdrop", "hidden_dropout", "classifier_dropout", "pretraining_tp"),
+    *("_from_model_config", "router_aux_loss_coef", "output_router_logits", "unsloth_fixed"),
+    *("unsloth_version", "gradient_checkpointing", "_attn_implementation_autoset", "auto_map"),
+}
+_ROPE = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_pct")
+# In a partial merge these are of the whole model, not of the part that is shared.
+_OF_THE_WHOLE = {"architectures", "model_type", "vocab_size", "tie_word_embeddings"}
+
+
+def compare_configs(first: Path, other: Path, *, partial: bool, vocabulary: bool) -> list[str]:
+    """Compare config.json of two models' directories, where both have one.
+
+    Args:
+        first, other: the directories.
+        partial: compare only what describes the language model inside either.
+        vocabulary: whether vocabularies of different sizes are allowed.
+
+    Returns:
+        Notices of what differs and may.
+
+    Raises:
+        CheckpointError: a configuration cannot be read, or something differs that must not.
+    """
+    ours, theirs = first / "config.json", other / "config.json"
+    if not (ours.is_file() and theirs.is_file()):
+        return []
+    a, b = read_json(ours), read_json(theirs)
+    if partial:
+        a, b = _language_part(a), _language_part(b)
+    left, right = _flat(a), _flat(b)
+    free = _OF_THE_WHOLE if partial else {"vocab_size"} if vocabulary else set[str]()
+    notices: list[str] = []
+    for field in sorted(left.keys() & right.keys()):
+        leaf = field.rsplit(".", 1)[-1]
+        if _equal(left[field], right[field]) or leaf in _SILENT or leaf in free:
+            continue
+        text = f"{one_line(field)} is {_shown(right[field])} against {_shown(left[field])}"
+        if leaf in _MUST or field.startswith("rope.") or ".rope." in field:
+            if left[field] is None or right[field] is None:
+                continue
+            cause = (
+                "the vocabularies differ in size; 'vocabulary: common' merges the rows of the "
+                "tokens that both have"
+                if leaf == "vocab_size"
+                else "are they of one architecture and size?"
+            )
+            raise CheckpointError(f"{at(theirs)} does not fit {at(ours)}: {text}; {cause}")
+        notices.append(text)
+    if not notices:
+        return []
+    more = f" and {len(notices) - 4} more" if len(notices) > 4 else ""
+    return [
+        f"{at(theirs)} differs from {at(ours)}: {'; '.join(notices[:4])}{more} (the first seed's "
+        "is kept)"
+    ]
+
+
+def compare_settings(first: Path, other: Path) -> list[str]:
+    """Notices of how chat template, generation settings and special tokens differ.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    notices: list[str] = []
+
+    def note(what: str) -> None:
+        notices.append(f"{at(other)}: {what} than in {at(first)} (the first seed's is kept)")
+
+    ours, theirs = _template(first), _template(other)
+    if ours is not None and theirs is not None and ours != theirs:
+        note("another chat template")
+    elif (ours is None) != (theirs is None) and _tokenized(first) and _tokenized(other):
+        has, lacks = (first, other) if theirs is None else (other, first)
+        kept = "it is kept" if theirs is None else "the result will have none"
+        notices.append(f"{at(has)} has a chat template and {at(lacks)} has none ({kept})")
+    for name, skipped in (
+        ("generation_config.json", _SILENT),
+        ("special_tokens_map.json", set[str]()),
+    ):
+        a, b = (_optional(directory / name) for directory in (first, other))
+        if a is None or b is None:
+            continue
+        fields = [
+            key
+            for key in sorted(a.keys() | b.keys())
+            if key not in skipped and not _equal(_plain(a.get(key)), _plain(b.get(key)))
+        ]
+        if fields:
+            note(f"other values of {', '.join(one_line(key) for key in fields[:6])} in {name}")
+    return notices
+
+
+# Files that say, together, how text becomes tokens; those of the second row as JSON objects.
+_WORDS = (
+    *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+    *("spiece.model", "sentencepiece.bpe.model"),
+)
+_WORD_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def companion_digests(model: Path, tokenizer: Path) -> dict[str, str]:
+    """Digests of what decides, beside the weights, what a language model reads and answers.
+
+    Args:
+        model: directory of config.json and generation_config.json.
+        tokenizer: directory of the tokenizer.
+
+    Returns:
+        "configuration", "generation settings", "tokenizer" and "chat template" to 16 hex digits, as
+        far as there is one. What says nothing about the model's function does not count.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    parts = {
+        "configuration": [_settings(model / "config.json")],
+        "generation settings": [_settings(model / "generation_config.json")],
+        "tokenizer": [
+            *(_bytes(tokenizer / name) for name in _WORDS),
+            *(_settings(tokenizer / name) for name in _WORD_SETTINGS),
+        ],
+        "chat template": [(_template(tokenizer) or "").encode()],
+    }
+    return {name: _joined(found) for name, found in parts.items() if any(found)}
+
+
+def _settings(path: Path) -> bytes:
+    """A JSON object without what is silent, whatever its layout; empty if there is no file."""
+    silent = {*_SILENT, "chat_template", "tokenizer_class", "processor_class"}
+    found = _optional(path) or {}
+    kept = {key: value for key, value in found.items() if key not in silent}
+    return json.dumps(kept, sort_keys=True).encode() if kept else b""
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
+
+
+def _joined(parts: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.is_file() else None
+
+
+def _tokenized(directory: Path) -> bool:
+    return (directory / "tokenizer_config.json").is_file()
+
+
+def _template(directory: Path) -> str | None:
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8", errors="replace").strip()
+    found = (_optional(directory / "tokenizer_config.json") or {}).get("chat_template")
+    return None if found is None else found.strip() if isinstance(found, str) else json.dumps(found)
+
+
+def _plain(value: Any) -> Any:
+    """A special token as text: some releases write an object with its content."""
+    return cast("dict[str, Any]", value).get("content", value) if isinstance(value, dict) else value
+
+
+def language_config(directory: Path | None) -> dict[str, Any]:
+    """The part of config.json that describes the language model; empty if there is none."""
+    if directory is None or not (directory / "config.json").is_file():
+        return {}
+    return _language_part(read_json(directory / "config.json"))
+
+
+def _language_part(config: dict[str, Any]) -> dict[str, Any]:
+    for key in ("text_config", "llm_config", "language_config"):
+        part: Any = config.get(key)
+        if isinstance(part, dict):
+            return cast("dict[str, Any]", part)
+    return config
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values, rotary settings in one form for all releases of transformers."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _ROPE:
+            continue
+        if isinstance(value, dict):
+            flat.update(_flat(cast("dict[str, Any]", value), f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    for key, value in _rope(config).items():
+        flat[f"{prefix}rope.{key}"] = value
+    return flat
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    given: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    values = dict(cast("dict[str, Any]", given)) if isinstance(given, dict) else {"scaling": given}
+    if any(isinstance(value, dict) for value in values.values()):  # one set for each kind of layer
+        return {
+            f"{kind}.{key}": value
+            for kind, entry in values.items()
+            if isinstance(entry, dict)
+            for key, value in _rope({"rope_parameters": entry}).items()
+        }
+    theta = values.pop("rope_theta", config.get("rope_theta", config.get("rotary_emb_base")))
+    kind = values.pop("rope_type", values.pop("type", "default"))
+    if theta is None and not values and kind == "default":
+        return {}
+    return {"theta": theta, "type": kind, **values}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    numbers = (int, float)
+    if isinstance(a, numbers) and isinstance(b, numbers) and bool not in (type(a), type(b)):
+        # GGUF files keep such numbers as float32.
+        return math.isclose(a, b, rel_tol=1e-6)
+    return a == b
+
+
+def _shown(value: Any) -> str:
+    return one_line(json.dumps(value))[:120]

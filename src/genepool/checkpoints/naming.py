@@ -1,0 +1,59 @@
+"""How the tensor names of two checkpoints correspond, found by comparing them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from genepool.checkpoints.files.safetensors import Tensor
+from genepool.messages import one_line
+
+
+def renaming(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> tuple[dict[str, str], int] | None:
+    """The prefix of their names that must be replaced, and by what, to make them ours.
+
+    Returns:
+        {prefix: replacement} and how many of their tensors, half of either side at least, then
+        have a namesake of the same shape; None where no single prefix does that.
+    """
+    ends: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, tensor in ours.items():
+        for start, end in _ends(name):
+            ends.setdefault((end, tensor.shape), []).append(start)
+    votes: Counter[tuple[str, str]] = Counter()
+    for name, tensor in theirs.items():
+        for start, end in _ends(name):
+            found = ends.get((end, tensor.shape), [])
+            if len(found) == 1:
+                votes[start, found[0]] += 1
+            if found:
+                break
+    for (old, new), fitting in votes.most_common(1):
+        if old != new and 2 * fitting >= min(len(ours), len(theirs)):
+            return {old: new}, fitting
+    return None
+
+
+def rename_hint(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
+    """What `renaming` found, as advice; None where it found nothing."""
+    found = renaming(ours, theirs)
+    if found is None:
+        return None
+    prefixes, fitting = found
+    ((old, new),) = ((one_line(old), one_line(new)) for old, new in prefixes.items())
+    return (
+        f"with rename: {json.dumps({old: new})} (on the command line --rename '{old}={new}') "
+        f"{fitting} of its tensors have the same names and shapes"
+    )
+
+
+def _ends(name: str) -> Iterator[tuple[str, str]]:
+    """A name cut in two before each of its components, the whole of it first."""
+    place = 0
+    while place >= 0:
+        yield name[:place], name[place:]
+        dot = name.find(".", place)
+        place = dot + 1 if dot >= 0 else -1

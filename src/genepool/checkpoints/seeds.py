@@ -1,0 +1,74 @@
+"""Seeds as a user names them, in a run file or a call, into open checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genepool.checkpoints.family import Source, find_source
+from genepool.checkpoints.files.lora import is_adapter
+from genepool.errors import InputError
+from genepool.messages import one_line
+
+if TYPE_CHECKING:
+    from genepool.checkpoints.seed_options import SeedOptions
+
+# A path or an id of the Hub, or a mapping with the keys of a seed in a run file.
+SeedLike = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def source_of(seed: SeedOptions, directory: Path) -> Source:
+    """Where a seed of a run file is found; relative paths start from `directory`.
+
+    Raises:
+        CheckpointError: an adapter without a base, or a base for what is no adapter.
+    """
+    return find_source(seed.path, directory, base=seed.base, rename=seed.rename, dtype=seed.dtype)
+
+
+def named_source(seed: SeedLike, adapter_base: str | None = None) -> Source:
+    """Where a seed of a call is found; relative paths start from the current folder.
+
+    Args:
+        seed: path, id, or mapping.
+        adapter_base: the base of a seed that is an adapter and names none in its mapping.
+
+    Raises:
+        InputError: a mapping with unknown keys or wrong values.
+        CheckpointError: an adapter without a base, or a base for what is no adapter.
+    """
+    here = Path.cwd()
+    if not isinstance(seed, Mapping) and (path := os.fspath(seed)):
+        # Nothing to validate: a tenth of a second less before a merge begins.
+        return find_source(path, here, base=_base_for(path, here, adapter_base))
+    options = _validated(seed if isinstance(seed, Mapping) else {"path": seed})
+    base = options.base
+    if base is None:
+        base = _base_for(options.path, here, adapter_base)
+    return source_of(options.model_copy(update={"base": base}), here)
+
+
+def _base_for(path: str, directory: Path, adapter_base: str | None) -> str | None:
+    """The base, if the seed is an adapter."""
+    if adapter_base is None:
+        return None
+    place = directory / Path(path).expanduser()
+    return adapter_base if place.is_dir() and is_adapter(place) else None
+
+
+def _validated(given: Mapping[str, Any]) -> SeedOptions:
+    from pydantic import ValidationError
+
+    from genepool.checkpoints.seed_options import SeedOptions
+
+    try:
+        return SeedOptions.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"seed {one_line(given.get('path'))}: {one_line(where)}: {one_line(first['msg'])}; "
+            f"known keys: {', '.join(SeedOptions.model_fields)}"
+        ) from None

@@ -1,0 +1,162 @@
+"""Competing for a part of the examples at a time, renewed every so often.
+
+Members are comparable only on the same examples. So in a round all of them, the archive and every
+child, are asked the same ones; when the round is over others are drawn, and whoever is in the
+archive is asked what is new to it before the next child is bred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.archive import Resources
+from genepool.core.early_stop.lossless import Questions
+from genepool.core.rng import generator
+
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+_STREAM = 1 << 33
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How examples are spent.
+
+    Attributes:
+        share: part of the examples of a round, in (0, 1).
+        renew: number of children after which others are drawn, at least 1.
+        finalists: members of the archive that are scored on all examples in the end, so that the
+            best of them is known for certain.
+    """
+
+    share: float
+    renew: int
+    finalists: int = 5
+
+    def at(self, done: int) -> int:
+        """The round that the last of this many children belongs to, from 0."""
+        return max(0, done - 1) // self.renew
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Round:
+    """The examples that members compete for, while it lasts.
+
+    Attributes:
+        number: from 0.
+        start: number of children before it.
+        stop: number of children after which it is over; None: it never is.
+        examples: int64[n], rising, positions among all N examples; None: all of them.
+        resources: the same n examples with their capacities.
+    """
+
+    number: int
+    start: int
+    stop: int | None
+    examples: Int64 | None
+    resources: Resources
+
+    @property
+    def size(self) -> int:
+        """Number n of examples."""
+        return self.resources.weights.size
+
+    def part(self, scores: Float32) -> Float32:
+        """The scores on these examples, float32[n], of float32[N]."""
+        return scores if self.examples is None else scores[self.examples]
+
+    def mean(self, scores: Float32) -> float:
+        """Mean score on these examples, weighted by capacity, of float32[N]."""
+        return self.resources.mean(self.part(scores))
+
+    def whole(self, questions: Questions, known: Float32) -> Questions:
+        """Questions about these examples as questions about all, of which `known` is known."""
+        return questions if self.examples is None else Selected(questions, self.examples, known)
+
+
+class Selected:
+    """Questions about some of the examples, numbered as among all of them."""
+
+    def __init__(self, questions: Questions, examples: Int64, known: Float32) -> None:
+        """Wrap questions.
+
+        Args:
+            questions: about n examples.
+            examples: int64[n], rising, where these are among all N.
+            known: float32[N], NaN where not asked.
+        """
+        self.scores = known.copy()
+        self._questions, self._examples = questions, examples
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to ask."""
+        return self._questions.done
+
+    def next(self) -> Int64:
+        """The examples to ask next, int64[m], among all N."""
+        return self._examples[self._questions.next()]
+
+    def record(self, indices: Int64, scores: Float32) -> None:
+        """Take in the answers to `next()`."""
+        self.scores[indices] = scores
+        self._questions.record(self._examples.searchsorted(indices), scores)
+
+
+def everything(resources: Resources) -> Round:
+    """The one round of a run in which members compete for all examples."""
+    return Round(0, 0, None, None, resources)
+
+
+def draw_round(
+    rounds: Rounds, number: int, resources: Resources, edges: Sequence[int], seed: int
+) -> Round:
+    """Round `number`, a function of its arguments alone.
+
+    From every task the same share is drawn, in whole blocks where examples are asked in blocks, and
+    at least one block; a task weighs what it weighs as a whole.
+
+    Args:
+        rounds: the share, and how long a round is.
+        number: from 0.
+        resources: all N examples.
+        edges: first example of each task, and N.
+        seed: of the randomness.
+    """
+    draws = generator(seed, number, stream=_STREAM)
+    blocks = resources.blocks
+    chosen: list[Int64] = []
+    weights: list[NDArray[np.float64]] = []
+    for start, stop in pairwise(edges):
+        names = np.arange(start, stop) if blocks is None else blocks[start:stop]
+        found, sizes = np.unique(names, return_counts=True)
+        order = draws.permutation(found.size)
+        enough = max(1, round(rounds.share * (stop - start)))
+        count = int(sizes[order].cumsum().searchsorted(enough)) + 1
+        mine = start + np.flatnonzero(np.isin(names, found[order[:count]]))
+        chosen.append(mine)
+        weights.append(
+            resources.weights[mine]
+            * (resources.weights[start:stop].sum() / resources.weights[mine].sum())
+        )
+    examples = np.concatenate(chosen)
+    begin = number * rounds.renew
+    return Round(
+        number,
+        begin,
+        begin + rounds.renew,
+        examples,
+        replace(
+            resources,
+            weights=np.concatenate(weights),
+            blocks=None
+            if blocks is None
+            else np.unique(blocks[examples], return_inverse=True)[1].astype(np.int64),
+        ),
+    )

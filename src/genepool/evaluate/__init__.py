@@ -1,1 +1,0 @@
-"""Model to scores: the evaluator contract, and one file per kind of task."""

@@ -1,0 +1,110 @@
+"""Where a seed comes from and what may be done with it: its licence and its name on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from genepool.messages import one_line
+
+_MOST = 200_000  # bytes of a README or licence text that are looked at
+_FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md", "COPYING")
+# First words of well-known texts (white space apart) -> identifier as the hub writes it.
+_TEXTS = (
+    (r"apache license,? version 2\.0", "apache-2.0"),
+    (r"gnu affero general public license.{0,40}version 3", "agpl-3.0"),
+    (r"gnu lesser general public license.{0,40}version 3", "lgpl-3.0"),
+    (r"gnu general public license.{0,40}version 3", "gpl-3.0"),
+    (r"gnu general public license.{0,40}version 2", "gpl-2.0"),
+    (r"mozilla public license,? version 2\.0", "mpl-2.0"),
+    (r"creative commons attribution-noncommercial 4\.0", "cc-by-nc-4.0"),
+    (r"creative commons attribution-sharealike 4\.0|attribution-sharealike 4\.0", "cc-by-sa-4.0"),
+    (r"attribution-noncommercial 4\.0", "cc-by-nc-4.0"),
+    (r"attribution 4\.0 international", "cc-by-4.0"),
+    (r"llama 3\.3 community license", "llama3.3"),
+    (r"llama 3\.2 community license", "llama3.2"),
+    (r"llama 3\.1 community license", "llama3.1"),
+    (r"meta llama 3 community license", "llama3"),
+    (r"llama 2 community license", "llama2"),
+    (r"gemma terms of use", "gemma"),
+    (r"mit license|permission is hereby granted, free of charge", "mit"),
+    (r"bsd 3-clause|neither the name of .{0,80} nor the names", "bsd-3-clause"),
+    (r"bsd 2-clause", "bsd-2-clause"),
+)
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def licence_of(path: Path) -> str | None:
+    """The licence that a checkpoint directory declares.
+
+    The front matter of its README.md (`license`, or `license_name` where that says `other`), else
+    the text of its LICENSE file, if it is a well-known one.
+
+    Returns:
+        An identifier as the hub writes it (`apache-2.0`), `see LICENSE` for a text that is not
+        recognised, or None where nothing is declared.
+    """
+    directory = path if path.is_dir() else path.parent
+    front = _front_matter(directory / "README.md")
+    declared = front.get("license")
+    if declared == "other" and isinstance(front.get("license_name"), str):
+        declared = front["license_name"]
+    if isinstance(declared, list):
+        parts = cast("list[Any]", declared)
+        declared = ", ".join(str(part) for part in parts)
+    if isinstance(declared, str) and declared.strip():
+        return one_line(declared.strip().lower())
+    for name in _FILES:
+        text = _read(directory / name)
+        if text:
+            plain = " ".join(text[:4000].lower().split())
+            found = (key for pattern, key in _TEXTS if re.search(pattern, plain))
+            return next(found, f"see {name}")
+    return None
+
+
+def common_licence(licences: Sequence[str | None]) -> str:
+    """What the card of a merge declares: the seeds' licence if all say the same, else `other`."""
+    first = licences[0]
+    return first if first and set(licences) == {first} and " " not in first else "other"
+
+
+def hub_id(path: str) -> str | None:
+    """`org/name` of a seed that came from the Hugging Face hub, as far as its path tells."""
+    given = Path(path)
+    for part in given.parts:
+        if part.startswith("models--"):
+            return "/".join(part.removeprefix("models--").split("--", 1))
+    name = path.split("@", 1)[0]
+    if _HUB.fullmatch(name) and not given.exists():
+        return name
+    return None
+
+
+def _front_matter(path: Path) -> dict[str, Any]:
+    """The YAML between the first two lines of dashes; empty where there is none, or it is damaged.
+
+    A seed's card is not ours to refuse: one that cannot be read declares nothing.
+    """
+    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", _read(path), re.DOTALL)
+    if found is None:
+        return {}
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(found[1])
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return file.read(_MOST).decode("utf-8", "replace").lstrip("\ufeff")
+    except OSError:
+        return ""

@@ -1,0 +1,319 @@
+"""Language models of transformers as live models: built from config.json, filled by genomes.
+
+Here alone live models import transformers. Its loader makes the model, given memory of the right
+shape in place of weights, so that ties, buffers and dtypes are as in a model that it loads from
+disk; and its saver's view of the parameters says which part of which parameter a checkpoint's
+tensor is (a fused layer of experts holds many).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from transformers import core_model_loading
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.configs import read_json
+from genepool.errors import CheckpointError, ConfigError, EvaluationError
+from genepool.materialise.torch import CODES
+from genepool.messages import at, cause, one_line, some
+from genepool.models.language import CONFIG, LanguageModel, read_config
+from genepool.models.live import LiveModel
+from genepool.models.network import filled_by_genomes
+
+# Its own annotations are not complete enough to check against.
+_TF = cast("Any", transformers)
+_reverted = cast("Any", core_model_loading).revert_weight_conversion
+
+_GENERATION = "generation_config.json"
+
+_DTYPES = {code: dtype for dtype, code in CODES.items()}
+
+# Any of these is a tokenizer's.
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+
+
+def build_language_model(
+    device: str,
+    dtype: str | None,
+    tokenizer: Path | None,
+    layout: Layout,
+    first: Checkpoint,
+) -> LiveModel:
+    """Make a language model with memory for a genome; no weights are read.
+
+    Args:
+        device: where it is to run, as torch writes it.
+        dtype: what it computes in; None means the dtype that most of the first seed's weights have.
+        tokenizer: directory of the tokenizer; None means the first seed's, if it holds one.
+        layout: of the seeds.
+        first: the first seed, whose directory holds config.json.
+
+    Raises:
+        ConfigError: the device or the tokenizer's directory is of no use here.
+        CheckpointError: config.json cannot be used, or does not fit the tensors.
+    """
+    directory = first.directory or first.path
+    chosen = getattr(torch, dtype) if dtype else _own_dtype(layout)
+    with quiet():
+        model = _make(directory, first, chosen)
+        try:
+            model.to(device=torch.device(device))
+        except Exception as error:
+            raise ConfigError(
+                f"model: the language model cannot be put on device '{one_line(device)}': "
+                f"{cause(error)}"
+            ) from error
+        held = _held(model, directory)
+        words = _tokenizer(tokenizer or directory, needed=tokenizer is not None)
+    model.eval()
+    model.requires_grad_(False)
+    pair = f"the model of {at(directory / CONFIG)} does not fit {at(first.path)}"
+    value = LanguageModel(model, words, directory)
+    return filled_by_genomes(value, held, list(held), pair, layout, first)
+
+
+@contextlib.contextmanager
+def inference(value: LanguageModel) -> Generator[None, None, None]:
+    """Run what is inside without gradients and from the same random numbers each time.
+
+    What draws (sampling, say) gives each block of examples the same draws whatever was asked
+    before; the process's own random numbers go on as if nothing had happened.
+
+    Raises:
+        EvaluationError: the model gave logits that are NaN or infinite, whatever was made of them.
+    """
+    chance = cast("Any", torch.random)
+    broken: list[str] = []
+
+    def check(_module: Any, _given: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        # The largest is NaN if any is; minus infinity may be meant (a token ruled out).
+        if isinstance(logits, torch.Tensor) and not bool(logits.amax().isfinite()):
+            broken.append("the model's logits hold NaN or infinity")
+            raise EvaluationError(broken[0])
+
+    hook = value.model.register_forward_hook(check)
+    try:
+        with quiet(), chance.fork_rng(), torch.inference_mode():
+            chance.manual_seed(0)
+            yield
+    finally:
+        hook.remove()
+    if broken:
+        raise EvaluationError(broken[0])
+
+
+@contextlib.contextmanager
+def overheard(value: LanguageModel) -> Generator[list[str], None, None]:
+    """Listen to what a model generates inside, whoever asks it to.
+
+    Yields:
+        A list that each call of the model's `generate` extends by one text per row, the prompts
+        left out. It stays empty for a model without a tokenizer.
+    """
+    model, words = value.model, value.tokenizer
+    answers: list[str] = []
+    own = model.generate
+
+    def generate(*given: Any, **named: Any) -> Any:
+        out = own(*given, **named)
+        rows = out if isinstance(out, torch.Tensor) else out.sequences
+        # Without ids (but embeddings, say) only what is new comes back.
+        prompt = named.get("input_ids", named.get("inputs", given[0] if given else None))
+        start = 0 if prompt is None else prompt.shape[1]
+        answers.extend(words.batch_decode(rows[:, start:], skip_special_tokens=True))
+        return out
+
+    if words is None:
+        yield answers
+        return
+    model.generate = generate
+    try:
+        yield answers
+    finally:
+        del model.generate
+
+
+def _own_dtype(layout: Layout) -> torch.dtype:
+    sizes: dict[str, int] = {}
+    for slot in layout.slots:
+        sizes[slot.dtype] = sizes.get(slot.dtype, 0) + slot.stop - slot.start
+    return _DTYPES[max(sizes, key=lambda code: sizes[code])]
+
+
+def _make(directory: Path, first: Checkpoint, dtype: torch.dtype) -> Any:
+    config = _config(directory)
+    make = _class(config, directory)
+    empty = {
+        name: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
+        for name, tensor in first.tensors.items()
+        if tensor.dtype in _DTYPES
+    }
+    try:
+        model, report = make.from_pretrained(
+            None,
+            config=config,
+            state_dict=empty,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: transformers {_TF.__version__} cannot build the "
+            f"model: {cause(error)}"
+        ) from error
+    _require_fit(report, directory, first)
+    model.generation_config = _generation_config(directory, model.generation_config)
+    return model
+
+
+def _require_fit(report: Mapping[str, Any], directory: Path, first: Checkpoint) -> None:
+    pair = f"{at(directory / CONFIG)} does not fit {at(first.path)}"
+    hint = "is it the config.json that was saved with these weights?"
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{pair}: the checkpoint has no {some(missing)}; {hint}")
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise CheckpointError(f"{pair}: the model has no {some(unexpected)}; {hint}")
+    for name, saved, wanted in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{pair}: '{one_line(name)}' is {list(saved)} in the checkpoint and {list(wanted)} in "
+            f"the model; {hint}"
+        )
+
+
+def _config(directory: Path) -> Any:
+    raw = read_config(directory) or {}
+    kind = raw.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: expected a transformers config with 'model_type'; got none"
+        )
+    if "quantization_config" in raw:
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: the model is quantised ('quantization_config'); merge the "
+            "unquantised weights, and quantise what is exported"
+        )
+    known: Mapping[str, Any] = _TF.CONFIG_MAPPING
+    if kind not in known:
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: transformers {_TF.__version__} has no model type "
+            f"'{one_line(kind)}'; a newer transformers may (pip install -U transformers). Code "
+            "that comes with a model is never run"
+        )
+    try:
+        return known[kind].from_dict(raw)
+    except Exception as error:
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: not a usable '{one_line(kind)}' config: {cause(error)}"
+        ) from error
+
+
+def _class(config: Any, directory: Path) -> Any:
+    named: Sequence[str] = config.architectures or ()
+    for auto in (_TF.AutoModelForCausalLM, _TF.AutoModelForImageTextToText):
+        classes = auto._model_mapping
+        if type(config) not in classes:
+            continue
+        found = classes[type(config)]
+        options = cast("tuple[Any, ...]", found if isinstance(found, tuple) else (found,))
+        fitting = [one for one in options if one.__name__ in named]
+        if fitting or not named:
+            return [*fitting, *options][0]
+    # A language model may be saved under a class that no Auto class lists first.
+    for name in named:
+        found = getattr(_TF, name, None)
+        if found is not None and name.endswith(("ForCausalLM", "ForConditionalGeneration")):
+            return found
+    raise CheckpointError(
+        f"{at(directory / CONFIG)}: transformers {_TF.__version__} has no language model "
+        f"for '{one_line(config.model_type)}' ({some(named) or 'no architectures named'}); "
+        "expected one such as LlamaForCausalLM. For another kind of network give 'model.network'"
+    )
+
+
+def _generation_config(directory: Path, made: Any) -> Any:
+    file = directory / _GENERATION
+    if not file.is_file():
+        return made
+    given = read_json(file)
+    try:
+        return _TF.GenerationConfig(**given)
+    except Exception as error:
+        raise CheckpointError(f"{at(file)}: cannot be used: {cause(error)}") from error
+
+
+class _Window(torch.Tensor):
+    """A tensor whose pieces stay windows onto it: transformers' saver copies them otherwise."""
+
+    def contiguous(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self
+
+
+def _held(model: Any, directory: Path) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors as parts of the model's, by the checkpoint's names."""
+    state = cast("Mapping[str, torch.Tensor]", model.state_dict())
+    owned = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
+    windows = {name: tensor.as_subclass(_Window) for name, tensor in state.items()}
+    try:
+        saved: Mapping[str, torch.Tensor] = _reverted(model, windows)
+    except Exception as error:
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: transformers cannot say how the model's parameters are "
+            f"stored in a checkpoint: {cause(error)}"
+        ) from error
+    held = {name: tensor.as_subclass(torch.Tensor) for name, tensor in saved.items()}
+    computed = [n for n, t in held.items() if t.untyped_storage().data_ptr() not in owned]
+    if computed:
+        raise CheckpointError(
+            f"{at(directory / CONFIG)}: transformers recomputes {some(computed)} when it loads "
+            "this architecture, so that a child cannot be written in place; not supported"
+        )
+    return held
+
+
+def _tokenizer(directory: Path, needed: bool) -> Any:
+    if not any((directory / name).is_file() for name in _TOKENIZER):
+        if needed:
+            raise ConfigError(
+                f"model.tokenizer: {at(directory)} holds no tokenizer (expected "
+                f"{some(_TOKENIZER[:2])} or the like)"
+            )
+        return None
+    try:
+        found: Any = _TF.AutoTokenizer.from_pretrained(
+            str(directory), trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"{at(directory)}: its tokenizer cannot be loaded: {cause(error)}"
+        ) from error
+    found.padding_side = "left"
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None, None, None]:
+    """Without transformers' progress bars and remarks."""
+    log = _TF.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

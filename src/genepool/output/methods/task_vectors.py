@@ -1,0 +1,272 @@
+"""TIES and DARE: merges of task vectors that no linear recipe can say.
+
+A task vector is what training changed: model - base (Ilharco et al. 2023). TIES (Yadav et al. 2023)
+keeps the largest changes of each, elects a sign for every parameter by the larger total mass, and
+averages the changes that agree with it. DARE (Yu et al. 2024) keeps changes at random and divides
+what it keeps by the share that it keeps. Tensor by tensor, streamed: memory is a few megabytes per
+thread, whatever the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from threading import Lock
+from typing import Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.dtypes import FLOATING
+from genepool.checkpoints.layout import Layout
+from genepool.core.rng import generator
+from genepool.errors import InputError
+from genepool.materialise.cpu import Destination
+from genepool.materialise.tensor_table import Sources, address_of, prepare_sources, require_finite
+from genepool.output.write.weights import Produce
+
+Int64 = NDArray[np.int64]
+Method = Literal["ties", "dare-ties", "dare-linear"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+# Elements between two known counts of what equals a threshold.
+_BLOCK = 2**16
+_PER_STEP = 8  # 32-bit words that one step of the counter-based generator gives
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVectors:
+    """How K task vectors are merged.
+
+    Attributes:
+        method: "ties", "dare-ties", "dare-linear".
+        weights: K numbers, one for each model.
+        density: share of the elements of each task vector that is kept, in (0, 1]; one for all, or
+            K of them.
+        seed: of what DARE keeps.
+        normalise: divide by the sum of the weights (of those that agree, where signs are elected).
+        scale: factor of the merged task vector (lambda in the papers).
+    """
+
+    method: Method
+    weights: tuple[float, ...]
+    density: float | tuple[float, ...]
+    seed: int = 0
+    normalise: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method: expected one of {', '.join(METHODS)}; got {self.method!r}")
+        several = self.density if isinstance(self.density, tuple) else (self.density,)
+        for density in several:
+            if not 0 < density <= 1:
+                raise InputError(
+                    f"density: expected a share of the parameters, above 0 and at most 1; "
+                    f"got {density}"
+                )
+        if isinstance(self.density, tuple) and len(self.density) != len(self.weights):
+            raise InputError(
+                f"density: expected one for all models or {len(self.weights)}, one for each; "
+                f"got {len(self.density)}"
+            )
+        if not self.weights or not all(map(math.isfinite, (*self.weights, self.scale))):
+            raise InputError(
+                f"weights and scale: expected finite numbers; got {self.weights}, {self.scale}"
+            )
+
+    @property
+    def densities(self) -> tuple[float, ...]:
+        """K numbers, one for each model."""
+        density = self.density
+        return density if isinstance(density, tuple) else (density,) * len(self.weights)
+
+    @property
+    def elects(self) -> bool:
+        """Whether a sign is elected for every parameter."""
+        return self.method != "dare-linear"
+
+    @property
+    def random(self) -> bool:
+        """Whether what is kept is drawn at random."""
+        return self.method != "ties"
+
+
+def kept(total: int, density: float) -> int:
+    """Number of elements of a tensor of `total` elements that TIES keeps; at least one."""
+    return max(1, int(density * total))
+
+
+def words(seed: int, tensor: int, model: int, start: int, count: int) -> NDArray[np.uint32]:
+    """What DARE decides by: word i keeps element start + i where it is below density * 2**32.
+
+    Word j of a tensor is word j of the counter-based generator for (seed, tensor, model), so that
+    any piece can be drawn on its own.
+    """
+    skipped = start % _PER_STEP
+    bits = cast(np.random.Philox, generator(seed, tensor, model).bit_generator)
+    bits.advance(start // _PER_STEP)
+    raw = bits.random_raw((skipped + count + 1) // 2).astype("<u8", copy=False)
+    return raw.view("<u4")[skipped : skipped + count]
+
+
+def task_vectors(
+    checkpoints: tuple[Checkpoint, ...], layout: Layout, settings: TaskVectors
+) -> Produce:
+    """The function that computes the merged tensors, for `write_tensors`.
+
+    Args:
+        checkpoints: K models and their base, which is the last.
+        layout: of all of them.
+        settings: how to merge them.
+
+    Raises:
+        InputError: the number of weights is not K.
+    """
+    models = len(checkpoints) - 1
+    if len(settings.weights) != models:
+        raise InputError(
+            f"weights: expected {models}, one for each model; got {len(settings.weights)}"
+        )
+    return _Merger(prepare_sources(checkpoints, layout), settings).produce
+
+
+@dataclass(frozen=True, slots=True)
+class _Trim:
+    """What TIES keeps of one tensor of one model.
+
+    Attributes:
+        threshold: the k-th largest magnitude as the 31 bits of a float32; -1 keeps everything.
+        ties: how many of the elements that equal it are kept, the first ones.
+        before: int64[n+1], how many equal it before each multiple of 2**16.
+    """
+
+    threshold: int
+    ties: int
+    before: Int64
+
+
+class _Merger:
+    """Computes pieces; thresholds are found once per tensor and model, when first needed."""
+
+    def __init__(self, sources: Sources, settings: TaskVectors) -> None:
+        self._sources = sources
+        self._settings = settings
+        # A model of density 1 keeps everything, whatever the others do.
+        self._trimmed = [k for k, density in enumerate(settings.densities) if density < 1]
+        slots = range(len(sources.layout.slots))
+        self._locks = {(t, k): Lock() for t in slots for k in self._trimmed}
+        self._trims: dict[tuple[int, int], _Trim] = {}
+        self._weights = np.array(settings.weights, dtype=np.float64)
+
+    def produce(self, tensor: int, start: int, stop: int, out: Destination) -> None:
+        """Elements start..stop of a tensor into the beginning of `out`."""
+        from genepool.output.methods import task_vector_kernels as kernels
+
+        settings = self._settings
+        addresses, codes = self._sources.addresses[tensor], self._sources.codes[tensor]
+        models = len(settings.weights)
+        thresholds = np.full(models, -1, dtype=np.int64)
+        allowed = np.zeros(models, dtype=np.int64)
+        drawn = np.empty((models, 0), dtype=np.uint32)
+        limits = np.full(models, 2**32, dtype=np.int64)
+        rescales = np.ones(models, dtype=np.float64)
+        trim = kernels.EVERYTHING
+        if self._trimmed and settings.random:
+            trim = kernels.RANDOM
+            drawn = np.zeros((models, stop - start), dtype=np.uint32)
+            for k in self._trimmed:
+                rescales[k] = 1.0 / settings.densities[k]
+                limits[k] = round(settings.densities[k] * 2**32)
+                drawn[k] = words(settings.seed, tensor, k, start, stop - start)
+        elif self._trimmed:
+            trim = kernels.LARGEST
+            self._prepare(tensor)
+            for k in self._trimmed:
+                found = self._trims[tensor, k]
+                thresholds[k] = found.threshold
+                allowed[k] = max(0, found.ties - self._equal_before(tensor, k, start))
+        broken = kernels.combine(
+            int(addresses[-1]),
+            int(codes[-1]),
+            np.ascontiguousarray(addresses[:-1]),
+            np.ascontiguousarray(codes[:-1]),
+            start,
+            stop,
+            self._weights,
+            trim,
+            thresholds,
+            allowed,
+            drawn,
+            limits,
+            rescales,
+            settings.elects,
+            settings.normalise,
+            settings.scale,
+            address_of(out.raw),
+            FLOATING.index(out.dtype),
+        )
+        if broken:
+            slot = self._sources.layout.slots[tensor]
+            require_finite(self._sources.checkpoints, slot.name, start, stop)
+
+    def _prepare(self, tensor: int) -> None:
+        """Find the thresholds of a tensor; threads share the models among them."""
+        pending = [key for key in self._locks if key[0] == tensor and key not in self._trims]
+        for blocking in (False, True):
+            for key in pending:
+                if key not in self._trims and self._locks[key].acquire(blocking):
+                    try:
+                        if key not in self._trims:
+                            self._trims[key] = self._find(*key)
+                    finally:
+                        self._locks[key].release()
+
+    def _find(self, tensor: int, model: int) -> _Trim:
+        from genepool.output.methods import task_vector_kernels as kernels
+
+        slot = self._sources.layout.slots[tensor]
+        size = slot.stop - slot.start
+        where = self._where(tensor, model)
+        wanted = kept(size, self._settings.densities[model])
+        counts = np.zeros(2**16, dtype=np.int64)
+        kernels.count_magnitudes(*where, 0, size, -1, counts)
+        high, wanted = _from_above(counts, wanted)
+        counts[:] = 0
+        kernels.count_magnitudes(*where, 0, size, high, counts)
+        low, wanted = _from_above(counts, wanted)
+        threshold = high << 15 | low
+        edges = [*range(0, size, _BLOCK), size]
+        before = np.zeros(len(edges), dtype=np.int64)
+        if wanted < counts[low]:
+            before[1:] = np.cumsum(
+                [
+                    kernels.count_equal(*where, begin, end, threshold)
+                    for begin, end in pairwise(edges)
+                ]
+            )
+        return _Trim(threshold, wanted if wanted < counts[low] else size, before)
+
+    def _equal_before(self, tensor: int, model: int, start: int) -> int:
+        from genepool.output.methods import task_vector_kernels as kernels
+
+        found = self._trims[tensor, model]
+        block = start // _BLOCK
+        known = int(found.before[block])
+        if start % _BLOCK == 0 or not found.before[-1]:
+            return known
+        where = self._where(tensor, model)
+        return known + kernels.count_equal(*where, block * _BLOCK, start, found.threshold)
+
+    def _where(self, tensor: int, model: int) -> tuple[int, int, int, int]:
+        addresses, codes = self._sources.addresses[tensor], self._sources.codes[tensor]
+        return int(addresses[-1]), int(codes[-1]), int(addresses[model]), int(codes[model])
+
+
+def _from_above(counts: Int64, wanted: int) -> tuple[int, int]:
+    """The bin that holds the wanted-th element from above, and how many it must give."""
+    above = np.cumsum(counts[::-1])
+    index = int(np.searchsorted(above, wanted))
+    return counts.size - 1 - index, wanted - (int(above[index - 1]) if index else 0)

@@ -1,0 +1,258 @@
+"""`genepool.json`: what a checkpoint was made from, complete enough to make it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from genepool.checkpoints.family import GGUFType, Words
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.files.dtypes import FLOATING
+from genepool.checkpoints.files.safetensors import refuse_duplicates
+from genepool.core.genome import Recipe, digest, recipe
+from genepool.errors import CheckpointError, InputError
+from genepool.messages import at, one_line
+from genepool.output.methods.task_vectors import METHODS, TaskVectors
+
+FILE = "genepool.json"
+FORMAT = 1
+_METADATA = "genepool.recipe"
+# Readers of checkpoints take metadata for a few words; a larger recipe is only beside the weights.
+_LONGEST_METADATA = 256_000
+_LARGEST = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSeed:
+    """A seed of a recipe.
+
+    Attributes:
+        name: in the recipe.
+        digest: of its tensors, as they were merged.
+        hub: its id on the hub, if known.
+        licence: as it was declared.
+        rename: prefixes of tensor names and what stands in their place.
+        dtype: of a GGUF file's unpacked weights.
+    """
+
+    name: str
+    digest: str
+    hub: str | None
+    licence: str
+    rename: Mapping[str, str]
+    dtype: GGUFType
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RecipeFile:
+    """A recipe that was read and checked.
+
+    Attributes:
+        details: the whole document.
+        seeds: in order.
+        chromosomes: name to patterns, as for `build_layout`.
+        partial: whether the seeds share only part of their tensors.
+        vocabulary: as for `make_family`.
+        layout: digest that the layout of the seeds must have.
+        dtype: of the merged tensors; None keeps the first seed's.
+        genome: its digest.
+        made: the recipe, or how task vectors are merged; None where the document holds neither.
+    """
+
+    details: Mapping[str, Any]
+    seeds: tuple[RecipeSeed, ...]
+    chromosomes: Mapping[str, list[str]]
+    partial: bool
+    vocabulary: Words
+    layout: str
+    dtype: str | None
+    genome: str
+    made: Recipe | TaskVectors | None
+
+
+def settings_digest(settings: TaskVectors) -> str:
+    """What stands for the genome of a merge that has none; 32 hex digits."""
+    text = json.dumps(asdict(settings), sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def to_bytes(details: Mapping[str, Any]) -> bytes:
+    """The document as it stands in `genepool.json`; equal details give equal bytes."""
+    return (json.dumps(details, indent=1, sort_keys=True) + "\n").encode()
+
+
+def to_metadata(details: Mapping[str, Any]) -> dict[str, str]:
+    """What the headers of the weights' files say: the document, or its digest if it is long."""
+    compact = json.dumps(details, sort_keys=True, separators=(",", ":"))
+    out = {"format": "pt", "genepool.genome": str(details["genome"])}
+    if len(compact) <= _LONGEST_METADATA:
+        out[_METADATA] = compact
+    else:
+        out["genepool.recipe_file"] = FILE
+        out["genepool.recipe_sha256"] = hashlib.sha256(to_bytes(details)).hexdigest()
+    return out
+
+
+def read_recipe(path: Path) -> RecipeFile:
+    """Read a recipe: from `genepool.json`, from the directory that holds it, or from weights.
+
+    Raises:
+        InputError: there is none, or it is damaged; the message names the file and what is wrong.
+    """
+    text, where = _find(path)
+    try:
+        content: Any = json.loads(text, object_pairs_hook=refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: cannot be read as JSON: {one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: expected an object; got {type(content).__name__}")
+    return _checked(cast("dict[str, Any]", content), where)
+
+
+def _find(path: Path) -> tuple[str | bytes, str]:
+    """The document's text, and where it was found."""
+    file = path / FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        try:
+            metadata = open_checkpoint(path).metadata
+        except CheckpointError as error:
+            raise InputError(f"{at(path)}: holds no {FILE}, and {error}") from None
+        return _of_metadata(metadata, path)
+    if file.suffix == ".safetensors":
+        try:
+            metadata = open_checkpoint(file).metadata
+        except CheckpointError as error:
+            raise InputError(str(error)) from None
+        return _of_metadata(metadata, file)
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise InputError(f"{at(file)}: is over {_LARGEST // 10**9} GB; expected {FILE}")
+        return file.read_bytes(), at(file)
+    except OSError as error:
+        raise InputError(
+            f"{at(file)}: cannot be read ({error.strerror}); expected the {FILE} of a checkpoint "
+            "that genepool wrote"
+        ) from None
+
+
+def _of_metadata(metadata: Mapping[str, str], path: Path) -> tuple[str, str]:
+    if text := metadata.get(_METADATA):
+        return text, f"{at(path)} (metadata)"
+    reason = (
+        f"its recipe is too long for the metadata; name the {FILE} that was written beside it"
+        if "genepool.recipe_file" in metadata
+        else "these weights carry no recipe: genepool did not write them"
+    )
+    raise InputError(f"{at(path)}: {reason}")
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _checked(content: dict[str, Any], where: str) -> RecipeFile:
+    def need(key: str, kind: type | tuple[type, ...], what: str, inside: Any = content) -> Any:
+        value = _entries(inside).get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(
+                f"{where}: damaged or not a recipe: '{key}' must be {what}; "
+                f"got {one_line(json.dumps(value))[:60]}"
+            )
+        return value
+
+    version = need("format", int, "a whole number")
+    if version != FORMAT:
+        raise InputError(
+            f"{where}: has format {version}, and this genepool reads {FORMAT}; use the version of "
+            "genepool that wrote it"
+        )
+    seeds: list[RecipeSeed] = []
+    for entry in need("seeds", list, "a list"):
+        options = _entries(entry)
+        rename = {str(old): str(new) for old, new in _entries(options.get("rename")).items()}
+        unpacked = options.get("dtype", "BF16")
+        if unpacked not in get_args(GGUFType):
+            raise InputError(f"{where}: damaged: a seed's 'dtype' is {one_line(unpacked)}")
+        seeds.append(
+            RecipeSeed(
+                need("name", str, "text", entry),
+                need("digest", str, "text", entry),
+                str(options["hub"]) if options.get("hub") else None,
+                str(options.get("licence") or ""),
+                rename,
+                unpacked,
+            )
+        )
+    if not seeds or len({seed.name for seed in seeds}) != len(seeds):
+        raise InputError(f"{where}: damaged: expected seeds with different names")
+    dtype = content.get("dtype")
+    if dtype is not None and dtype not in FLOATING:
+        raise InputError(
+            f"{where}: 'dtype' must be null or one of {', '.join(FLOATING)}; got {one_line(dtype)}"
+        )
+    chromosomes: dict[str, Any] = need("chromosomes", dict, "an object")
+    for patterns in chromosomes.values():
+        listed = cast("list[Any]", patterns) if isinstance(patterns, list) else [None]
+        if not all(isinstance(pattern, str) for pattern in listed):
+            raise InputError(f"{where}: damaged: 'chromosomes' must hold lists of patterns")
+    name = need("genome", str, "text")
+    found = None
+    if "recipe" in content:
+        try:
+            body = need("recipe", dict, "an object")
+            bounds = [int(x) for x in need("bounds", list, "a list", body)]
+            rows = [[float(x) for x in row] for row in need("coefs", list, "a list", body)]
+            found = recipe(bounds, np.array(rows, dtype=np.float64))
+        except (InputError, TypeError, ValueError, OverflowError) as error:
+            if str(error).startswith(where):
+                raise
+            raise InputError(f"{where}: the recipe is damaged: {one_line(error)}") from None
+        if found.sources != len(seeds):
+            raise InputError(
+                f"{where}: the recipe is damaged: it has coefficients for {found.sources} seeds, "
+                f"and names {len(seeds)}"
+            )
+        if digest(found) != name:
+            raise InputError(
+                f"{where}: the recipe is damaged: its digest is {digest(found)}, and the file says "
+                f"{one_line(name)}"
+            )
+    return RecipeFile(
+        content,
+        tuple(seeds),
+        chromosomes,
+        content.get("partial") is True,
+        "common" if content.get("vocabulary") == "common" else "same",
+        need("layout", str, "text"),
+        dtype,
+        name,
+        _blend(content, len(seeds), where) if content.get("method") in METHODS else found,
+    )
+
+
+def _blend(content: dict[str, Any], seeds: int, where: str) -> TaskVectors:
+    try:
+        density = content["density"]
+        how = TaskVectors(
+            content["method"],
+            tuple(float(weight) for weight in content["weights"]),
+            tuple(float(cast(Any, each)) for each in cast("list[object]", density))
+            if isinstance(density, list)
+            else float(density),
+            int(content.get("seed", 0)),
+            content["normalise"] is True,
+            float(content["scale"]),
+        )
+        if len(how.weights) != seeds - 1:
+            raise ValueError(f"{len(how.weights)} weights for {seeds - 1} models and a base")
+        if settings_digest(how) != content["genome"]:
+            raise ValueError("its digest is another")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: the settings are damaged: {one_line(error)}") from None
+    return how

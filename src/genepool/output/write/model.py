@@ -1,0 +1,148 @@
+"""A merged model onto disk: weights, what goes with them, the recipe and the card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genepool.checkpoints.family import Family, Source
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.layout import Layout
+from genepool.core.genome import Genome, Recipe, digest
+from genepool.governance.card import Card, CardSeed, render
+from genepool.governance.licences import hub_id, licence_of
+from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
+from genepool.output.write.weights import SHARD_BYTES, Produce, write_checkpoint, write_tensors
+from genepool.threads import Progress
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A checkpoint that was written: directory, digest of the genome, what it was made from."""
+
+    directory: Path
+    genome: str
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How to write a model.
+
+    Attributes:
+        dtype: of all merged tensors, as safetensors names it; None keeps the first seed's.
+        shard_bytes: largest size of a file.
+        advance: called with the fraction that is done.
+    """
+
+    dtype: str | None = None
+    shard_bytes: int = SHARD_BYTES
+    advance: Progress | None = None
+
+
+def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
+    """A seed for the card: its licence as given, else as its directory declares it."""
+    place = Path(source.path)
+    if not place.exists():
+        place = checkpoint.directory or checkpoint.path
+    declared = licence.lower() or licence_of(place)
+    return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path))
+
+
+def describe_seeds(
+    seeds: Sequence[CardSeed],
+    sources: Sequence[Source],
+    family: Family,
+    chromosomes: Mapping[str, Sequence[str]] | None = None,
+    *,
+    partial: bool = False,
+) -> dict[str, Any]:
+    """The part of `genepool.json` that says over what a recipe is."""
+    return {
+        "format": FORMAT,
+        "seeds": [
+            {
+                "name": seed.name,
+                "digest": seed.digest,
+                "hub": seed.hub,
+                "licence": seed.licence,
+                "rename": dict(source.rename),
+                "dtype": source.dtype,
+            }
+            for seed, source in zip(seeds, sources, strict=True)
+        ],
+        "layout": family.layout.digest,
+        "chromosomes": dict(chromosomes or {}),
+        "partial": partial,
+        "vocabulary": family.vocabulary,
+        "notices": list(family.notices),
+    }
+
+
+def describe_genome(genome: Genome) -> dict[str, Any]:
+    """The part of `genepool.json` that is the genome."""
+    out: dict[str, Any] = {"genome": digest(genome)}
+    if isinstance(genome, Recipe):
+        out["recipe"] = {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
+    return out
+
+
+def library_of(first: Checkpoint) -> str:
+    """The library that loads a model like the first seed, for the hub's front matter."""
+    directory = first.directory
+    return "transformers" if directory and (directory / "config.json").is_file() else ""
+
+
+def write_model(
+    made: Genome | Produce,
+    details: Mapping[str, Any],
+    card: Card,
+    checkpoints: Sequence[Checkpoint],
+    layout: Layout,
+    directory: PathLike,
+    writing: Writing,
+) -> Exported:
+    """Write weights, the files that go with them, `genepool.json` and the card.
+
+    Args:
+        made: a genome over the checkpoints, or a function that computes the merged tensors.
+        details: for `genepool.json`; `dtype` is added.
+        card: its title is the directory's name.
+        checkpoints: the seeds; the first gives names, carried tensors and companion files.
+    """
+    target = Path(directory)
+    document = {**details, "dtype": writing.dtype}
+    genome = None if callable(made) else made
+    page = render(replace(card, title=target.resolve().name), genome, layout)
+    extra = {FILE: to_bytes(document), "README.md": page}
+    metadata = to_metadata(document)
+    if callable(made):
+        write_tensors(
+            made,
+            checkpoints[0],
+            layout,
+            target,
+            dtype=writing.dtype,
+            shard_bytes=writing.shard_bytes,
+            metadata=metadata,
+            extra=extra,
+            progress=writing.advance,
+        )
+    else:
+        write_checkpoint(
+            made,
+            checkpoints,
+            layout,
+            target,
+            dtype=writing.dtype,
+            shard_bytes=writing.shard_bytes,
+            metadata=metadata,
+            extra=extra,
+            progress=writing.advance,
+        )
+    return Exported(target, str(document["genome"]), document)

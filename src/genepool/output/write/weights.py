@@ -1,0 +1,362 @@
+"""Genomes into new checkpoint directories: streamed, named as Hugging Face names them, atomic."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genepool.checkpoints.depth import depth_key
+from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
+from genepool.checkpoints.files.header import header
+from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.side_files import side_files
+from genepool.core.genome import Genome
+from genepool.errors import GenepoolError, InputError
+from genepool.materialise.cpu import Destination, express_piece
+from genepool.materialise.tensor_table import prepare_sources, require_finite
+from genepool.messages import at, one_line
+from genepool.output.write import stream
+from genepool.output.write.stream import Bytes
+from genepool.threads import Crew, Progress, thread_count
+
+SHARD_BYTES = 5_000_000_000
+
+# Threads that wait for the disk while others compute.
+_AT_THE_DISK = 2
+
+# Computes elements start..stop of a tensor of the axis into the beginning of the destination:
+# produce(tensor, start, stop, destination), from several threads at a time.
+Produce = Callable[[int, int, int, Destination], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A tensor to be written: merged (`tensor` is its index on the axis) or carried (None).
+
+    Of a merged one the first `merged` elements are; any further ones are the first seed's.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    tensor: int | None
+    merged: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * DTYPES[self.dtype].size
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the new checkpoint: its header, and where in it each tensor begins."""
+
+    name: str
+    header: bytes
+    entries: tuple[_Entry, ...]
+    offsets: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + sum(entry.nbytes for entry in self.entries)
+
+
+def write_checkpoint(
+    genome: Genome,
+    checkpoints: Sequence[Checkpoint],
+    layout: Layout,
+    directory: Path | str,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+    extra: Mapping[str, bytes] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a genome as an ordinary checkpoint directory; equal input gives equal bytes.
+
+    `model.safetensors`, or `model-00001-of-0000N.safetensors` and an index, hold the merged
+    tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
+    every tensor is aligned). Where the first seed is a directory, its other files (configuration,
+    tokenizer, ...) are copied, as `side_files` says. Nothing is visible under `directory` until all
+    of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
+
+    Args:
+        genome: over these seeds.
+        checkpoints: the K seeds.
+        layout: of these seeds.
+        directory: new, or empty; missing parents are made.
+        dtype: of all merged tensors; None keeps the first seed's, tensor by tensor. If given, it
+            is entered into a copied `config.json` too.
+        shard_bytes: no file holds more bytes of tensors, unless a single tensor is larger.
+        metadata: of the files' headers; None means `{"format": "pt"}`, which transformers needs.
+        extra: further files by name, which take precedence over the seed's.
+        threads: None means all available cores; the bytes do not depend on it.
+        progress: called with the fraction done, from any thread.
+
+    Returns:
+        The directory.
+
+    Raises:
+        InputError: an argument is unusable, or the directory is not empty.
+        CheckpointError: a seed's file has been cut short or holds NaN or infinity, or a side file
+            links out of the seed.
+        GenepoolError: too little space (checked before), a failed write, or values beyond the
+            dtype's range; the half-written files are removed.
+    """
+    sources = prepare_sources(checkpoints, layout)
+    terms = sources.terms(genome)
+
+    def produce(tensor: int, start: int, stop: int, out: Destination) -> None:
+        origin = layout.slots[tensor].start
+        express_piece(terms, tensor, origin + start, origin + stop, out)
+        if not all_finite(out.raw, out.dtype):
+            name = layout.slots[tensor].name
+            require_finite(sources.checkpoints, name, start, stop)
+            raise _beyond_range(name, out.dtype)
+
+    return write_tensors(
+        produce,
+        checkpoints[0],
+        layout,
+        directory,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        metadata=metadata,
+        extra=extra,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def write_tensors(
+    produce: Produce,
+    first: Checkpoint,
+    layout: Layout,
+    directory: Path | str,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+    extra: Mapping[str, bytes] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Like `write_checkpoint`, for merged tensors computed by any function.
+
+    Args:
+        produce: called as produce(tensor, start, stop, destination) for pieces of at most 2**19
+            elements of each tensor of the layout, in any order and from several threads.
+        first: the seed that gives names, shapes, dtypes, carried tensors and other files.
+    """
+    _require_arguments(dtype, shard_bytes, metadata or {}, extra or {})
+    target = _require_free(Path(directory))
+    entries = _entries(first, layout, dtype)
+    files = _plan(entries, shard_bytes, {"format": "pt"} if metadata is None else metadata)
+    small = {**side_files(first, dtype), **(extra or {})}
+    if len(files) > 1:
+        small["model.safetensors.index.json"] = _index(files)
+    _require_space(target, files, small)
+    temporary = temporary_sibling(target)
+    try:
+        temporary.mkdir()
+        try:
+            job = _Job(produce, first, sum(file.size for file in files), progress)
+            large = any(file.size >= stream.DIRECT_BYTES for file in files)
+            crew = Crew(thread_count(threads) + (_AT_THE_DISK if large else 0))
+            for file in files:
+                fill = partial(job.fill, file)
+                stream.write_file(temporary / file.name, file.size, fill, crew, job.count)
+            for name, data in sorted(small.items()):
+                _write_small(temporary / name, data)
+            sync_directory(temporary)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(target.parent)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "; make room or choose another place: nothing was kept" if full else ""
+        raise GenepoolError(f"{at(target)}: cannot be written: {error.strerror}{advice}") from error
+    return Path(directory)
+
+
+class _Job:
+    """Computes the bytes of files, counting what is done."""
+
+    def __init__(
+        self, produce: Produce, first: Checkpoint, total: int, progress: Progress | None
+    ) -> None:
+        self._produce = produce
+        self._first = first
+        self._total = total
+        self._progress = progress
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def count(self, size: int) -> None:
+        """Take note that `size` bytes have been written."""
+        with self._lock:
+            self._done += size
+            if self._progress is not None:
+                self._progress(self._done / self._total)
+
+    def fill(self, file: _File, begin: int, stop: int, block: Bytes) -> None:
+        """Bytes begin..stop of a file, both multiples of 8 or its ends."""
+        head = file.header[begin:stop]
+        block[: len(head)] = np.frombuffer(head, dtype=np.uint8)
+        place = max(0, bisect_right(file.offsets, begin) - 1)
+        while place < len(file.entries) and file.offsets[place] < stop:
+            entry, origin = file.entries[place], file.offsets[place]
+            low, high = max(begin, origin), min(stop, origin + entry.nbytes)
+            if low < high:
+                self._part(entry, low - origin, high - origin, block[low - begin : high - begin])
+            place += 1
+
+    def _part(self, entry: _Entry, begin: int, stop: int, block: Bytes) -> None:
+        """Bytes begin..stop of a tensor, whole elements."""
+        source = self._first.tensors[entry.name]
+        if entry.tensor is None:
+            block[:] = np.frombuffer(source.raw, dtype=np.uint8)[begin:stop]
+            return
+        kind = DTYPES[entry.dtype]
+        start, end = begin // kind.size, stop // kind.size
+        out = np.frombuffer(block, dtype=kind.storage)
+        merged = min(end, entry.merged)
+        if start < merged:
+            self._produce(
+                entry.tensor, start, merged, Destination(entry.dtype, out[: merged - start])
+            )
+        if end > entry.merged:
+            further = source.raw[max(start, entry.merged) : end]
+            if source.dtype != entry.dtype:
+                further = from_float32(as_float32(further, source.dtype), entry.dtype)
+            out[max(0, entry.merged - start) :] = further
+        if entry.dtype == "F16" and not all_finite(out, entry.dtype):
+            raise _beyond_range(entry.name, entry.dtype)
+
+
+def _beyond_range(name: str, dtype: str) -> GenepoolError:
+    advice = "choose dtype BF16 or F32" if dtype == "F16" else "choose smaller weights"
+    limit = "float16 (65504)" if dtype == "F16" else dtype
+    return GenepoolError(
+        f"tensor '{one_line(name)}' has values beyond the range of {limit}; {advice}"
+    )
+
+
+def _require_arguments(
+    dtype: str | None, shard_bytes: int, metadata: Mapping[str, Any], extra: Mapping[str, bytes]
+) -> None:
+    if dtype is not None and dtype not in FLOATING:
+        raise InputError(f"dtype: expected one of {', '.join(FLOATING)}; got '{one_line(dtype)}'")
+    if shard_bytes < 1:
+        raise InputError(f"shard_bytes: expected at least 1; got {shard_bytes}")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise InputError(f"metadata: '{one_line(key)}' must be a string; got {one_line(value)}")
+    for name in extra:
+        if Path(name).name != name or name.startswith("."):
+            raise InputError(f"extra: expected a plain file name; got '{one_line(name)}'")
+
+
+def _require_free(directory: Path) -> Path:
+    """The resolved target, if it is missing or an empty directory; its parents exist after this."""
+    try:
+        target = directory.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(
+                f"{at(directory)}: already exists and is not an empty directory; choose another "
+                "place, or remove it first"
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise GenepoolError(f"{at(directory)}: cannot be used: {one_line(error)}") from error
+    return target
+
+
+def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, bytes | Path]) -> None:
+    needed = sum(file.size for file in files)
+    needed += sum(d.stat().st_size if isinstance(d, Path) else len(d) for d in small.values())
+    place = shutil.disk_usage(target.parent)
+    # Of size 0 is what keeps no files (/proc): making one there says what is wrong.
+    if needed > place.free and place.total > 0:
+        raise GenepoolError(
+            f"{at(target)}: needs {needed / 1e9:.2f} GB, and {place.free / 1e9:.2f} GB are free "
+            "there; make room or choose another place"
+        )
+
+
+def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entry]:
+    index = {slot.name: i for i, slot in enumerate(layout.slots)}
+    merged = {slot.name: slot.stop - slot.start for slot in layout.slots}
+    entries = [
+        _Entry(
+            tensor.name,
+            tensor.dtype if dtype is None or tensor.name not in index else dtype,
+            tensor.shape,
+            int(tensor.raw.size),
+            index.get(tensor.name),
+            merged.get(tensor.name, 0),
+        )
+        for tensor in first.tensors.values()
+    ]
+    return sorted(entries, key=lambda e: (-DTYPES[e.dtype].size, depth_key(e.name)))
+
+
+def _plan(entries: Sequence[_Entry], shard_bytes: int, metadata: Mapping[str, str]) -> list[_File]:
+    shards: list[list[_Entry]] = []
+    size = 0
+    for entry in entries:
+        if not shards or size + entry.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(entry)
+        size += entry.nbytes
+    if len(shards) == 1:
+        return [_file("model.safetensors", shards[0], metadata)]
+    return [
+        _file(f"model-{i:05d}-of-{len(shards):05d}.safetensors", shard, metadata)
+        for i, shard in enumerate(shards, 1)
+    ]
+
+
+def _file(name: str, entries: Sequence[_Entry], metadata: Mapping[str, str]) -> _File:
+    head, starts = header([(e.name, e.dtype, e.shape) for e in entries], metadata)
+    return _File(name, head, tuple(entries), starts)
+
+
+def _index(files: Sequence[_File]) -> bytes:
+    content = {
+        "metadata": {"total_size": sum(e.nbytes for file in files for e in file.entries)},
+        "weight_map": {entry.name: file.name for file in files for entry in file.entries},
+    }
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write_small(path: Path, data: bytes | Path) -> None:
+    with path.open("xb") as file:
+        if isinstance(data, Path):
+            with data.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

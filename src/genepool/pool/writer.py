@@ -1,0 +1,259 @@
+"""Adding to a pool: one process at a time, children whole or not at all, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.errors import PoolError
+from genepool.pool.database import DATABASE, SCHEMA, SCHEMA_VERSION, check_schema, connect, writing
+from genepool.pool.guards import Means
+from genepool.pool.reader import Pool, Seed, TaskEntry
+from genepool.pool.records import COLUMNS, Answers, Record, pack_scores, to_row
+
+_INSERT = f"INSERT INTO members ({COLUMNS}) VALUES ({', '.join('?' * 17)})"
+_INSERT_GUARD = "INSERT INTO guards VALUES (?, ?, ?)"
+_FORGET = "UPDATE members SET genome = NULL WHERE id = ?"
+
+# The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
+_LOG_PAGES = 4096
+
+# Children that take less than this to make and score share a transaction: it is the work that a
+# crash may undo, and the cost of committing each would exceed theirs.
+_GROUP_SECONDS = 0.02
+
+# Longest that finished work may be lost to a power cut (not to a crash: that loses nothing).
+_DURABLE_SECONDS = 1.0
+
+
+class PoolWriter(Pool):
+    """The one process that adds to a pool."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open an existing pool for writing, or make the directory and an empty file.
+
+        Raises:
+            PoolError: another process is writing, or the directory cannot be used.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise PoolError(f"{self.path}: a pool is a directory, and this is a file")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / "writer.lock", timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise PoolError(
+                f"{self.path}: another genepool process{_holder(self.path)} is writing to this "
+                "pool; wait for it or stop it (reading, as `genepool status` does, is possible)"
+            ) from None
+        except OSError as error:
+            raise PoolError(f"{self.path}: cannot write here ({error.strerror or error})") from None
+        with contextlib.ExitStack() as undo, writing(self.path):
+            undo.callback(self._lock.release)
+            (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
+            self._connection = connect(self.path / DATABASE, write=True)
+            undo.callback(self._connection.close)
+            empty = (
+                self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            )
+            if not empty:
+                check_schema(self._connection, self.path)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            undo.pop_all()
+        self._durable = self._committed = time.monotonic()
+        self._full = False
+        # What was added and is not written yet: members, held-out scores, genomes to forget.
+        self._waiting: list[tuple[object, ...]] = []
+        self._guarded: list[tuple[int, int, float]] = []
+        self._measured: list[tuple[int, NDArray[np.float32], float]] = []
+        self._forgotten: list[tuple[int]] = []
+        # Seconds of scoring that it took.
+        self._at_stake = 0.0
+
+    def close(self) -> None:
+        """Write what is not written yet, close the file and let others write.
+
+        Raises:
+            PoolError: the last few milliseconds of work could not be written.
+        """
+        try:
+            self._flush()
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            with contextlib.suppress(OSError):
+                (self.path / "writer.pid").unlink()
+            self._lock.release()
+
+    def _reader(self) -> sqlite3.Connection:
+        self._flush()
+        return self._connection
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing has been set up here yet."""
+        return not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+
+    def set_up(
+        self, meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[TaskEntry]
+    ) -> None:
+        """Write the tables and what the run pins, in one transaction."""
+        with self._transaction() as db:
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            db.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [(key, json.dumps(value, sort_keys=True)) for key, value in sorted(meta.items())],
+            )
+            db.executemany(
+                "INSERT INTO seeds VALUES (?, ?, ?, ?)",
+                [(i, seed.name, seed.path, seed.digest) for i, seed in enumerate(seeds)],
+            )
+            db.executemany(
+                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (i, t.name, t.digest, t.weight, t.examples, t.held_out, int(t.binary))
+                    for i, t in enumerate(tasks)
+                ],
+            )
+
+    def set_meta(self, key: str, value: object) -> None:
+        """Change one entry of `meta`."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def add(
+        self,
+        record: Record,
+        *,
+        held_out: tuple[NDArray[np.float32], float] | None = None,
+        guards: Means = (),
+        forget: Sequence[int] = (),
+    ) -> None:
+        """Append one member, with its held-out scores if measured, whole or not at all.
+
+        Members share a transaction while they come within 20 ms and took no longer to score.
+
+        Args:
+            record: its id must be the next one.
+            held_out: float32[M] and their weighted mean.
+            guards: its mean score on each guard; empty if it was asked none.
+            forget: members whose stored genomes are no longer needed (they can be bred again).
+        """
+        self._waiting.append(to_row(record))
+        self._guarded += [
+            (record.id, number, mean) for number, mean in enumerate(guards) if mean is not None
+        ]
+        if held_out is not None:
+            self._measured.append((record.id, *held_out))
+        self._forgotten += [(gone,) for gone in forget]
+        self._at_stake += record.seconds
+        since = time.monotonic() - self._committed
+        if max(since, self._at_stake) >= _GROUP_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the members that wait, in one transaction."""
+        if not self._waiting:
+            return
+        with writing(self.path):
+            self._begin()
+            try:
+                self._connection.executemany(_INSERT, self._waiting)
+                if self._guarded:
+                    self._connection.executemany(_INSERT_GUARD, self._guarded)
+                for measured in self._measured:
+                    self._insert_held_out(*measured)
+                if self._forgotten:
+                    self._connection.executemany(_FORGET, self._forgotten)
+                self._commit()
+            except BaseException:
+                self._roll_back()
+                raise
+            finally:
+                # What could not be written is bred again when the run goes on.
+                self._waiting, self._measured, self._forgotten = [], [], []
+                self._guarded, self._at_stake = [], 0.0
+
+    def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
+        """Record held-out scores, float32[M], and their weighted mean."""
+        with self._transaction():
+            self._insert_held_out(member, scores, mean)
+
+    def add_round(self, number: int, examples: NDArray[np.int64]) -> None:
+        """Record which examples members compete for from now on.
+
+        Args:
+            number: of the round, from 0.
+            examples: int64[n], positions among all N.
+        """
+        chosen = np.full(self.examples, np.nan, dtype=np.float32)
+        chosen[examples] = 1.0
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (number, pack_scores(chosen)))
+
+    def add_answers(self, answers: Answers) -> None:
+        """Record what a member was asked again."""
+        scores = None if answers.scores is None else pack_scores(answers.scores)
+        row = (*(answers.member, answers.round, scores), *(answers.error, answers.asked))
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, answers.seconds)
+            )
+
+    def _insert_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO held_out VALUES (?, ?, ?)", (member, pack_scores(scores), mean)
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
+        """What is written inside is written whole or not at all, after all that came before."""
+        self._flush()
+        with writing(self.path):
+            self._begin()
+            try:
+                yield self._connection
+                self._commit()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _begin(self) -> None:
+        self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
+        if self._full:
+            self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def _commit(self) -> None:
+        self._connection.execute("COMMIT")
+        self._committed = time.monotonic()
+        if self._full:
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._durable = self._committed
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+
+
+def _holder(path: Path) -> str:
+    try:
+        return f" (pid {int((path / 'writer.pid').read_text())})"
+    except (OSError, ValueError):
+        return ""

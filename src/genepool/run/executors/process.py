@@ -1,0 +1,241 @@
+"""The process executor: worker processes that hold a live model each.
+
+A worker opens the seeds itself and gets genomes of a few kilobytes; no weights travel. A thread per
+worker asks the questions over a pipe. A worker that dies ends the run with a clear message and
+nothing lost: what it was working on is done again on resuming, with the same result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.early_stop.lossless import FullExam, Questions
+from genepool.core.genome import Genome, decode, encode
+from genepool.errors import EvaluationError, GenepoolError
+from genepool.run.executors.executor import Answer
+from genepool.run.executors.restart import RESTARTED
+from genepool.run.executors.scorer import Part
+from genepool.run.run_file import Run
+from genepool.threads import available_threads
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_POLL = 0.2
+_KINDS: dict[Part, bytes] = {"train": b"scor", "held-out": b"held", "guard": b"grds"}
+_PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
+
+
+@dataclass(slots=True)
+class _Job:
+    step: int
+    genome: Genome
+    questions: Questions
+    part: Part = "train"
+    started: bool = False
+    answer: Answer | BaseException | None = None
+
+
+class ProcessExecutor:
+    """Scores in worker processes on this machine."""
+
+    def __init__(self, run: Run, workers: int) -> None:
+        """Start the workers; each builds its own live model.
+
+        Args:
+            run: the run file, which each worker opens again.
+            workers: number of processes, at least 1.
+        """
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: dict[int, _Job] = {}
+        self._ready = threading.Condition()
+        self._failed: BaseException | None = None
+        self._closing = False
+        self._workers: list[tuple[Any, Connection]] = []
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, available_threads() // workers)
+        with shared_cores(threads):
+            for number in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_worker,
+                    args=(theirs, run, threads),
+                    name=f"genepool-worker-{number}",
+                    daemon=True,
+                )
+                process.start()
+                theirs.close()
+                self._workers.append((process, ours))
+        self._threads = [
+            threading.Thread(target=self._serve, args=worker, daemon=True)
+            for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, step: int, genome: Genome, questions: Questions) -> None:
+        """Queue a job for the next free worker."""
+        job = self._jobs[step] = _Job(step, genome, questions)
+        self._queue.put(job)
+
+    def result(self, step: int) -> Answer:
+        """Wait for a job."""
+        answer = self._wait(self._jobs[step])
+        del self._jobs[step]
+        return answer
+
+    def pending(self, step: int) -> bool:
+        """Whether no worker has taken the job yet."""
+        return not self._jobs[step].started
+
+    def score(self, genome: Genome, part: Part, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores on other examples, float32[n] for int64[n]."""
+        unknown = np.zeros(int(indices.max(initial=-1)) + 1, dtype=np.float32)
+        unknown[indices] = np.nan
+        job = _Job(-1, genome, FullExam(unknown), part)
+        self._queue.put(job)
+        answer = self._wait(job)
+        if answer.scores is None:
+            raise EvaluationError(answer.error or "the model could not be scored")
+        return answer.scores[indices]
+
+    def close(self) -> None:
+        """End the workers."""
+        self._closing = True
+        for process, connection in self._workers:
+            self._queue.put(None)
+            process.terminate()
+            connection.close()
+        for process, _ in self._workers:
+            process.join(timeout=5)
+
+    def _wait(self, job: _Job) -> Answer:
+        with self._ready:
+            # Waking up now and then lets Ctrl-C through.
+            while job.answer is None and self._failed is None:
+                self._ready.wait(_POLL)
+        if isinstance(job.answer, Answer):
+            return job.answer
+        raise job.answer or self._failed or RuntimeError("a job ended without an answer")
+
+    def _serve(self, process: Any, connection: Connection) -> None:
+        while (job := self._queue.get()) is not None:
+            job.started = True
+            try:
+                answer: Answer | BaseException = _conduct(job, connection)
+            except (EOFError, OSError):
+                if self._closing:
+                    return
+                process.join(timeout=5)
+                self._fail(death(process))
+                return
+            except BaseException as error:
+                answer = error
+            with self._ready:
+                job.answer = answer
+                self._ready.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._ready:
+            self._failed = error
+            self._ready.notify_all()
+
+
+def _conduct(job: _Job, connection: Connection) -> Answer:
+    """Ask a worker a job's questions."""
+    started = time.perf_counter()
+    error = _ask(connection, b"load" + encode(job.genome))
+    while isinstance(error, bytes) and not job.questions.done:
+        block = job.questions.next()
+        error = _ask(connection, _KINDS[job.part] + block.astype("<i8").tobytes())
+        if isinstance(error, bytes):
+            job.questions.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
+    seconds = time.perf_counter() - started
+    if isinstance(error, EvaluationError):
+        return Answer(None, str(error), seconds)
+    if isinstance(error, BaseException):
+        raise error
+    return Answer(job.questions.scores, None, seconds)
+
+
+def _ask(connection: Connection, message: bytes) -> bytes | BaseException:
+    connection.send_bytes(message)
+    reply = connection.recv_bytes()
+    kind, body = reply[:4], reply[4:]
+    if kind == b"fine":
+        return body
+    text = body.decode()
+    return EvaluationError(text) if kind == b"eval" else GenepoolError(text)
+
+
+def _worker(connection: Connection, run: Run, threads: int) -> None:
+    """What a worker process does until the pipe closes."""
+    # Ctrl-C reaches the whole process group; the driver decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from genepool.run.executors.scorer import Scorer
+    from genepool.run.inputs import open_inputs
+
+    scorer: Scorer | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            message = connection.recv_bytes()
+            kind, body = message[:4], message[4:]
+            try:
+                if scorer is None:
+                    scorer = Scorer(open_inputs(run), threads)
+                if kind == b"load":
+                    scorer.load(decode(body))
+                    reply = b"fine"
+                else:
+                    indices = np.frombuffer(body, dtype="<i8").astype(np.int64)
+                    scores = scorer.score(indices, _PARTS[kind])
+                    reply = b"fine" + scores.astype("<f4").tobytes()
+            except EvaluationError as error:
+                reply = b"eval" + str(error).encode()
+            except GenepoolError as error:
+                reply = b"fail" + str(error).encode()
+            connection.send_bytes(reply)
+
+
+def death(process: Any) -> GenepoolError:
+    """What to say of a worker process that ended on its own."""
+    code = process.exitcode
+    if code == RESTARTED:
+        return GenepoolError(
+            "every worker process imports the script that starts it, and this one would call "
+            "genepool there again; put what it does below the line 'if __name__ == \"__main__\":'"
+        )
+    how = f"exit code {code}"
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        how = f"signal {name}" + (", perhaps for lack of memory" if -code == 9 else "")
+    return GenepoolError(
+        f"{process.name} (pid {process.pid}) died ({how}); nothing recorded is lost: run the same "
+        "command again to go on"
+    )
+
+
+@contextlib.contextmanager
+def shared_cores(threads: int) -> Generator[None, None, None]:
+    """Workers share the cores instead of fighting over them."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

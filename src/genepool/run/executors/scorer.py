@@ -1,0 +1,111 @@
+"""A live model with the tasks around it: genome in, scores out. One per process, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.early_stop.lossless import Exam, Questions
+from genepool.core.genome import Genome, seed_recipe
+from genepool.models.build import build_model
+from genepool.models.language import LanguageModel
+from genepool.run.inputs import Inputs
+from genepool.tasks.task import Settling
+
+# Which examples: those that members compete for, the held-out ones, or those of the guards.
+Part = Literal["train", "held-out", "guard"]
+
+
+class Scorer:
+    """Scores genomes. Building one builds the live model; each `load` fills it in one pass."""
+
+    def __init__(self, inputs: Inputs, threads: int | None = None) -> None:
+        """Build the live model.
+
+        Args:
+            inputs: seeds, layout and tasks, opened.
+            threads: that may materialise; None means the cores of this process.
+        """
+        run = inputs.run
+        self._inputs = inputs
+        self._model = build_model(
+            run.config.model, inputs.layout, inputs.checkpoints, run.directory
+        )
+        self._writer = self._model.writer(inputs.checkpoints, inputs.layout, threads)
+        value = self._model.value
+        if isinstance(value, LanguageModel):
+            value = replace(value, of_seeds=self._of_seeds)
+        self._value: Any = value
+        self._loaded: Genome | None = None
+        first = inputs.tasks[0]
+        self._settling: Settling | None = None
+        if len(inputs.tasks) == 1 and isinstance(first, Settling):
+            self._settling = first
+
+    def load(self, genome: Genome) -> None:
+        """Materialise a genome into the live model, unless it is there already."""
+        if self._loaded is not genome:
+            self._loaded = None
+            self._writer.write(genome)
+            self._loaded = genome
+
+    def _of_seeds(self, ask: Callable[[], Any]) -> list[Any]:
+        """See `LanguageModel.of_seeds`."""
+        loaded, self._loaded = self._loaded, None
+        size, count = self._inputs.layout.axis.size, len(self._inputs.checkpoints)
+        found: list[Any] = []
+        try:
+            for number in range(count):
+                self._writer.write(seed_recipe(size, number, count))
+                found.append(ask())
+        finally:
+            if loaded is not None:
+                self.load(loaded)
+        return found
+
+    def answer(self, questions: Questions) -> None:
+        """Answer questions about the loaded genome until they are done.
+
+        Raises:
+            EvaluationError: the model could not be scored.
+        """
+        if self._settling is not None and isinstance(questions, Exam) and (rule := questions.rule):
+            settled = self._settling.settle(self._value, rule)
+            if settled is not None:
+                questions.conclude(settled)
+                return
+        while not questions.done:
+            block = questions.next()
+            questions.record(block, self.score(block))
+
+    def score(self, indices: NDArray[np.int64], part: Part = "train") -> NDArray[np.float32]:
+        """Score the loaded genome.
+
+        Args:
+            indices: int64[n], positions among the examples of all tasks laid end to end, or of all
+                guards.
+            part: which examples these are.
+
+        Returns:
+            float32[n] in [0, 1], in the order of `indices`.
+
+        Raises:
+            EvaluationError: the model could not be scored.
+        """
+        tasks = self._inputs.guards if part == "guard" else self._inputs.tasks
+        held_out = part == "held-out"
+        if len(tasks) == 1:
+            return tasks[0].score(self._value, indices, held_out=held_out)
+        out = np.empty(indices.size, dtype=np.float32)
+        start = 0
+        for task in tasks:
+            stop = start + len(task.held_out if held_out else task.samples)
+            mine = np.flatnonzero((indices >= start) & (indices < stop))
+            if mine.size:
+                out[mine] = task.score(self._value, indices[mine] - start, held_out=held_out)
+            start = stop
+        return out

@@ -1,0 +1,306 @@
+"""CMA-ES (Hansen, Ostermeier 2001) over merging ratios, or over raw weights; by package `cma`.
+
+Over ratios the axis is divided into groups of tensors, by layer unless patterns say otherwise, and
+each group is merged at ratios of its own: for seeds A, B, C the group is
+`slerp(t2; slerp(t1; A, B), C)`, its angles measured over the group.
+
+Child t belongs to generation (t - 1) // population. It is drawn from the distribution that the
+generations before it have shaped, with randomness of (seed, t); with children in flight, from the
+one before the last, since the last may not be complete. So a run repeats like any other. Late
+children teach where they stood in their own distribution: taken where they are, the step made
+meanwhile would count twice, and the step size grow without end.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import warnings
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.archive import Archive, Member, empty_archive
+from genepool.core.genome import Recipe, Vector, compose, recipe
+from genepool.core.rng import generator
+from genepool.core.slerp import slerp_weights
+from genepool.errors import ConfigError
+from genepool.strategies import Outcome, Past, Problem, Proposal, Strategy
+from genepool.strategies.m2n2 import put_back, survival
+
+Float64 = NDArray[np.float64]
+
+_STREAM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was drawn: ratios per group and further seed (none over raw weights)."""
+
+    parents: tuple[int, ...]
+    ratios: tuple[float, ...]
+    mutation: float = 0.0
+
+    def as_json(self) -> str:
+        """For people and reports."""
+        return json.dumps({"parents": self.parents, "ratios": self.ratios})
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Points:
+    """The points of a generation, and the distribution that they were drawn from.
+
+    Attributes:
+        values: float64[population, D].
+        mean: float64[D], in the coordinates in which `cma` draws (without bounds).
+        sigma: step size.
+    """
+
+    values: Float64
+    mean: Float64
+    sigma: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Search:
+    """State: what was found, and the distribution that is searched.
+
+    Attributes:
+        archive: the best members, without competition.
+        model: the distribution (`cma.CMAEvolutionStrategy`); never changed, only copied.
+        generation: number of complete generations.
+        points: of the next one, and of one more with children in flight. They are drawn all at
+            once, since copying the distribution takes longer than most else.
+        results: (step, score or None) of the next one, so far.
+        problem: what is searched.
+        groups: int64[T], the group of each tensor; empty over raw weights.
+        grams: float64[G, K, K], inner products of the seeds over each group.
+    """
+
+    archive: Archive
+    model: Any
+    generation: int
+    points: tuple[Points, ...]
+    results: tuple[tuple[int, float | None], ...]
+    problem: Problem
+    groups: NDArray[np.int64]
+    grams: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class CmaEs(Strategy[Search]):
+    """CMA-ES.
+
+    Attributes:
+        population: children per generation, at least 3.
+        sigma: initial step size, of a ratio in [0, 1] or of a weight.
+        weights: search the raw weights (separable) instead of merging ratios.
+        groups: patterns of tensor names, one group each and one for the rest; None: by layer.
+        lag: generations by which the distribution is behind; 0, or 1 with children in flight.
+        size: number of archive slots, at least 2.
+    """
+
+    population: int = 20
+    sigma: float = 0.2
+    weights: bool = False
+    groups: tuple[str, ...] | None = None
+    lag: int = 0
+    size: int = 20
+
+    @property
+    def remembers(self) -> bool:
+        """The distribution follows from every score there was."""
+        return True
+
+    @property
+    def learns_from_rejected(self) -> bool:
+        """The better half of each generation, be it accepted or not, moves the distribution."""
+        return True
+
+    def begin(self, problem: Problem) -> Search:
+        """The distribution before anything is known: ratios 1/2, 1/3, ... give every seed alike."""
+        archive = empty_archive(self.size, problem.resources, 0.0)
+        none = np.zeros(0, dtype=np.int64)
+        if self.weights:
+            seeds = [genome.values for genome in problem.seeds if isinstance(genome, Vector)]
+            start = np.stack(seeds).mean(axis=0, dtype=np.float64)
+            model = _model(start, self.sigma, self.population, ratios=False)
+            points = self._first(model, problem)
+            return Search(archive, model, 0, points, (), problem, none, np.zeros((0, 0, 0)))
+        if len(problem.seeds) < 2 or problem.gram is None:
+            raise ConfigError("strategy 'cma-es' merges: it needs at least two seeds")
+        groups = group_tensors(problem.tensors, self.groups)
+        parts = problem.gram.between(problem.axis.tensors)
+        grams = np.stack([parts[groups == g].sum(axis=0) for g in range(int(groups.max()) + 1)])
+        even = 1.0 / np.arange(2, len(problem.seeds) + 1)
+        start = np.tile(even, len(grams))
+        model = _model(start, self.sigma, self.population, ratios=True)
+        return Search(archive, model, 0, self._first(model, problem), (), problem, groups, grams)
+
+    def propose(self, problem: Problem, state: Search, step: int) -> Proposal:
+        """The child of step `step`, a function of its arguments alone."""
+        drawn = self._draw(state, step)
+        if self.weights:
+            return Proposal(step, Sample((), ()), None, Vector(drawn.astype(np.float32)))
+        rows = _rows(drawn, state.grams)[state.groups]
+        merge = recipe(problem.axis.tensors, rows)
+        parents = [genome for genome in problem.seeds if isinstance(genome, Recipe)]
+        plan = Sample(tuple(range(len(parents))), tuple(drawn.tolist()))
+        return Proposal(step, plan, merge, compose(merge, parents))
+
+    def absorb(
+        self, state: Search, member: Member, step: int, scores: NDArray[np.float32]
+    ) -> tuple[Search, Outcome]:
+        """Keep the best, and learn once a generation is complete."""
+        archive, outcome = survival(state.archive, member, scores)
+        return self._learn(replace(state, archive=archive), step, member.train), outcome
+
+    def skip(self, state: Search, step: int) -> Search:
+        """A child that failed takes its place in the generation, and teaches nothing."""
+        return self._learn(state, step, None)
+
+    def recall(self, state: Search, past: Past) -> Search:
+        """Go through what was learnt."""
+        state = replace(state, archive=put_back(state.archive, past))
+        scores = past.scores
+        known = None if scores is None or np.isnan(scores).any() else scores
+        train = None if known is None else state.problem.resources.mean(known)
+        return self._learn(state, past.step, train)
+
+    def _first(self, model: Any, problem: Problem) -> tuple[Points, ...]:
+        """The points that are drawn before anything is known."""
+        return tuple(self._drawn(model, problem, generation) for generation in range(1 + self.lag))
+
+    def _drawn(self, model: Any, problem: Problem, generation: int) -> Points:
+        """The points of a generation, each of the randomness of its step.
+
+        Drawing changes the model, though not the distribution: it must not be anybody else's yet.
+        """
+        first = generation * self.population + 1
+        rows: list[Float64] = []
+        for step in range(first, first + self.population):
+            _seeded(model, problem.seed, step, _STREAM)
+            rows.append(np.asarray(model.ask(1)[0], dtype=np.float64))
+        # What cma remembers of old points serves only to find those that were repaired or injected;
+        # over raw weights it would be most of what there is to copy.
+        model.sent_solutions.clear()
+        model.archive.clear()
+        values = np.stack(rows)
+        values.setflags(write=False)
+        return Points(values, np.array(model.mean, dtype=np.float64), float(model.sigma))
+
+    def _draw(self, state: Search, step: int) -> Float64:
+        """The point of child `step`."""
+        generation, number = divmod(step - 1, self.population)
+        return state.points[generation - state.generation].values[number]
+
+    def _learn(self, state: Search, step: int, score: float | None) -> Search:
+        if step == 0:
+            return state
+        results = (*state.results, (step, score))
+        if len(results) < self.population:
+            return replace(state, results=results)
+        told = [(at, value) for at, value in results if value is not None]
+        points = [self._draw(state, at) for at, _ in told]
+        model, problem = copy.deepcopy(state.model), state.problem
+        # It learns from the better half; with fewer children than that it learns nothing.
+        if len(told) > self.population // 2:
+            _seeded(model, problem.seed, step, _STREAM + 1)
+            model.ask()  # cma counts an iteration only between asking and telling
+            if self.lag:
+                points = [_brought_up(model, point, state.points[0]) for point in points]
+            with warnings.catch_warnings():
+                # With children in flight the covariance has moved on; cma may find points far out.
+                warnings.simplefilter("ignore")
+                model.tell(points, [-value for _, value in told], check_points=False)
+        following = self._drawn(model, problem, state.generation + 1 + self.lag)
+        return replace(
+            state,
+            results=(),
+            model=model,
+            points=(*state.points[1:], following),
+            generation=state.generation + 1,
+        )
+
+
+def group_tensors(names: tuple[str, ...], patterns: tuple[str, ...] | None) -> NDArray[np.int64]:
+    """The group of each tensor, numbered from 0 in order of first appearance.
+
+    Args:
+        names: of the tensors, in axis order.
+        patterns: globs, one group each; what matches none is a group of its own. None: by layer,
+            that is the name up to its first number, or else without its last part.
+
+    Raises:
+        ConfigError: a pattern matches nothing.
+    """
+    if patterns is None:
+        keys = [_layer(name) for name in names]
+    else:
+        keys = list[str]()
+        for name in names:
+            found = [str(i) for i, pattern in enumerate(patterns) if fnmatchcase(name, pattern)]
+            keys.append(found[0] if found else "rest")
+        for index, pattern in enumerate(patterns):
+            if str(index) not in keys:
+                raise ConfigError(f"strategy.groups: no tensor is left that matches '{pattern}'")
+    order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([order[key] for key in keys], dtype=np.int64)
+
+
+def _layer(name: str) -> str:
+    numbered = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
+    return numbered.group() if numbered else name.rpartition(".")[0]
+
+
+def _rows(ratios: Float64, grams: Float64) -> Float64:
+    """Coefficients of the seeds in each group, float64[G, K], by merging one seed after another."""
+    groups, seeds = grams.shape[:2]
+    rows = np.zeros((groups, seeds))
+    for group, steps in enumerate(ratios.reshape(groups, seeds - 1).tolist()):
+        row = np.zeros(seeds)
+        row[0] = 1.0
+        for seed, ratio in enumerate(steps, 1):
+            across = grams[group] @ row
+            products = (float(row @ across), float(across[seed]), float(grams[group, seed, seed]))
+            of_row, of_seed = slerp_weights(ratio, products)
+            row = of_row * row
+            row[seed] += of_seed
+        rows[group] = row
+    return rows
+
+
+def _brought_up(model: Any, point: Float64, drawn: Points) -> Float64:
+    """The point that lies in a distribution as another did in the one that it was drawn from."""
+    handler = model.boundary_handler
+    own = np.asarray(model.gp.geno(point.copy(), from_bounds=handler.inverse), dtype=np.float64)
+    moved = model.mean + (own - drawn.mean) * (model.sigma / drawn.sigma)
+    return np.asarray(model.gp.pheno(moved, into_bounds=handler.repair), dtype=np.float64)
+
+
+def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
+    """Let a model draw from the randomness of (seed, step) from now on."""
+    draws = generator(seed, step, stream)
+
+    def normal(*shape: int) -> Float64:
+        return draws.standard_normal(shape)
+
+    model.sm.randn = normal
+
+
+def _model(start: Float64, sigma: float, population: int, *, ratios: bool) -> Any:
+    import cma  # pyright: ignore[reportMissingTypeStubs]
+
+    options: dict[str, Any] = {
+        "popsize": population,
+        "verbose": -9,
+        "seed": np.nan,  # leave numpy's global generator alone
+        "CMA_diagonal": not ratios,
+    }
+    if ratios:
+        options["bounds"] = [0.0, 1.0]
+    return cma.CMAEvolutionStrategy(start, sigma, options)

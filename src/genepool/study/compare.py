@@ -1,0 +1,289 @@
+"""Comparing strategies: every strategy with every seed, one pool each, and what came of them.
+
+A comparison is a directory: `runs/LABEL/SEED` are ordinary pools, and the tables are made from them
+alone. So it can be interrupted at any moment, and the same call goes on to the same tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import yaml
+
+from genepool.checkpoints.files.atomic import write_bytes
+from genepool.errors import ConfigError, InputError, PoolError
+from genepool.materialise.gram import load_or_build_gram
+from genepool.pool.database import begun
+from genepool.pool.history import history
+from genepool.pool.reader import Pool
+from genepool.run.executors.restart import refuse_restart
+from genepool.run.inputs import open_seeds, seed_entries
+from genepool.run.progress import Progress, Silence
+from genepool.run.run_file import Run, StrategyEntry, load_run
+from genepool.study.comparison import Comparison, Curve, assemble, curves_csv, summary_csv
+from genepool.study.grid import Job, run_grid
+from genepool.threads import available_threads
+
+# Points of a curve, besides the one before any child.
+_POINTS = 200
+# A label names a directory.
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+# Setting up
+
+
+def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """`LABEL={name: m2n2, attraction: false}`: the label, and the strategy with its options.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    label, _, body = text.partition("=")
+    try:
+        value: object = yaml.safe_load(body)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise ConfigError(f"--variant {label}: not valid YAML ({reason})") from None
+    if isinstance(value, dict) and "name" in value:
+        keys = cast("dict[object, Any]", value)
+        return label, {str(key): entry for key, entry in keys.items()}
+    raise ConfigError(
+        f"--variant: expected LABEL={{name: STRATEGY, OPTION: VALUE, ...}}, such as "
+        f"'plain={{name: m2n2, attraction: false}}'; got '{text}'"
+    )
+
+
+def plan_jobs(
+    run: Run,
+    directory: Path,
+    strategies: Sequence[str],
+    variants: Iterable[tuple[str, Mapping[str, Any]]],
+    seeds: int,
+    budget: int,
+) -> list[Job]:
+    """The runs of a comparison, strategy by strategy.
+
+    Args:
+        run: the run file. Its own strategy's options hold where that strategy is named.
+        directory: of the comparison.
+        strategies: names of strategies, which are also their labels.
+        variants: labels, and strategies with their options.
+        seeds: runs per strategy; run k has the run file's seed + k.
+        budget: children of each run.
+
+    Raises:
+        ConfigError: no strategy, a bad or repeated label, an unknown strategy or option.
+        InputError: seeds or budget out of range.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds: expected at least 1; got {seeds}")
+    if budget < 0:
+        raise InputError(f"budget: expected at least 0; got {budget}")
+    if run.config.seed + seeds > 2**63:
+        raise InputError(f"seed {run.config.seed} + {seeds} runs: expected at most 2**63 - 1")
+    own = run.config.strategy
+    entries: list[tuple[str, str, StrategyEntry]] = []
+    for name in strategies:
+        entry = own if name == own.name else StrategyEntry(name=name)
+        entries.append((name, "--strategies", entry))
+    for label, options in variants:
+        try:
+            entry = StrategyEntry.model_validate(dict(options))
+        except ValueError:
+            raise ConfigError(
+                f"--variant {label}: name: expected the name of a strategy; got "
+                f"{options.get('name')!r}"
+            ) from None
+        entries.append((label, f"--variant {label}", entry))
+    if not entries:
+        raise ConfigError("nothing to compare: name strategies, such as --strategies m2n2,ga")
+    taken: dict[str, str] = {}
+    jobs: list[Job] = []
+    for label, origin, entry in entries:
+        if not _LABEL.fullmatch(label):
+            raise ConfigError(
+                f"{origin}: '{label}' cannot be a label: expected a letter or digit, then at most "
+                "63 letters, digits, dots, pluses, dashes and underscores"
+            )
+        # Some file systems do not tell capitals apart.
+        if label.lower() in taken:
+            raise ConfigError(
+                f"{origin}: the label '{label}' is used twice; give one of them another with "
+                "--variant LABEL='{name: ...}'"
+            )
+        taken[label.lower()] = label
+        _check(run, entry, origin)
+        for seed in range(run.config.seed, run.config.seed + seeds):
+            changes = {
+                "pool": str((directory / "runs" / label / str(seed)).absolute()),
+                "strategy": entry,
+                "seed": seed,
+                "budget": budget,
+                "track_held_out": True,
+                # The cores are shared among the runs.
+                "executor": "serial",
+            }
+            config = run.config.model_copy(update=changes)
+            jobs.append(Job(label, seed, run.model_copy(update={"config": config})))
+    return jobs
+
+
+def _check(run: Run, entry: StrategyEntry, origin: str) -> None:
+    """Refuse an unknown strategy or option before anything starts."""
+    config = run.config.model_copy(update={"strategy": entry})
+    own = entry is run.config.strategy
+    probe = run if own else Run(config=config, directory=run.directory, source=origin)
+    try:
+        probe.strategy.build(config.in_flight)
+    except ConfigError as error:
+        text = str(error)
+        if not text.startswith(probe.source):
+            text = f"{origin}: {text}"
+        if origin == "--strategies" and "required" in text:
+            text += f"; give it with --variant {entry.name}='{{name: {entry.name}, ...}}'"
+        raise ConfigError(text) from None
+
+
+# Running
+
+
+def compare(
+    run: Run | str | Path | Mapping[str, Any],
+    directory: str | Path,
+    *,
+    strategies: Sequence[str] = (),
+    variants: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    seeds: int = 10,
+    budget: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run every strategy with every seed and write curves.csv and summary.csv.
+
+    The same call again goes on where it was left, and ends with the same bytes.
+
+    Args:
+        run: a run file, its content as a mapping, or one that is already loaded; its pool is left
+            alone.
+        directory: of the comparison; new, or one that was begun.
+        strategies: names; the run file's own strategy has the options that stand there, the others
+            their defaults.
+        variants: labels, and strategies with their options.
+        seeds: runs per strategy, with the run file's seed, seed + 1, and so on.
+        budget: children of each run; None takes the run file's.
+        workers: processes, with one thread each; None means one per core.
+        progress: who watches.
+
+    Raises:
+        GenepoolError: the run file, a strategy, a run or the directory is at fault.
+        KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
+    """
+    from filelock import FileLock, Timeout
+
+    refuse_restart()
+    loaded = run if isinstance(run, Run) else load_run(run)
+    target = loaded.config.budget if budget is None else budget
+    path = Path(directory)
+    jobs = plan_jobs(loaded, path, strategies, variants, seeds, target)
+    watcher = progress or Silence()
+    count = min(len(jobs), workers or available_threads())
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / "compare.lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise PoolError(
+            f"{path}: another `genepool compare` is at work here; wait for it"
+        ) from None
+    except OSError as error:
+        raise PoolError(f"{path}: cannot write here ({error.strerror or error})") from None
+    try:
+        watcher.stage(f"{len(jobs)} runs in {count} processes")
+        run_grid(jobs, count, watcher, _prepared(jobs, path / "cache", watcher))
+        watcher.stage("reading the runs")
+        curves: list[Curve] = []
+        for job in jobs:
+            with Pool(job.pool) as pool:
+                curves.append(read_curve(pool, job.label, job.seed, target))
+        found = assemble(path, curves, target)
+        write_bytes(path / "curves.csv", curves_csv(found.curves).encode())
+        write_bytes(path / "summary.csv", summary_csv(found).encode())
+    finally:
+        lock.release()
+    return found
+
+
+def _prepared(jobs: Sequence[Job], cache: Path, watcher: Progress) -> Path:
+    """Read the seeds, on all cores, once for all runs: the directory where what follows is kept."""
+    missing = [job for job in jobs if not _complete(job)]
+    if missing:
+        watcher.stage("reading the seeds")
+        run = missing[0].run
+        cache.mkdir(exist_ok=True)
+        sources, family = open_seeds(run)
+        seed_entries(run, sources, family.checkpoints, cache)
+        if not all(job.run.strategy.dense for job in missing):
+            load_or_build_gram(family.checkpoints, family.layout, cache)
+    return cache
+
+
+def _complete(job: Job) -> bool:
+    if not begun(job.pool):
+        return False
+    with Pool(job.pool) as pool:
+        return pool.evaluations >= job.run.config.budget
+
+
+def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
+    """A run's curve, up to the budget even where its pool has gone further.
+
+    Raises:
+        PoolError: the pool has not got that far.
+    """
+    if pool.evaluations < budget:
+        raise PoolError(
+            f"{pool.path}: has {pool.evaluations} children of {budget}; run the same command again"
+        )
+    past = history(pool, points=_POINTS + 1, last=budget)
+    held_out, final = pool.held_out(), pool.champion() if pool.rounds else None
+    asked = np.zeros(budget + 1, dtype=np.int64)
+    champions: list[tuple[int, float, float]] = []
+    for record in pool.records():
+        if record.step > budget:
+            break
+        if record.step:
+            asked[record.step] = record.asked
+        certain = record.verdict == "accepted" and (final is None or not record.step)
+        train = record.train if certain else None
+        if train is not None and (not champions or train > champions[-1][1]):
+            champions.append((record.step, train, held_out.get(record.id, float("nan"))))
+    for step, count in pool.asked_again().items():
+        if step <= budget:
+            asked[step] += count
+    if final is not None:
+        # In rounds a champion is known for certain in the end.
+        best = pool.record(final).train or 0.0
+        if best > champions[-1][1]:
+            champions.append((budget, best, held_out.get(final, float("nan"))))
+    # Of the seeds only the best is a champion before any child.
+    first = sum(step == 0 for step, _, _ in champions) - 1
+    table = np.array(champions[first:], dtype=np.float64).T
+    return Curve(
+        strategy,
+        seed,
+        pool.examples,
+        past.evaluations,
+        past.train,
+        past.held_out,
+        past.coverage,
+        past.entropy,
+        asked.cumsum()[past.evaluations],
+        table[0].astype(np.int64),
+        table[1].copy(),
+        table[2].copy(),
+    )

@@ -1,0 +1,212 @@
+"""The evaluator `function`: scores from a function of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from genepool.errors import ConfigError, EvaluationError
+from genepool.messages import cause, one_line
+from genepool.models.language import LanguageModel
+from genepool.models.user_code import load_function
+from genepool.tasks.blocks import numbered, score_blocks
+from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
+from genepool.tasks.examples import example_ids, read_examples
+from genepool.tasks.garbage import GarbageCheck
+from genepool.tasks.limits import time_limit
+from genepool.tasks.sizes import train_size
+from genepool.tasks.stored import StoredTask
+from genepool.tasks.task import evaluator
+
+
+class FunctionOptions(BaseModel):
+    """Options of the evaluator `function`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    function: str = Field(
+        description="'module:function', called as function(model, examples) with a list of "
+        "examples, or as function(model, tokenizer, examples) if the model is a language model; "
+        "returns one score in [0, 1] for each, in their order; one for language models may return "
+        "(scores, answers) with the texts that the model wrote, one for each. The module is looked "
+        "for in the run file's folder first."
+    )
+    examples: str | None = Field(
+        default=None,
+        description="A .jsonl, .json, .npy or .npz file, or 'module:name' of a list or of a "
+        "function that returns one; by default 'examples' in the module of 'function'.",
+    )
+    held_out_examples: str | None = Field(
+        default=None, description="Held-out examples, given like 'examples'."
+    )
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of 'examples' held out, from the end; by default 0. Not together with "
+        "'held_out_examples'.",
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Score on the first so many training examples only."
+    )
+    batch: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="The function is given the examples in fixed blocks of so many, one block a "
+        "call, so that padding cannot make scores depend on what else is asked. By default all "
+        "that are asked are given at once, and to a function for language models 16.",
+    )
+    binary: bool = Field(
+        default=False, description="Every score is 0 or 1; any other is then an error."
+    )
+    garbage: bool = Field(
+        default=True,
+        description="Of a language model: fail one most of whose answers in a block, as the "
+        "function returns them or as `generate` makes them while it runs, are empty or end in "
+        "endless repetition, unless the seeds' do so too. Logits that are NaN fail always.",
+    )
+    time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Seconds that one call of the function may take, however many examples it is "
+        "given; a model that takes longer fails. Without it there is no limit.",
+    )
+
+
+# Examples in a block for language models, unless told otherwise.
+_BLOCK = 16
+
+
+@evaluator("function")
+class Function(StoredTask):
+    """Scores from a function of the user's.
+
+    The function must not change the model or the examples, and the score of an example must not
+    depend on which others are asked with it, unless `batch` fixes them. For a language model it is
+    called without gradients and with the same random numbers at every call, and a model whose
+    logits are NaN, or that generates garbage, fails whatever it returns. What the model's own
+    `generate` makes is overheard; a function that decodes in its own way returns what it made
+    beside the scores. Otherwise it should raise rather than return a score for a model that it
+    cannot judge.
+    """
+
+    Options = FunctionOptions
+
+    def __init__(self, options: FunctionOptions, directory: Path) -> None:
+        """Load the function and the examples.
+
+        Raises:
+            ConfigError: the function or the examples cannot be loaded, two examples have one id, or
+                the options contradict each other.
+        """
+        self._options = options
+        self._what = f"function '{options.function}'"
+        self._check_garbage = GarbageCheck(self._what)
+        self._function: Callable[..., object] = load_function(options.function, directory)
+        source = options.examples or f"{options.function.partition(':')[0]}:examples"
+        train = read_examples(source, directory)
+        if options.held_out_examples is not None:
+            if options.held_out is not None:
+                raise ConfigError(
+                    "'held_out' and 'held_out_examples' exclude each other; give one of them"
+                )
+            test = read_examples(options.held_out_examples, directory)
+        else:
+            n = train_size(len(train), options.held_out or 0.0)
+            train, test = train[:n], train[n:]
+        train = train[: options.limit]
+        self._examples = [*train, *test]
+        ids, digests = example_ids(self._examples)
+        require_unique(ids, source)
+        settings = f"{len(train)} {options.binary}"
+        if options.batch is not None:
+            settings += f" {options.batch}"
+        if not options.garbage:
+            settings += " with garbage"
+        # The function's name, not its code; an id is the field "id", or a digest of the example.
+        digest = content_digest(["function 1", options.function, settings, *ids, *digests])
+        super().__init__(ids, len(train), digest)
+
+    @property
+    def binary(self) -> bool:
+        """As the options say; checked on every score."""
+        return self._options.binary
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """See `Blocked`."""
+        return numbered(self._n, self._options.batch or _BLOCK)
+
+    def score(
+        self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> NDArray[np.float32]:
+        """See `Task.score`.
+
+        Raises:
+            EvaluationError: the function raises, takes too long, or returns anything but one score
+                in [0, 1] per example.
+        """
+        first, last = self._range(held_out)
+        positions = checked_indices(indices, last - first)
+        language = isinstance(model, LanguageModel)
+        batch = self._options.batch or (_BLOCK if language else None)
+
+        def ask(block: list[int]) -> NDArray[np.float32]:
+            rows = [first + position for position in block]
+            if isinstance(model, LanguageModel):
+                return self._ask_language_model(rows, model)
+            return self._scores(self._call(rows, self._options.time_limit, model), rows)
+
+        if batch is not None:
+            return score_blocks(positions, last - first, batch, ask)
+        return ask(positions.tolist()) if positions.size else np.empty(0, dtype=np.float32)
+
+    def _ask_language_model(self, rows: list[int], value: LanguageModel) -> NDArray[np.float32]:
+        from genepool.models.transformers import inference, overheard
+
+        def ask(limit: float | None) -> tuple[NDArray[np.float32], Sequence[str]]:
+            with inference(value), overheard(value) as heard:
+                raw = self._call(rows, limit, value.model, value.tokenizer)
+            raw, told = self._with_answers(raw, len(rows))
+            return self._scores(raw, rows), heard if told is None else told
+
+        scores, answers = ask(self._options.time_limit)
+        if self._options.garbage:
+            self._check_garbage(answers, rows[0], value, lambda: ask(None)[1])
+        return scores
+
+    def _call(self, rows: list[int], limit: float | None, *given: Any) -> object:
+        what = self._what
+        with time_limit(limit, what):
+            try:
+                return self._function(*given, [self._examples[row] for row in rows])
+            except EvaluationError as error:
+                raise EvaluationError(f"{what}: {error}") from error
+            except (Exception, SystemExit) as error:
+                hint = ""
+                if len(given) == 2 and given[1] is None:
+                    hint = " (the first seed has no tokenizer; 'model.tokenizer' can name one)"
+                raise EvaluationError(f"{what} failed: {cause(error)}{hint}") from error
+
+    def _scores(self, raw: object, rows: list[int]) -> NDArray[np.float32]:
+        try:
+            return checked_scores(
+                raw, len(rows), ids=[self._ids[row] for row in rows], binary=self._options.binary
+            )
+        except EvaluationError as error:
+            raise EvaluationError(f"{self._what}: {error}") from error
+
+    def _with_answers(self, raw: object, n: int) -> tuple[object, Sequence[str] | None]:
+        """The scores that a function returned, and the answers if it returned any."""
+        if not isinstance(raw, tuple):
+            return raw, None
+        items = cast("tuple[object, ...]", raw)
+        if len(items) != 2 or not isinstance(items[1], (list, tuple)):
+            return items, None
+        told = cast("Sequence[object]", items[1])
+        wrong = next((item for item in told if not isinstance(item, str)), None)
+        if wrong is not None or len(told) != n:
+            got = len(told) if wrong is None else f"one that is {one_line(repr(wrong))}"
+            raise EvaluationError(f"{self._what}: expected {n} answers as text; got {got}")
+        return items[0], cast("Sequence[str]", told)

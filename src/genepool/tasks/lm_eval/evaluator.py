@@ -1,0 +1,393 @@
+"""The evaluator `lm-eval`: tasks of lm-evaluation-harness, example by example."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from genepool.errors import ConfigError, EvaluationError, MissingExtraError
+from genepool.messages import at, cause, one_line, some
+from genepool.models.language import LanguageModel
+from genepool.tasks.blocks import numbered, score_blocks
+from genepool.tasks.checks import checked_indices, checked_scores, content_digest
+from genepool.tasks.garbage import GarbageCheck
+from genepool.tasks.limits import time_limit
+from genepool.tasks.sizes import train_size
+from genepool.tasks.stored import StoredTask
+from genepool.tasks.task import evaluator
+
+# Metrics that are 0 or 1 for each example, whatever the model says.
+_BINARY = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
+
+# Metrics that come as (log-likelihood in nats, number of units) for each example.
+_PER_UNIT = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+class GenerationOptions(BaseModel):
+    """How answers are generated."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    max_gen_toks: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Most tokens of an answer; by default what the task says, or 256."
+    )
+    until: list[str] | None = Field(
+        default=None, description="An answer ends before any of these; by default as the task says."
+    )
+    do_sample: bool | None = Field(
+        default=None,
+        description="Whether tokens are drawn, with the same random numbers for every model and "
+        "block, or the likeliest is taken; by default as the task says.",
+    )
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Of the drawing; by default as the task says."
+    )
+
+
+class LmEvalOptions(BaseModel):
+    """Options of the evaluator `lm-eval`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    task: str = Field(
+        description="Name of a task of lm-evaluation-harness (not of a group), or a task file that "
+        "ends in .yaml. Relative paths in a task file start from the run file's folder."
+    )
+    include: str | None = Field(
+        default=None, description="Directory with task files of yours, looked through first."
+    )
+    metric: str | None = Field(
+        default=None, description="Which of the task's metrics is the score; by default its first."
+    )
+    bounds: list[float] | None = Field(
+        default=None,
+        description="[lo, hi]: values of the metric that score 0 and 1, those beyond count as the "
+        "bound; where lower is better, hi scores 0. Needed for a metric that is not in [0, 1], or "
+        "where lower is better.",
+    )
+    filter: str | None = Field(
+        default=None,
+        description="Which of the task's filters extracts the answer; by default its first.",
+    )
+    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Examples shown in a prompt; by default as the task says."
+    )
+    split: Literal["train", "validation", "test"] | None = Field(
+        default=None,
+        description="Where training examples come from; by default what the harness would score: "
+        "'test' if there is one, else 'validation'.",
+    )
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Score on the first so many training examples only."
+    )
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of the split held out, from the end; by default 0. Not together with "
+        "'held_out_split'.",
+    )
+    held_out_split: Literal["train", "validation", "test"] | None = Field(
+        default=None, description="Another split, all of which is held out."
+    )
+    held_out_limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="The first so many held-out examples only."
+    )
+    chat_template: bool = Field(
+        default=False,
+        description="Put prompts into the chat template of the model's tokenizer, few-shot "
+        "examples as turns.",
+    )
+    system: str | None = Field(default=None, description="System instruction.")
+    batch: int = Field(
+        default=16,
+        ge=1,
+        description="Examples are scored in fixed blocks of so many, and so many requests are one "
+        "forward pass, so that padding cannot make scores depend on what else is asked.",
+    )
+    generation: GenerationOptions = Field(
+        default=GenerationOptions(), description="How answers are generated."
+    )
+    garbage: bool = Field(
+        default=True,
+        description="Fail a model most of whose generated answers in a block are empty or end in "
+        "endless repetition, unless the seeds' do so too. Logits that are NaN fail always.",
+    )
+    time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Seconds that one block may take; a model that takes longer fails. Without it "
+        "there is no limit.",
+    )
+
+
+@evaluator("lm-eval")
+class LmEval(StoredTask):
+    """One task of lm-evaluation-harness: its prompts, its metric, per example."""
+
+    Options = LmEvalOptions
+
+    def __init__(self, options: LmEvalOptions, directory: Path) -> None:
+        """Load the task and its data, and make the prompts.
+
+        Raises:
+            MissingExtraError: lm-evaluation-harness is not installed.
+            ConfigError: there is no such task, split, metric or filter; the data set cannot be
+                loaded or is empty; or the metric needs bounds.
+        """
+        for package in ("torch", "transformers", "lm_eval", "datasets"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError(package, "llm", "the evaluator 'lm-eval'")
+        from genepool.tasks.lm_eval import harness
+
+        self._harness = harness
+        self._options = options
+        include = None if options.include is None else directory / options.include
+        self._task: Any = harness.open_harness_task(options.task, include, directory)
+        self._what = f"lm-eval task '{one_line(options.task)}'"
+        self._check_garbage = GarbageCheck(self._what)
+        if options.fewshot is not None:
+            self._task.set_config("num_fewshot", options.fewshot)
+        self._set_generation()
+        self._metric = self._chosen_metric()
+        self._filter = self._chosen_filter()
+        self._low, self._high, self._falls = self._chosen_bounds()
+        train, test, ids = self._documents()
+        self._docs = [*train, *test]
+        plain = self._prompts(None)
+        self._requests: list[list[Any]] | None = None if options.chat_template else plain
+        self._wrapped: tuple[LanguageModel, Any] | None = None
+        settings = options.model_dump(
+            include={"metric", "bounds", "filter", "batch", "chat_template", "garbage"}
+        )
+        # Prompts as they are before a chat template: the tokenizer is not there yet.
+        digest = content_digest(
+            ["lm-eval 1", self._task.task_name, json.dumps(settings), str(len(train))]
+            + [
+                part
+                for doc, one in zip(self._docs, plain, strict=True)
+                for part in _parts(doc, one)
+            ]
+        )
+        super().__init__(ids, len(train), digest)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the metric is one of the harness's that are 0 or 1; checked on every score."""
+        own = callable(self._task.config.process_results)
+        return not own and self._metric in _BINARY and self._options.bounds is None
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """See `Blocked`."""
+        return numbered(self._n, self._options.batch)
+
+    def score(
+        self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> NDArray[np.float32]:
+        """See `Task.score`.
+
+        Raises:
+            EvaluationError: no language model, no tokenizer or no chat template; logits with NaN;
+                garbage; a metric out of bounds; too much time; or the harness fails.
+        """
+        first, last = self._range(held_out)
+        positions = checked_indices(indices, last - first)
+        if not isinstance(model, LanguageModel):
+            raise EvaluationError(
+                f"{self._what} needs a language model, as a seed directory with a config.json "
+                f"gives one; got {type(model).__name__}"
+            )
+        if model.tokenizer is None:
+            raise EvaluationError(
+                f"{self._what} needs a tokenizer, and {at(model.directory)} holds none; copy its "
+                "files there, or name a directory that holds them in 'model.tokenizer'"
+            )
+
+        def block(rows: list[int]) -> NDArray[np.float32]:
+            return self._score_block(model, [first + row for row in rows])
+
+        return score_blocks(positions, last - first, self._options.batch, block)
+
+    def _score_block(self, model: LanguageModel, rows: list[int]) -> NDArray[np.float32]:
+        answered, found = self._ask(model, rows, self._options.time_limit)
+        if self._options.garbage:
+
+            def again() -> list[str]:
+                return _texts(self._ask(model, rows, None)[0])
+
+            self._check_garbage(_texts(answered), rows[0], model, again)
+        ids = [self._ids[row] for row in rows]
+        values = [self._value(one, example) for one, example in zip(found, ids, strict=True)]
+        try:
+            return checked_scores(values, len(rows), ids=ids, binary=self.binary)
+        except EvaluationError as error:
+            raise EvaluationError(
+                f"{self._what}, metric '{self._metric}': {error}; 'bounds' can say which values "
+                "score 0 and 1"
+            ) from error
+
+    def _ask(
+        self, model: LanguageModel, rows: list[int], limit: float | None
+    ) -> tuple[list[list[Any]], list[Mapping[str, Any]]]:
+        """The answered requests of a block, and what the metrics say of them."""
+        from genepool.models.transformers import inference
+
+        harness = self._harness
+        with (
+            time_limit(limit, f"a block of {self._what}"),
+            harness.quiet(),
+            inference(model),
+        ):
+            try:
+                requests = self._rendered(model)
+                answered = harness.ask(self._lm(model), [requests[row] for row in rows])
+                docs = [self._docs[row] for row in rows]
+                return answered, harness.metrics(self._task, docs, answered, self._filter)
+            except EvaluationError:
+                raise
+            except Exception as error:
+                raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
+
+    def _lm(self, model: LanguageModel) -> Any:
+        if self._wrapped is None or self._wrapped[0] is not model:
+            self._wrapped = (model, self._harness.wrap(model, self._options.batch))
+        return self._wrapped[1]
+
+    def _rendered(self, model: LanguageModel) -> list[list[Any]]:
+        if self._requests is None:
+            if not model.tokenizer.chat_template:
+                raise EvaluationError(
+                    f"{self._what}: 'chat_template' is on, but the tokenizer of "
+                    f"{at(model.directory)} has no chat template; turn it off, or name a tokenizer "
+                    "that has one in 'model.tokenizer'"
+                )
+            self._requests = self._prompts(model)
+        return self._requests
+
+    def _value(self, found: Mapping[str, Any], example: str) -> float:
+        if self._metric not in found:
+            raise EvaluationError(
+                f"{self._what} gives no metric '{one_line(self._metric)}' for example '{example}'; "
+                f"it gives {some(found, limit=8) or 'none'}"
+            )
+        value: Any = found[self._metric]
+        if isinstance(value, tuple) and self._metric in _PER_UNIT:
+            nats, units = cast("tuple[float, int]", value)
+            per_unit = -nats / max(units, 1)
+            bits = self._metric == "bits_per_byte"
+            value = per_unit / math.log(2) if bits else math.exp(min(per_unit, 700.0))
+        if not isinstance(value, Real):
+            raise EvaluationError(
+                f"{self._what}: metric '{one_line(self._metric)}' is not a number for each example "
+                f"(got {one_line(cast('object', value))}); choose another metric"
+            )
+        number = float(value)
+        if self._options.bounds is None or math.isnan(number):
+            return number
+        share = (min(max(number, self._low), self._high) - self._low) / (self._high - self._low)
+        return 1.0 - share if self._falls else share
+
+    # Opening
+
+    def _set_generation(self) -> None:
+        given = self._options.generation.model_dump(exclude_none=True)
+        if not given:
+            return
+        if self._task.OUTPUT_TYPE != "generate_until":
+            raise ConfigError(f"generation: {self._what} generates nothing; leave it out")
+        self._task.set_config("generation_kwargs", given, update=True)
+
+    def _chosen_metric(self) -> str:
+        known = list(cast("Mapping[str, Any]", self._task.higher_is_better()))
+        chosen = self._options.metric
+        if chosen is not None and known and chosen not in known:
+            raise ConfigError(
+                f"metric: {self._what} has no metric '{one_line(chosen)}'; it has {some(known, 12)}"
+            )
+        if chosen is None and not known:
+            raise ConfigError(f"metric: {self._what} declares no metric; name one")
+        return chosen or known[0]
+
+    def _chosen_filter(self) -> str:
+        known = self._harness.filter_names(self._task)
+        chosen = self._options.filter or known[0]
+        if chosen not in known:
+            raise ConfigError(
+                f"filter: {self._what} has no filter '{one_line(chosen)}'; it has {some(known, 12)}"
+            )
+        return chosen
+
+    def _chosen_bounds(self) -> tuple[float, float, bool]:
+        rises = cast("Mapping[str, Any]", self._task.higher_is_better()).get(self._metric, True)
+        falls = rises is False
+        given = self._options.bounds
+        if given is None:
+            if falls or self._metric in _PER_UNIT:
+                raise ConfigError(
+                    f"bounds: lower is better for metric '{one_line(self._metric)}' of "
+                    f"{self._what}; say which values score 1 and 0, such as bounds: [1, 100]"
+                )
+            return 0.0, 1.0, False
+        if len(given) != 2 or not (math.isfinite(given[1] - given[0]) and given[0] < given[1]):
+            raise ConfigError(f"bounds: expected [lo, hi] with lo < hi; got {given}")
+        return given[0], given[1], falls
+
+    def _documents(self) -> tuple[list[Any], list[Any], tuple[str, ...]]:
+        options = self._options
+        harness = self._harness
+        train = harness.documents(self._task, options.split)
+        name = options.split or ("test" if self._task.has_test_docs() else "validation")
+        if options.held_out_split is not None:
+            if options.held_out is not None:
+                raise ConfigError(
+                    "'held_out' and 'held_out_split' exclude each other; give one of them"
+                )
+            if options.held_out_split == name:
+                raise ConfigError(
+                    f"held_out_split: the training examples come from split '{name}' too; name "
+                    "another, or hold out a share of it by 'held_out'"
+                )
+            test = harness.documents(self._task, options.held_out_split)
+            ids = [f"{options.held_out_split}/{position}" for position in range(len(test))]
+        else:
+            n = train_size(len(train), options.held_out or 0.0)
+            ids = [f"{name}/{position}" for position in range(n, len(train))]
+            train, test = train[:n], train[n:]
+        train = train[: options.limit]
+        own = [f"{name}/{position}" for position in range(len(train))]
+        return train, test[: options.held_out_limit], (*own, *ids[: options.held_out_limit])
+
+    def _prompts(self, template: LanguageModel | None) -> list[list[Any]]:
+        try:
+            with self._harness.quiet():
+                return self._harness.prompts(self._task, self._docs, self._options.system, template)
+        except Exception as error:
+            raise ConfigError(
+                f"{self._what}: its prompts cannot be made: {cause(error)}"
+            ) from error
+
+
+def _parts(doc: object, requests: Sequence[Any]) -> list[str]:
+    """What says whether a document and its prompts are the same."""
+    return [_plain(doc), *(_plain([request.request_type, *request.args]) for request in requests)]
+
+
+def _plain(value: object) -> str:
+    # Of what JSON cannot say (a picture) the type only: its own text may name an address in memory.
+    return json.dumps(value, sort_keys=True, default=lambda other: type(other).__name__)
+
+
+def _texts(answered: Sequence[Sequence[Any]]) -> list[str]:
+    return [
+        str(request.resps[0])
+        for one in answered
+        for request in one
+        if request.request_type == "generate_until"
+    ]

@@ -1,0 +1,248 @@
+"""lm-evaluation-harness: its tasks, its prompts and its way to ask a model; imported late.
+
+Only parts of it are used, never its own loop: the evaluator decides what is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from genepool.errors import ConfigError
+from genepool.messages import at, cause, one_line, some
+from genepool.models.language import LanguageModel
+
+# Of the few-shot examples that are drawn; the harness's own default.
+_FEWSHOT_SEED = 1234
+
+_LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "fsspec")
+
+# Its own annotations are not complete enough to check against.
+_DATASETS: Any = importlib.import_module("datasets")
+_MANAGER: Any = importlib.import_module("lm_eval.tasks").TaskManager
+_HFLM: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
+
+
+@contextlib.contextmanager
+def quiet(directory: Path | None = None) -> Generator[None, None, None]:
+    """Without the harness's bars, remarks and warnings.
+
+    Args:
+        directory: the working directory meanwhile: relative paths in task files start from there.
+    """
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    bars, here = _DATASETS.is_progress_bar_enabled(), Path.cwd()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    _DATASETS.disable_progress_bars()
+    if directory is not None:
+        os.chdir(directory)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if directory is not None:
+            os.chdir(here)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            _DATASETS.enable_progress_bars()
+
+
+def open_harness_task(name: str, include: Path | None, directory: Path) -> Any:
+    """Find a task by name, or by the path of its YAML file, and load its data set.
+
+    Args:
+        name: of a task, or a path that ends in .yaml or .yml.
+        include: directory with further task files, or one such file.
+        directory: relative paths start from here.
+
+    Raises:
+        ConfigError: there is no such task, it is a group, or its data cannot be loaded.
+    """
+    with quiet(directory):
+        if name.endswith((".yaml", ".yml")):
+            path = directory / name
+            if not path.is_file():
+                raise ConfigError(f"task: {at(path)}: no such file")
+            return _load(_MANAGER(include_defaults=False), str(path), name)
+        own: list[str] = []
+        if include is not None:
+            if not include.exists():
+                raise ConfigError(f"include: {at(include)}: no such file or directory")
+            folder = include if include.is_dir() else include.parent
+            mine = _MANAGER(include_path=str(folder), include_defaults=False)
+            if name in mine.task_index:
+                return _load(mine, name, name)
+            own = list(mine.all_tasks)
+        # Thousands of files are indexed, so only if need be.
+        return _load(_MANAGER(), name, name, own)
+
+
+def _load(manager: Any, spec: str, name: str, own: Sequence[str] = ()) -> Any:
+    entry = manager.task_index.get(spec)
+    if entry is not None and entry.kind.name in ("GROUP", "TAG"):
+        members = _members(entry)
+        raise ConfigError(
+            f"task: '{one_line(name)}' is a {entry.kind.name.lower()} of lm-evaluation-harness "
+            f"with the members {some(members, limit=12)}; make each that you want a task of its own"
+        )
+    try:
+        loaded: Mapping[str, Any] = manager.load(spec)
+    except KeyError as error:
+        if entry is not None or Path(spec).is_file():
+            raise ConfigError(
+                f"task '{one_line(name)}' cannot be loaded: {cause(error)}"
+            ) from error
+        # Whoever includes tasks means one of these rather than one of the harness' thousands.
+        known = cast("list[str]", manager.all_tasks)
+        close = difflib.get_close_matches(name, own, n=3)
+        close = close or difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {some(close)}?" if close else "`lm-eval ls tasks` lists them"
+        raise ConfigError(
+            f"task: lm-evaluation-harness has no task '{one_line(name)}'; {hint}"
+        ) from error
+    except Exception as error:
+        absent = isinstance(error, OSError)
+        hint = "; its data set must be on this machine or within reach" if absent else ""
+        raise ConfigError(
+            f"task '{one_line(name)}' cannot be loaded: {cause(error)}{hint}"
+        ) from error
+    found = list(loaded["tasks"].values())
+    if loaded.get("groups") or len(found) != 1:
+        raise ConfigError(
+            f"task: '{one_line(name)}' is a group with the members "
+            f"{some([task.task_name for task in found], limit=12)}; make each that you want a task "
+            "of its own"
+        )
+    return found[0]
+
+
+def _members(entry: Any) -> list[str]:
+    if entry.kind.name == "TAG":
+        return sorted(entry.tags)
+    listed: Any = entry.cfg["task"]
+    members = cast("list[Any]", listed if isinstance(listed, list) else [listed])
+    return [str(cast("Any", one)["task"] if isinstance(one, dict) else one) for one in members]
+
+
+def documents(task: Any, split: str | None) -> list[Any]:
+    """The documents of a split; None means those that the harness itself would score.
+
+    Raises:
+        ConfigError: the task has no such split, or it is empty.
+    """
+    name = f"task '{one_line(task.task_name)}'"
+    has = {
+        "train": task.has_training_docs,
+        "validation": task.has_validation_docs,
+        "test": task.has_test_docs,
+    }
+    there = [key for key, ask in has.items() if ask()]
+    if split is not None and split not in there:
+        raise ConfigError(f"{name} has no split '{split}'; it has {some(there) or 'none'}")
+    give = {
+        "train": task.training_docs,
+        "validation": task.validation_docs,
+        "test": task.test_docs,
+        None: lambda: task.eval_docs,
+    }
+    try:
+        with quiet():
+            found = list(give[split]())
+    except Exception as error:
+        raise ConfigError(f"{name}: its examples cannot be read: {cause(error)}") from error
+    if not found:
+        raise ConfigError(f"{name} holds no examples" + (f" in split '{split}'" if split else ""))
+    return found
+
+
+def prompts(
+    task: Any, docs: Sequence[Any], system: str | None, template: LanguageModel | None
+) -> list[list[Any]]:
+    """The requests of each document, as the harness makes them; few-shot examples are drawn anew.
+
+    Args:
+        task: of the harness.
+        docs: its documents, always the same in the same order.
+        system: system instruction.
+        template: whose tokenizer's chat template is applied; None applies none.
+    """
+    render = None if template is None else wrap(template, 1).apply_chat_template
+    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    out: list[list[Any]] = []
+    for number, doc in enumerate(docs):
+        context = task.fewshot_context(
+            doc,
+            num_fewshot=task.config.num_fewshot or 0,
+            system_instruction=system,
+            apply_chat_template=render is not None,
+            fewshot_as_multiturn=render is not None,
+            chat_template=render,
+            gen_prefix=task.doc_to_prefix(doc),
+        )
+        made = task.construct_requests(
+            doc=doc,
+            ctx=context,
+            metadata=(task.config.task, number, task.config.repeats),
+            apply_chat_template=render is not None,
+            chat_template=render,
+        )
+        out.append(cast("list[Any]", made) if isinstance(made, list) else [made])
+    return out
+
+
+def wrap(value: LanguageModel, batch: int) -> Any:
+    """The harness's own wrapper around a live model; nothing is loaded."""
+    made = _HFLM(
+        pretrained=value.model, tokenizer=value.tokenizer, backend="causal", batch_size=batch
+    )
+    # Only the first of several processes shows bars; some of them cannot be turned off otherwise.
+    made._rank = 1
+    return made
+
+
+def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Answers to the requests of each document, in copies of them."""
+    copies = [[_unanswered(request) for request in one] for one in requests]
+    every = [request for one in copies for request in one]
+    for kind in dict.fromkeys(request.request_type for request in every):
+        same = [request for request in every if request.request_type == kind]
+        repeated = [request for request in same for _ in range(request.repeats or 1)]
+        answers = getattr(lm, kind)(repeated, disable_tqdm=True)
+        for request, answer in zip(repeated, answers, strict=True):
+            request.resps.append(answer)
+    return copies
+
+
+def _unanswered(request: Any) -> Any:
+    fresh = copy.copy(request)
+    fresh.resps, fresh.filtered_resps = [], {}
+    return fresh
+
+
+def metrics(
+    task: Any, docs: Sequence[Any], answered: Sequence[Sequence[Any]], chosen: str
+) -> list[Mapping[str, Any]]:
+    """What the task's metrics say of each document, after the filter of that name."""
+    task._instances = [request for one in answered for request in one]
+    task.apply_filters()
+    return [
+        task.process_results(doc, [request.filtered_resps[chosen] for request in one])
+        for doc, one in zip(docs, answered, strict=True)
+    ]
+
+
+def filter_names(task: Any) -> list[str]:
+    """Names of the task's filters, in its order."""
+    return [one.name for one in task._filters]

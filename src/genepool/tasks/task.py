@@ -1,0 +1,282 @@
+"""The evaluator contract: what a task is, how evaluators are found, what scores must be.
+
+An evaluator is a class with a pydantic model `Options` (unknown keys forbidden, every field with
+its type and help) that is called as `Evaluator(options, directory)` and gives a `Task`. Relative
+paths in the options are relative to `directory`, the run file's folder. `genepool.testing` ships
+the contract as a test.
+
+The driver may ask for the examples in any blocks and any order (early stop), and the scores must be
+bit for bit those of asking for all of them at once: the score of an example must not depend on what
+else is asked. A task whose scores do depend on the neighbours in a batch (padding changes the last
+bits of what a language model computes) fixes the batches: see `Blocked`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from genepool.core.early_stop.lossless import Rule
+from genepool.errors import ConfigError, GenepoolError
+from genepool.messages import cause, one_line, some
+from genepool.models.user_code import load_object
+from genepool.tasks.checks import checked_indices, checked_scores
+
+__all__ = [
+    "Batched",
+    "Blocked",
+    "Labelled",
+    "Settling",
+    "Task",
+    "checked_indices",
+    "checked_scores",
+    "evaluator",
+    "evaluator_names",
+    "find_evaluator",
+    "open_task",
+]
+
+GROUP = "genepool.evaluators"
+
+
+class Task(Protocol):
+    """One opened task: fixed examples and how to score a model on them.
+
+    A task is used by one thread at a time: it may keep working buffers.
+    """
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """Ids of the N training examples, all different, in their fixed order; N >= 1."""
+        ...
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Ids of the held-out examples, none of them in `samples`; may be empty."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest of ids and content.
+
+        Other data, another order or other settings that change scores give another digest.
+        """
+        ...
+
+    @property
+    def binary(self) -> bool:
+        """Whether every score is 0 or 1."""
+        ...
+
+    def score(
+        self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> NDArray[np.float32]:
+        """Score a model.
+
+        Args:
+            model: the value of a live model (see `evaluate.live`); not to be changed.
+            indices: int64[n], positions in `samples`, or in `held_out` if `held_out` is true; any
+                order, any n >= 0.
+            held_out: which of the two sets `indices` counts in.
+
+        Returns:
+            float32[n], a new array: the score in [0, 1] of each index, in their order.
+
+        Raises:
+            EvaluationError: the model could not be scored; no score is made up for it.
+        """
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A task that scores a fixed number of examples at once; optional."""
+
+    @property
+    def batch(self) -> int:
+        """Blocks of examples that are multiples of this waste nothing; at least 1."""
+        ...
+
+
+@runtime_checkable
+class Blocked(Protocol):
+    """A task that always scores the same examples together; optional.
+
+    Asked for any example of a block, it scores the whole block, in stored order, and gives what was
+    asked. Asking for whole blocks wastes nothing. Held-out examples are in fixed blocks likewise.
+    """
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """int64[N], the block of each training example, counted from 0, never falling."""
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A task whose scores are 0 or 1, that can itself decide when a child is settled; optional.
+
+    For examples that are cheaper than asking for them.
+    """
+
+    def settle(self, model: Any, rule: Rule) -> NDArray[np.float32] | None:
+        """Score a model on as many training examples as a rule asks for.
+
+        Args:
+            model: as for `Task.score`.
+            rule: in which order, and until when.
+
+        Returns:
+            float32[N], 0 or 1: bit for bit what `Task.score` gives for the examples that the rule
+            leads to; NaN for the others. None if such a model must be asked block by block.
+
+        Raises:
+            EvaluationError: as `Task.score`.
+        """
+        ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A task whose examples are of different kinds; optional."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The kind of each training example, N of them; for strategies and reports."""
+        ...
+
+
+_Class = TypeVar("_Class", bound=type[Any])
+_registered: dict[str, type[Any]] = {}
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def evaluator(name: str) -> Callable[[_Class], _Class]:
+    """Register a class as the evaluator `name` (lower case letters, digits, `-` and `_`).
+
+    A package makes its evaluators known without being imported first by an entry point in the group
+    `genepool.evaluators`; an evaluator in a module beside the run file can also be named
+    `module:Class` there.
+
+    Raises:
+        ConfigError: the name is malformed or taken by another class, or the class has no `Options`.
+    """
+
+    def register(cls: _Class) -> _Class:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"evaluator name '{one_line(name)}': expected lower case letters, digits, '-' and "
+                "'_', starting with a letter"
+            )
+        checked = _require_evaluator(name, cls)
+        taken = _registered.get(name)
+        if taken is not None and _origin(taken) != _origin(checked):
+            raise ConfigError(
+                f"evaluator '{name}' is already registered by {_origin(taken)}; "
+                f"give {_origin(checked)} another name"
+            )
+        _registered[name] = checked
+        return cls
+
+    return register
+
+
+def find_evaluator(name: str, directory: Path | None = None) -> type[Any]:
+    """The evaluator class of that name; its module is imported only now.
+
+    It has `Options`, a pydantic model, and `cls(options, directory)` opens a task.
+
+    Args:
+        name: as registered, as an entry point says, or `module:Class`.
+        directory: where such a module is looked for first; None means the current folder.
+
+    Raises:
+        ConfigError: there is none (the message lists those there are), two packages claim the name,
+            or its module cannot be imported.
+    """
+    if name in _registered:
+        return _registered[name]
+    if ":" in name:
+        return _require_evaluator(name, load_object(name, directory or Path.cwd()))
+    found = {point.value: point for point in _entry_points() if point.name == name}
+    if not found:
+        known = evaluator_names()
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ConfigError(
+            f"there is no evaluator '{one_line(name)}'; {hint}known are {some(known, limit=20)}"
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"evaluator '{name}' is claimed by {len(found)} installed packages: "
+            f"{some(sorted(found))}; uninstall all but one"
+        )
+    (point,) = found.values()
+    try:
+        loaded = point.load()
+    except GenepoolError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"evaluator '{name}' ({point.value}) cannot be loaded: {cause(error)}"
+        ) from error
+    # The decorator on the class, if there is one, has registered the same class by now.
+    return _registered.setdefault(name, _require_evaluator(name, loaded))
+
+
+def evaluator_names() -> tuple[str, ...]:
+    """The names that `find_evaluator` knows, sorted."""
+    return tuple(sorted({*_registered, *(point.name for point in _entry_points())}))
+
+
+def open_task(name: str, options: Mapping[str, Any], directory: Path) -> Task:
+    """Find an evaluator, check the options and open the task.
+
+    Raises:
+        ConfigError: no such evaluator, or the options do not fit it (the message names the option).
+        GenepoolError: whatever the evaluator finds wrong with its data.
+    """
+    found = find_evaluator(name, directory)
+    try:
+        checked = found.Options.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"evaluator '{name}': option '{one_line(where)}': {one_line(first['msg'])}; "
+            f"got {one_line(first['input'])}"
+        ) from error
+    return found(checked, directory)
+
+
+def _entry_points() -> list[metadata.EntryPoint]:
+    return list(metadata.entry_points(group=GROUP))
+
+
+def _require_evaluator(name: str, loaded: object) -> type[Any]:
+    options = getattr(loaded, "Options", None)
+    if not (isinstance(loaded, type) and isinstance(options, type)) or not issubclass(
+        options, BaseModel
+    ):
+        raise ConfigError(
+            f"evaluator '{name}': expected a class with a pydantic model 'Options'; "
+            f"got {one_line(loaded)}"
+        )
+    if options.model_config.get("extra") != "forbid":
+        raise ConfigError(
+            f"evaluator '{name}': its Options must forbid unknown keys: "
+            "model_config = ConfigDict(extra='forbid')"
+        )
+    return cast("type[Any]", loaded)
+
+
+def _origin(kind: type[Any]) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"

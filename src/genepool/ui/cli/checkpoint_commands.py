@@ -1,0 +1,388 @@
+"""The commands that write checkpoints: export, rebuild, merge."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genepool.errors import InputError
+from genepool.ui.cli.options import (
+    dtype_option,
+    json_option,
+    output_option,
+    pool_argument,
+    shards_option,
+)
+
+
+@click.command()
+@pool_argument
+@click.argument("member", default="best")
+@output_option
+@click.option(
+    "--seed",
+    "moved",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Where the seed NAME lies now, if it has moved; may be repeated.",
+)
+@dtype_option
+@shards_option
+@json_option
+def export(
+    pool: Path,
+    member: str,
+    output: Path,
+    moved: tuple[str, ...],
+    dtype: str | None,
+    shard_size: str,
+    as_json: bool,
+) -> None:
+    """Write a member as an ordinary checkpoint directory.
+
+    MEMBER is its number, `best` for the champion (which is the default), or the name of a seed. A
+    model card and a file genepool.json, which `genepool rebuild` reads, tell what it was made from.
+    """
+    from genepool.output.member import export
+    from genepool.pool.members import member_number
+    from genepool.pool.reader import Pool
+    from genepool.ui.terminal.progress import watcher
+
+    seeds, shard_bytes = _places(moved, "--seed"), _bytes(shard_size)
+    with Pool(pool) as opened, watcher() as progress:
+        number = member_number(opened, member)
+        progress.stage(f"writing member {number}")
+        written = export(
+            opened,
+            number,
+            output,
+            seeds=seeds,
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+            advance=progress.advance,
+        )
+    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE.json")
+@click.argument("more", nargs=-1, metavar="NAME=PATH")
+@click.option(
+    "--seeds",
+    "--seed",
+    "places",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Where the seed NAME of the recipe lies; more of them may follow, with or without the "
+    "option's name.",
+)
+@output_option
+@shards_option
+@json_option
+def rebuild(
+    recipe: Path,
+    more: tuple[str, ...],
+    places: tuple[str, ...],
+    output: Path,
+    shard_size: str,
+    as_json: bool,
+) -> None:
+    """Make a checkpoint again from its recipe and the same seeds, bit for bit.
+
+    RECIPE.json is the genepool.json of an exported or merged checkpoint; its directory, or one of
+    its weight files, will do too. NAME=PATH, as often as there are seeds, says where they lie.
+    """
+    from genepool.output.member import rebuild
+    from genepool.ui.terminal.progress import watcher
+
+    seeds, shard_bytes = _places((*places, *more), "--seeds"), _bytes(shard_size)
+    with watcher() as progress:
+        progress.stage("rebuilding")
+        written = rebuild(
+            recipe, output, seeds=seeds, shard_bytes=shard_bytes, advance=progress.advance
+        )
+    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="A B...")
+@output_option
+@click.option(
+    "--method",
+    type=click.Choice(["slerp", "linear", "task-arithmetic", "ties", "dare-ties", "dare-linear"]),
+    default="slerp",
+    show_default=True,
+    help="How: slerp takes A and B; all others any number of models, and all but linear a base.",
+)
+@click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    metavar="R",
+    help="Required for slerp: left of the split point 0 gives A, 1 gives B; right of it 1 - R "
+    "holds. R1,R2,... go along the layers, from first to last; TEXT=R or TEXT=R1,R2,... is for "
+    "tensors whose name contains TEXT, and may be repeated (the first that fits).",
+)
+@click.option(
+    "--split",
+    metavar="S",
+    default="1",
+    show_default=True,
+    help="Split point: a fraction of the axis, or the name of the first tensor right of it; "
+    "1 merges everything at R.",
+)
+@click.option(
+    "--angle",
+    type=click.Choice(["global", "side", "tensor"]),
+    default="global",
+    show_default=True,
+    help="SLERP angle over the whole axis, each side, or each tensor.",
+)
+@click.option(
+    "--base",
+    metavar="MODEL",
+    help="What the models were trained from; for all methods but slerp and linear.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    type=float,
+    multiple=True,
+    metavar="W",
+    help="Of a model, in their order; give one for each.  [default: 1 each]",
+)
+@click.option(
+    "--density",
+    "densities",
+    type=float,
+    multiple=True,
+    metavar="D",
+    help="Share of what training changed that is kept, for ties and dare; give one for all models, "
+    "or one for each in their order.  [default: 0.5]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="S",
+    default=0,
+    show_default=True,
+    help="Of what dare keeps.",
+)
+@click.option(
+    "--normalise/--no-normalise",
+    default=None,
+    help="Divide by the sum of the weights.  [default: for linear and ties]",
+)
+@click.option(
+    "--scale",
+    type=float,
+    metavar="L",
+    default=1.0,
+    show_default=True,
+    help="Factor of the merged change to the base.",
+)
+@click.option(
+    "--adapter-base",
+    metavar="MODEL",
+    help="Base of the adapters among the models.  [default: as the adapter says]",
+)
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Merge what all models share, and take the rest from A.",
+)
+@click.option(
+    "--vocabulary",
+    type=click.Choice(["same", "common"]),
+    default="same",
+    show_default=True,
+    help="Where tokenizers differ: refuse, or merge the rows of the tokens that are the same.",
+)
+@click.option(
+    "--rename",
+    "prefixes",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Begin of tensor names in all models but A, and what to put in its place; may be "
+    "repeated.",
+)
+@dtype_option
+@shards_option
+@json_option
+def merge(
+    models: tuple[str, ...],
+    output: Path,
+    method: str,
+    ratios: tuple[str, ...],
+    split: str,
+    angle: Any,
+    base: str | None,
+    weights: tuple[float, ...],
+    densities: tuple[float, ...],
+    seed: int,
+    normalise: bool | None,
+    scale: float,
+    adapter_base: str | None,
+    partial: bool,
+    vocabulary: Any,
+    prefixes: tuple[str, ...],
+    dtype: str | None,
+    shard_size: str,
+    as_json: bool,
+) -> None:
+    """Merge the checkpoints A B... once, by hand.
+
+    Each is a safetensors file, a directory as Hugging Face writes it, a LoRA adapter as peft writes
+    it, a GGUF file, or an id of the Hugging Face Hub. The result has A's configuration and
+    tokenizer.
+    """
+    from genepool.output.by_hand import blend, merge
+    from genepool.ui.terminal.progress import watcher
+
+    _check_merge(models, method, ratios, base, weights, densities)
+    shard_bytes = _bytes(shard_size)
+    prefix = dict(_renamed(entry) for entry in prefixes)
+    first, *others = models
+    given = [first, *({"path": other, "rename": prefix} for other in others)]
+    with watcher() as progress:
+        progress.stage("merging")
+        if method == "slerp":
+            written = merge(
+                given[0],
+                given[1],
+                output,
+                ratio=_ratio(ratios),
+                split=_split(split),
+                angle=angle,
+                adapter_base=adapter_base,
+                partial=partial,
+                vocabulary=vocabulary,
+                dtype=dtype,
+                shard_bytes=shard_bytes,
+                advance=progress.advance,
+            )
+        else:
+            written = blend(
+                given,
+                output,
+                method=method,
+                base=base,
+                weights=weights or None,
+                density=densities or None,
+                seed=seed,
+                normalise=normalise,
+                scale=scale,
+                adapter_base=adapter_base,
+                partial=partial,
+                vocabulary=vocabulary,
+                dtype=dtype,
+                shard_bytes=shard_bytes,
+                advance=progress.advance,
+            )
+        for notice in written.details["notices"]:
+            progress.notice(notice)
+    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+
+
+def _check_merge(
+    models: Sequence[str],
+    method: str,
+    ratios: Sequence[str],
+    base: str | None,
+    weights: Sequence[float],
+    densities: Sequence[float],
+) -> None:
+    """Refuse options that do not go together."""
+    if method != "slerp":
+        if ratios:
+            raise click.UsageError(f"--ratio is for slerp; {method} takes --weight.")
+        if method == "linear" and len(models) < 2:
+            raise click.UsageError(f"linear merges at least two models; got {len(models)}.")
+        return
+    if len(models) != 2:
+        raise click.UsageError(f"slerp merges two models, A and B; got {len(models)}.")
+    if not ratios:
+        raise click.UsageError("Missing option '--ratio'.")
+    if base is not None or weights or densities:
+        raise click.UsageError("--base, --weight and --density are not for slerp; see --method.")
+
+
+def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | list[float]]:
+    """What `merge` takes, from entries R, R1,R2,..., TEXT=R and TEXT=R1,R2,..."""
+    found: dict[str, float | list[float]] = {}
+    for entry in entries:
+        text, _, values = entry.rpartition("=")
+        try:
+            numbers = [float(value) for value in values.split(",")]
+        except ValueError:
+            numbers = [math.nan]
+        if not all(0.0 <= number <= 1.0 for number in numbers):
+            raise click.UsageError(
+                f"--ratio: expected numbers from 0 to 1, as 0.4, 0,0.5,1 or mlp=0.4; got '{entry}'"
+            )
+        if text in found:
+            where = f"for '{text}'" if text else "for all tensors"
+            raise click.UsageError(f"--ratio: there is more than one {where}")
+        found[text] = numbers[0] if len(numbers) == 1 else numbers
+    # What is for all is what is left over, wherever it was given.
+    if "" in found:
+        found[""] = found.pop("")
+    return found[""] if [*found] == [""] else found
+
+
+def _split(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _places(entries: Sequence[str], option: str) -> dict[str, Path]:
+    """Where seeds lie, from entries NAME=PATH."""
+    out: dict[str, Path] = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"{option}: expected NAME=PATH; got '{entry}'")
+        if name in out:
+            raise InputError(f"{option}: the seed '{name}' is given twice")
+        out[name] = Path(path)
+    return out
+
+
+def _bytes(text: str) -> int:
+    """A size such as 500MB, 2GB (powers of ten), 4GiB (of two), or a number of bytes."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    size = 0
+    if found is not None:
+        power = " kmgt".index(found[2] or " ")
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if size < 1:
+        raise click.UsageError(f"--shard-size: expected a size such as 500MB or 2GB; got '{text}'")
+    return size
+
+
+def _renamed(entry: str) -> tuple[str, str]:
+    old, equals, new = entry.partition("=")
+    if not equals:
+        raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
+    return old, new
+
+
+def _report_checkpoint(
+    directory: Path, genome: str, details: dict[str, Any], as_json: bool
+) -> None:
+    from genepool.ui.terminal.console import console, print_json
+
+    if as_json:
+        print_json({"directory": str(directory), **details})
+    else:
+        console().print(f"wrote {directory} (genome {genome})")
+
+
+COMMANDS = (export, rebuild, merge)

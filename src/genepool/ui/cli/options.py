@@ -1,0 +1,41 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+class _DTypeName(click.Choice[str]):
+    """A dtype as safetensors names it, or as torch and others do, in either case."""
+
+    def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:
+        from genepool.checkpoints.files.dtypes import floating_named
+
+        return floating_named(str(choice)) or str(choice)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+pool_argument = click.argument("pool", type=click.Path(path_type=Path), metavar="POOL")
+output_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory to write; new or empty.",
+)
+shards_option = click.option(
+    "--shard-size",
+    metavar="SIZE",
+    default="5GB",
+    show_default=True,
+    help="Largest size of a weight file, in bytes or as 500MB, 2GB, 4GiB.",
+)
+dtype_option = click.option(
+    "--dtype",
+    type=_DTypeName(["F64", "F32", "F16", "BF16"]),
+    help="Type of all merged tensors; also as float32, fp16, bfloat16, ...  "
+    "[default: as in the first checkpoint]",
+)

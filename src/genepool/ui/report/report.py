@@ -1,0 +1,272 @@
+"""The report of a pool: what is known about it, and the page that shows it.
+
+Everything on the page comes from one JSON document, which the page carries for download.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genepool.checkpoints.files.atomic import write_bytes
+from genepool.core.genome import Genome, Recipe, Vector, decode
+from genepool.pool.history import History, history
+from genepool.pool.members import describe, seed_shares, shares_between
+from genepool.pool.reader import Pool
+from genepool.pool.records import Record
+from genepool.pool.score_matrix import Solved, solved
+from genepool.ui.report.page import page
+
+# Merges that are followed back from the champion.
+_GENERATIONS = 3
+# Stripes of the champion's genome, and groups of tensors, at most.
+_STRIPES, _GROUPS = 240, 24
+# Members of the archive whose genomes are shown, stripes of each, and areas of all of them.
+_MEMBERS, _LEAST_STRIPES, _MOST_STRIPES, _AREAS = 30, 24, 120, 24_000
+# A part of the document that is larger than this is left out of it, and named.
+_PART_BYTES = 350_000
+
+
+def write_report(pool: Pool, file: Path) -> None:
+    """Write a pool's report as one page of HTML that needs nothing else.
+
+    The page holds no script and asks for nothing from the network.
+
+    Args:
+        pool: with at least one seed scored.
+        file: where to; its directory is there.
+
+    Raises:
+        InputError: nothing has been scored yet.
+        GenepoolError: the file cannot be written.
+    """
+    past = history(pool)
+    scores = solved(pool)
+    write_bytes(file, page(facts(pool, past, scores), scores).encode("utf-8"))
+
+
+def facts(pool: Pool, past: History, scores: Solved) -> dict[str, Any]:
+    """What the page shows, and what it offers for download (see docs/cli.md).
+
+    Args:
+        pool: with at least one seed scored.
+        past: of `history`.
+        scores: of `solved`.
+    """
+    status, meta = pool.status(), pool.meta()
+    champion = pool.champion()
+    found: dict[str, Any] = {
+        "name": pool.path.absolute().name,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": {
+            "genepool": version("genepool"),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "system": platform.system(),
+            "machine": platform.machine(),
+        },
+        "status": status,
+        "seeds": [
+            {"name": seed.name, "path": seed.path, "digest": seed.digest} for seed in pool.seeds()
+        ],
+        "tasks": [
+            {
+                "name": task.name,
+                "examples": task.examples,
+                "held_out": task.held_out,
+                "weight": task.weight,
+                "binary": task.binary,
+                "digest": task.digest,
+            }
+            for task in pool.tasks()
+        ],
+        "models": _models(pool, status, champion),
+        "history": _history(past),
+        "champion": None if champion is None else describe(pool, champion),
+        "tree": None if champion is None else _tree(pool, champion),
+        "genomes": _genomes(pool, champion, scores),
+        "config": meta["config"],
+    }
+    for key, value in (
+        ("scores", _scores(scores)),
+        ("recipe", None if champion is None else _recipe(pool.genome(champion))),
+    ):
+        found[key] = value if len(json.dumps(value)) <= _PART_BYTES else None
+    found["left_out"] = [key for key in ("scores", "recipe") if found[key] is None]
+    return found
+
+
+def _models(pool: Pool, status: dict[str, Any], champion: int | None) -> list[dict[str, Any]]:
+    """Seeds and champion, task by task."""
+    rows: list[dict[str, Any]] = []
+    for number, seed in enumerate(status["seeds"]):
+        if seed["train"] is not None:
+            rows.append({"kind": "seed", "member": number, **seed})
+    if champion is not None:
+        best = status["champion"]
+        rows.append(
+            {
+                "kind": "champion",
+                "member": champion,
+                "name": "champion",
+                "train": best["train"],
+                "held_out": best["held_out"],
+            }
+        )
+    for row in rows:
+        held_out = _held_out_by_task(pool, row["member"])
+        row["tasks"] = [
+            {"name": task["name"], "train": task["mean"], "held_out": mean}
+            for task, mean in zip(describe(pool, row["member"])["tasks"], held_out, strict=True)
+        ]
+    return rows
+
+
+def _held_out_by_task(pool: Pool, member: int) -> list[float | None]:
+    tasks = pool.tasks()
+    scores = pool.held_out_scores(member)
+    if scores is None:
+        return [None] * len(tasks)
+    edges = np.cumsum([0, *(task.held_out for task in tasks)]).tolist()
+    return [
+        float(scores[start:stop].mean(dtype=np.float64)) if stop > start else None
+        for start, stop in pairwise(edges)
+    ]
+
+
+def _history(past: History) -> dict[str, list[Any]]:
+    known = [None if np.isnan(value) else round(value, 6) for value in past.held_out.tolist()]
+    return {
+        "evaluations": past.evaluations.tolist(),
+        "accepted": past.accepted.tolist(),
+        "train": past.train.round(6).tolist(),
+        "held_out": known,
+        "coverage": past.coverage.round(6).tolist(),
+        "entropy": past.entropy.round(6).tolist(),
+    }
+
+
+def _tree(pool: Pool, champion: int) -> dict[str, Any]:
+    """The champion, its parents, theirs, and so on for `_GENERATIONS`; each merge is told once."""
+    names = [seed.name for seed in pool.seeds()]
+    held_out = pool.held_out()
+    told: set[int] = set()
+
+    def node(member: int, left: int) -> dict[str, Any]:
+        record = pool.record(member)
+        again, seed = member in told, record.step == 0
+        told.add(member)
+        out: dict[str, Any] = {
+            "member": member,
+            "name": names[member] if seed else None,
+            "train": record.train,
+            "held_out": held_out.get(member),
+            "told_before": again and not seed,
+            "goes_on": left == 0 and not seed,
+        }
+        if not (seed or again or left == 0):
+            out |= _merge(record)
+            out["parents"] = [node(parent, left - 1) for parent in dict.fromkeys(record.parents)]
+        return out
+
+    return node(champion, _GENERATIONS)
+
+
+def _merge(record: Record) -> dict[str, Any]:
+    """How a child was made: what came of which parent, and where along the axis."""
+    merge = None if record.merge is None else decode(record.merge)
+    out: dict[str, Any] = {"mutation": record.mutation, "took": None, "pieces": None}
+    if isinstance(merge, Recipe):
+        shares = seed_shares(merge)[0].tolist()
+        took: dict[int, float] = {}
+        for parent, share in zip(record.parents, shares, strict=True):
+            took[parent] = took.get(parent, 0.0) + share
+        out["took"] = [{"member": parent, "share": share} for parent, share in took.items()]
+        # Where the coefficients change, as fractions of the axis.
+        out["pieces"] = [bound / merge.size for bound in merge.bounds[1:-1][:20].tolist()]
+    return out
+
+
+def _genomes(pool: Pool, champion: int | None, scores: Solved) -> dict[str, Any]:
+    """What champion and archive are made of."""
+    genome = None if champion is None else pool.genome(champion)
+    out: dict[str, Any] = {"kind": pool.meta()["kind"], "members": [], "tensors": []}
+    if genome is None:
+        return out
+    groups, edges = _tensor_groups(pool, genome.size)
+    if isinstance(genome, Recipe):
+        out["champion"] = seed_shares(genome, _STRIPES).round(4).tolist()
+        values: list[Any] = shares_between(genome, edges).round(6).tolist()
+    else:
+        out["champion"] = None
+        values = _weights(genome, edges)
+    out["tensors"] = [
+        {"name": name, "start": start, "stop": stop, "value": value}
+        for name, start, stop, value in zip(
+            groups, edges[:-1].tolist(), edges[1:].tolist(), values, strict=True
+        )
+    ]
+    if isinstance(genome, Recipe):
+        shown = scores.members[:_MEMBERS]
+        bins = _AREAS // max(1, len(shown) * genome.sources)
+        bins = min(max(bins, _LEAST_STRIPES), _MOST_STRIPES)
+        for member in shown:
+            one = pool.genome(member)
+            if isinstance(one, Recipe):
+                stripes = seed_shares(one, bins).round(3).tolist()
+                total = seed_shares(one)[0].tolist()
+                out["members"].append(
+                    {
+                        "member": member,
+                        "segments": len(one.coefs),
+                        "shares": total,
+                        "stripes": stripes,
+                    }
+                )
+    return out
+
+
+def _tensor_groups(pool: Pool, size: int) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Neighbouring tensors, in at most `_GROUPS` groups: their names, and int64[G+1] edges."""
+    tensors: list[tuple[str, int]] = [
+        (name, int(start)) for name, start in pool.meta().get("tensors", [])
+    ] or [("all weights", 0)]
+    names: list[str] = []
+    starts: list[int] = []
+    for part in np.array_split(np.arange(len(tensors)), min(_GROUPS, len(tensors))):
+        first, last = int(part[0]), int(part[-1])
+        name = tensors[first][0]
+        names.append(name if first == last else f"{name} … {tensors[last][0]}")
+        starts.append(tensors[first][1])
+    return names, np.array([*starts, size], dtype=np.int64)
+
+
+def _weights(genome: Vector, edges: np.ndarray[Any, np.dtype[np.int64]]) -> list[float]:
+    """Mean size of the weights between edges."""
+    sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), edges[:-1])
+    return (sums / np.diff(edges)).tolist()
+
+
+def _scores(scores: Solved) -> dict[str, Any]:
+    def row(values: np.ndarray[Any, np.dtype[np.float32]]) -> list[float | int]:
+        plain: list[float] = values.round(4).astype(np.float64).round(4).tolist()
+        return [int(value) if value == int(value) else value for value in plain]
+
+    return {
+        "seeds": [row(values) for values in scores.seeds],
+        "members": list(scores.members),
+        "archive": [row(values) for values in scores.archive],
+    }
+
+
+def _recipe(genome: Genome) -> dict[str, Any] | str:
+    if isinstance(genome, Recipe):
+        return {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
+    return "dense"

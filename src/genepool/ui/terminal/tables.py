@@ -1,0 +1,252 @@
+"""What the commands print for people: the same facts that `--json` prints for programs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from genepool.ui.terminal.console import cell, count, duration, number, percent, plain
+
+# Members of the archive that are listed; the rest is counted.
+_LISTED = 10
+
+
+def print_status(out: Console, status: dict[str, Any]) -> None:
+    """A pool: how far it is, its seeds, champion and archive.
+
+    Args:
+        out: where to.
+        status: of `Pool.status`.
+    """
+    done, budget = status["evaluations"], status["budget"]
+    _facts(
+        out,
+        ("pool", plain(status["pool"])),
+        ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
+        *_failure(status["last_failure"]),
+        ("examples", _saved(status)),
+        *_rounds(status["rounds"]),
+    )
+    table = _table("", "member", "train", "held-out")
+    for position, seed in enumerate(status["seeds"]):
+        _row(table, seed["name"], position, seed["train"], seed["held_out"])
+    champion = status["champion"]
+    if champion is not None:
+        _row(table, "champion", champion["member"], champion["train"], champion["held_out"])
+    out.print()
+    out.print(table)
+    _print_guards(out, status["guards"], status["guarded"])
+    archive = sorted(status["archive"], key=lambda entry: (-entry["train"], entry["member"]))
+    if archive:
+        out.print()
+        out.print(f"archive, {len(archive)} members, best first")
+        table = _table("slot", "member", "train", "genome")
+        for entry in archive[:_LISTED]:
+            table.add_row(
+                cell(entry["slot"]),
+                cell(entry["member"]),
+                cell(percent(entry["train"])),
+                cell((entry["genome"] or "–")[:12]),
+            )
+        out.print(table)
+        if len(archive) > _LISTED:
+            out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
+
+
+def _rounds(rounds: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if rounds is None:
+        return []
+    finalists = len(rounds["finalists"])
+    said = f"{number(finalists)}, scored on all examples" if finalists else "none yet"
+    return [
+        (
+            "round",
+            f"{number(rounds['number'] + 1)}, for {number(rounds['examples'])} examples; others "
+            f"every {number(rounds['renew'])} children",
+        ),
+        ("finalists", f"{said}; train is over what was asked"),
+    ]
+
+
+def print_member(out: Console, member: dict[str, Any]) -> None:
+    """One member.
+
+    Args:
+        out: where to.
+        member: of `run.members.describe`.
+    """
+    title = f"member {member['member']}"
+    if member["name"] is not None:
+        title += f", seed {plain(member['name'])}"
+    out.print(title)
+    facts = [("verdict", _fate(member))]
+    if member["error"]:
+        label = "reason" if member["verdict"] == "guarded" else "error"
+        facts.append((label, plain(member["error"])))
+    if member["parents"]:
+        facts.append(("parents", ", ".join(str(parent) for parent in member["parents"])))
+        facts.append(("plan", _plan(member["plan"], member["genome"]["size"])))
+        facts.append(
+            (
+                "ancestry",
+                f"{count(member['generation'], 'generation')}, "
+                f"{count(member['ancestors'], 'ancestor')}",
+            )
+        )
+    facts.append(("train", percent(member["train"])))
+    if member["held_out"] is not None:
+        facts.append(("held-out", percent(member["held_out"])))
+    if member["fitness"] is not None:
+        facts.append(("fitness", f"{member['fitness']:.4g} when it was scored"))
+    facts.append(("genome", _genome(member["genome"])))
+    if member["digest"]:
+        facts.append(("digest", member["digest"]))
+    _facts(out, *facts)
+    partial = any(task["asked"] < task["examples"] for task in member["tasks"])
+    if len(member["tasks"]) > 1 or partial:
+        table = _table("task", "examples", "asked", "mean")
+        for task in member["tasks"]:
+            table.add_row(
+                cell(task["name"]),
+                cell(number(task["examples"])),
+                cell(number(task["asked"])),
+                cell(percent(task["mean"])),
+            )
+        out.print()
+        out.print(table)
+    if member["guards"]:
+        table = _table("guard", "score", "at least")
+        for guard in member["guards"]:
+            table.add_row(
+                cell(guard["name"]), cell(percent(guard["score"])), cell(percent(guard["bound"]))
+            )
+        out.print()
+        out.print(table)
+
+
+def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
+    """What a call of `evolve` did, in one line."""
+    if session == 0:
+        out.print(f"nothing to do: {number(status['evaluations'])} children are already scored")
+    else:
+        rate = session / seconds if seconds > 0 else 0.0
+        out.print(f"{number(session)} children in {duration(seconds)} ({number(rate)} a second)")
+
+
+def print_scores(out: Console, rows: list[tuple[str, float | None, float | None, str]]) -> None:
+    """Models side by side: name, training score, held-out score, remark."""
+    table = _table("", "train", "held-out", "")
+    for name, train, held_out, remark in rows:
+        table.add_row(cell(name), cell(percent(train)), cell(percent(held_out)), cell(remark))
+    out.print(table)
+
+
+def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> None:
+    """What guards ask for, the champion beside it, and how many children were turned away."""
+    if not guards:
+        return
+    checked = guards[0]["checked"]
+    out.print()
+    out.print(f"guards, which {number(guarded)} of {number(checked)} children asked broke")
+    table = _table("guard", "best seed", "at least", "champion", "broken")
+    for guard in guards:
+        best = guard["best_seed"]
+        table.add_row(
+            cell(guard["name"]),
+            cell(percent(None if best is None else best["score"])),
+            cell(percent(guard["bound"])),
+            cell(percent(guard["champion"])),
+            cell(number(guard["broken"])),
+        )
+    out.print(table)
+
+
+def _facts(out: Console, *facts: tuple[str, str]) -> None:
+    width = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        out.print(f"{name:<{width}}  {text}")
+
+
+def _table(*columns: str) -> Table:
+    """Without lines; text on the left, numbers on the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=any(columns))
+    for name in columns:
+        left = name in ("", "genome", "task", "guard")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def _row(table: Table, name: str, member: int, train: float | None, held_out: float | None) -> None:
+    table.add_row(cell(name), cell(member), cell(percent(train)), cell(percent(held_out)))
+
+
+def _verdicts(status: dict[str, Any]) -> str:
+    if not status["evaluations"]:
+        return ""
+    parts = [f"{number(status['accepted'])} accepted", f"{number(status['stopped'])} stopped early"]
+    if status["guarded"]:
+        parts.append(f"{number(status['guarded'])} guarded")
+    if status["failed"]:
+        parts.append(f"{number(status['failed'])} failed")
+    return f" ({', '.join(parts)})"
+
+
+def _failure(last: dict[str, Any] | None) -> list[tuple[str, str]]:
+    return (
+        []
+        if last is None
+        else [("failed", f"last member {last['member']}: {plain(last['error'])}")]
+    )
+
+
+def _saved(status: dict[str, Any]) -> str:
+    asked, total = status["examples_evaluated"], status["examples_total"]
+    if not total:
+        return "none asked"
+    return f"{number(asked)} asked of {number(total)}: {percent(1 - asked / total)} saved"
+
+
+def _fate(member: dict[str, Any]) -> str:
+    verdict = member["verdict"]
+    if verdict == "accepted":
+        taken = f"accepted into slot {member['slot']}"
+        if member["evicted"] is not None:
+            taken += f" in place of member {member['evicted']}"
+        return taken + ("" if member["alive"] else "; replaced since")
+    return {
+        "rejected": "rejected: the least fit of all",
+        "stopped": "rejected early: certain to be the least fit before all examples were asked",
+        "guarded": "guarded: it fell too far below the best seed on a task that guards",
+        "failed": "failed: could not be scored",
+    }[verdict]
+
+
+def _plan(plan: dict[str, Any], size: int) -> str:
+    """What was drawn; every strategy has entries of its own."""
+    parts: list[str] = []
+    for key, value in plan.items():
+        if key == "parents" or (not value and key in ("mutation", "splits")):
+            continue
+        if key == "splits":
+            parts.append(f"split at {_values([split / size for split in value])} of the axis")
+        elif len(plan["parents"]) > 1 or key not in ("ratio", "angle"):
+            parts.append(f"{plain(key)} {_values(value)}")
+    return ", ".join(parts) or "a copy"
+
+
+def _values(value: Any) -> str:
+    if isinstance(value, list):
+        entries = cast("list[Any]", value)
+        more = f" and {len(entries) - 6} more" if len(entries) > 6 else ""
+        return ", ".join(_values(entry) for entry in entries[:6]) + more
+    return f"{value:.3g}" if isinstance(value, float) else plain(value)
+
+
+def _genome(genome: dict[str, Any]) -> str:
+    if genome["kind"] != "recipe":
+        return f"dense, {number(genome['size'])} values"
+    parts = [f"{plain(name)} {percent(share)}" for name, share in genome["shares"].items()]
+    segments = count(genome["segments"], "segment")
+    return f"recipe of {segments} over {number(genome['size'])} parameters: {', '.join(parts)}"

@@ -1,0 +1,91 @@
+"""Digests remembered by files: right after every change, and read only where something is new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.digests import FILE, copies, recall_digests, remember_digests
+from genepool.errors import CheckpointError
+
+
+def made(path: Path, value: float) -> Path:
+    save_file({"w": np.full(5, value, np.float32)}, path)
+    return path
+
+
+def poisoned(cache: Path) -> None:
+    """Put a digest into the cache that shows when it is used."""
+    text = (cache / FILE).read_text()
+    (digest,) = {part for part in text.split('"') if len(part) == 64}
+    (cache / FILE).write_text(text.replace(digest, "f" * 64))
+
+
+def digest_of(path: Path, cache: Path, rename: dict[str, str] | None = None) -> str:
+    (digest,) = remember_digests([open_checkpoint(path)], [rename or {}], cache)
+    return digest
+
+
+def test_the_second_time_nothing_is_read(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.safetensors", 1)
+    assert digest_of(path, tmp_path) == open_checkpoint(path).digest()
+    poisoned(tmp_path)
+    assert digest_of(path, tmp_path) == "f" * 64
+    recalled = open_checkpoint(path)
+    recall_digests([recalled], [{}], tmp_path)
+    assert recalled.digest() == "f" * 64
+
+
+def test_a_changed_file_is_read_even_with_the_size_and_date_of_before(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.safetensors", 1)
+    digest_of(path, tmp_path)
+    poisoned(tmp_path)
+    before = path.stat()
+    made(tmp_path / "b.safetensors", 2)
+    shutil.copyfile(tmp_path / "b.safetensors", path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert digest_of(path, tmp_path) == open_checkpoint(path).digest() != "f" * 64
+
+
+def test_another_rename_is_another_digest(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.safetensors", 1)
+    digest_of(path, tmp_path)
+    poisoned(tmp_path)
+    assert digest_of(path, tmp_path, {"w": "v"}) != "f" * 64
+
+
+@pytest.mark.parametrize("content", ["", "no JSON", "[1]", '{"a": 1}', "[" * 100_000])
+def test_a_damaged_cache_is_done_without(tmp_path: Path, content: str) -> None:
+    path = made(tmp_path / "a.safetensors", 1)
+    (tmp_path / FILE).write_text(content)
+    assert digest_of(path, tmp_path) == open_checkpoint(path).digest()
+    poisoned(tmp_path)
+    assert digest_of(path, tmp_path) == "f" * 64
+
+
+def test_recalling_writes_nothing(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(made(tmp_path / "a.safetensors", 1))
+    recall_digests([checkpoint], [{}], tmp_path)
+    assert not (tmp_path / FILE).exists()
+    assert len(checkpoint.digest()) == 64
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    checkpoint: Checkpoint = open_checkpoint(made(tmp_path / "a.safetensors", 1))
+    (tmp_path / "a.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read"):
+        remember_digests([checkpoint], [{}], tmp_path)
+
+
+def test_copies_are_told() -> None:
+    assert copies(["a", "b", "c"], ["1", "2", "3"]) == ()
+    (first, second) = copies(["a", "b", "c", "d"], ["1", "2", "1", "1"])
+    assert first.startswith("seed 'c' holds the very tensors of 'a'")
+    assert second.startswith("seed 'd' holds the very tensors of 'a'")

@@ -1,0 +1,214 @@
+"""LoRA adapters as seeds: compared with peft's own merge of the same adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from genepool.checkpoints.family import find_source, open_source
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.dtypes import as_float32
+from genepool.errors import CheckpointError
+from tests import language
+from tests.build import bits
+
+# transformers and peft warn of their own future.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def gpt2(seed: int) -> Any:
+    config = transformers.GPT2Config(
+        vocab_size=48, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1,
+        eos_token_id=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    return language.build(transformers.GPT2LMHeadModel, config, seed)
+
+
+def adapted(directory: Path, model: Any, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
+    """Save a base and an adapter with random weights; what peft merges them to."""
+    base = model.to(dtype)
+    language.save(base, directory / "base")
+    wrapped = get_peft_model(base, LoraConfig(**options))
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name or "modules_to_save" in name or parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+                if "magnitude" in name:
+                    parameter.abs_().add_(0.5)
+    wrapped.save_pretrained(directory / "adapter")
+    return wrapped.merge_and_unload().state_dict()
+
+
+def opened(directory: Path) -> Checkpoint:
+    return open_source(find_source("adapter", directory, base="base"))
+
+
+def floats(checkpoint: Checkpoint, name: str) -> np.ndarray[Any, Any]:
+    tensor = checkpoint.tensors[name]
+    return as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+
+
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "plain": (language.llama, {"r": 4, "lora_alpha": 10, "target_modules": ["q_proj", "up_proj"]}),
+    "every linear layer": (language.llama, {"r": 2, "target_modules": "all-linear"}),
+    "rank stabilised": (
+        language.llama,
+        {"r": 8, "use_rslora": True, "target_modules": ["v_proj", "down_proj"]},
+    ),
+    "patterns": (
+        language.llama,
+        {
+            "r": 4,
+            "target_modules": ["q_proj", "k_proj", "o_proj"],
+            "rank_pattern": {"q_proj": 2, r"layers\.1\.self_attn\.o_proj": 6},
+            "alpha_pattern": {"layers.0.self_attn.k_proj": 32},
+        },
+    ),
+    "whole modules": (
+        language.llama,
+        {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
+    ),
+    "embedding": (language.llama, {"r": 4, "target_modules": ["embed_tokens", "q_proj"]}),
+    "dora": (
+        language.llama,
+        {"r": 4, "use_dora": True, "target_modules": ["q_proj", "k_proj", "down_proj"]},
+    ),
+    "fan in, fan out": (
+        gpt2,
+        {"r": 4, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
+    ),
+    "dora on an embedding": (
+        language.llama,
+        {"r": 4, "use_dora": True, "target_modules": ["embed_tokens", "v_proj"]},
+    ),
+    "dora, fan in, fan out": (
+        gpt2,
+        {"r": 4, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "use_dora": True},
+    ),
+    "all biases": (gpt2, {"r": 4, "target_modules": ["c_attn"], "bias": "all"}),
+    "biases of what is adapted": (gpt2, {"r": 4, "target_modules": ["c_fc"], "bias": "lora_only"}),
+    "biases of their own": (
+        gpt2,
+        {"r": 4, "lora_alpha": 12, "target_modules": ["c_attn"], "lora_bias": True},
+    ),
+    "biases of both kinds": (
+        gpt2,
+        {"r": 4, "target_modules": ["c_fc"], "lora_bias": True, "bias": "all"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_folding_is_what_peft_merges(tmp_path: Path, case: str) -> None:
+    make, options = CASES[case]
+    expected = adapted(tmp_path, make(0), torch.float32, **options)
+    base = open_checkpoint(tmp_path / "base")
+    found = opened(tmp_path)
+    assert found.name == "adapter"
+    assert found.directory == tmp_path / "base"
+    assert set(found.tensors) == set(base.tensors)
+    changed = 0
+    for name, tensor in found.tensors.items():
+        np.testing.assert_allclose(floats(found, name), expected[name].numpy(), 2e-5, 1e-6, name)
+        assert tensor.dtype == base.tensors[name].dtype
+        if not np.array_equal(tensor.raw, base.tensors[name].raw):
+            changed += 1
+            assert not np.allclose(floats(found, name), floats(base, name), atol=1e-3), name
+        else:
+            # What does not change is not copied: it lies in the base's own mapping.
+            assert tensor is found.tensors[name]
+            assert any(t is tensor for file in found.files[:-1] for t in file.tensors.values())
+    assert changed == len(found.files[-1].tensors) > 0
+    assert found.digest() != base.digest()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_convolutions(tmp_path: Path, dora: bool) -> None:
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 1))
+    (tmp_path / "base").mkdir()
+    save_file(net.state_dict(), tmp_path / "base" / "model.safetensors")
+    wrapped = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+                if "magnitude" in name:
+                    parameter.abs_().add_(0.5)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    expected = wrapped.merge_and_unload().state_dict()
+    found, base = opened(tmp_path), open_checkpoint(tmp_path / "base")
+    for name in expected:
+        np.testing.assert_allclose(floats(found, name), expected[name].numpy(), 2e-5, 1e-6, name)
+    assert not np.allclose(floats(found, "0.weight"), floats(base, "0.weight"), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_one_rounding_to_the_dtype_of_the_base(tmp_path: Path, dtype: torch.dtype) -> None:
+    adapted(tmp_path, language.llama(0), dtype, r=4, lora_alpha=6, target_modules=["q_proj"])
+    adapter = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    base = load_file(tmp_path / "base/model.safetensors")
+    found = opened(tmp_path)
+    prefix = "model.layers.1.self_attn.q_proj"
+    a, b = (adapter[f"base_model.model.{prefix}.lora_{x}.weight"].double() for x in "AB")
+    exact = base[f"{prefix}.weight"].double() + 6 / 4 * (b @ a)
+    expected = exact.float().to(dtype)
+    raw = found.tensors[f"{prefix}.weight"].raw
+    assert (raw.view(np.int16) == bits(expected)).mean() > 0.999
+    half_steps = (torch.from_numpy(floats(found, f"{prefix}.weight")).double() - exact).abs()
+    unit = exact.abs() * (2**-8 if dtype == torch.bfloat16 else 2**-11)
+    assert bool((half_steps <= unit * 1.001 + 1e-7).all())
+
+
+def test_the_cache_serves_again_and_is_safe_to_lose(tmp_path: Path, cache: Path) -> None:
+    adapted(tmp_path, language.llama(0), torch.bfloat16, r=4, target_modules=["q_proj"])
+    digest = opened(tmp_path).digest()
+    (file,) = (cache / "adapters").iterdir()
+    before = file.stat().st_mtime_ns
+    assert opened(tmp_path).digest() == digest
+    assert file.stat().st_mtime_ns == before
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-7])
+    assert opened(tmp_path).digest() == digest
+    assert file.read_bytes() == whole
+    file.unlink()
+    assert opened(tmp_path).digest() == digest
+    # Another alpha is another seed.
+    config = tmp_path / "adapter/adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 3}))
+    assert opened(tmp_path).digest() != digest
+
+
+def test_the_base_that_the_adapter_names(tmp_path: Path) -> None:
+    adapted(tmp_path, language.llama(0), torch.float32, r=4, target_modules=["q_proj"])
+    config = tmp_path / "adapter/adapter_config.json"
+    content = json.loads(config.read_text())
+    with pytest.raises(CheckpointError, match="names no base model"):
+        find_source("adapter", tmp_path)
+    config.write_text(json.dumps({**content, "base_model_name_or_path": "base"}))
+    source = find_source("adapter", tmp_path)
+    assert source.base == str(tmp_path / "base")
+    assert open_source(source).digest() == opened(tmp_path).digest()
+    config.write_text(
+        json.dumps({**content, "base_model_name_or_path": "org/model", "revision": "v2"})
+    )
+    assert find_source("adapter", tmp_path).base == "org/model@v2"

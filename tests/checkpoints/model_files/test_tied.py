@@ -1,0 +1,84 @@
+"""Heads that are but copies of the embeddings, and code that models bring along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import genepool
+from genepool.checkpoints.family import find_source, make_family, open_source
+from tests.lms import rewrite_config, write_lm
+
+HEADS = {"llama": "lm_head.weight", "gpt2": "lm_head.weight"}
+EMBEDDINGS = {"llama": "model.embed_tokens.weight", "gpt2": "transformer.wte.weight"}
+
+
+def with_head(seed: Path, kind: str, difference: float = 0.0) -> None:
+    """Store the embeddings once more, as the head."""
+    file = seed / "model.safetensors"
+    tensors = load_file(file)
+    assert HEADS[kind] not in tensors
+    tensors[HEADS[kind]] = tensors[EMBEDDINGS[kind]].clone() + difference
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("copies", [(True, True), (True, False), (False, True)])
+def test_a_copy_of_the_embeddings_is_no_tensor_of_its_own(
+    tmp_path: Path, kind: str, copies: tuple[bool, bool]
+) -> None:
+    a, b = seeds = [write_lm(tmp_path / name, number, kind) for number, name in enumerate("ab")]
+    how: dict[str, Any] = {"ratio": 0.3, "split": 0.5}
+    genepool.merge(a, b, tmp_path / "plain", **how)
+    for seed, copy in zip(seeds, copies, strict=True):
+        rewrite_config(seed, tie_word_embeddings=True)
+        if copy:
+            with_head(seed, kind)
+    genepool.merge(a, b, tmp_path / "merged", **how)
+    merged = load_file(tmp_path / "merged/model.safetensors")
+    plain = load_file(tmp_path / "plain/model.safetensors")
+    assert merged.keys() == plain.keys()
+    assert all(torch.equal(merged[name], plain[name]) for name in plain)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "merged"))
+    assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
+
+
+def test_another_head_is_merged_and_told(tmp_path: Path) -> None:
+    seeds = [write_lm(tmp_path / name, number) for number, name in enumerate("ab")]
+    for seed in seeds:
+        with_head(seed, "llama", 0.5)
+    family = make_family([open_source(find_source(str(seed), tmp_path)) for seed in seeds])
+    assert "lm_head.weight" in {slot.name for slot in family.layout.slots}
+    assert sum("is not the embeddings" in notice for notice in family.notices) == 2
+    for seed in seeds:
+        rewrite_config(seed, tie_word_embeddings=False)
+    family = make_family([open_source(find_source(str(seed), tmp_path)) for seed in seeds])
+    assert family.notices == ()
+    # Equal, but not tied: each goes its own way.
+    for seed in seeds:
+        (seed / "model.safetensors").unlink()
+        write_lm(seed, 1)
+        with_head(seed, "llama")
+        rewrite_config(seed, tie_word_embeddings=False)
+    family = make_family([open_source(find_source(str(seed), tmp_path)) for seed in seeds])
+    assert "lm_head.weight" in {slot.name for slot in family.layout.slots}
+
+
+def test_code_that_stays_behind_is_told(tmp_path: Path) -> None:
+    seeds = [write_lm(tmp_path / name, number) for number, name in enumerate("ab")]
+
+    def told() -> list[str]:
+        opened = [open_source(find_source(str(seed), tmp_path)) for seed in seeds]
+        return list(make_family(opened).notices)
+
+    assert told() == []
+    for seed in seeds:
+        rewrite_config(seed, auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
+        (seed / "modeling_own.py").write_text("raise RuntimeError")
+    (notice,) = told()
+    assert notice.startswith(f"{seeds[0]} brings code of its own ('modeling_own.py')")

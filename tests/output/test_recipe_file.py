@@ -1,0 +1,248 @@
+"""A model made again from its recipe, and what its card says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.errors import CheckpointError, InputError
+from genepool.governance.licences import common_licence, hub_id, licence_of
+from genepool.output.by_hand import blend, merge
+from genepool.output.member import export, rebuild
+from genepool.pool.reader import Pool
+from genepool.run.evolve import evolve
+from tests.cli import run_cli
+from tests.runs import write_run
+
+
+def places(directory: Path) -> dict[str, Path]:
+    return {name: directory / f"{name}.safetensors" for name in ("seed1", "seed2")}
+
+
+def front_matter(page: str) -> dict[str, Any]:
+    _, front, _ = page.split("---\n", 2)
+    return yaml.safe_load(front)
+
+
+@pytest.mark.parametrize("dtype", [None, "BF16", "F16", "F64"])
+@pytest.mark.parametrize("source", ["file", "directory", "shard"])
+def test_a_recipe_gives_the_same_tensors(tmp_path: Path, dtype: str | None, source: str) -> None:
+    run = write_run(tmp_path, budget=30, chromosomes={"weights": ["*.weight"]})
+    evolve(run)
+    with Pool(tmp_path / "pool") as pool:
+        done = export(pool, "best", tmp_path / "out", dtype=dtype, shard_bytes=400)
+    recipe = {
+        "file": tmp_path / "out/genepool.json",
+        "directory": tmp_path / "out",
+        "shard": next((tmp_path / "out").glob("*.safetensors")),
+    }[source]
+    again = rebuild(recipe, tmp_path / "again", seeds=places(tmp_path))
+    assert again.genome == done.genome
+    digests = {open_checkpoint(tmp_path / name).digest() for name in ("out", "again")}
+    assert len(digests) == 1
+    # A rebuilt model can be rebuilt again.
+    last = rebuild(tmp_path / "again", tmp_path / "last", seeds=places(tmp_path))
+    assert open_checkpoint(last.directory).digest() in digests
+
+
+def test_equal_exports_have_equal_bytes(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, budget=20))
+    contents: list[dict[str, bytes]] = []
+    for name in ("one/out", "two/out"):
+        with Pool(tmp_path / "pool") as pool:
+            done = export(pool, "best", tmp_path / name)
+        contents.append({file.name: file.read_bytes() for file in done.directory.iterdir()})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"README.md", "genepool.json", "model.safetensors"}
+
+
+def test_the_card_of_a_champion(tmp_path: Path) -> None:
+    seeds = [
+        {"path": "seed1.safetensors", "licence": "Apache-2.0"},
+        {"path": "seed2.safetensors", "name": "tw|o <b>", "licence": "MIT"},
+    ]
+    evolve(write_run(tmp_path, budget=40, seeds=seeds))
+    with Pool(tmp_path / "pool") as pool:
+        done = export(pool, "best", tmp_path / "champion")
+        status = pool.status()
+    page = (done.directory / "README.md").read_text()
+    assert front_matter(page) == {
+        "base_model": ["seed1", "tw|o <b>"],
+        "base_model_relation": "merge",
+        "license": "other",
+        "tags": ["merge", "genepool", "m2n2"],
+    }
+    assert "# champion" in page
+    assert "| seed1 | apache-2.0 |" in page
+    assert "| tw\\|o &lt;b> | mit |" in page
+    for seed in status["seeds"]:
+        assert f"{seed['train']:.4f} | {seed['held_out']:.4f} |" in page
+    best = status["champion"]
+    assert f"(member {best['member']}) | {best['train']:.4f} | {best['held_out']:.4f} |" in page
+    assert "## Ancestry" in page
+    assert str(tmp_path) not in page
+
+
+def test_a_card_declares_the_licence_that_all_seeds_share(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    for name, seed in (("a", "seed1"), ("b", "seed2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{seed}.safetensors").rename(tmp_path / name / "model.safetensors")
+        (tmp_path / name / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Mine\n")
+    (tmp_path / "a/config.json").write_text('{"model_type": "llama", "torch_dtype": "float32"}')
+    (tmp_path / "a/modeling_mine.py").write_text("print('run')")
+    done = merge(tmp_path / "a", tmp_path / "b", tmp_path / "out", ratio=0.5, dtype="BF16")
+    names = {file.name for file in done.directory.iterdir()}
+    assert names == {"README.md", "config.json", "genepool.json", "model.safetensors"}
+    front = front_matter((done.directory / "README.md").read_text())
+    assert front["license"] == "apache-2.0"
+    assert front["library_name"] == "transformers"
+    assert json.loads((done.directory / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    again = rebuild(done.directory, tmp_path / "x", seeds={n: tmp_path / n for n in ("a", "b")})
+    assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("README.md", "---\nlicense: MIT\n---\n", "mit"),
+        ("README.md", "---\nlicense: other\nlicense_name: mine\n---\n", "mine"),
+        ("README.md", "---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
+        ("README.md", "---\nlicense: [\n---\n", None),
+        ("README.md", "no front matter", None),
+        ("LICENSE", "\n   Apache License\n   Version 2.0, January 2004\n", "apache-2.0"),
+        ("LICENSE.txt", "Permission is hereby granted, free of charge, to any", "mit"),
+        ("LICENSE", "All mine.", "see LICENSE"),
+    ],
+)
+def test_licences_are_read_where_seeds_declare_them(
+    tmp_path: Path, file: str, text: str, expected: str | None
+) -> None:
+    (tmp_path / file).write_text(text)
+    assert licence_of(tmp_path) == expected
+
+
+def test_the_common_licence() -> None:
+    assert common_licence(["mit", "mit"]) == "mit"
+    assert common_licence(["mit", None]) == "other"
+    assert common_licence(["mit", "apache-2.0"]) == "other"
+    assert common_licence([None, None]) == "other"
+    assert common_licence(["see LICENSE", "see LICENSE"]) == "other"
+
+
+def test_ids_of_the_hub() -> None:
+    assert hub_id("org/name") == "org/name"
+    assert hub_id("org/name@main") == "org/name"
+    assert hub_id("/cache/models--org--name/snapshots/abc") == "org/name"
+    assert hub_id("/models/mine") is None
+
+
+def test_rebuilding_from_other_seeds(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    done = merge(*places(tmp_path).values(), tmp_path / "out", ratio=0.2)
+    wrong = {**places(tmp_path), "seed2": tmp_path / "seed3.safetensors"}
+    with pytest.raises(CheckpointError, match=r"seed 'seed2': .* other tensors"):
+        rebuild(done.directory, tmp_path / "again", seeds=wrong)
+    with pytest.raises(InputError, match="needs the seed 'seed2'"):
+        rebuild(done.directory, tmp_path / "again", seeds={"seed1": wrong["seed1"]})
+    with pytest.raises(InputError, match="no seed named 'seed9'"):
+        rebuild(done.directory, tmp_path / "again", seeds={**wrong, "seed9": tmp_path})
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_dense_genome_is_made_again_by_its_pool(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, budget=5, strategy={"name": "m2n2", "archive": 5, "mutation": 0.1}))
+    with Pool(tmp_path / "pool") as pool:
+        done = export(pool, 4, tmp_path / "out")
+    with pytest.raises(InputError, match="genepool export POOL"):
+        rebuild(done.directory, tmp_path / "again", seeds=places(tmp_path))
+
+
+def test_rebuild_on_the_command_line(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    done = merge(*places(tmp_path).values(), tmp_path / "out", ratio=0.2, split=0.4, angle="side")
+    one, two = (f"{name}={path}" for name, path in places(tmp_path).items())
+    command = ["rebuild", str(done.directory / "genepool.json"), "--seeds", one, two]
+    code, out, error = run_cli([*command, "-o", str(tmp_path / "again"), "--json"])
+    assert code == 0, error
+    assert json.loads(out)["genome"] == done.genome
+    assert open_checkpoint(tmp_path / "again").digest() == open_checkpoint(done.directory).digest()
+
+
+@pytest.mark.parametrize(
+    "method", ["linear", "task-arithmetic", "ties", "dare-ties", "dare-linear"]
+)
+def test_blends_are_made_again(tmp_path: Path, method: str) -> None:
+    write_run(tmp_path)
+    models = list(places(tmp_path).values())
+    base = None if method == "linear" else tmp_path / "seed3.safetensors"
+    options: dict[str, Any] = {} if method in ("linear", "task-arithmetic") else {"density": 0.3}
+    done = blend(
+        models, tmp_path / "out", method=method, base=base, weights=[0.4, 0.8], seed=5, **options
+    )
+    seeds = {**places(tmp_path), **({"seed3": base} if base else {})}
+    again = rebuild(done.directory, tmp_path / "again", seeds=seeds)
+    assert again.genome == done.genome
+    assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
+    assert method in (done.directory / "README.md").read_text()
+
+
+@pytest.mark.parametrize("density", [[0.2, 0.5], [0.4, 0.4], [1, 1], 1])
+def test_densities_are_made_again(tmp_path: Path, density: Any) -> None:
+    write_run(tmp_path)
+    models, base = list(places(tmp_path).values()), tmp_path / "seed3.safetensors"
+    done = blend(models, tmp_path / "out", method="dare-ties", base=base, density=density)
+    again = rebuild(done.directory, tmp_path / "again", seeds={**places(tmp_path), "seed3": base})
+    assert again.genome == done.genome
+    assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
+
+
+def test_linear_and_task_arithmetic_are_the_formulas(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    paths = [tmp_path / f"seed{n}.safetensors" for n in (1, 2, 3)]
+    one, two, base = (load_file(path) for path in paths)
+    mean = load_file(
+        blend(paths[:2], tmp_path / "m", weights=[1, 3]).directory / "model.safetensors"
+    )
+    moved = blend(
+        paths[:2],
+        tmp_path / "t",
+        method="task-arithmetic",
+        base=paths[2],
+        weights=[0.5, 1],
+        scale=2,
+    )
+    sum_ = load_file(moved.directory / "model.safetensors")
+    for name in one:
+        np.testing.assert_allclose(mean[name], 0.25 * one[name] + 0.75 * two[name], atol=1e-6)
+        expected = base[name] + 2 * (0.5 * (one[name] - base[name]) + (two[name] - base[name]))
+        np.testing.assert_allclose(sum_[name], expected, atol=2e-6)
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_a_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path)
+    seeds = [str(path) for path in places(tmp_path).values()]
+    merge(seeds[0], seeds[1], tmp_path / "plain", ratio=0.4)
+    # Small models are not remembered; what stands in the way of files is a folder and a file.
+    monkeypatch.setattr("genepool.output.by_hand._REMEMBERED", 1)
+    cache = tmp_path / "cache"
+    (cache / "digests.json").mkdir(parents=True)
+    (cache / "gram").write_text("in the way")
+    monkeypatch.setenv("GENEPOOL_CACHE", str(cache))
+    merge(seeds[0], seeds[1], tmp_path / "out", ratio=0.4)
+    one, other = (tmp_path / name / "model.safetensors" for name in ("plain", "out"))
+    assert one.read_bytes() == other.read_bytes()
+    # With room they are remembered.
+    (cache / "digests.json").rmdir()
+    (cache / "gram").unlink()
+    merge(seeds[0], seeds[1], tmp_path / "third", ratio=0.4)
+    assert (cache / "digests.json").is_file() and len(list((cache / "gram").iterdir())) == 1

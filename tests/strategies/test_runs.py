@@ -1,0 +1,115 @@
+"""Whole runs: with the early stop they end exactly as without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genepool.strategies import Blind, Niches
+from tests.core.trial import Trial, problem_of, run
+
+STEPS = 150
+
+
+def assert_same(one: Trial, two: Trial) -> None:
+    assert one.slots == two.slots
+    np.testing.assert_array_equal(one.archive.scores, two.archive.scores)
+    assert one.accepted == two.accepted
+    for a, b in zip(one.outcomes, two.outcomes, strict=True):
+        # A child that was stopped has no fitness; one that was not has the same.
+        assert b.fitness is not None and a.fitness in (None, b.fitness)
+    assert [proposal.plan for proposal in one.proposals] == [p.plan for p in two.proposals]
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_early_stop_changes_nothing(
+    binary: bool, alpha: float, weighted: bool, width: int
+) -> None:
+    draws = np.random.default_rng([binary, int(10 * alpha), weighted])
+    problem, score = problem_of(draws, binary=binary, weighted=weighted)
+    strategy = Niches(size=8, alpha=alpha)
+    stopped = run(strategy, problem, score, STEPS, width, stop=True)
+    whole = run(strategy, problem, score, STEPS, width, stop=False)
+    assert_same(stopped, whole)
+    assert sum(whole.asked) == STEPS * 60
+    assert sum(outcome.accepted for outcome in whole.outcomes) >= 8
+    # Without competition everybody becomes the same, and a clone always enters.
+    assert alpha == 0 or sum(stopped.asked) < 0.9 * STEPS * 60
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Niches(size=5, attraction=False),
+        Niches(size=5, alpha=0.0, attraction=False),
+        Niches(size=5, splits=0, angle="side"),
+        Niches(size=5, angle="tensor", warmup=20),
+        Niches(size=5, splits=3),
+        Niches(size=2),
+        Blind(size=5),
+        Blind(size=5, grid=7),
+    ],
+    ids=[
+        "no attraction",
+        "plain",
+        "no split point",
+        "warm-up",
+        "three splits",
+        "two slots",
+        "random",
+        "grid",
+    ],
+)
+@pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
+def test_the_early_stop_changes_nothing_for_other_strategies(
+    strategy: Niches | Blind, asking: dict[str, Any]
+) -> None:
+    problem, score = problem_of(np.random.default_rng(8), seeds=4)
+    problem = replace(problem, resources=replace(problem.resources, **asking))
+    for width in (1, 3):
+        stopped = run(strategy, problem, score, STEPS, width, stop=True)
+        assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
+
+
+@pytest.mark.parametrize("crossover", [True, False])
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_early_stop_changes_nothing_with_mutation(crossover: bool, binary: bool) -> None:
+    problem, score = problem_of(np.random.default_rng(9), binary=binary, dense=True)
+    strategy = Niches(size=6, crossover=crossover, mutation=0.2)
+    for width in (1, 3):
+        stopped = run(strategy, problem, score, STEPS, width, stop=True)
+        assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
+        assert sum(stopped.asked) < STEPS * 60
+
+
+def test_runs_repeat_and_differ_by_seed_and_width() -> None:
+    problem, score = problem_of(np.random.default_rng(1))
+    strategy = Niches(size=6)
+    first = run(strategy, problem, score, 60)
+    again = run(strategy, problem, score, 60)
+    assert_same_stopped(first, again)
+    wide = run(strategy, problem, score, 60, width=4)
+    assert wide.slots != first.slots
+
+
+def assert_same_stopped(one: Trial, two: Trial) -> None:
+    assert one.slots == two.slots and one.asked == two.asked and one.outcomes == two.outcomes
+
+
+def test_a_run_breeds_something_better_than_its_seeds() -> None:
+    problem, score = problem_of(np.random.default_rng(3))
+    trial = run(Niches(size=10), problem, score, 300)
+    best_seed = max(problem.resources.mean(score(genome)) for genome in problem.seeds)
+    best = max(member.train for member in trial.archive.members if member is not None)
+    assert best > best_seed + 0.1
+    # Ids grow with age, parents are older than their children, and no slot is empty any more.
+    for member in trial.archive.members:
+        assert member is not None
+        assert all(parent < member.id for parent in member.parents)
+        assert member.train == problem.resources.mean(score(member.genome))

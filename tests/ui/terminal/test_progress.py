@@ -1,0 +1,88 @@
+"""Progress: few lines in a log, a bar on a terminal, and next to nothing for a step."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from genepool.run.progress import StepReport
+from genepool.ui.terminal.progress import Bar, Lines
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def report(done: int, seconds: float, held_out: float | None = None) -> StepReport:
+    return StepReport(
+        evaluations=done + 40,
+        budget=10_040,
+        session=done,
+        accepted=done // 5,
+        examples=done * 50,
+        examples_total=done * 100,
+        champion=0.6831,
+        held_out=held_out,
+        seconds=seconds,
+    )
+
+
+def test_lines_come_rarely_and_tell_the_time_left() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        progress.stage("reading the seeds")
+        clock.now += 60.0
+        for step in range(1, 10_001):
+            clock.now += 0.125
+            progress.step(report(step, step * 0.125, held_out=0.5))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == (
+        "81 of 10,040 children, best 68.3 %, held-out 50.0 %, 8 a second, 20 min 45 s left"
+    )
+    # 1,250 seconds: every 5 at first, once a minute in the end.
+    assert 20 <= len(lines) <= 40
+
+
+def test_a_short_run_prints_no_line() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        for step in range(1, 100):
+            clock.now += 0.04
+            progress.step(report(step, step * 0.04))
+    assert out.getvalue() == ""
+
+
+def test_the_bar_shows_where_the_run_stands() -> None:
+    clock, screen = Clock(), io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with Bar(terminal, clock) as progress:
+        progress.stage("scoring [bold]seed")
+        progress.stage("evolving")
+        progress.step(report(10, 1.0))
+        # Less than a tenth of a second later: not drawn.
+        clock.now += 0.01
+        progress.step(report(11, 1.01))
+        assert [task.completed for task in progress.tasks] == [50]
+        clock.now += 0.2
+        progress.step(report(30, 1.2))
+        assert [task.completed for task in progress.tasks] == [70]
+        progress.step(report(10_000, 9.0))
+        assert [(task.completed, task.total) for task in progress.tasks] == [(10_040, 10_040)]
+    assert "10,040 of 10,040 children, best 68.3 %, 1,111 a second, 0.0 s left" in screen.getvalue()
+    assert "scoring [bold]seed" in screen.getvalue()
+
+
+def test_the_bar_shows_the_share_of_a_long_write() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Bar(terminal) as progress:
+        progress.advance(0.5)
+        progress.stage("writing")
+        progress.advance(0.25)
+        assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
