@@ -31,7 +31,7 @@ from genepool.errors import WriteError
 Function = Callable[..., object]
 
 # What compiled functions here are made of.
-_FILES = ("kernels.py", "intrinsics.py", "dtypes.py")
+_FILES = ("kernels.py", "intrinsics.py", "../checkpoints/files/dtypes.py")
 
 _DIGEST = hashlib.sha256().digest_size
 

@@ -21,7 +21,7 @@ from tests.nets import Arrays, inputs, mlp
 
 Float32 = NDArray[np.float32]
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def forward(
