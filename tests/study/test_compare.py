@@ -347,7 +347,7 @@ def slow_run(directory: Path) -> Path:
 
 def start(file: Path, out: Path) -> subprocess.Popen[str]:
     """In a session of its own, as a terminal would."""
-    words = ["compare", str(file), "--strategies", "m2n2,ga", "--seeds", "2", "-o", str(out)]
+    words = ["compare", str(file), "--strategies", "m2n2,ga", "--runs", "2", "-o", str(out)]
     return subprocess.Popen(
         [sys.executable, "-m", "genepool", *words, "--budget", str(_EACH)],
         stdout=subprocess.PIPE,

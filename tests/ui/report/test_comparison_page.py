@@ -105,7 +105,7 @@ def test_everything_is_written_beside_the_pools(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     file, out = write_run(tmp_path), tmp_path / "out"
-    words = ["compare", str(file), "--strategies", "m2n2, ga", "--seeds", "2", "--budget", "12"]
+    words = ["compare", str(file), "--strategies", "m2n2, ga", "--runs", "2", "--budget", "12"]
     words += ["--variant", "plain={name: m2n2, attraction: false}", "-o", str(out)]
     code, printed, error = run_cli(words)
     assert code == 0, error

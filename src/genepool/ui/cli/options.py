@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def budget_option(text: str) -> Callable[[Command], Command]:
+    """The option `--budget N`, with its help."""
+    return click.option("--budget", type=click.IntRange(0, 10**9), metavar="N", help=text)
 
 
 class _DTypeName(click.Choice[str]):
@@ -32,6 +41,14 @@ shards_option = click.option(
     default="5GB",
     show_default=True,
     help="Largest size of a weight file, in bytes or as 500MB, 2GB, 4GiB.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="S",
+    default=0,
+    show_default=True,
+    help="The random seed.",
 )
 dtype_option = click.option(
     "--dtype",

@@ -1,0 +1,86 @@
+"""The commands that look into a pool: status, show, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from genepool.ui.cli.options import json_option, pool_argument
+
+
+@click.command()
+@pool_argument
+@json_option
+def status(pool: Path, as_json: bool) -> None:
+    """Say how far a pool is, and what lives in it.
+
+    Works while a run is writing to it.
+    """
+    from genepool.pool.reader import Pool
+    from genepool.ui.terminal.console import console, print_json
+
+    with Pool(pool) as opened:
+        found = opened.status()
+    if as_json:
+        print_json(found)
+    else:
+        from genepool.ui.terminal.tables import print_status
+
+        print_status(console(), found)
+
+
+@click.command()
+@pool_argument
+@click.argument("member")
+@json_option
+def show(pool: Path, member: str, as_json: bool) -> None:
+    """Show a member: its parents, its fate, its genome.
+
+    MEMBER is its number, `best` for the champion, or the name of a seed. Members that were
+    rejected can be shown too.
+    """
+    from genepool.pool.members import describe, member_number
+    from genepool.pool.reader import Pool
+    from genepool.ui.terminal.console import console, print_json
+
+    with Pool(pool) as opened:
+        found = describe(opened, member_number(opened, member))
+    if as_json:
+        print_json(found)
+    else:
+        from genepool.ui.terminal.tables import print_member
+
+        print_member(console(), found)
+
+
+@click.command()
+@pool_argument
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Page to write; one that is there is replaced.",
+)
+@json_option
+def report(pool: Path, output: Path, as_json: bool) -> None:
+    """Write a page that shows a pool: its champion, its course, its genomes.
+
+    One file of HTML without scripts, to be read, printed and sent around without a server or a
+    network. Works while a run is writing to the pool.
+    """
+    from genepool.pool.reader import Pool
+    from genepool.ui.report.report import write_report
+    from genepool.ui.terminal.console import console, print_json
+
+    with Pool(pool) as opened:
+        write_report(opened, output)
+    if as_json:
+        print_json({"file": str(output)})
+    else:
+        console().print(f"wrote {output}")
+
+
+COMMANDS = (status, show, report)

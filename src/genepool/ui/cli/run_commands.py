@@ -1,0 +1,173 @@
+"""The commands that breed: demo, evolve, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from genepool.ui.cli.endings import resumable
+from genepool.ui.cli.options import budget_option, json_option, seed_option
+
+if TYPE_CHECKING:
+    from genepool.run.evolve import Result
+
+# Beyond these the curves of the demo are flat.
+DEMO_BUDGET, DEMO_BUDGET_FROM_SCRATCH = 5_000, 20_000
+
+
+@click.group()
+def demo() -> None:
+    """Watch a complete run on real data."""
+
+
+@demo.command()
+@click.option(
+    "--from-scratch",
+    is_flag=True,
+    help="Start from two untrained networks, with mutation, instead of two specialists.",
+)
+@budget_option(
+    "Number of children to score.  "
+    f"[default: {DEMO_BUDGET}; from scratch {DEMO_BUDGET_FROM_SCRATCH}]"
+)
+@seed_option
+@click.option(
+    "--pool",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The pool's directory; everything is written below it.  "
+    "[default: demo/digits; from scratch demo/digits-from-scratch]",
+)
+@json_option
+def digits(
+    from_scratch: bool, budget: int | None, seed: int, pool: Path | None, as_json: bool
+) -> None:
+    """Breed two digit specialists into one better classifier.
+
+    Trains one small network on the digits 0-4 and another on 5-9, writes them as checkpoints,
+    evolves, and shows seeds, the best single merge and the champion on training and held-out data.
+    The same command again goes on where it stopped.
+    """
+    from genepool.ui.cli.demo import digits_demo
+
+    if budget is None:
+        budget = DEMO_BUDGET_FROM_SCRATCH if from_scratch else DEMO_BUDGET
+    if pool is None:
+        pool = Path("demo", "digits-from-scratch" if from_scratch else "digits")
+    with resumable():
+        digits_demo(pool, from_scratch=from_scratch, budget=budget, seed=seed, as_json=as_json)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN.yaml")
+@budget_option("Number of children to have scored in the end.  [default: the run file's]")
+@json_option
+def evolve(run: Path, budget: int | None, as_json: bool) -> None:
+    """Bring the pool that RUN.yaml names to its budget.
+
+    The same command again resumes where it was left, and does nothing when done. Ctrl-C finishes
+    the children being scored and keeps everything.
+    """
+    from genepool.run.evolve import evolve
+    from genepool.ui.terminal.progress import watcher
+
+    with resumable(), watcher() as progress:
+        result = evolve(run, budget=budget, progress=progress)
+    _report(result, as_json)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN.yaml")
+@click.option(
+    "--strategies",
+    metavar="NAMES",
+    default="",
+    help="Names of strategies, with commas between them. The others are compared with the first. "
+    "The run file's own strategy has the options that stand there; any other has its defaults.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="LABEL={...}",
+    help="A strategy with options of its own, such as plain='{name: m2n2, attraction: false}'. The "
+    "option may be repeated.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 10_000),
+    metavar="K",
+    default=10,
+    show_default=True,
+    help="Number of runs of each strategy: the first has the run file's random seed, the next that "
+    "seed + 1, and so on.",
+)
+@budget_option("Number of children of each run.  [default: the run file's]")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The comparison's directory; a comparison that was begun there goes on.",
+)
+@json_option
+def compare(
+    run: Path,
+    strategies: str,
+    variants: tuple[str, ...],
+    runs: int,
+    budget: int | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Compare strategies on what RUN.yaml describes, over several runs of each.
+
+    Runs every strategy with every random seed, one pool each and one process per core, and writes
+    curves.csv, summary.csv, table.md and comparison.png and .svg. The same command again goes on
+    where it was left, and ends with the same numbers.
+    """
+    from genepool.study.compare import compare, parse_variant
+    from genepool.ui.terminal.console import print_json
+    from genepool.ui.terminal.progress import watcher
+
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    if not (names or variants):
+        raise click.UsageError("Nothing to compare: give --strategies or --variant.")
+    with resumable(), watcher() as progress:
+        found = compare(
+            run,
+            output,
+            strategies=names,
+            variants=[parse_variant(text) for text in variants],
+            seeds=runs,
+            budget=budget,
+            progress=progress,
+        )
+    from genepool.study.comparison import as_json as table
+    from genepool.ui.report.comparison_page import table_page, write_pages
+
+    files, reason = write_pages(found)
+    if as_json:
+        print_json({**table(found), "files": [str(file) for file in files], "no_figure": reason})
+        return
+    click.echo(table_page(found))
+    click.echo(f"wrote {output}" + (f"; no figure: {reason}" if reason else ""))
+
+
+def _report(result: Result, as_json: bool) -> None:
+    from genepool.ui.terminal.console import console, print_json
+
+    if as_json:
+        print_json({**result.status, "session": result.session, "seconds": result.seconds})
+        return
+    from genepool.ui.terminal.tables import print_session, print_status
+
+    out = console()
+    print_session(out, result.status, result.session, result.seconds)
+    print_status(out, result.status)
+
+
+COMMANDS = (demo, evolve, compare)
