@@ -25,7 +25,7 @@ from tests.curves import comparison
 from tests.runs import write_run
 from tests.ui.test_figures import BLUE, GREEN, VERMILLION, colours
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_table_in_words() -> None:
@@ -135,7 +135,7 @@ def keys(value: object) -> set[str]:
         ([], 2, "Nothing to compare: give --strategies or --variant"),
         (["--strategies", "m2n2,gaa"], 1, "there is no strategy 'gaa'; did you mean 'ga'?"),
         (["--variant", "x"], 1, "--variant: expected LABEL={name: STRATEGY"),
-        (["--strategies", "ga", "--seeds", "0"], 2, "0 is not in the range"),
+        (["--strategies", "ga", "--runs", "0"], 2, "0 is not in the range"),
     ],
 )
 def test_a_refusal_is_one_line(words: list[str], code: int, text: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from genepool.run.evolve import evolve
 from tests.cli import run_cli
 from tests.runs import write_data, write_run, write_seed
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VOID = {"meta", "img", "br"}
 
 
