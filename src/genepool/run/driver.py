@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +22,11 @@ from genepool.core.early_stop.lossless import FullExam, Questions
 from genepool.core.genome import Genome, Vector, digest, encode
 from genepool.core.subsets import draw_round, everything
 from genepool.errors import EvaluationError
-from genepool.pool.guards import Checked, Means, check
+from genepool.pool.guards import Checked, GuardEntry, Means, check
 from genepool.pool.records import FINAL, Record, Verdict
 from genepool.pool.writer import PoolWriter
 from genepool.run.executors.executor import Answer, Executor
-from genepool.run.inputs import Inputs, guard_entries
+from genepool.run.inputs import Inputs
 from genepool.run.progress import Progress, StepReport
 from genepool.run.subsets import Known, ask_again
 from genepool.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
@@ -41,6 +41,7 @@ class Driver:
     def __init__(
         self,
         inputs: Inputs,
+        guards: Sequence[GuardEntry],
         pool: PoolWriter,
         problem: Problem,
         executor: Executor,
@@ -56,7 +57,7 @@ class Driver:
         self._progress = progress
         self._interrupted = interrupted
         self._held_out = inputs.held_out_resources()
-        self._guards = guard_entries(inputs)
+        self._guards = guards
         # Of the seeds, by name; what children are measured against.
         self._guard_means: dict[str, Means] = {}
         self._champion: tuple[int, float, Genome] | None = None

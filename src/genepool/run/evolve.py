@@ -19,18 +19,9 @@ from genepool.run.driver import Driver
 from genepool.run.executors.executor import Executor, SerialExecutor
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
-from genepool.run.inputs import (
-    Inputs,
-    check_pins,
-    guard_entries,
-    open_inputs,
-    opening,
-    pins,
-    problem_of,
-    seed_entries,
-    task_entries,
-)
+from genepool.run.inputs import Inputs, open_inputs, problem_of
 from genepool.run.interrupt import interruptible
+from genepool.run.pins import check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run
 from genepool.threads import available_threads
@@ -95,14 +86,13 @@ def evolve(
         watcher.notice(notice)
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
-        seeds = (inputs.run, inputs.sources, inputs.checkpoints)
-        entries, tasks = seed_entries(*seeds, cache or path), task_entries(inputs)
-        twins = copies([entry.name for entry in entries], [entry.digest for entry in entries])
+        pins = pins_of(inputs, cache or path)
+        twins = copies([seed.name for seed in pins.seeds], [seed.digest for seed in pins.seeds])
         for notice in twins:
             watcher.notice(notice)
         if pool.fresh:
             meta = {
-                "pins": pins(inputs),
+                "pins": pins.settings,
                 "config": loaded.config.model_dump(),
                 "axis_size": inputs.layout.axis.size,
                 "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
@@ -113,11 +103,11 @@ def evolve(
                 "seed": loaded.config.seed,
                 "budget": target,
                 "opening": opening(inputs),
-                "guards": [asdict(guard) for guard in guard_entries(inputs)],
+                "guards": [asdict(guard) for guard in pins.guards],
             }
-            pool.set_up(meta, entries, tasks)
+            pool.set_up(meta, pins.seeds, pins.tasks)
         else:
-            check_pins(pool, inputs, entries, tasks)
+            check_pins(pool, pins, inputs)
             pool.set_meta("budget", max(target, pool.evaluations))
             pool.set_meta("config", loaded.config.model_dump())
             pool.set_meta("opening", opening(inputs))
@@ -126,7 +116,7 @@ def evolve(
         watcher.stage("building the model")
         executor = _executor(inputs, threads)
         try:
-            driver = Driver(inputs, pool, problem, executor, watcher, interrupted)
+            driver = Driver(inputs, pins.guards, pool, problem, executor, watcher, interrupted)
             session, seconds = driver.run(target)
         finally:
             executor.close()

@@ -15,13 +15,14 @@ import numpy as np
 import yaml
 
 from genepool.checkpoints.files.atomic import write_bytes
+from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import ConfigError, InputError, PoolError
 from genepool.materialise.gram import load_or_build_gram
 from genepool.pool.database import begun
 from genepool.pool.history import history
 from genepool.pool.reader import Pool
 from genepool.run.executors.restart import refuse_restart
-from genepool.run.inputs import open_seeds, seed_entries
+from genepool.run.inputs import open_seeds
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, StrategyEntry, load_run
 from genepool.study.comparison import Comparison, Curve, assemble, curves_csv, summary_csv
@@ -226,7 +227,7 @@ def _prepared(jobs: Sequence[Job], cache: Path, watcher: Progress) -> Path:
         run = missing[0].run
         cache.mkdir(exist_ok=True)
         sources, family = open_seeds(run)
-        seed_entries(run, sources, family.checkpoints, cache)
+        remember_digests(family.checkpoints, [source.rename for source in sources], cache)
         if not all(job.run.strategy.dense for job in missing):
             load_or_build_gram(family.checkpoints, family.layout, cache)
     return cache

@@ -1,0 +1,197 @@
+"""What a pool pins: were it changed, new members could not be compared with those there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic_core import to_jsonable_python
+
+from genepool.checkpoints.files.digests import remember_digests
+from genepool.checkpoints.model_files.configs import companion_digests
+from genepool.errors import PoolError
+from genepool.models.build import model_kind
+from genepool.pool.guards import GuardEntry
+from genepool.pool.reader import Pool, Seed, TaskEntry
+from genepool.run.inputs import Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What the members of a pool are made from and scored on.
+
+    Attributes:
+        seeds: with the digests of their tensors, in order.
+        tasks: those that members compete for, in order.
+        guards: the guard tasks, in order.
+        settings: of the run file and of what lies beside the first seed, as the pool keeps them.
+    """
+
+    seeds: tuple[Seed, ...]
+    tasks: tuple[TaskEntry, ...]
+    guards: tuple[GuardEntry, ...]
+    settings: dict[str, Any]
+
+
+def pins_of(inputs: Inputs, cache: Path) -> Pins:
+    """What a pool of these inputs pins; a directory keeps the digests of the seeds.
+
+    Raises:
+        CheckpointError: a seed cannot be read.
+    """
+    run, config = inputs.run, inputs.run.config
+    digests = remember_digests(
+        inputs.checkpoints, [source.rename for source in inputs.sources], cache
+    )
+    return Pins(
+        tuple(
+            Seed(seed.name, source.path, digest)
+            for seed, source, digest in zip(run.seeds, inputs.sources, digests, strict=True)
+        ),
+        tuple(
+            TaskEntry(
+                entry.name,
+                task.digest,
+                entry.weight,
+                len(task.samples),
+                len(task.held_out),
+                task.binary,
+            )
+            for entry, task in zip(config.contested, inputs.tasks, strict=True)
+        ),
+        tuple(
+            GuardEntry(entry.name, task.digest, entry.tolerance, len(task.samples))
+            for entry, task in zip(config.guards, inputs.guards, strict=True)
+        ),
+        {
+            "strategy": run.strategy.model_dump(),
+            "model": config.model.model_dump(),
+            "chromosomes": config.chromosomes,
+            "seed": config.seed,
+            "in_flight": config.in_flight,
+            "early_stop": config.early_stop,
+            "layout": inputs.layout.digest,
+            "companions": _companions(inputs),
+        },
+    )
+
+
+def opening(inputs: Inputs) -> dict[str, Any]:
+    """How the seeds are opened again, for the pool to remember."""
+    return {
+        "sources": [asdict(source) for source in inputs.sources],
+        "partial": inputs.run.config.partial,
+        "vocabulary": inputs.run.config.vocabulary,
+    }
+
+
+def _companions(inputs: Inputs) -> dict[str, str]:
+    """What a language model needs beside its weights, by digest; empty for other models."""
+    options, first = inputs.run.config.model, inputs.checkpoints[0]
+    if model_kind(options, first) != "transformers":
+        return {}
+    return companion_digests(*_companions_at(inputs))
+
+
+def _companions_at(inputs: Inputs) -> tuple[Path, Path]:
+    """Where a language model's configuration lies, and its tokenizer."""
+    words, first = inputs.run.config.model.tokenizer, inputs.checkpoints[0]
+    directory = first.directory or first.path
+    return directory, directory if words is None else inputs.run.directory / words
+
+
+def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
+    """Refuse to go on with a pool that was made from something else.
+
+    Raises:
+        PoolError: naming what differs.
+    """
+
+    def refuse(what: str) -> PoolError:
+        return PoolError(
+            f"{pool.path}: this pool was made with {what}; its members cannot be compared with new "
+            "ones. Name another pool directory in the run file, or put the setting back"
+        )
+
+    held, seeds = pool.seeds(), pins.seeds
+    if len(held) != len(seeds):
+        raise refuse(f"{len(held)} seeds, and the run file names {len(seeds)}")
+    digests = [[seed.digest for seed in group] for group in (held, seeds)]
+    if digests[0] != digests[1] and sorted(digests[0]) == sorted(digests[1]):
+        raise refuse(f"the seeds in another order: {', '.join(seed.name for seed in held)}")
+    for old, new in zip(held, seeds, strict=True):
+        if old.digest != new.digest:
+            raise refuse(
+                f"another seed '{old.name}': {new.path} now holds tensors with digest "
+                f"{new.digest[:12]}, then {old.digest[:12]}"
+            )
+    entries, tasks = pool.tasks(), pins.tasks
+    if [task.name for task in entries] != [task.name for task in tasks]:
+        raise refuse(
+            f"tasks {', '.join(t.name for t in entries)}, and the run file names "
+            f"{', '.join(t.name for t in tasks)}"
+        )
+    for old, new in zip(entries, tasks, strict=True):
+        if old.digest != new.digest:
+            raise refuse(
+                f"other examples or settings of task '{old.name}' ({old.examples} + "
+                f"{old.held_out} held out, digest {old.digest[:12]}; now {new.examples} + "
+                f"{new.held_out}, {new.digest[:12]})"
+            )
+        if old.weight != new.weight:
+            raise refuse(f"weight {old.weight} of task '{old.name}' (now {new.weight})")
+    _check_guards(pool.guards(), pins.guards, refuse)
+    pinned = _with_defaults(pool.meta()["pins"], inputs)
+    given = json.loads(json.dumps(pins.settings))
+    now: dict[str, str] = given.pop("companions")
+    # A pool that is older than this pin does not say.
+    then: dict[str, str] = pinned.pop("companions", now)
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            place = _companions_at(inputs)[int(name in ("tokenizer", "chat template"))]
+            raise refuse(f"another {name} than {place} holds now")
+    for key, value in given.items():
+        if pinned.get(key) != value:
+            raise refuse(f"{_difference(key, pinned.get(key), value)}")
+
+
+def _check_guards(
+    held: Sequence[GuardEntry], given: Sequence[GuardEntry], refuse: Callable[[str], PoolError]
+) -> None:
+    if [guard.name for guard in held] != [guard.name for guard in given]:
+        before = ", ".join(guard.name for guard in held) or "none"
+        now = ", ".join(guard.name for guard in given) or "none"
+        raise refuse(f"the guards: {before}; and the run file has: {now}")
+    for old, new in zip(held, given, strict=True):
+        if old.digest != new.digest:
+            raise refuse(
+                f"other examples or settings of guard '{old.name}' (digest {old.digest[:12]}; now "
+                f"{new.digest[:12]})"
+            )
+        if old.tolerance != new.tolerance:
+            raise refuse(f"tolerance {old.tolerance} of guard '{old.name}' (now {new.tolerance})")
+
+
+def _with_defaults(pinned: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Pins with what they leave out: an option that came after the pool was at its default."""
+    out = dict(pinned)
+    for key, options in (("strategy", inputs.run.strategy), ("model", inputs.run.config.model)):
+        defaults = {
+            name: to_jsonable_python(field.get_default(call_default_factory=True))
+            for name, field in type(options).model_fields.items()
+            if not field.is_required()
+        }
+        out[key] = {**defaults, **pinned.get(key, {})}
+    return out
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        before, after = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        for part in sorted({*before, *after}):
+            if before.get(part) != after.get(part):
+                return f"{key}.{part} = {before.get(part)!r} (now {after.get(part)!r})"
+    return f"{key} = {old!r} (now {new!r})"
