@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,26 @@ def test_fused_sums_round_to_nearest_and_ties_to_even(nudge: float, past_caches:
     raw = [term.bfloat16().view(torch.int16).numpy().view(np.uint16) for term in terms]
     got = combine([(x, "BF16") for x in raw], [1.0] * 3, "BF16", past_caches=past_caches)
     same(got, (terms[0] + terms[1] + terms[2]).bfloat16())
+
+
+def test_tables_of_another_type_are_refused_and_no_second_function_is_compiled() -> None:
+    one = np.ones(8, dtype=np.float32)
+    combine([(one, "F32")], [2.0], "F32")
+    whole = np.array([0, 8], dtype=np.int64)
+    whole.setflags(write=False)
+    table = np.array([[address_of(one)]])
+    codes = np.array([[FLOATING.index("F32")]])
+    coefs = np.array([[2]], dtype=np.float32)
+    silence = np.empty(0, dtype=np.uint16)
+    terms = Terms(whole, table, codes, whole, coefs, one, silence, np.float32(0))
+    out = np.zeros(8, dtype=np.float32)
+    place = np.array([address_of(out)])
+    express_into(terms, 0, 8, place, codes[0])
+    assert out.tolist() == [2.0] * 8
+    assert len(kernels.express.signatures) == 1
+    for wrong in (codes.astype(np.int32), codes.astype(np.float64)):
+        with pytest.raises(TypeError):
+            express_into(replace(terms, codes=wrong), 0, 8, place, codes[0])
 
 
 def test_zero_coefficients_leave_their_source_out() -> None:

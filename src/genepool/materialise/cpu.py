@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
@@ -16,7 +14,6 @@ from genepool.checkpoints.layout import Layout, Slot
 from genepool.core.genome import Genome, Recipe
 from genepool.core.rng import quantiles
 from genepool.errors import InputError
-from genepool.materialise.native import native
 from genepool.materialise.tensor_table import Int64, Terms, address_of, prepare_sources
 from genepool.messages import one_line, some
 from genepool.threads import Crew, thread_count
@@ -24,6 +21,8 @@ from genepool.threads import Crew, thread_count
 # Positions per work item: 3 MB for two bfloat16 seeds and their child. Handing one out costs about
 # 15 us, a tenth of its own time, so that larger models get items of up to four times this.
 ITEM = 2**19
+
+_NO_QUANTILES = np.empty(0, dtype=np.float32)
 
 # Bytes of a model that is not still in the caches when it is next read.
 MORE_THAN_CACHES = 2**26
@@ -124,36 +123,23 @@ def express_into(
     past_caches: bool = False,
 ) -> None:
     """Compute positions start..stop into memory; see `kernels.express`."""
-    express = native("express", _ARGUMENTS)
+    from genepool.materialise.kernels import express
+
     express(
         start,
         stop,
-        terms.tensors.size - 1,
-        _at(terms.tensors, np.int64),
-        terms.coefs.shape[1],
-        _at(terms.addresses, np.int64),
-        _at(terms.codes, np.int64),
-        terms.bounds.size - 1,
-        _at(terms.bounds, np.int64),
-        _at(terms.coefs, np.float32),
-        _at(out_addresses, np.int64),
-        _at(out_codes, np.int64),
-        _at(terms.words, np.uint16) if terms.words.size else 0,
-        float(terms.mutation),
-        _at(quantiles(), np.float32) if terms.words.size else 0,
-        int(past_caches),
+        terms.tensors,
+        terms.addresses,
+        terms.codes,
+        terms.bounds,
+        terms.coefs,
+        out_addresses,
+        out_codes,
+        terms.words,
+        terms.mutation,
+        quantiles() if terms.words.size else _NO_QUANTILES,
+        past_caches,
     )
-
-
-# As `kernels.express` declares them.
-_ARGUMENTS = "iiiiiiiiiiiiifii"
-
-
-def _at(array: NDArray[Any], dtype: type[np.generic]) -> int:
-    """The address of an array that compiled code reads as what it must be."""
-    if array.dtype != dtype or not array.flags.c_contiguous:
-        raise TypeError(f"expected a contiguous array of {dtype}; got {array.dtype}")
-    return address_of(array)
 
 
 def express_piece(terms: Terms, tensor: int, start: int, stop: int, out: Destination) -> None:

@@ -2,11 +2,8 @@
 # (numba has no type stubs)
 """Memory by address, for compiled loops. Importing this imports numba: do so late.
 
-A function that reaches memory by these alone refers to nothing outside itself, so that its machine
-code can be kept (`native`).
-
-Whoever changes this file saves `kernels.py` and `arithmetic_kernels.py` anew: numba's cache of
-their functions goes by their own dates, and would go on with what it has.
+Whoever changes this file also changes `kernels.py`, `task_vector_kernels.py` and the other files
+that use it: numba's cache of their functions goes by their own dates, and would keep the old code.
 """
 
 from __future__ import annotations
@@ -66,7 +63,7 @@ def _memory(element: Any, llvm: ir.Type) -> tuple[Any, Any]:
 load16, store16 = _memory(types.uint16, ir.IntType(16))
 load32, store32 = _memory(types.float32, ir.FloatType())
 load64, store64 = _memory(types.float64, ir.DoubleType())
-load_index, store_index = _memory(types.int64, _INT64)
+_, store_index = _memory(types.int64, _INT64)
 
 
 @intrinsic

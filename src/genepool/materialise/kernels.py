@@ -9,16 +9,17 @@ numba's cache beside this file (or in the user's cache directory), so only the f
 
 Tensors are given as addresses with an index into `FLOATING` for the dtype: one call then covers
 any number of tensors, seeds and segments, and an address need not be aligned. Whoever calls keeps
-the memory alive. `express` has everything else by address too, as `native` wants it.
+the memory alive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.dtypes import FLOATING
@@ -34,7 +35,6 @@ from genepool.materialise.intrinsics import (
     load16,
     load32,
     load64,
-    load_index,
     step_room,
     store16,
     store32,
@@ -44,18 +44,25 @@ from genepool.materialise.intrinsics import (
 
 F = TypeVar("F", bound=Callable[..., Any])
 Int64 = NDArray[np.int64]
+UInt16 = NDArray[np.uint16]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 F64, F32, F16, BF16 = (FLOATING.index(code) for code in ("F64", "F32", "F16", "BF16"))
 
 
-def _kernel(function: F) -> F:
+def _kernel(function: F, signature: Any = None) -> F:
+    """Compiled for the types of each call, or once for those of a signature."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(F, njit(cache=True, **options)(function))
+        return cast(F, njit(signature, cache=True, **options)(function))
     except RuntimeError:  # nowhere to keep a cache (read-only file system)
-        return cast(F, njit(**options)(function))
+        return cast(F, njit(signature, **options)(function))
+
+
+def _table(dtype: str, dimensions: int) -> Any:
+    """The type of a contiguous array that a kernel reads, and that need not be writable."""
+    return types.Array(getattr(types, dtype), dimensions, "C", readonly=True)
 
 
 # numba widens every integer operation to 64 bits unless each result is cast back.
@@ -160,7 +167,7 @@ def _round_to(address: int, code: int, values: int, count: int) -> None:
 
 @_kernel
 def _fuse(
-    out: int, blocks: int, sources: int, coefs: int, addresses: int, past_caches: int
+    out: int, blocks: int, sources: int, coefs: int, addresses: int, past_caches: bool
 ) -> None:
     """Sums of bfloat16 into bfloat16, block by block; past the caches if that is possible."""
     if past_caches and out % BLOCK == 0:
@@ -172,77 +179,88 @@ def _fuse(
 
 
 @_kernel
-def _holding(edges: int, last: int, position: int) -> int:
-    """Index i with edges[i] <= position < edges[i + 1], of the int64[last + 1] at an address."""
-    low, high = 0, last
+def _holding(edges: Int64, position: int) -> int:
+    """Index i with edges[i] <= position < edges[i + 1]."""
+    low, high = 0, edges.size - 1
     while high - low > 1:
         middle = (low + high) // 2
-        if load_index(edges, middle) <= position:
+        if edges[middle] <= position:
             low = middle
         else:
             high = middle
     return low
 
 
-@_kernel
+# Read-only arrays and others are of different types to numba: one signature is one compilation.
+_EXPRESS = types.void(
+    *[types.int64] * 2,
+    _table("int64", 1),
+    *[_table("int64", 2)] * 2,
+    _table("int64", 1),
+    _table("float32", 2),
+    *[_table("int64", 1)] * 2,
+    _table("uint16", 1),
+    types.float32,
+    _table("float32", 1),
+    types.boolean,
+)
+
+
+@partial(_kernel, signature=_EXPRESS)
 def express(
     start: int,
     stop: int,
-    count_tensors: int,
-    tensors: int,
-    count_sources: int,
-    addresses: int,
-    codes: int,
-    count_segments: int,
-    bounds: int,
-    coefs: int,
-    out_addresses: int,
-    out_codes: int,
-    words: int,
+    tensors: Int64,
+    addresses: Int64,
+    codes: Int64,
+    bounds: Int64,
+    coefs: Float32,
+    out_addresses: Int64,
+    out_codes: Int64,
+    words: UInt16,
     mutation: np.float32,
-    quantiles: int,
-    past_caches: int,
+    quantiles: Float32,
+    past_caches: bool,
 ) -> None:
     """Compute positions start..stop of a recipe, with noise, and round them into the destinations.
 
-    Called through `native`; what is marked "at" is the address of a contiguous array.
-
     Args:
         start, stop: positions on the axis.
-        tensors: at int64[T+1], increasing: tensor t holds positions tensors[t]..tensors[t+1].
-        addresses: at int64[T, K]: where tensor t of source k begins.
-        codes: at int64[T, K]: its dtype, an index into FLOATING.
-        bounds, coefs: at int64[S+1] and float32[S, K]: the recipe.
-        out_addresses, out_codes: at int64[T]: where tensor t goes, and its dtype there.
-        words: at uint16[D], the random bits of the noise; 0 for none.
+        tensors: int64[T+1], increasing: tensor t holds positions tensors[t]..tensors[t+1].
+        addresses: int64[T, K]: where tensor t of source k begins.
+        codes: int64[T, K]: its dtype, an index into FLOATING.
+        bounds, coefs: int64[S+1] and float32[S, K]: the recipe.
+        out_addresses, out_codes: int64[T]: where tensor t goes, and its dtype there.
+        words: uint16[D], the random bits of the noise; empty for none.
         mutation: its standard deviation.
-        quantiles: at float32[65536], of the normal distribution; what the words choose from.
-        past_caches: 1 to leave the processor's caches alone, for more than they hold; else 0.
+        quantiles: float32[65536], of the normal distribution; what the words choose from.
+        past_caches: whether to leave the processor's caches alone, for more than they hold.
     """
+    count_sources = addresses.shape[1]
     values = step_room()
     fused_addresses, fused_coefs = step_room(), step_room()
-    tensor = _holding(tensors, count_tensors, start)
-    segment = _holding(bounds, count_segments, start)
+    tensor = _holding(tensors, start)
+    segment = _holding(bounds, start)
     position = start
     while position < stop:
-        while load_index(tensors, tensor + 1) <= position:
+        while tensors[tensor + 1] <= position:
             tensor += 1
-        while load_index(bounds, segment + 1) <= position:
+        while bounds[segment + 1] <= position:
             segment += 1
-        offset = position - load_index(tensors, tensor)
-        end = min(stop, min(load_index(tensors, tensor + 1), load_index(bounds, segment + 1)))
-        out_code = load_index(out_codes, tensor)
-        out = load_index(out_addresses, tensor) + offset * _element_size(out_code)
+        offset = position - tensors[tensor]
+        end = min(stop, min(tensors[tensor + 1], bounds[segment + 1]))
+        out_code = out_codes[tensor]
+        out = out_addresses[tensor] + offset * _element_size(out_code)
         used = 0
-        fusable = words == 0 and out_code == BF16 and 8 * count_sources <= ROOM
+        fusable = words.size == 0 and out_code == BF16 and 8 * count_sources <= ROOM
         for source in range(count_sources):
-            coef = load32(coefs, segment * count_sources + source)
+            coef = coefs[segment, source]
             if coef != 0 and fusable:
-                address = load_index(addresses, tensor * count_sources + source)
+                address = addresses[tensor, source]
                 store_index(fused_addresses, used, address + offset * 2)
                 store32(fused_coefs, used, coef)
                 used += 1
-                fusable = load_index(codes, tensor * count_sources + source) == BF16
+                fusable = codes[tensor, source] == BF16
         if fusable and used > 0:
             lead = -out % BLOCK // 2 if past_caches and out % 2 == 0 else 0
             blocks = 2 * (end - position) // BLOCK
@@ -257,11 +275,11 @@ def express(
         count = end - position
         empty = True
         for source in range(count_sources):
-            coef = load32(coefs, segment * count_sources + source)
+            coef = coefs[segment, source]
             if coef == 0:
                 continue
-            code = load_index(codes, tensor * count_sources + source)
-            address = load_index(addresses, tensor * count_sources + source)
+            code = codes[tensor, source]
+            address = addresses[tensor, source]
             address += offset * _element_size(code)
             if empty:
                 _set_scaled(values, count, coef, address, code)
@@ -271,9 +289,9 @@ def express(
         if empty:
             for i in range(count):
                 store32(values, i, np.float32(0))
-        if words:
+        if words.size > 0:
             for i in range(count):
-                noise = load32(quantiles, load16(words, position + i))
+                noise = quantiles[words[position + i]]
                 store32(values, i, load32(values, i) + mutation * noise)
         _round_to(out, out_code, values, count)
         position = end
@@ -326,7 +344,7 @@ def inner_products(
         high[:] = 0.0
         low[:] = 0.0
         position, stop = starts[stretch], stops[stretch]
-        tensor = _holding(tensors.ctypes.data, tensors.size - 1, position)
+        tensor = _holding(tensors, position)
         while position < stop:
             while tensors[tensor + 1] <= position:
                 tensor += 1
