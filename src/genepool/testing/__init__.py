@@ -1,5 +1,6 @@
 """Contract tests for extensions of genepool, to be called from their own test suites."""
 
+from genepool.testing.executors import check_executor
 from genepool.testing.tasks import check_task
 
-__all__ = ["check_task"]
+__all__ = ["check_executor", "check_task"]

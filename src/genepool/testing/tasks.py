@@ -24,6 +24,7 @@ from genepool.core.early_stop.lossless import Exam
 from genepool.errors import EvaluationError
 from genepool.models.language import LanguageModel
 from genepool.tasks.task import Blocked, Settling, Task
+from genepool.testing.require import require
 
 __all__ = ["check_task"]
 
@@ -71,7 +72,7 @@ def check_task(
             _check_scores(task, model, held_out, ids, at_most, np.random.default_rng(seed))
     if isinstance(task, Settling):
         _check_settling(task, model, len(task.samples), lambda block: task.score(model, block))
-    _require(_same(before, _snapshot(model)), "scoring changed the model")
+    require(_same(before, _snapshot(model)), "scoring changed the model")
     _check_refusal(task, _with_nan(model) if broken is None else broken)
     if reopen is not None:
         _check_reopened(task, reopen(), model, at_most)
@@ -79,37 +80,37 @@ def check_task(
 
 def _check_ids(task: Task) -> None:
     for name, ids in (("samples", task.samples), ("held_out", task.held_out)):
-        _require(
+        require(
             type(ids) is tuple and all(type(i) is str for i in cast("tuple[object, ...]", ids)),
             f"{name} must be a tuple of str; got {type(ids).__name__}",
         )
-    _require(len(task.samples) > 0, "samples is empty: a task needs at least one example")
+    require(len(task.samples) > 0, "samples is empty: a task needs at least one example")
     seen: set[str] = set()
     for name in (*task.samples, *task.held_out):
-        _require(name not in seen, f"id '{name}' occurs twice (in samples and held_out together)")
+        require(name not in seen, f"id '{name}' occurs twice (in samples and held_out together)")
         seen.add(name)
-    _require(
+    require(
         type(cast("object", task.digest)) is str and len(task.digest) >= 16,
         f"digest must be text of at least 16 characters; got {task.digest!r}",
     )
-    _require(type(cast("object", task.binary)) is bool, f"binary must be a bool; got {task.binary}")
+    require(type(cast("object", task.binary)) is bool, f"binary must be a bool; got {task.binary}")
     again = (task.samples, task.held_out, task.digest, task.binary)
     first = (task.samples, task.held_out, task.digest, task.binary)
-    _require(again == first, "samples, held_out, digest and binary must not change")
+    require(again == first, "samples, held_out, digest and binary must not change")
 
 
 def _check_blocks(task: Task) -> None:
     if not isinstance(task, Blocked):
         return
     blocks: Any = task.blocks
-    _require(
+    require(
         type(blocks) is np.ndarray
         and blocks.dtype == np.int64
         and blocks.shape == (len(task.samples),),
         f"blocks must be int64[{len(task.samples)}], one per training example; got {_what(blocks)}",
     )
     steps = np.diff(cast("Int64", blocks), prepend=0)
-    _require(
+    require(
         bool(((steps == 0) | (steps == 1)).all()) and steps[0] == 0,
         f"blocks must count up from 0 in steps of 1; got {cast('Int64', blocks)[:8].tolist()}...",
     )
@@ -142,13 +143,13 @@ def _check_scores(
 
     scores = ask(indices).copy()
     fine = (scores >= 0) & (scores <= 1)
-    _require(
+    require(
         bool(fine.all()),
         f"{where}: scores must lie in [0, 1]; got {scores[~fine][:3].tolist()}",
     )
     if task.binary:
         odd = scores[(scores != 0) & (scores != 1)]
-        _require(
+        require(
             odd.size == 0, f"{where}: binary is true, but scores such as {odd[:3].tolist()} occur"
         )
     agree(indices, ask(indices), "when asked again")
@@ -190,7 +191,7 @@ def _check_settling(
         while not other.done:
             block = other.next()
             other.record(block, score(block))
-        _require(
+        require(
             one.done and one.scores.tobytes() == other.scores.tobytes(),
             "settle() asks or answers otherwise than an exam does with score(): "
             f"{_answered(settled)} examples against {_answered(other.scores)}",
@@ -204,11 +205,11 @@ def _answered(scores: Float32) -> int:
 def _asked(task: Task, model: Any, wanted: Int64, held_out: bool, where: str) -> Float32:
     given = wanted.copy()
     got: Any = task.score(model, given, held_out=held_out)
-    _require(
+    require(
         type(got) is np.ndarray and got.dtype == np.float32 and got.shape == wanted.shape,
         f"{where}: expected scores float32[{wanted.size}]; got {_what(got)}",
     )
-    _require(np.array_equal(given, wanted), f"{where}: score() changed the indices it was given")
+    require(np.array_equal(given, wanted), f"{where}: score() changed the indices it was given")
     return cast("Float32", got)
 
 
@@ -229,9 +230,7 @@ def _check_refusal(task: Task, broken: Any) -> None:
         got = task.score(broken, everything)
     except EvaluationError as error:
         text = str(error)
-        _require(
-            bool(text) and "\n" not in text, f"an error must be one line of text; got {text!r}"
-        )
+        require(bool(text) and "\n" not in text, f"an error must be one line of text; got {text!r}")
         return
     except Exception as error:
         raise AssertionError(
@@ -245,10 +244,10 @@ def _check_refusal(task: Task, broken: Any) -> None:
 
 def _check_reopened(task: Task, again: Task, model: Any, at_most: int) -> None:
     for name in ("samples", "held_out", "digest", "binary"):
-        _require(getattr(task, name) == getattr(again, name), f"opened again, {name} differs")
+        require(getattr(task, name) == getattr(again, name), f"opened again, {name} differs")
     indices = _spread(len(task.samples), at_most)
     one, other = task.score(model, indices), again.score(model, indices)
-    _require(one.tobytes() == other.tobytes(), "opened again, the task gives other scores")
+    require(one.tobytes() == other.tobytes(), "opened again, the task gives other scores")
 
 
 def _spread(size: int, at_most: int) -> Int64:
@@ -266,7 +265,7 @@ def _with_nan(model: Any) -> Any:
         )
     if isinstance(model, LanguageModel):
         return replace(model, model=_with_nan(model.model))
-    _require(_is_network(model), "give `broken`: a model that the task must refuse")
+    require(_is_network(model), "give `broken`: a model that the task must refuse")
     network = copy.deepcopy(model)
     for tensor in network.parameters():
         if tensor.is_floating_point():
@@ -306,9 +305,3 @@ def _what(value: Any) -> str:
     if type(value) is np.ndarray:
         return f"{value.dtype}{list(value.shape)}"
     return type(value).__name__
-
-
-def _require(condition: bool, text: str) -> None:
-    # Not an assert statement: this must also hold under python -O.
-    if not condition:
-        raise AssertionError(text)
