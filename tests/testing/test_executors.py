@@ -239,6 +239,8 @@ def test_a_good_executor_passes(tmp_path: Path) -> None:
         (Fragile, "closed twice"),
     ],
 )
-def test_a_broken_promise_is_found(broken: Callable[[Run], Any], words: str, tmp_path: Path) -> None:
+def test_a_broken_promise_is_found(
+    broken: Callable[[Run], Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(AssertionError, match=words):
         check_executor(broken, tmp_path)
