@@ -6,6 +6,7 @@
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -W error -n 2
 # Stamps: each is written last, so that an interrupted installation is taken up again.
 VENV_READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
@@ -15,7 +16,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 # Nothing is built in parallel here; pip in the same environment twice at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench bench-smoke docs clean
+.PHONY: help demo test test-all test-shared check bench bench-smoke docs clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,8 +24,14 @@ help: ## say what there is
 demo: $(DEMO_READY) ## breed two digit specialists into one better classifier
 	@$(BIN)/genepool demo digits $(ARGS)
 
-test: $(DEV_READY) ## run the tests
-	@$(BIN)/python -m pytest -W error -n 2 $(ARGS)
+test: $(DEV_READY) ## run the tests, but the slow ones
+	@$(PYTEST) -m "not slow and not shared" $(ARGS)
+
+test-all: $(DEV_READY) ## run all tests; those that need shared/ are skipped where it is absent
+	@$(PYTEST) $(ARGS)
+
+test-shared: $(DEV_READY) ## run the tests that need shared/, here or where GENEPOOL_SHARED says
+	@GENEPOOL_SHARED="$${GENEPOOL_SHARED:-$(abspath ../shared)}" $(PYTEST) -m shared $(ARGS)
 
 check: $(DEV_READY) ## lint, format, types, import arrows, docs
 	$(BIN)/ruff check .

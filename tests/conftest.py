@@ -1,9 +1,12 @@
-"""Settings that all tests share."""
+"""Settings and fixtures that all tests share."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # No test asserts a time. In CI the same examples are drawn every time, so that a submission fails
@@ -11,3 +14,31 @@ from hypothesis import settings
 settings.register_profile("genepool", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("genepool"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "genepool")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Finds a file or folder of shared/, where reference numbers and data lie that are not ours.
+
+    shared/ is the folder that GENEPOOL_SHARED names, else the one beside the checkout. Where the
+    file is absent, the test is skipped, or fails if GENEPOOL_SHARED is set (`make test-shared`).
+    """
+    named = os.environ.get("GENEPOOL_SHARED")
+    root = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+
+    def find(path: str) -> Path:
+        found = root / path
+        if not found.exists():
+            text = f"needs {path} of the shared folder (GENEPOOL_SHARED names it); looked in {root}"
+            (pytest.fail if named else pytest.skip)(text)
+        return found
+
+    return find
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses `shared` is marked so."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)

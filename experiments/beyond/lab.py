@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from genepool.strategies import Problem, Proposal, Strategy
 from genepool.study.digits import train, untrained
 from genepool.tasks.classifier.mlp import Mlp
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(os.environ.get("GENEPOOL_SHARED") or Path(__file__).parents[3] / "shared")
 HERE = Path(__file__).parent
 NAMES = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from genepool.core.genome import Genome, Vector
 from genepool.core.rng import noise, noise_words
 from genepool.strategies import Niches, Problem
 from tests.core.trial import Scorer, run
-from tests.shared import shared
 
 HIDDEN, TRAIN = 256, 1437
 SHAPES = [(64, HIDDEN), (HIDDEN,), (HIDDEN, 10), (10,)]
@@ -59,7 +59,7 @@ def report(what: str, asked: list[int]) -> float:
     return share
 
 
-def test_share_asked_from_two_specialists() -> None:
+def test_share_asked_from_two_specialists(shared: Callable[[str], Path]) -> None:
     with np.load(shared("reference/digits_specialists.npz")) as file:
         seeds = [file[name].astype(np.float32) for name in sorted(file.files)]
     problem, score = problem_with(seeds), scorer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ FOLDER = Path(__file__).parents[2] / "experiments/beyond"
         ("fewer.py", ["--shares", "4", "--methods", "random,all,risk,rounds10"], 4),
     ],
 )
-def test_the_trials_run(tmp_path: Path, script: str, words: list[str], runs: int) -> None:
+def test_the_trials_run(
+    tmp_path: Path, script: str, words: list[str], runs: int, shared: Callable[[str], Path]
+) -> None:
+    shared("reference/digits_specialists.npz")
     pytest.importorskip("sklearn")
     command = [sys.executable, str(FOLDER / script), "--steps", "40", "--seeds", "1"]
     command += ["--work", str(tmp_path / "work"), *words]

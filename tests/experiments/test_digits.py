@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import numpy as np
 import pytest
 
 from genepool.study.comparison import Curve
-from tests.shared import shared
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments"
 
 
 @pytest.mark.parametrize("data", ["digits", "mnist"])
-def test_the_experiment_runs(data: str, tmp_path: Path) -> None:
+def test_the_experiment_runs(data: str, tmp_path: Path, shared: Callable[[str], Path]) -> None:
     reference = shared("reference/digits.json")
     shared("data/mnist/t10k-images-idx3-ubyte.gz")
     words = [sys.executable, str(FOLDER / "digits/run.py"), "--smoke", "--data", data]

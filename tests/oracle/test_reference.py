@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,13 @@ import pytest
 
 from genepool.core.competition import attraction, fitness, survivor
 from genepool.core.slerp import merge_vectors
-from tests.shared import shared
 
 # The reference computes in float32: 1e-5 of the vector's largest value is its own rounding.
 CLOSE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def oracle() -> dict[str, Any]:
+def oracle(shared: Callable[[str], Path]) -> dict[str, Any]:
     return json.loads(shared("reference/oracle.json").read_text())
 
 

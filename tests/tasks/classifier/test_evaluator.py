@@ -6,6 +6,7 @@ import builtins
 import gzip
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from genepool.tasks.classifier.evaluator import Classifier, load_digits
 from genepool.tasks.task import open_task
 from genepool.testing.tasks import check_task
 from tests.nets import clouds, mlp, specialist
-from tests.shared import shared
+
+Shared = Callable[[str], Path]
 
 
 def opened(directory: Path, **options: Any) -> Classifier:
@@ -131,7 +133,7 @@ class TestContract:
 class TestReference:
     @pytest.mark.parametrize("name", ["digits_0_to_4", "digits_5_to_9"])
     def test_the_specialists_reach_their_accuracies_exactly(
-        self, tmp_path: Path, name: str
+        self, tmp_path: Path, name: str, shared: Shared
     ) -> None:
         published = json.loads(shared("reference/digits.json").read_text())["specialists"][name]
         with np.load(shared("reference/digits_specialists.npz")) as file:
@@ -146,7 +148,7 @@ class TestReference:
         assert test[own[1437:]].mean() == pytest.approx(published["test_own"], abs=1e-7)
         assert train[~own[:1437]].sum() == published["train_other"] == 0
 
-    def test_a_network_and_arrays_agree(self, tmp_path: Path) -> None:
+    def test_a_network_and_arrays_agree(self, tmp_path: Path, shared: Shared) -> None:
         with np.load(shared("reference/digits_specialists.npz")) as file:
             model = specialist(file["seed0"])
         network = Linear(64, 256, 10).eval()
@@ -162,7 +164,7 @@ class TestReference:
             other = task.score(network, rows, held_out=held_out)
             np.testing.assert_array_equal(one, other)
 
-    def test_real_mnist(self, tmp_path: Path) -> None:
+    def test_real_mnist(self, tmp_path: Path, shared: Shared) -> None:
         images = shared("data/mnist/t10k-images-idx3-ubyte.gz")
         labels = shared("data/mnist/t10k-labels-idx1-ubyte.gz")
         task = opened(tmp_path, images=str(images), labels=str(labels), held_out=0.1, scale=1 / 255)
