@@ -42,7 +42,8 @@ def test_a_figure_shows_every_seed_in_its_colour(
 def test_a_dense_genome_is_drawn_tensor_by_tensor(vectors: Path, tmp_path: Path) -> None:
     with Pool(vectors) as pool:
         run_figure(pool, tmp_path / "run.png")
-    assert BLUE in colours(tmp_path / "run.png")
+    # No seed's colour: mutation has mixed in something of its own.
+    assert (102, 102, 102) in colours(tmp_path / "run.png")
 
 
 def test_seeds_alone_can_be_drawn(tmp_path: Path) -> None:

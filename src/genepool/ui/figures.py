@@ -21,20 +21,20 @@ from genepool.pool.history import History, history
 from genepool.pool.members import seed_shares
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import Solved, in_columns, solved
-from genepool.ui.colours import COLOURS
+from genepool.ui.report.graphics import COLOURS
 from genepool.ui.terminal.console import number, percent, plain
 
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise
     raise MissingExtraError("matplotlib", "plots", "the figure of a run") from None
 
-_INK, _FAINT = "#333333", "#999999"
+_INK, _SOFT, _FAINT = "#333333", "#666666", "#999999"
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "genepool",
     "font.size": 9.0,
@@ -106,7 +106,7 @@ def run_figure(pool: Pool, file: Path) -> None:
 
 
 def _title(pool: Pool, past: History) -> str:
-    champion = f"champion {percent(float(past.train[-1]))} on training examples"
+    champion = f"champion {percent(float(past.train[-1]))} on selection examples"
     if not np.isnan(past.held_out[-1]):
         champion += f", {percent(float(past.held_out[-1]))} on held-out ones"
     name = plain(pool.path.absolute().name)
@@ -115,16 +115,19 @@ def _title(pool: Pool, past: History) -> str:
 
 def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
     axes.set_title("Score of the champion")
-    axes.plot(past.evaluations, past.train, color=_INK, lw=1.6, label="training examples")
-    if not np.isnan(past.held_out).all():
-        axes.plot(
-            past.evaluations, past.held_out, color=_INK, lw=1.2, ls=":", label="held-out ones"
-        )
+    axes.step(past.evaluations, past.train, where="post", color=_INK, lw=1.6, label="selection")
+    known = np.flatnonzero(~np.isnan(past.held_out))
+    held: dict[str, Any] = {"color": _INK, "label": "held-out"}
+    if known.size == past.held_out.size:
+        axes.step(past.evaluations, past.held_out, where="post", lw=1.2, ls="--", **held)
+    elif known.size:
+        last = known[-1]
+        axes.plot(past.evaluations[last], past.held_out[last], "o", ms=5, clip_on=False, **held)
     status = pool.status()
     for index, seed in enumerate(status["seeds"]):
         if seed["train"] is not None:
             colour = COLOURS[index % len(COLOURS)]
-            name = f"seed {plain(seed['name'])}, training" if index < 6 else None
+            name = f"{plain(seed['name'])}, selection" if index < 6 else None
             axes.axhline(seed["train"], color=colour, lw=1, label=name)
     _finish_time(axes, past)
     axes.yaxis.set_major_formatter(_PERCENT)
@@ -134,13 +137,14 @@ def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
 
 def _draw_diversity(axes: Axes, past: History) -> None:
     axes.set_title("Diversity of the archive")
-    axes.plot(past.evaluations, past.coverage, color=COLOURS[2], lw=1.6)
-    axes.plot(past.evaluations, past.entropy, color=COLOURS[3], lw=1.6)
-    for values, text, colour in (
-        (past.coverage, "coverage: share solved by someone", COLOURS[2]),
-        (past.entropy, "entropy (bits): 1 if half of all solve each", COLOURS[3]),
+    for values, text, style in (
+        (past.coverage, "coverage: share that some member solves", "-"),
+        (past.entropy, "entropy (bits): 1 if half of all solve each", ":"),
     ):
-        axes.plot([], [], color=colour, lw=1.6, label=f"{text}, now {values[-1]:.2f}")
+        label = f"{text}, now {values[-1]:.2f}"
+        axes.step(
+            past.evaluations, values, where="post", color=_SOFT, lw=1.6, ls=style, label=label
+        )
     _finish_time(axes, past)
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share, bits")
@@ -150,6 +154,7 @@ def _draw_diversity(axes: Axes, past: History) -> None:
 def _finish_time(axes: Axes, past: History) -> None:
     axes.set_xlim(0, max(1, int(past.evaluations[-1])))
     axes.set_xlabel("children scored")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="y", color="#E5E5E5", lw=0.6)
     axes.set_axisbelow(True)
@@ -165,16 +170,21 @@ def _draw_seeds(axes: Axes, rows: Solved) -> None:
 def _draw_archive(axes: Axes, rows: Solved, pool: Pool) -> None:
     _image(axes, rows.archive)
     if len(rows.members) <= _LABELLED_ROWS:
-        axes.set_yticks(range(len(rows.members)), [str(member) for member in rows.members])
+        axes.set_yticks(range(len(rows.members)), [_named(member, rows) for member in rows.members])
         axes.tick_params(axis="y", labelsize=6.5)
     axes.set_ylabel("archive members, best first")
-    axes.set_xlabel("training examples, ordered by which seeds and how many members solve them")
+    axes.set_xlabel("selection examples, ordered by which seeds and how many members solve them")
     tasks = pool.tasks()
     if len(tasks) > 1:
         for start, stop, task in zip(rows.edges[:-1], rows.edges[1:], tasks, strict=True):
-            axes.axvline(float(stop), color=COLOURS[1], lw=1)
+            axes.axvline(float(stop), color=_INK, lw=1)
             middle = (float(start) + float(stop)) / 2
             axes.annotate(plain(task.name), (middle, -0.8), ha="center", va="bottom")
+
+
+def _named(member: int, rows: Solved) -> str:
+    """A member as it is called everywhere: by its number, or a seed by its name."""
+    return plain(rows.names[member]) if member < len(rows.names) else f"member {member}"
 
 
 def _image(axes: Axes, scores: NDArray[np.float32]) -> None:
@@ -184,10 +194,9 @@ def _image(axes: Axes, scores: NDArray[np.float32]) -> None:
         in_columns(scores, _COLUMNS),
         extent=(0, examples, height - 0.5, -0.5),
         aspect="auto",
-        cmap="Blues",
+        cmap="Greys",
         vmin=0,
-        # The darkest blues are nearly black.
-        vmax=1.25,
+        vmax=1.6,
         interpolation="nearest",
     )
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -218,7 +227,7 @@ def _draw_stripes(axes: Axes, genome: Recipe, pool: Pool) -> None:
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.set_yticks([0, 0.5, 1])
     axes.set_ylabel("share of seed")
-    axes.set_xlabel("position on the axis of parameters, first layer to last")
+    axes.set_xlabel("position on the parameter axis, first layer to last")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _mark_tensors(axes, pool)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=6, borderaxespad=0.2)
@@ -247,7 +256,7 @@ def _draw_weights(axes: Axes, genome: Vector, pool: Pool) -> None:
     starts = np.array([start for _, start in tensors])
     sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), starts)
     means = sums / np.diff([*starts.tolist(), genome.size])
-    axes.bar(range(len(means)), means, color=COLOURS[0], width=0.6)
+    axes.bar(range(len(means)), means, color=_SOFT, width=0.6)
     axes.set_ylabel("mean |weight|")
     if len(tensors) <= _LABELLED_TENSORS:
         axes.set_xticks(range(len(means)), [plain(name) for name, _ in tensors])

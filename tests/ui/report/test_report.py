@@ -159,7 +159,7 @@ def test_the_numbers_are_the_pools(any_pool: Path, tmp_path: Path) -> None:
     rows = page.table("Mean score of champion and seeds")
     first = rows[1:]
     best = status["champion"]
-    assert first[0][0] == f"champion member {best['member']}"
+    assert first[0][0] == f"member {best['member']} champion"
     models = [(best["train"], best["held_out"])]
     models += [(seed["train"], seed["held_out"]) for seed in status["seeds"]]
     for row, (train, held) in zip(first, models, strict=False):
@@ -224,7 +224,7 @@ def test_recipes_are_striped_by_seed(recipes: Path, tmp_path: Path) -> None:
     assert [row[0] for row in rows] == tensors
     # Weighted by their sizes the layers make up the whole.
     sizes = np.array([float(row[1].replace(",", "")) for row in rows])
-    first = np.array([float(row[2].removesuffix(" %")) for row in rows])
+    first = np.array([float(row[2].split(" %")[0]) for row in rows])
     assert np.average(first, weights=sizes) == pytest.approx(100 * shares["seed1"], abs=0.1)
 
 

@@ -14,7 +14,7 @@ from genepool.checkpoints.files.atomic import write_bytes
 from genepool.errors import MissingExtraError
 from genepool.study.comparison import Comparison, Reach, Row, smallest_p
 from genepool.study.significance import FEWEST_SEEDS, SIGNIFICANT, confidence_band
-from genepool.ui.colours import COLOURS
+from genepool.ui.report.graphics import COLOURS
 from genepool.ui.terminal.console import count, number, percent
 
 if TYPE_CHECKING:

@@ -1,14 +1,11 @@
-"""What the report draws: curves, bars, strips and stripes, as pieces of HTML and inline SVG.
+"""What the report draws: the geometry of curves, strips and stripes; the templates write the SVG.
 
 Lines and areas stretch with the page; all words stay HTML, so that they keep their size on a phone.
-Every graphic that tells something has its text; those beside the same number are hidden from
-readers of the screen.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import struct
 import zlib
 from collections.abc import Sequence
@@ -18,31 +15,25 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.ui.colours import COLOURS
-from genepool.ui.terminal.console import number, plain
+from genepool.ui.terminal.console import number
 
-# Stands out from white and from the dark page alike.
-_SOLVED = (0x2A, 0x85, 0xC4)
-
-
-def text(value: object) -> str:
-    """As it may stand in HTML, in text and in attributes; control characters are shown escaped."""
-    return html.escape(plain(value), quote=True)
-
-
-def colour(seed: int) -> str:
-    """The class that paints in the colour of a seed."""
-    return f"s{seed % len(COLOURS)}"
+# The colours of the seeds, the same in every picture, and of nothing else. Okabe, Ito 2008: told
+# apart with any kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+# Of examples that are solved: no seed's colour, and visible on the light and on the dark page.
+SOLVED = (0x6E, 0x78, 0x84)
+# Numbers of children beside an axis, at most, apart from the first and the last.
+_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve: its name, its values (None where not known), and how it is drawn.
+    """A curve of values in [0, 1], to be drawn.
 
     Attributes:
         label: as the legend calls it.
-        values: as many as the chart has points, or one for a level line.
-        style: class in the style sheet; each has a pattern of dashes of its own.
+        values: as many as the chart has points, None where not known, or one for a level line.
+        style: class in the style sheet.
     """
 
     label: str
@@ -50,55 +41,95 @@ class Line:
     style: str
 
 
-def chart(title: str, x: Sequence[float], lines: Sequence[Line], *, percent: bool) -> str:
-    """Curves over one axis, with a legend that gives the last values.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A curve as the template draws it: `d` is a path, or with `dot` a single point of it."""
+
+    label: str
+    last: str
+    style: str
+    d: str
+    dot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Curves over the number of children; places are in per cent of the width or height.
+
+    Attributes:
+        title, heard: above it, and what a reader of the screen hears.
+        marks: place and word beside the axis of values.
+        grid: height of each mark in the drawing.
+        children: place and word below the axis of children.
+        lines: the curves.
+    """
+
+    title: str
+    heard: str
+    marks: tuple[tuple[str, str], ...]
+    grid: tuple[str, ...]
+    children: tuple[tuple[str, str], ...]
+    lines: tuple[Drawn, ...]
+
+
+def chart(title: str, x: Sequence[int], lines: Sequence[Line], *, percent: bool) -> Chart:
+    """Place curves over one axis.
+
+    Between two points a value is that of the earlier one: what a child changes is changed when the
+    child is scored. A curve that is not known everywhere is drawn as its last known point alone.
 
     Args:
         title: what a reader of the screen hears first.
-        x: T positions, increasing from 0.
+        x: T numbers of children, increasing from 0.
         lines: at least one.
         percent: the values are shares, to be written in per cent; else as they are.
     """
     known = [v for line in lines for v in line.values if v is not None]
     low, high, step = _scale(min(known), max(known)) if percent else (0.0, 1.0, 0.25)
-    end = max(float(x[-1]), 1.0)
+    end = max(int(x[-1]), 1)
 
-    def word(value: float) -> str:
-        return f"{100 * value:.0f} %" if percent else f"{value:.2f}"
+    def place(value: float) -> str:
+        return f"{100 * (value - low) / (high - low):.2f}"
+
+    def height(value: float) -> str:
+        return f"{300 - 300 * (value - low) / (high - low):.1f}"
+
+    def drawn(line: Line) -> Drawn:
+        points = [(at, value) for at, value in zip(x, line.values, strict=False)]
+        if len(line.values) == 1:
+            points = [(0, line.values[0])]
+        there = [(at, value) for at, value in points if value is not None]
+        if not there:
+            return Drawn(line.label, "not measured", line.style, "", False)
+        last = f"{100 * there[-1][1]:.1f} %" if percent else f"{there[-1][1]:.2f}"
+        if len(there) < len(points):
+            at, value = there[-1]
+            d = f"M{1000 * at / end:.1f} {height(value)}h.01"
+            return Drawn(line.label, last, line.style, d, True)
+        d = f"M0 {height(there[0][1])}"
+        for (_, before), (at, value) in pairwise(there):
+            if value != before:
+                d += f"H{1000 * at / end:.1f}V{height(value)}"
+        return Drawn(line.label, last, line.style, f"{d}H1000", False)
 
     marks = [low + i * step for i in range(round((high - low) / step) + 1)]
-    grid = "".join(
-        f'<line class="grid" x1="0" x2="1000" y1="{_y(m, low, high)}" y2="{_y(m, low, high)}"/>'
-        for m in marks
-    )
-    paths = "".join(_path(x, line, end, low, high) for line in lines)
-    ticks = "".join(
-        f'<span style="bottom:{100 * (m - low) / (high - low):.2f}%">{word(m)}</span>'
-        for m in marks
-    )
-    summary: list[str] = []
-    legend: list[str] = []
-    for line in lines:
-        last = next((v for v in reversed(line.values) if v is not None), None)
-        shown = "not measured" if last is None else _exact(last, percent)
-        key = f'<svg viewBox="0 0 32 8" aria-hidden="true"><path class="{line.style}" d="M0 4H32"/>'
-        legend.append(f"<li>{key}</svg>{text(line.label)} <b>{shown}</b></li>")
-        summary.append(f"{line.label}: {shown}")
-    heard = f"{title}, over {number(end)} children. In the end {'; '.join(summary)}."
-    return (
-        f'<figure class="chart"><figcaption>{text(title)}</figcaption>'
-        f'<div class="plot"><div class="ticks" aria-hidden="true">{ticks}</div>'
-        f'<svg role="img" aria-label="{text(heard)}" viewBox="0 0 1000 300" '
-        f'preserveAspectRatio="none">{grid}{paths}</svg></div>'
-        f'<div class="along" aria-hidden="true"><span>0</span><span>{number(end / 2)}</span>'
-        f"<span>{number(end)}</span></div>"
-        f'<p class="axis" aria-hidden="true">children scored</p>'
-        f'<ul class="legend">{"".join(legend)}</ul></figure>'
+    found = tuple(drawn(line) for line in lines)
+    summary = "; ".join(f"{line.label}: {line.last}" for line in found)
+    return Chart(
+        title,
+        f"{title}, over {number(end)} children. In the end {summary}.",
+        tuple((place(m), f"{100 * m:.0f} %" if percent else f"{m:.2f}") for m in marks),
+        tuple(height(m) for m in marks),
+        tuple((f"{100 * tick / end:.2f}", number(tick)) for tick in _whole(end)),
+        found,
     )
 
 
-def _exact(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f} %" if percent else f"{value:.2f}"
+def _whole(end: int) -> list[int]:
+    """Round numbers of children from 0 to `end`, which is the last of them."""
+    sizes = (size * 10**power for power in range(19) for size in (1, 2, 5))
+    step = next(size for size in sizes if end / size <= _TICKS)
+    return [tick for tick in range(0, end, step) if end - tick > 0.12 * end] + [end]
 
 
 def _scale(low: float, high: float) -> tuple[float, float, float]:
@@ -110,56 +141,28 @@ def _scale(low: float, high: float) -> tuple[float, float, float]:
     return float(start), float(max(stop, start + step)), step
 
 
-def _y(value: float, low: float, high: float) -> str:
-    return f"{300 - 300 * (value - low) / (high - low):.1f}"
-
-
-def _path(x: Sequence[float], line: Line, end: float, low: float, high: float) -> str:
-    if len(line.values) == 1:
-        level = line.values[0]
-        points = [] if level is None else [("M", 0.0, level), ("L", end, level)]
-    else:
-        points: list[tuple[str, float, float]] = []
-        pen = "M"
-        for at, value in zip(x, line.values, strict=True):
-            if value is None:
-                pen = "M"
-                continue
-            points.append((pen, at, value))
-            pen = "L"
-    d = "".join(f"{pen}{1000 * at / end:.1f} {_y(v, low, high)}" for pen, at, v in points)
-    return f'<path class="{line.style}" d="{d}"/>'
-
-
-def bar(value: float | None, style: str) -> str:
-    """A bar from 0 to 1 beside the number that says the same."""
-    width = 0.0 if value is None else 100 * min(max(value, 0.0), 1.0)
-    return (
-        f'<span class="bar" aria-hidden="true"><i class="{style}" '
-        f'style="width:{width:.2f}%"></i></span>'
-    )
-
-
-def mix(shares: Sequence[float]) -> str:
-    """Shares of the seeds, side by side, beside the numbers that say the same."""
-    parts = "".join(
-        f'<i class="{colour(seed)}" style="width:{100 * share:.2f}%"></i>'
-        for seed, share in enumerate(shares)
-    )
-    return f'<span class="shares" aria-hidden="true">{parts}</span>'
-
-
-def strip(scores: NDArray[np.float32], alternative: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Strip:
     """One model's scores side by side, dark where it solves them.
 
-    Args:
-        scores: float32[C], in [0, 1].
-        alternative: what the picture says, in words.
+    Attributes:
+        examples: how many there are.
+        said: what the picture says, in words.
+        source: of the picture, as a data URI.
+        coarse: so few examples that the browser must not smooth the picture.
     """
+
+    examples: int
+    said: str
+    source: str
+    coarse: bool
+
+
+def strip(scores: NDArray[np.float32], examples: int, said: str) -> Strip:
+    """Draw float32[C] scores in [0, 1], one pixel each."""
     levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
-    coarse = ' class="coarse"' if levels.size < 400 else ""
     data = base64.b64encode(_png(levels)).decode("ascii")
-    return f'<img{coarse} alt="{text(alternative)}" src="data:image/png;base64,{data}">'
+    return Strip(examples, said, f"data:image/png;base64,{data}", levels.size < 400)
 
 
 def _png(levels: NDArray[np.uint8]) -> bytes:
@@ -174,7 +177,7 @@ def _png(levels: NDArray[np.uint8]) -> bytes:
         (
             b"\x89PNG\r\n\x1a\n",
             chunk(b"IHDR", header),
-            chunk(b"PLTE", bytes(_SOLVED) * 256),
+            chunk(b"PLTE", bytes(SOLVED) * 256),
             chunk(b"tRNS", bytes(range(256))),
             chunk(b"IDAT", zlib.compress(b"\0" + levels.tobytes(), 9)),
             chunk(b"IEND", b""),
@@ -182,36 +185,30 @@ def _png(levels: NDArray[np.uint8]) -> bytes:
     )
 
 
-def stripes(shares: Sequence[Sequence[float]], label: str | None) -> str:
-    """A genome along the axis, the shares of the seeds stacked from the first at the bottom.
+@dataclass(frozen=True, slots=True)
+class Stripes:
+    """A genome along the parameter axis: `areas` are a seed's number and the path of its area."""
 
-    Args:
-        shares: B rows of K shares.
-        label: what the picture says, in words; None where the words stand beside it.
-    """
+    bins: int
+    areas: tuple[tuple[int, str], ...]
+
+
+def stripes(shares: Sequence[Sequence[float]]) -> Stripes:
+    """Stack the shares of the seeds, the first at the bottom: B rows of K shares."""
     table = np.asarray(shares, dtype=np.float64)
-    bins = table.shape[0]
     tops = np.minimum(np.cumsum(table, axis=1), 1.0)
-    below = np.zeros(bins)
-    parts: list[str] = []
-    for seed in range(table.shape[1]):
-        parts.append(_area(below, tops[:, seed], colour(seed)))
-        below = tops[:, seed]
-    heard = 'aria-hidden="true"' if label is None else f'role="img" aria-label="{text(label)}"'
-    return (
-        f'<svg class="stripes" {heard} viewBox="0 0 {bins} 100" '
-        f'preserveAspectRatio="none">{"".join(parts)}</svg>'
-    )
+    below = np.concatenate([np.zeros((len(table), 1)), tops[:, :-1]], axis=1)
+    areas = [(seed, _area(below[:, seed], tops[:, seed])) for seed in range(table.shape[1])]
+    return Stripes(len(table), tuple((seed, d) for seed, d in areas if d))
 
 
-def _area(below: NDArray[np.float64], above: NDArray[np.float64], style: str) -> str:
+def _area(below: NDArray[np.float64], above: NDArray[np.float64]) -> str:
     """The steps between two heights; stretches without any are left out."""
     low, high = np.rint(100 - 100 * below).astype(int), np.rint(100 - 100 * above).astype(int)
     changes = np.flatnonzero((np.diff(low) != 0) | (np.diff(high) != 0)) + 1
     edges = [0, *changes.tolist(), len(low)]
-    d = "".join(
+    return "".join(
         f"M{start} {low[start]}V{high[start]}H{stop}V{low[start]}z"
         for start, stop in pairwise(edges)
         if low[start] != high[start]
     )
-    return f'<path class="{style}" d="{d}"/>' if d else ""

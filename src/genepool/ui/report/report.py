@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from datetime import datetime, timezone
 from importlib.metadata import version
 from itertools import pairwise
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from genepool.checkpoints.files.atomic import write_bytes
-from genepool.core.genome import Genome, Recipe, Vector, decode
+from genepool.core.genome import Genome, Recipe, decode
 from genepool.pool.history import History, history
 from genepool.pool.members import describe, seed_shares, shares_between
 from genepool.pool.reader import Pool
@@ -26,8 +27,14 @@ from genepool.ui.report.page import page
 
 # Merges that are followed back from the champion.
 _GENERATIONS = 3
-# Stripes of the champion's genome, and groups of tensors, at most.
-_STRIPES, _GROUPS = 240, 24
+# Stripes of the champion's genome, and parts of layers, at most.
+_STRIPES, _PARTS = 240, 600
+# Parts of a layer, and what stands in the names of their tensors.
+_WORDS = (
+    ("embeddings", r"(?i)embed|\bw[tp]e\b|lm_head"),
+    ("attention", r"(?i)attn|attention"),
+    ("MLP", r"(?i)mlp|ffn|feed_?forward|experts|\bmoe\b|intermediate|\bfc\d|dense_h"),
+)
 # Members of the archive whose genomes are shown, stripes of each, and areas of all of them.
 _MEMBERS, _LEAST_STRIPES, _MOST_STRIPES, _AREAS = 30, 24, 120, 24_000
 # A part of the document that is larger than this is left out of it, and named.
@@ -180,7 +187,7 @@ def _tree(pool: Pool, champion: int) -> dict[str, Any]:
 
 
 def _merge(record: Record) -> dict[str, Any]:
-    """How a child was made: what came of which parent, and where along the axis."""
+    """How a child was made: what came of which parent, and where along the parameter axis."""
     merge = None if record.merge is None else decode(record.merge)
     out: dict[str, Any] = {"mutation": record.mutation, "took": None, "pieces": None}
     if isinstance(merge, Recipe):
@@ -197,23 +204,17 @@ def _merge(record: Record) -> dict[str, Any]:
 def _genomes(pool: Pool, champion: int | None, scores: Solved) -> dict[str, Any]:
     """What champion and archive are made of."""
     genome = None if champion is None else pool.genome(champion)
-    out: dict[str, Any] = {"kind": pool.meta()["kind"], "members": [], "tensors": []}
+    out: dict[str, Any] = {
+        "kind": pool.meta()["kind"],
+        "champion": None,
+        "members": [],
+        "layers": [],
+    }
     if genome is None:
         return out
-    groups, edges = _tensor_groups(pool, genome.size)
+    out["layers"] = _layers(pool, genome)
     if isinstance(genome, Recipe):
         out["champion"] = seed_shares(genome, _STRIPES).round(4).tolist()
-        values: list[Any] = shares_between(genome, edges).round(6).tolist()
-    else:
-        out["champion"] = None
-        values = _weights(genome, edges)
-    out["tensors"] = [
-        {"name": name, "start": start, "stop": stop, "value": value}
-        for name, start, stop, value in zip(
-            groups, edges[:-1].tolist(), edges[1:].tolist(), values, strict=True
-        )
-    ]
-    if isinstance(genome, Recipe):
         shown = scores.members[:_MEMBERS]
         bins = _AREAS // max(1, len(shown) * genome.sources)
         bins = min(max(bins, _LEAST_STRIPES), _MOST_STRIPES)
@@ -233,25 +234,34 @@ def _genomes(pool: Pool, champion: int | None, scores: Solved) -> dict[str, Any]
     return out
 
 
-def _tensor_groups(pool: Pool, size: int) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Neighbouring tensors, in at most `_GROUPS` groups: their names, and int64[G+1] edges."""
+def _layers(pool: Pool, genome: Genome) -> list[dict[str, Any]]:
+    """What each part of each layer is made of: shares of the seeds, or the mean size of weights."""
     tensors: list[tuple[str, int]] = [
         (name, int(start)) for name, start in pool.meta().get("tensors", [])
     ] or [("all weights", 0)]
-    names: list[str] = []
-    starts: list[int] = []
-    for part in np.array_split(np.arange(len(tensors)), min(_GROUPS, len(tensors))):
-        first, last = int(part[0]), int(part[-1])
-        name = tensors[first][0]
-        names.append(name if first == last else f"{name} … {tensors[last][0]}")
-        starts.append(tensors[first][1])
-    return names, np.array([*starts, size], dtype=np.int64)
+    edges = np.array([*(start for _, start in tensors), genome.size], dtype=np.int64)
+    sizes = np.diff(edges)
+    if isinstance(genome, Recipe):
+        values = shares_between(genome, edges) * sizes[:, None]
+    else:
+        values = np.add.reduceat(np.abs(genome.values, dtype=np.float64), edges[:-1])
+    found: dict[tuple[str, str], list[int]] = {}
+    for index, (name, _) in enumerate(tensors):
+        found.setdefault(place(name), []).append(index)
+    out: list[dict[str, Any]] = []
+    for (layer, part), indices in list(found.items())[:_PARTS]:
+        weights = int(sizes[indices].sum())
+        value = (values[indices].sum(axis=0) / weights).round(6).tolist()
+        out.append({"name": layer, "part": part, "weights": weights, "value": value})
+    return out
 
 
-def _weights(genome: Vector, edges: np.ndarray[Any, np.dtype[np.int64]]) -> list[float]:
-    """Mean size of the weights between edges."""
-    sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), edges[:-1])
-    return (sums / np.diff(edges)).tolist()
+def place(tensor: str) -> tuple[str, str]:
+    """The layer of a tensor and the part of it, by its name; outside of layers, itself."""
+    layer = re.match(r"(?:[^.]+\.)*?\d+(?=\.)", tensor)
+    inside = tensor if layer is None else tensor[layer.end() :]
+    part = next((name for name, words in _WORDS if re.search(words, inside)), "other")
+    return (tensor if layer is None else layer[0]), part
 
 
 def _scores(scores: Solved) -> dict[str, Any]:
