@@ -44,7 +44,8 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
 
     from genepool.checkpoints.files.checkpoint import open_checkpoint
     from genepool.checkpoints.layout import build_layout
-    from genepool.core.archive import Member, Resources
+    from genepool.core.archive import Member
+    from genepool.core.examples import examples_of
     from genepool.core.genome import digest, encode, seed_recipe
     from genepool.materialise.gram import load_or_build_gram
     from genepool.pool.reader import Seed, TaskEntry
@@ -58,11 +59,11 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
     layout = build_layout(checkpoints)
     writer = PoolWriter(folder / "pool")
     gram = load_or_build_gram(checkpoints, layout, folder / "pool")
-    resources = Resources(np.ones(examples), True)
+    given = examples_of(examples, binary=True)
     problem = Problem(
         layout.axis,
         gram,
-        resources,
+        given,
         tuple(seed_recipe(layout.axis.size, k, 2) for k in range(2)),
         0,
     )
@@ -80,7 +81,7 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
         genome = problem.seeds[number] if proposal is None else proposal.genome
         scores = (draws.random(examples) < 0.6).astype(np.float32)
         parents = () if proposal is None else proposal.plan.parents
-        member = Member(number, genome, parents, resources.mean(scores))
+        member = Member(number, genome, parents, given.mean(scores))
         archive, outcome = strategy.absorb(archive, member, max(0, number - 1), scores)
         writer.add(
             Record(

@@ -24,7 +24,8 @@ import lab
 import numpy as np
 from lab import World, world
 
-from genepool.core.archive import Archive, Member, Resources, empty_archive
+from genepool.core.archive import Archive, Member, empty_archive
+from genepool.core.examples import Examples, examples_of
 from genepool.core.rng import generator
 from genepool.strategies import Niches, Problem
 from genepool.strategies.base import mate, seed_member
@@ -67,10 +68,14 @@ def breed(
                 len(problem.seeds) + step - 1,
                 proposal.genome,
                 proposal.plan.parents,
-                problem.resources.mean(scores),
+                problem.examples.mean(scores),
             )
             state, _ = strategy.absorb(state, member, step, scores)
     return state, asked, made
+
+
+def _weighed(weights: np.ndarray) -> Examples:
+    return examples_of(weights.size, binary=True, capacity=weights)
 
 
 def start(place: World, problem: Problem, strategy: Niches, examples: np.ndarray) -> Archive:
@@ -78,7 +83,7 @@ def start(place: World, problem: Problem, strategy: Niches, examples: np.ndarray
     state = strategy.begin(problem)
     for number, genome in enumerate(problem.seeds):
         scores = place.score(genome, examples)
-        member = Member(number, genome, (), problem.resources.mean(scores))
+        member = Member(number, genome, (), problem.examples.mean(scores))
         state, _ = strategy.absorb(state, member, 0, scores)
     return state
 
@@ -100,7 +105,7 @@ def on_subset(
     place: World, strategy: Niches, steps: int, chosen: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
     """A rival: one subset throughout."""
-    problem = replace(place.problem, resources=Resources(weights, binary=True))
+    problem = replace(place.problem, examples=_weighed(weights))
     state = start(place, problem, strategy, chosen)
     state, asked, made = breed(
         place, problem, strategy, state, range(1, steps + 1), chosen, np.inf, False
@@ -164,14 +169,14 @@ def in_rounds(
             weights = np.array([float(group.size) for group in groups])
         else:
             chosen, weights = draws.permutation(total)[:size], np.ones(size)
-        return chosen, replace(problem, resources=Resources(weights, binary=True))
+        return chosen, replace(problem, examples=_weighed(weights))
 
     chosen, here = choose()
     state = start(place, here, strategy, chosen)
     for member in bred:
         scores = place.score(member.genome, chosen)
         state, _ = strategy.absorb(
-            state, replace(member, train=here.resources.mean(scores)), 0, scores
+            state, replace(member, train=here.examples.mean(scores)), 0, scores
         )
     known: dict[int, tuple[float, int]] = {}
     while first <= steps and spent < budget:
@@ -195,13 +200,13 @@ def in_rounds(
         if first > steps or spent >= budget:
             break
         chosen, here = choose()
-        fresh = empty_archive(strategy.size, here.resources, strategy.alpha)
+        fresh = empty_archive(strategy.size, here.examples, strategy.alpha)
         for slot, member in enumerate(state.members):
             if member is not None:
                 scores = place.score(member.genome, chosen)
                 spent += chosen.size
                 fresh = fresh.replaced(
-                    slot, replace(member, train=here.resources.mean(scores)), scores
+                    slot, replace(member, train=here.examples.mean(scores)), scores
                 )
         state = fresh
     # The mean of all its rounds, drawn towards that of the archive as far as they are few.

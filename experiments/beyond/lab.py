@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Member, Resources
+from genepool.core.archive import Member
 from genepool.core.axis import Axis
 from genepool.core.early_stop.lossless import Exam, FullExam, Questions
+from genepool.core.examples import examples_of
 from genepool.core.genome import Genome, Recipe, Vector, express, seed_recipe
 from genepool.core.rng import generator
 from genepool.strategies import Problem, Proposal, Strategy
@@ -166,21 +167,19 @@ def world(name: str, start: str, seed: int) -> World:
     """A data set and a start, for one seed of the randomness."""
     data = DATA[name]()
     along = Axis(data.edges.astype(np.int64), data.edges[[0, -1]].astype(np.int64), ("all",))
-    resources = Resources(np.ones(data.train), binary=True)
+    examples = examples_of(data.train, binary=True)
     if start == "pre":
         seeds = data.specialists
         size = int(data.edges[-1])
         genomes: tuple[Genome, ...] = tuple(seed_recipe(size, k, 2) for k in range(2))
-        return World(data, Problem(along, products(name), resources, genomes, seed), seeds)
+        return World(data, Problem(along, products(name), examples, genomes, seed), seeds)
     if name == "digits":
         seeds = [flat(untrained(seed, number)) for number in range(2)]
     else:
         draws = generator(seed, 0, stream=7)
         size = int(data.edges[-1])
         seeds = [(draws.standard_normal(size) * 0.01).astype(np.float32) for _ in range(2)]
-    return World(
-        data, Problem(along, None, resources, tuple(Vector(s) for s in seeds), seed), seeds
-    )
+    return World(data, Problem(along, None, examples, tuple(Vector(s) for s in seeds), seed), seeds)
 
 
 @dataclass
@@ -219,7 +218,7 @@ def run(
     found = Found()
     for number, genome in enumerate(problem.seeds):
         scores = place.score(genome, everything)
-        member = Member(number, genome, (), problem.resources.mean(scores))
+        member = Member(number, genome, (), problem.examples.mean(scores))
         state, outcome = strategy.absorb(state, member, 0, scores)
         if outcome.accepted and member.train > best[0]:
             best = member.train, genome
@@ -234,7 +233,7 @@ def run(
         if np.isnan(exam.scores).any():
             state = strategy.skip(state, step)
         else:
-            train_score = problem.resources.mean(exam.scores)
+            train_score = problem.examples.mean(exam.scores)
             member = Member(
                 len(problem.seeds) + step - 1, proposal.genome, proposal.plan.parents, train_score
             )

@@ -96,7 +96,7 @@ class Variant(Niches):
             return archive
         more = max(0, size - have)
         scores = np.concatenate([archive.scores, np.zeros((more, archive.scores.shape[1]))])
-        return Archive((*archive.members, *([None] * more)), scores, archive.resources, alpha)
+        return Archive((*archive.members, *([None] * more)), scores, archive.examples, alpha)
 
     def exam(self, state: Archive, proposal: Proposal, known: NDArray[np.float32]):
         return Niches.exam(self, self._aged(state, proposal.step), proposal, known)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from genepool.core.archive import Archive, Member, Resources
+from genepool.core.archive import Archive, Member
+from genepool.core.examples import examples_of
 from genepool.core.genome import seed_recipe
 
 GENOME = seed_recipe(1, 0, 1)
@@ -16,7 +17,8 @@ def archive_of(
     """An archive with these scores, float32[P, N], and further empty slots at the end."""
     matrix = np.concatenate([scores, np.zeros((empty, scores.shape[1]))]).astype(np.float64)
     members = [Member(slot, GENOME, (), 0.0) for slot in range(scores.shape[0])]
-    return Archive((*members, *([None] * empty)), matrix, Resources(weights, binary), alpha)
+    examples = examples_of(weights.size, binary=binary, capacity=weights)
+    return Archive((*members, *([None] * empty)), matrix, examples, alpha)
 
 
 def random_scores(draws: np.random.Generator, members: int, size: int, binary: bool) -> np.ndarray:
@@ -62,4 +64,4 @@ def random_child(draws: np.random.Generator, archive: Archive) -> np.ndarray:
         return np.where(draws.random(one.size) < 0.25, np.float32(0), one)
     if kind == 2:
         return np.where(draws.random(one.size) < 0.5, one, two)
-    return random_scores(draws, 1, one.size, archive.resources.binary)[0] * draws.integers(0, 2)
+    return random_scores(draws, 1, one.size, archive.examples.binary)[0] * draws.integers(0, 2)

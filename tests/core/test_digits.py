@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genepool.core.archive import Resources
 from genepool.core.axis import Axis
+from genepool.core.examples import examples_of
 from genepool.core.genome import Genome, Vector
 from genepool.core.rng import noise, noise_words
 from genepool.strategies import Niches, Problem
@@ -48,8 +48,8 @@ def one_thread() -> Iterator[None]:
 
 def problem_with(seeds: list[np.ndarray]) -> Problem:
     along = Axis(EDGES.astype(np.int64), EDGES[[0, -1]].astype(np.int64), ("all",))
-    resources = Resources(np.ones(TRAIN), binary=True)
-    return Problem(along, None, resources, tuple(Vector(seed) for seed in seeds), seed=0)
+    examples = examples_of(TRAIN, binary=True)
+    return Problem(along, None, examples, tuple(Vector(seed) for seed in seeds), seed=0)
 
 
 def report(what: str, asked: list[int]) -> float:

@@ -8,22 +8,25 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.core.archive import Resources, capacities
 from genepool.core.early_stop.lossless import FullExam
+from genepool.core.examples import Examples, TaskExamples, examples_of, lay_out
 from genepool.core.subsets import Round, Rounds, Selected, draw_round, everything
 
 
 def _draw(
     sizes: list[int], weights: list[float], share: float, batch: int, number: int
-) -> tuple[Resources, list[int], Round]:
-    edges = [0, *np.cumsum(sizes).tolist()]
+) -> tuple[Examples, Round]:
     blocks, first = [], 0
     for size in sizes:
         blocks.append(first + np.arange(size) // batch)
         first = int(blocks[-1][-1]) + 1
     held = np.concatenate(blocks) if batch > 1 else None
-    resources = Resources(capacities(weights, sizes), binary=True, blocks=held)
-    return resources, edges, draw_round(Rounds(share, 10), number, resources, edges, seed=3)
+    tasks = [
+        TaskExamples(str(index), size, weight)
+        for index, (size, weight) in enumerate(zip(sizes, weights, strict=True))
+    ]
+    examples = lay_out(tasks, binary=True, blocks=held)
+    return examples, draw_round(Rounds(share, 10), number, examples, seed=3)
 
 
 @given(
@@ -38,34 +41,34 @@ def test_a_round_has_its_share_of_every_task_in_whole_blocks(
 ) -> None:
     weight = st.floats(0.1, 10)
     weights = [data.draw(weight) for _ in sizes]
-    resources, edges, drawn = _draw(sizes, weights, share, batch, number)
-    examples = drawn.examples
-    assert examples is not None
-    assert (np.diff(examples) > 0).all()
+    whole, drawn = _draw(sizes, weights, share, batch, number)
+    indices = drawn.indices
+    assert indices is not None
+    assert (np.diff(indices) > 0).all()
     assert (drawn.start, drawn.stop) == (10 * number, 10 * number + 10)
-    assert drawn.size == examples.size
-    for start, stop in pairwise(edges):
-        mine = (examples >= start) & (examples < stop)
+    assert drawn.size == indices.size
+    for start, stop in pairwise(whole.edges):
+        mine = (indices >= start) & (indices < stop)
         enough = max(1, round(share * (stop - start)))
         assert enough <= mine.sum() < enough + batch
         # A task weighs what it weighs as a whole.
         np.testing.assert_allclose(
-            drawn.resources.weights[mine].sum(), resources.weights[start:stop].sum()
+            drawn.examples.capacity[mine].sum(), whole.capacity[start:stop].sum()
         )
-    if resources.blocks is not None:
-        chosen = np.unique(resources.blocks[examples])
-        assert np.isin(resources.blocks, chosen).sum() == examples.size
-        assert drawn.resources.blocks is not None
-        np.testing.assert_array_equal(chosen[drawn.resources.blocks], resources.blocks[examples])
-    again = _draw(sizes, weights, share, batch, number)[2]
-    assert again.examples is not None
-    np.testing.assert_array_equal(again.examples, examples)
+    if whole.blocks is not None:
+        chosen = np.unique(whole.blocks[indices])
+        assert np.isin(whole.blocks, chosen).sum() == indices.size
+        assert drawn.examples.blocks is not None
+        np.testing.assert_array_equal(chosen[drawn.examples.blocks], whole.blocks[indices])
+    again = _draw(sizes, weights, share, batch, number)[1]
+    assert again.indices is not None
+    np.testing.assert_array_equal(again.indices, indices)
 
 
 def test_rounds_differ_and_every_example_has_its_turn() -> None:
     seen = np.zeros(200, dtype=int)
     for number in range(100):
-        examples = _draw([200], [1.0], 0.1, 1, number)[2].examples
+        examples = _draw([200], [1.0], 0.1, 1, number)[1].indices
         seen[examples] += 1
     assert seen.sum() == 100 * 20
     assert seen.min() >= 1
@@ -87,7 +90,7 @@ def test_questions_keep_their_numbers_among_all_examples() -> None:
 
 
 def test_without_rounds_nothing_is_wrapped() -> None:
-    whole = everything(Resources(np.ones(4), binary=True))
+    whole = everything(examples_of(4, binary=True))
     scores = np.ones(4, dtype=np.float32)
     questions = FullExam(scores)
     assert whole.part(scores) is scores

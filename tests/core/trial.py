@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from genepool.core.archive import Archive, Member, Resources
+from genepool.core.archive import Archive, Member
 from genepool.core.axis import Axis
 from genepool.core.early_stop.lossless import Exam, FullExam
+from genepool.core.examples import examples_of
 from genepool.core.genome import Genome, Recipe, Vector, digest, seed_recipe
 from genepool.strategies import Outcome, Problem, Proposal, Strategy
 from tests.core.dense import DenseProducts, densely
@@ -76,7 +77,9 @@ def problem_of(
     else:
         genomes = tuple(seed_recipe(size, index, seeds) for index in range(seeds))
     gram = None if dense else DenseProducts(weights)
-    return Problem(along, gram, Resources(limits, binary), genomes, seed=11), score
+    return Problem(
+        along, gram, examples_of(examples, binary=binary, capacity=limits), genomes, seed=11
+    ), score
 
 
 def run(
@@ -96,17 +99,17 @@ def run(
     archive = strategy.begin(problem)
     for number, genome in enumerate(problem.seeds):
         scores = score(genome)
-        member = Member(number, genome, (), problem.resources.mean(scores))
+        member = Member(number, genome, (), problem.examples.mean(scores))
         archive, _ = strategy.absorb(archive, member, 0, scores)
     trial, versions = Trial(archive), {0: archive}
     flying: dict[int, tuple[Proposal, np.ndarray, np.ndarray]] = {}
-    unknown = np.full(problem.resources.weights.size, np.nan, dtype=np.float32)
+    unknown = np.full(problem.examples.capacity.size, np.nan, dtype=np.float32)
 
     def questions(now: Archive, proposal: Proposal, known: np.ndarray) -> Exam | FullExam:
         return strategy.exam(now, proposal, known) if stop else FullExam(known)
 
     def answered(exam: Exam | FullExam, truth: np.ndarray) -> np.ndarray:
-        blocks = problem.resources.blocks
+        blocks = problem.examples.blocks
         while not exam.done:
             block = exam.next()
             if blocks is not None:  # never a part of one
@@ -132,7 +135,7 @@ def run(
                 len(problem.seeds) + step - 1,
                 proposal.genome,
                 proposal.plan.parents,
-                problem.resources.mean(known),
+                problem.examples.mean(known),
             )
             now, outcome = strategy.absorb(now, member, step, known)
         trial.asked.append(int(np.count_nonzero(~np.isnan(known))))

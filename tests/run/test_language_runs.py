@@ -152,7 +152,7 @@ def test_garbage_is_judged_by_the_seeds(tmp_path: Path) -> None:
     scorer = Scorer(inputs, threads=1)
     size = inputs.layout.axis.size
     mute = recipe([0, size], np.zeros((1, 2)))
-    everything = np.arange(inputs.examples)
+    everything = np.arange(inputs.examples.size)
     fine, silent = seed_recipe(size, 0, 2), "20 are empty|5 are empty"
     scorer.load(fine)
     expected = scorer.score(everything)

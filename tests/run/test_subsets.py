@@ -62,7 +62,7 @@ def test_children_are_asked_the_examples_of_their_round_only(tmp_path: Path) -> 
         rounds = pool.round_examples()
         assert len(rounds) == 5
         assert len({tuple(examples.tolist()) for examples in rounds}) == 5
-        assert {examples.size for examples in rounds} == {round(0.25 * pool.examples)}
+        assert {examples.size for examples in rounds} == {round(0.25 * pool.examples.size)}
         later = pool._answers()
         for record in pool.records(2):
             if record.scores is None or record.id in later:
@@ -234,7 +234,7 @@ def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
         for examples in pool.round_examples():
             sizes = np.diff(examples.searchsorted(edges))
             assert sizes.tolist() == [round(0.25 * t.examples) for t in pool.tasks()]
-            scores = np.zeros(pool.examples, dtype=np.float32)
+            scores = np.zeros(pool.examples.size, dtype=np.float32)
             scores[: edges[1]] = 1.0
             assert pool.mean(scores, examples) == pytest.approx(0.25)
 

@@ -71,7 +71,7 @@ def test_the_early_stop_changes_nothing_for_other_strategies(
     strategy: Niches | Blind, asking: dict[str, Any]
 ) -> None:
     problem, score = problem_of(np.random.default_rng(8), seeds=4)
-    problem = replace(problem, resources=replace(problem.resources, **asking))
+    problem = replace(problem, examples=replace(problem.examples, **asking))
     for width in (1, 3):
         stopped = run(strategy, problem, score, STEPS, width, stop=True)
         assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
@@ -105,11 +105,11 @@ def assert_same_stopped(one: Trial, two: Trial) -> None:
 def test_a_run_breeds_something_better_than_its_seeds() -> None:
     problem, score = problem_of(np.random.default_rng(3))
     trial = run(Niches(size=10), problem, score, 300)
-    best_seed = max(problem.resources.mean(score(genome)) for genome in problem.seeds)
+    best_seed = max(problem.examples.mean(score(genome)) for genome in problem.seeds)
     best = max(member.train for member in trial.archive.members if member is not None)
     assert best > best_seed + 0.1
     # Ids grow with age, parents are older than their children, and no slot is empty any more.
     for member in trial.archive.members:
         assert member is not None
         assert all(parent < member.id for parent in member.parents)
-        assert member.train == problem.resources.mean(score(member.genome))
+        assert member.train == problem.examples.mean(score(member.genome))

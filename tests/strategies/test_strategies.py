@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from genepool.core.archive import Archive, Member, Resources, empty_archive
+from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.axis import Axis, axis
 from genepool.core.competition import attraction, fitness
+from genepool.core.examples import examples_of
 from genepool.core.genome import (
     Recipe,
     Vector,
@@ -38,8 +39,8 @@ def vectors(count: int, size: int = SIZE) -> list[Vector]:
 
 
 def dense_problem(count: int, examples: int, along: Axis | None = None) -> Problem:
-    resources = Resources(np.ones(examples), binary=True)
-    return Problem(along or axis(SIZE), None, resources, tuple(vectors(count)), seed=3)
+    scored = examples_of(examples, binary=True)
+    return Problem(along or axis(SIZE), None, scored, tuple(vectors(count)), seed=3)
 
 
 def archive_of(scores: list[list[float]], alpha: float = 1.0, empty: int = 0) -> Archive:
@@ -48,8 +49,8 @@ def archive_of(scores: list[list[float]], alpha: float = 1.0, empty: int = 0) ->
     members = [
         Member(10 + slot, genome, (), 0.0) for slot, genome in enumerate(vectors(len(scores)))
     ]
-    resources = Resources(np.ones(matrix.shape[1]), binary=True)
-    return Archive((*members, *([None] * empty)), matrix, resources, alpha)
+    scored = examples_of(matrix.shape[1], binary=True)
+    return Archive((*members, *([None] * empty)), matrix, scored, alpha)
 
 
 def propose(
@@ -226,7 +227,7 @@ def test_proposals_are_functions_of_their_arguments_alone(dense: bool) -> None:
     archive = run(strategy, problem, score, 30).archive
     first = [strategy.propose(problem, archive, step) for step in range(40, 60)]
     np.random.seed(0)  # noqa: NPY002  (the global state must not matter)
-    copy = Archive(archive.members, archive.scores.copy(), archive.resources, archive.alpha)
+    copy = Archive(archive.members, archive.scores.copy(), archive.examples, archive.alpha)
     for proposal in reversed(first):
         again = Niches(**{name: getattr(strategy, name) for name in strategy.__slots__}).propose(
             problem, copy, proposal.step
@@ -365,8 +366,8 @@ def test_archive_is_what_niches_says() -> None:
         scores = draws.random((5, 30)).astype(np.float32)
         scores = np.round(scores) if binary else scores
         weights = draws.random(30) + 0.1
-        resources = Resources(weights, binary)
-        archive = empty_archive(5, resources, 1.5)
+        scored = examples_of(30, binary=binary, capacity=weights)
+        archive = empty_archive(5, scored, 1.5)
         for slot, row in enumerate(scores):
             archive = archive.replaced(slot, Member(slot, seed_recipe(4, 0, 1), (), 0.0), row)
         exact = scores.astype(np.float64)
@@ -381,25 +382,25 @@ def test_archive_is_what_niches_says() -> None:
         limit = weights if binary else weights * both.max(axis=0)
         values = fitness(both, limit, 1.5)
         assert slot == values.argmin() and value == pytest.approx(values[-1])
-        assert resources.mean(child) == pytest.approx(1.0)
-        assert resources.mean(scores[0]) == pytest.approx(weights @ exact[0] / weights.sum())
+        assert scored.mean(child) == pytest.approx(1.0)
+        assert scored.mean(scores[0]) == pytest.approx(weights @ exact[0] / weights.sum())
 
 
 def test_recipes_and_vectors_breed_the_same_child() -> None:
     # One plan, one ancestry, held both ways.
     sources = [vector.values for vector in vectors(3)]
     gram = DenseProducts(np.stack(sources).astype(np.float64))
-    resources = Resources(np.ones(6), binary=True)
+    scored = examples_of(6, binary=True)
     light = tuple(seed_recipe(SIZE, index, 3) for index in range(3))
     problems = [
-        Problem(TWO, gram, resources, light, seed=3),
-        Problem(TWO, None, resources, tuple(vectors(3)), seed=3),
+        Problem(TWO, gram, scored, light, seed=3),
+        Problem(TWO, None, scored, tuple(vectors(3)), seed=3),
     ]
     for step in range(1, 30):
         pair: list[Proposal] = []
         for problem in problems:
             members = [Member(k, genome, (), 0.0) for k, genome in enumerate(problem.seeds)]
-            archive = Archive(tuple(members), np.array(SCORES[:3], dtype=float), resources, 1.0)
+            archive = Archive(tuple(members), np.array(SCORES[:3], dtype=float), scored, 1.0)
             pair.append(Niches(size=3).propose(problem, archive, step))
         one, two = pair
         assert one.plan == two.plan
@@ -410,9 +411,9 @@ def test_recipes_and_vectors_breed_the_same_child() -> None:
 
 
 def test_nobody_is_evicted_while_a_slot_is_empty() -> None:
-    resources = Resources(np.ones(3), True)
+    scored = examples_of(3, binary=True)
     archive = Niches(size=3).begin(
-        Problem(axis(4), None, resources, (Vector(np.zeros(4, dtype=np.float32)),), 0)
+        Problem(axis(4), None, scored, (Vector(np.zeros(4, dtype=np.float32)),), 0)
     )
     # Members that solve nothing are as unfit as empty slots.
     for number in range(3):

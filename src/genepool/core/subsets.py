@@ -7,15 +7,14 @@ archive is asked what is new to it before the next child is bred.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Resources
 from genepool.core.early_stop.lossless import Questions
+from genepool.core.examples import Examples
 from genepool.core.rng import generator
 
 Int64 = NDArray[np.int64]
@@ -52,32 +51,32 @@ class Round:
         number: from 0.
         start: number of children before it.
         stop: number of children after which it is over; None: it never is.
-        examples: int64[n], rising, positions among all N examples; None: all of them.
-        resources: the same n examples with their capacities.
+        indices: int64[n], rising, positions among all N examples; None: all of them.
+        examples: the same n examples with their capacities.
     """
 
     number: int
     start: int
     stop: int | None
-    examples: Int64 | None
-    resources: Resources
+    indices: Int64 | None
+    examples: Examples
 
     @property
     def size(self) -> int:
         """Number n of examples."""
-        return self.resources.weights.size
+        return self.examples.size
 
     def part(self, scores: Float32) -> Float32:
         """The scores on these examples, float32[n], of float32[N]."""
-        return scores if self.examples is None else scores[self.examples]
+        return scores if self.indices is None else scores[self.indices]
 
     def mean(self, scores: Float32) -> float:
-        """Mean score on these examples, weighted by capacity, of float32[N]."""
-        return self.resources.mean(self.part(scores))
+        """Mean score on these examples, of float32[N]."""
+        return self.examples.mean(self.part(scores))
 
     def whole(self, questions: Questions, known: Float32) -> Questions:
         """Questions about these examples as questions about all, of which `known` is known."""
-        return questions if self.examples is None else Selected(questions, self.examples, known)
+        return questions if self.indices is None else Selected(questions, self.indices, known)
 
 
 class Selected:
@@ -109,14 +108,12 @@ class Selected:
         self._questions.record(self._examples.searchsorted(indices), scores)
 
 
-def everything(resources: Resources) -> Round:
+def everything(examples: Examples) -> Round:
     """The one round of a run in which members compete for all examples."""
-    return Round(0, 0, None, None, resources)
+    return Round(0, 0, None, None, examples)
 
 
-def draw_round(
-    rounds: Rounds, number: int, resources: Resources, edges: Sequence[int], seed: int
-) -> Round:
+def draw_round(rounds: Rounds, number: int, examples: Examples, seed: int) -> Round:
     """Round `number`, a function of its arguments alone.
 
     From every task the same share is drawn, in whole blocks where examples are asked in blocks, and
@@ -125,38 +122,19 @@ def draw_round(
     Args:
         rounds: the share, and how long a round is.
         number: from 0.
-        resources: all N examples.
-        edges: first example of each task, and N.
+        examples: all N examples.
         seed: of the randomness.
     """
     draws = generator(seed, number, stream=_STREAM)
-    blocks = resources.blocks
+    blocks = examples.blocks
     chosen: list[Int64] = []
-    weights: list[NDArray[np.float64]] = []
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise(examples.edges):
         names = np.arange(start, stop) if blocks is None else blocks[start:stop]
         found, sizes = np.unique(names, return_counts=True)
         order = draws.permutation(found.size)
         enough = max(1, round(rounds.share * (stop - start)))
         count = int(sizes[order].cumsum().searchsorted(enough)) + 1
-        mine = start + np.flatnonzero(np.isin(names, found[order[:count]]))
-        chosen.append(mine)
-        weights.append(
-            resources.weights[mine]
-            * (resources.weights[start:stop].sum() / resources.weights[mine].sum())
-        )
-    examples = np.concatenate(chosen)
+        chosen.append(start + np.flatnonzero(np.isin(names, found[order[:count]])))
+    indices = np.concatenate(chosen)
     begin = number * rounds.renew
-    return Round(
-        number,
-        begin,
-        begin + rounds.renew,
-        examples,
-        replace(
-            resources,
-            weights=np.concatenate(weights),
-            blocks=None
-            if blocks is None
-            else np.unique(blocks[examples], return_inverse=True)[1].astype(np.int64),
-        ),
-    )
+    return Round(number, begin, begin + rounds.renew, indices, examples.select(indices))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import capacities
+from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.genome import Genome, Recipe, decode, digest, seed_recipe
 from genepool.core.subsets import Rounds
 from genepool.errors import PoolError
@@ -141,11 +141,6 @@ class Pool:
         return {member: tuple(means) for member, means in out.items()}
 
     @property
-    def examples(self) -> int:
-        """Number N of training examples over all tasks."""
-        return sum(task.examples for task in self.tasks())
-
-    @property
     def evaluations(self) -> int:
         """Number of children absorbed; the seeds do not count."""
         return int(self._rows("SELECT count(*) FROM members WHERE step > 0")[0][0])
@@ -157,7 +152,7 @@ class Pool:
 
         In a run with rounds a record holds all that the member was ever asked.
         """
-        size, later = self.examples, self._answers()
+        size, later = self.examples.size, self._answers()
         where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
         query = f"SELECT {COLUMNS} FROM members WHERE {where} ORDER BY id"
         with reading(self.path):
@@ -166,7 +161,7 @@ class Pool:
                     return
                 record = from_row(row, size)
                 yield (
-                    known_by(record, later[record.id], self._weights)
+                    known_by(record, later[record.id], self.examples)
                     if record.id in later
                     else record
                 )
@@ -186,8 +181,8 @@ class Pool:
             top = self._rows("SELECT max(id) FROM members")[0][0]
             there = "the pool has none yet" if top is None else f"members are numbered 0 to {top}"
             raise PoolError(f"{self.path}: there is no member {member}; {there}")
-        record, later = from_row(rows[0], self.examples), self._answers(member, finals)
-        return known_by(record, later[member], self._weights) if later else record
+        record, later = from_row(rows[0], self.examples.size), self._answers(member, finals)
+        return known_by(record, later[member], self.examples) if later else record
 
     def slots(self, last: int | None = None) -> dict[int, int]:
         """Slot -> member id of the archive now, or as it stood after member `last`."""
@@ -235,7 +230,9 @@ class Pool:
         if self.rounds is None:
             return []
         rows = self._rows("SELECT examples FROM rounds ORDER BY number")
-        return [np.flatnonzero(~np.isnan(unpack_scores(row[0], self.examples))) for row in rows]
+        return [
+            np.flatnonzero(~np.isnan(unpack_scores(row[0], self.examples.size))) for row in rows
+        ]
 
     def finalists(self) -> list[int]:
         """Members that were scored on all examples in the end of a run with rounds."""
@@ -269,15 +266,14 @@ class Pool:
             scores: float32[N].
             examples: int64[n], rising, positions in 0..N-1, some of every task.
         """
-        edges = np.cumsum([0, *(task.examples for task in self.tasks())])
-        sizes: list[int] = np.diff(examples.searchsorted(edges)).tolist()
-        weights = capacities([task.weight for task in self.tasks()], sizes)
-        return float(np.dot(weights, scores[examples]) / weights.sum())
+        return self.examples.select(examples).mean(scores[examples])
 
     @cached_property
-    def _weights(self) -> NDArray[np.float64]:
+    def examples(self) -> Examples:
+        """The examples that members compete for."""
         tasks = self.tasks()
-        return capacities([task.weight for task in tasks], [task.examples for task in tasks])
+        parts = [TaskExamples(task.name, task.examples, task.weight) for task in tasks]
+        return lay_out(parts, binary=all(task.binary for task in tasks))
 
     def _answers(self, member: int | None = None, finals: bool = True) -> dict[int, list[bytes]]:
         """What members were asked after their birth, packed: unpacked, a long run's would not fit
@@ -396,7 +392,7 @@ class Pool:
             "failed": counts[3] or 0,
             "last_failure": self._last_failure(),
             "examples_evaluated": counts[2] or 0,
-            "examples_total": counts[0] * self.examples,
+            "examples_total": counts[0] * self.examples.size,
             "archive": [
                 {"slot": slot, **details[member]} for slot, member in sorted(slots.items())
             ],

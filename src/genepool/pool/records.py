@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.examples import Examples
 from genepool.errors import PoolError
 
 Verdict = Literal["accepted", "rejected", "stopped", "guarded", "failed"]
@@ -91,13 +92,13 @@ class Answers:
     seconds: float
 
 
-def known_by(record: Record, answers: Sequence[bytes], weights: NDArray[np.float64]) -> Record:
+def known_by(record: Record, answers: Sequence[bytes], examples: Examples) -> Record:
     """A record with all that is known of the member, and its mean over that.
 
     Args:
         record: of its birth.
         answers: what it was asked later, as `pack_scores` packs it.
-        weights: float64[N], capacities.
+        examples: all N of them.
     """
     if record.scores is None or not answers:
         return record
@@ -105,9 +106,7 @@ def known_by(record: Record, answers: Sequence[bytes], weights: NDArray[np.float
     for packed in answers:
         later = unpack_scores(packed, scores.size)
         np.copyto(scores, later, where=~np.isnan(later))
-    known = ~np.isnan(scores)
-    train = float(np.dot(weights[known], scores[known]) / weights[known].sum())
-    return replace(record, scores=scores, train=train)
+    return replace(record, scores=scores, train=examples.mean_known(scores))
 
 
 def to_row(record: Record) -> tuple[Any, ...]:

@@ -202,7 +202,7 @@ class PoolWriter(Pool):
             number: of the round, from 0.
             examples: int64[n], positions among all N.
         """
-        chosen = np.full(self.examples, np.nan, dtype=np.float32)
+        chosen = np.full(self.examples.size, np.nan, dtype=np.float32)
         chosen[examples] = 1.0
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (number, pack_scores(chosen)))

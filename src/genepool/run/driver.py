@@ -56,7 +56,7 @@ class Driver:
         self._executor = executor
         self._progress = progress
         self._interrupted = interrupted
-        self._held_out = inputs.held_out_resources()
+        self._held_out = inputs.held_out
         self._guards = guards
         # Of the seeds, by name; what children are measured against.
         self._guard_means: dict[str, Means] = {}
@@ -66,7 +66,7 @@ class Driver:
         # they are to be scored anew once it is mended.
         self._failed: list[tuple[Record, Means, list[int]]] = []
         self._rounds = inputs.run.strategy.rounds
-        self._round = everything(problem.resources)
+        self._round = everything(problem.examples)
         # States after the last W children, newest last: what proposals are made from.
         self._versions: dict[int, Any] = {}
         # Of earlier sessions: the best of them may be the champion for good.
@@ -108,7 +108,7 @@ class Driver:
                     session=done - first,
                     accepted=accepted,
                     examples=examples,
-                    examples_total=(done - first) * self._inputs.examples,
+                    examples_total=(done - first) * self._inputs.examples.size,
                     champion=self._champion[1] if self._champion else 0.0,
                     held_out=self._champion_held_out,
                     seconds=time.perf_counter() - started,
@@ -197,19 +197,18 @@ class Driver:
     def _enter(self, number: int) -> None:
         """From now on members compete for the examples of this round."""
         if self._rounds is not None:
-            edges = [0, *(group.stop for group in self._problem.groups)]
-            resources, seed = self._problem.resources, self._problem.seed
-            self._round = draw_round(self._rounds, number, resources, edges, seed)
+            examples, seed = self._problem.examples, self._problem.seed
+            self._round = draw_round(self._rounds, number, examples, seed)
 
     def _begin(self) -> Any:
         """The strategy's state before anybody is in the archive, for this round's examples."""
-        return self._strategy.begin(replace(self._problem, resources=self._round.resources))
+        return self._strategy.begin(replace(self._problem, examples=self._round.examples))
 
     def _renew(self, done: int) -> None:
         """Draw other examples, and ask the archive those that are new to it."""
         pool = self._pool
         self._enter(self._round.number + 1)
-        number, examples = self._round.number, self._round.examples
+        number, examples = self._round.number, self._round.indices
         if examples is None:
             raise RuntimeError("a run without rounds has nothing to renew")
         self._progress.stage(f"round {number}: scoring the archive on other examples")
@@ -242,14 +241,14 @@ class Driver:
         alive = [self._pool.record(m, finals=False) for m in self._pool.slots().values()]
         alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
         finalists = [self._pool.record(record.id) for record in alive[: self._rounds.finalists]]
-        everywhere = np.arange(self._inputs.examples, dtype=np.int64)
+        everywhere = np.arange(self._inputs.examples.size, dtype=np.int64)
         self._ask_again(finalists, FINAL, everywhere)
         self._set_champion()
 
     def _absorb_seeds(self) -> None:
         present = self._seeds_present()
-        if self._round.examples is not None and not self._pool.round_examples():
-            self._pool.add_round(0, self._round.examples)
+        if self._round.indices is not None and not self._pool.round_examples():
+            self._pool.add_round(0, self._round.indices)
         names = [seed.name for seed in self._inputs.run.seeds]
         self._guard_means = {
             names[number]: means
@@ -262,7 +261,7 @@ class Driver:
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
             genome = self._problem.seeds[number]
-            unknown = np.full(self._inputs.examples, np.nan, dtype=np.float32)
+            unknown = np.full(self._inputs.examples.size, np.nan, dtype=np.float32)
             self._executor.submit(0, genome, FullExam(unknown))
             answer = self._executor.result(0)
             if answer.scores is None:
@@ -294,7 +293,7 @@ class Driver:
     def _launch(self, step: int) -> Proposal:
         state = self._versions[self._met_by(step)]
         proposal = self._strategy.propose(self._problem, state, step)
-        unknown = np.full(self._inputs.examples, np.nan, dtype=np.float32)
+        unknown = np.full(self._inputs.examples.size, np.nan, dtype=np.float32)
         self._executor.submit(step, proposal.genome, self._questions(state, proposal, unknown))
         return proposal
 
@@ -349,7 +348,7 @@ class Driver:
         parents, size = proposal.plan.parents if proposal else (), answer.asked
         train = self._round.mean(answer.scores)
         # Seeds are asked everything, whatever they compete for.
-        known = train if proposal else self._inputs.resources.mean(answer.scores)
+        known = train if proposal else self._inputs.examples.mean(answer.scores)
         member = Member(self._next_id(step), genome, parents, train)
         before, scores = self._versions[max(0, step - 1)], self._round.part(answer.scores)
         state, outcome = self._strategy.absorb(before, member, step, scores)
@@ -454,7 +453,7 @@ class Driver:
         return scores, self._champion_held_out
 
     def _score_held_out(self, genome: Genome) -> NDArray[np.float32]:
-        everything = np.arange(self._inputs.held_out_examples, dtype=np.int64)
+        everything = np.arange(0 if self._held_out is None else self._held_out.size, dtype=np.int64)
         return self._executor.score(genome, "held-out", everything)
 
     def _check(self, genome: Genome, seeds: Mapping[str, Means] | None) -> Checked:
@@ -477,8 +476,9 @@ class Driver:
             return
         text = f"the last {_HOPELESS} children all failed, the last with: {error}"
         seed = self._problem.seeds[0]
+        everything = np.arange(self._inputs.examples.size, dtype=np.int64)
         try:
-            self._executor.score(seed, "train", np.arange(self._inputs.examples, dtype=np.int64))
+            self._executor.score(seed, "train", everything)
             cause = self._check(seed, None).error if self._guards else None
         except EvaluationError as failure:
             cause = str(failure)

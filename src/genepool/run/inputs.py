@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +14,15 @@ from genepool.checkpoints.family import Family, Source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout, flatten
 from genepool.checkpoints.seeds import source_of
-from genepool.core.archive import Resources, capacities
+from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.genome import Genome, Vector, seed_recipe
 from genepool.errors import (
     ConfigError,
     GenepoolError,
 )
 from genepool.materialise.gram import load_or_build_gram
-from genepool.run.run_file import Run, task_options
-from genepool.strategies import Group, Problem
+from genepool.run.run_file import Run, TaskOptions, task_options
+from genepool.strategies import Problem
 from genepool.tasks.task import Batched, Blocked, Labelled, Task
 
 
@@ -39,7 +38,9 @@ class Inputs:
         notices: what is good to know about the seeds, one line each.
         tasks: those that members compete for, in order; their examples are laid end to end.
         guards: the guard tasks, likewise.
-        resources: the examples with their capacities.
+        examples: those that members compete for.
+        held_out: the tasks' held-out examples, weighed alike; None if there are none.
+        guard_examples: of the guards; None if there are none.
         kind: of genome: dense vectors where mutation adds noise, recipes otherwise.
     """
 
@@ -50,37 +51,10 @@ class Inputs:
     notices: tuple[str, ...]
     tasks: tuple[Task, ...]
     guards: tuple[Task, ...]
-    resources: Resources
+    examples: Examples
+    held_out: Examples | None
+    guard_examples: Examples | None
     kind: Literal["recipe", "vector"]
-
-    @cached_property
-    def examples(self) -> int:
-        """Number N of training examples."""
-        return sum(len(task.samples) for task in self.tasks)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The tasks as strategies see them."""
-        out: list[Group] = []
-        start = 0
-        for entry, task in zip(self.run.config.contested, self.tasks, strict=True):
-            stop = start + len(task.samples)
-            labels = task.labels if isinstance(task, Labelled) else ()
-            out.append(Group(entry.name, start, stop, labels))
-            start = stop
-        return tuple(out)
-
-    @cached_property
-    def held_out_examples(self) -> int:
-        """Number M of held-out examples."""
-        return sum(len(task.held_out) for task in self.tasks)
-
-    def held_out_resources(self) -> Resources | None:
-        """The held-out examples, weighed like the training examples; None if there are none."""
-        if not self.held_out_examples:
-            return None
-        sizes = [len(task.held_out) for task in self.tasks]
-        return Resources(_capacities(self.run, sizes), self.resources.binary)
 
 
 def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
@@ -131,12 +105,11 @@ def open_inputs(run: Run) -> Inputs:
         family.notices,
         tuple(tasks),
         tuple(guards),
-        Resources(
-            _capacities(run, [len(task.samples) for task in tasks]),
-            all(task.binary for task in tasks),
-            max(task.batch if isinstance(task, Batched) else 1 for task in tasks),
-            _blocks(tasks),
-        ),
+        _laid_out(run.config.contested, tasks),
+        _laid_out(run.config.contested, tasks, held_out=True)
+        if any(len(task.held_out) for task in tasks)
+        else None,
+        _laid_out(run.config.guards, guards) if guards else None,
         "vector" if run.strategy.dense else "recipe",
     )
 
@@ -148,8 +121,24 @@ def _prefixed(error: GenepoolError, prefix: str) -> GenepoolError:
     return kind(text)
 
 
-def _capacities(run: Run, sizes: list[int]) -> NDArray[np.float64]:
-    return capacities([task.weight for task in run.config.contested], sizes)
+def _laid_out(
+    entries: Sequence[TaskOptions], tasks: Sequence[Task], held_out: bool = False
+) -> Examples:
+    """The tasks' examples laid end to end."""
+    parts = [
+        TaskExamples(
+            entry.name,
+            len(task.held_out if held_out else task.samples),
+            entry.weight,
+            task.labels if isinstance(task, Labelled) and not held_out else (),
+        )
+        for entry, task in zip(entries, tasks, strict=True)
+    ]
+    binary = all(task.binary for task in tasks)
+    if held_out:
+        return lay_out(parts, binary=binary, held_out=True)
+    grain = max(task.batch if isinstance(task, Batched) else 1 for task in tasks)
+    return lay_out(parts, binary=binary, grain=grain, blocks=_blocks(tasks))
 
 
 def _blocks(tasks: Sequence[Task]) -> NDArray[np.int64] | None:
@@ -180,9 +169,8 @@ def problem_of(inputs: Inputs, cache: Path) -> Problem:
     return Problem(
         layout.axis,
         gram,
-        inputs.resources,
+        inputs.examples,
         seeds,
         inputs.run.config.seed,
-        inputs.groups,
         tuple(slot.name for slot in layout.slots),
     )

@@ -3,7 +3,6 @@
 from genepool.strategies.base import (
     REJECTED,
     Drawn,
-    Group,
     Outcome,
     Past,
     Plan,
@@ -19,7 +18,6 @@ __all__ = [
     "REJECTED",
     "Blind",
     "Drawn",
-    "Group",
     "Niches",
     "Outcome",
     "Past",

@@ -10,27 +10,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Member, Resources
+from genepool.core.archive import Member
 from genepool.core.axis import Axis, InnerProducts
 from genepool.core.early_stop.lossless import FullExam, Questions
+from genepool.core.examples import Examples
 from genepool.core.genome import Genome, Origin, Recipe, Vector, compose
 from genepool.core.slerp import Angle, merge_recipe, products_of
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Group:
-    """Examples that belong together: a task.
-
-    Attributes:
-        name: the task's.
-        start, stop: its examples, among those of all tasks laid end to end.
-        labels: a label per example, for strategies that tell kinds of examples apart; may be empty.
-    """
-
-    name: str
-    start: int
-    stop: int
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,19 +25,17 @@ class Problem:
     Attributes:
         axis: where the genomes divide.
         gram: inner products of the seeds; None when genomes are vectors.
-        resources: the examples.
+        examples: what members are scored on.
         seeds: genomes of the seeds, all of one kind; they are the members 0..K-1.
         seed: of the randomness.
-        groups: the tasks.
         tensors: names of the tensors, in axis order; may be empty.
     """
 
     axis: Axis
     gram: InnerProducts | None
-    resources: Resources
+    examples: Examples
     seeds: tuple[Genome, ...]
     seed: int
-    groups: tuple[Group, ...] = ()
     tensors: tuple[str, ...] = ()
 
 

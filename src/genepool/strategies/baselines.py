@@ -39,7 +39,7 @@ class Blind(Surviving):
 
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
-        return empty_archive(self.size, problem.resources, 0.0)
+        return empty_archive(self.size, problem.examples, 0.0)
 
     def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
         """The child of step `step`; what was bred before does not matter."""

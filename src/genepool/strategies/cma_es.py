@@ -123,7 +123,7 @@ class CmaEs(Strategy[Search]):
 
     def begin(self, problem: Problem) -> Search:
         """The distribution before anything is known: ratios 1/2, 1/3, ... give every seed alike."""
-        archive = empty_archive(self.size, problem.resources, 0.0)
+        archive = empty_archive(self.size, problem.examples, 0.0)
         none = np.zeros(0, dtype=np.int64)
         if self.weights:
             seeds = [genome.values for genome in problem.seeds if isinstance(genome, Vector)]
@@ -168,7 +168,7 @@ class CmaEs(Strategy[Search]):
         state = replace(state, archive=put_back(state.archive, past))
         scores = past.scores
         known = None if scores is None or np.isnan(scores).any() else scores
-        train = None if known is None else state.problem.resources.mean(known)
+        train = None if known is None else state.problem.examples.mean(known)
         return self._learn(state, past.step, train)
 
     def _first(self, model: Any, problem: Problem) -> tuple[Points, ...]:

@@ -81,7 +81,7 @@ class Niches(Surviving):
 
     def begin(self, problem: Problem) -> Archive:
         """The state before anything is absorbed: empty slots."""
-        return empty_archive(self.size, problem.resources, self.alpha)
+        return empty_archive(self.size, problem.examples, self.alpha)
 
     def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
         """The child of step `step`, a function of its arguments alone."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.rng import generator, pick
 from genepool.core.slerp import Angle
-from genepool.errors import ConfigError
+from genepool.errors import ConfigError, InputError
 from genepool.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 from genepool.strategies.base import mate, random_seeds
 from genepool.strategies.m2n2 import put_back
@@ -70,7 +70,7 @@ class MapElites(Strategy[Elites]):
         Raises:
             ConfigError: a measure names a task or labels that there are not.
         """
-        archive = empty_archive(int(np.prod(self.cells)), problem.resources, 0.0)
+        archive = empty_archive(int(np.prod(self.cells)), problem.examples, 0.0)
         return Elites(archive, tuple(_examples(problem, measure) for measure in self.measures))
 
     def propose(self, problem: Problem, state: Elites, step: int) -> Proposal:
@@ -130,20 +130,21 @@ def _pick(draws: np.random.Generator, weights: NDArray[np.float64]) -> int:
 
 
 def _examples(problem: Problem, measure: Measure) -> NDArray[np.int64]:
-    for group in problem.groups:
-        if group.name == measure.task:
-            if not measure.labels:
-                return np.arange(group.start, group.stop, dtype=np.int64)
-            known = np.isin(np.array(group.labels, dtype=str), measure.labels)
-            if len(group.labels) != group.stop - group.start or not known.any():
-                there = ", ".join(sorted(set(group.labels))) or "none"
-                raise ConfigError(
-                    f"strategy.measures: task '{measure.task}' has no examples labelled "
-                    f"{', '.join(measure.labels)}; its labels: {there}"
-                )
-            return group.start + np.flatnonzero(known)
-    names = ", ".join(group.name for group in problem.groups)
-    raise ConfigError(f"strategy.measures: there is no task '{measure.task}'; tasks: {names}")
+    try:
+        where = problem.examples.where(measure.task)
+    except InputError as error:
+        raise ConfigError(f"strategy.measures: {error}") from None
+    if not measure.labels:
+        return np.arange(where.start, where.stop, dtype=np.int64)
+    labels = next(task.labels for task in problem.examples.tasks if task.name == measure.task)
+    known = np.isin(np.array(labels, dtype=str), measure.labels)
+    if len(labels) != where.stop - where.start or not known.any():
+        there = ", ".join(sorted(set(labels))) or "none"
+        raise ConfigError(
+            f"strategy.measures: task '{measure.task}' has no examples labelled "
+            f"{', '.join(measure.labels)}; its labels: {there}"
+        )
+    return where.start + np.flatnonzero(known)
 
 
 @cache

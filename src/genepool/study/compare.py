@@ -277,7 +277,7 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
     return Curve(
         strategy,
         seed,
-        pool.examples,
+        pool.examples.size,
         past.evaluations,
         past.train,
         past.held_out,

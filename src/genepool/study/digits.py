@@ -164,15 +164,18 @@ def brute_force(run: Run) -> BruteForce:
         gram = load_or_build_gram(inputs.checkpoints, layout, None)
         ends = [seed_recipe(layout.axis.size, k, 2) for k in range(2)]
         products = products_of(ends[0], ends[1], gram)
-    everything = np.arange(inputs.examples, dtype=np.int64)
+    everything = np.arange(inputs.examples.size, dtype=np.int64)
     best = BruteForce(0.0, -1.0, 0.0)
     for ratio in np.linspace(0, 1, _GRID).tolist():
         genome = merge_recipe(products, layout.axis, ratio, [layout.axis.size])
         scorer.load(genome)
-        accuracy = inputs.resources.mean(scorer.score(everything))
+        accuracy = inputs.examples.mean(scorer.score(everything))
         if accuracy > best.train:
-            held_out = scorer.score(np.arange(inputs.held_out_examples), "held-out")
-            best = BruteForce(ratio, accuracy, float(held_out.mean()))
+            unseen = inputs.held_out
+            if unseen is None:
+                raise PoolError("the digits have held-out examples; this run file has none")
+            held_out = scorer.score(np.arange(unseen.size), "held-out")
+            best = BruteForce(ratio, accuracy, unseen.mean(held_out))
     return best
 
 

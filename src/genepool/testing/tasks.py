@@ -19,8 +19,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Archive, Resources
+from genepool.core.archive import Archive
 from genepool.core.early_stop.lossless import Exam
+from genepool.core.examples import examples_of
 from genepool.errors import EvaluationError
 from genepool.models.language import LanguageModel
 from genepool.tasks.task import Blocked, Settling, Task
@@ -177,8 +178,8 @@ def _check_settling(
     for level in (0.1, 0.5, 0.9, 0.9):
         rows = (draws.random((4, size)) < level).astype(np.float64)
         rows[:, 0] = 1.0
-        resources = Resources(draws.choice([0.5, 1.0, 2.0], size=size), binary=True)
-        archive = Archive((None,) * 4, rows, resources, 1.0)
+        examples = examples_of(size, binary=True, capacity=draws.choice([0.5, 1.0, 2.0], size=size))
+        archive = Archive((None,) * 4, rows, examples, 1.0)
         unknown = np.full(size, np.nan, dtype=np.float32)
         one, other = (Exam(archive, [(0, 0.7), (None, 0.3)], unknown) for _ in range(2))
         rule = one.rule

@@ -25,9 +25,9 @@ def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
     scores are not 0 or 1, in the capacity.
     """
     column = archive.scores[:, example]
-    limit = archive.resources.weights[example]
+    limit = archive.examples.capacity[example]
     capacity = np.full(score.shape, limit)
-    if not archive.resources.binary:
+    if not archive.examples.binary:
         capacity = limit * np.maximum(score, column.max())
     contest = column.sum() + score
     claimed = contest > 0
@@ -37,7 +37,7 @@ def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
 
 def possible(archive: Archive) -> np.ndarray:
     """Scores that a child may reach: both, or a fine grid that is finest near 0."""
-    if archive.resources.binary:
+    if archive.examples.binary:
         return np.array([0.0, 1.0])
     fine = np.concatenate([np.linspace(0, 1, 401), np.geomspace(1e-6, 1, 600)])
     return np.unique(fine.astype(np.float32)).astype(np.float64)
@@ -173,7 +173,7 @@ def test_every_example_is_asked_once_in_blocks_of_the_grain(grain: int, binary: 
     for seed in range(30):
         draws = np.random.default_rng([seed, grain])
         archive = random_archive(draws, binary, 1.0, largest=200)
-        archive = replace(archive, resources=replace(archive.resources, grain=grain))
+        archive = replace(archive, examples=replace(archive.examples, grain=grain))
         size = archive.scores.shape[1]
         # Better than everybody: never settled.
         exam = Exam(archive, parents_of(draws, archive), unknown(archive))
@@ -193,7 +193,7 @@ def test_blocks_of_examples_are_asked_as_a_whole(binary: bool) -> None:
         archive = random_archive(draws, binary, 1.0, largest=200)
         size = archive.scores.shape[1]
         blocks = draws.integers(0, max(1, size // 4), size)
-        archive = replace(archive, resources=replace(archive.resources, blocks=blocks))
+        archive = replace(archive, examples=replace(archive.examples, blocks=blocks))
         # Some of them are known from before.
         known = unknown(archive)
         known[blocks == blocks[0]] = 1.0
@@ -214,8 +214,8 @@ def test_what_is_asked_depends_on_nothing_else() -> None:
         archive = random_archive(draws, seed % 2 == 0, 1.0, largest=150)
         again = archive_of(
             archive.scores.astype(np.float32),
-            archive.resources.weights,
-            archive.resources.binary,
+            archive.examples.capacity,
+            archive.examples.binary,
             archive.alpha,
         )
         child, parents = random_child(draws, archive), parents_of(draws, archive)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from genepool.core.archive import Archive, Resources
+from genepool.core.archive import Archive
 from genepool.core.early_stop.lossless import Exam
 from genepool.core.early_stop.risk_limited import Audit
 from genepool.core.rng import generator
@@ -62,8 +64,8 @@ def test_a_child_that_belongs_is_turned_away_no_more_often_than_the_bound(
         archive = specialists(draws, binary, alpha, 90)
         if lots > 1:
             blocks = draws.permutation(90) // lots
-            resources = Resources(archive.resources.weights, binary, blocks=blocks)
-            archive = Archive(archive.members, archive.scores.copy(), resources, alpha)
+            examples = replace(archive.examples, blocks=blocks)
+            archive = Archive(archive.members, archive.scores.copy(), examples, alpha)
         child, parents = barely_good(draws, archive), parents_of(draws, archive)
         here = 0
         for repeat in range(100):
@@ -129,8 +131,8 @@ def test_examples_are_asked_in_the_evaluators_batches_and_blocks() -> None:
     child = np.zeros(200, dtype=np.float32)
     child[:120] = 1.0
     for grain, blocks in ((7, None), (1, draws.permutation(200) // 9)):
-        resources = Resources(archive.resources.weights, True, grain, blocks)
-        here = Archive(archive.members, archive.scores.copy(), resources, 1.0)
+        examples = replace(archive.examples, grain=grain, blocks=blocks)
+        here = Archive(archive.members, archive.scores.copy(), examples, 1.0)
         asked = sit(Audit(here, [(0, 1.0)], unknown(here), 0.01, generator(0, 0)), child)
         for block in asked[:-1]:
             if blocks is None:

@@ -192,7 +192,7 @@ def test_the_pictures_tell_who_solves_what(recipes: Path, tmp_path: Path) -> Non
         order = [record.id for record in map(pool.record, pool.slots().values())]
         order.sort(key=lambda member: (-(pool.record(member).train or 0), member))
         solved = [int((pool.record(m).scores == 1).sum()) for m in (0, 1, *order)]
-        examples = pool.examples
+        examples = pool.examples.size
     alternatives = [attributes["alt"] for attributes, _ in page.all("img")]
     assert alternatives == [f"clouds: solves {count} of {examples}" for count in solved]
 

@@ -123,7 +123,7 @@ def _bounds(archive: Archive) -> Bounds:
     full, none = prices_at(archive, ones), prices_at(archive, zeros)
     # With continuous scores and alpha > 2 an example that nobody claims pays the more the less it
     # is solved, without limit. And to a member of fitness 0 (an empty slot) every child is equal.
-    fierce = not archive.resources.binary and archive.alpha > 2
+    fierce = not archive.examples.binary and archive.alpha > 2
     certain = archive.fitness.min() > 0 and not (fierce and archive.contest.min() == 0)
     excess = _excess(archive, full) if fierce else None
     more = 0.0 if excess is None else excess.sum(axis=1)
@@ -149,9 +149,9 @@ def _average(archive: Archive) -> Float64:
 
 def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
     """What a full score pays on the examples `at`, float64[n], if the child scores this."""
-    resources = archive.resources
-    price = resources.weights[at]
-    if not resources.binary:
+    examples = archive.examples
+    price = examples.capacity[at]
+    if not examples.binary:
         price = price * np.maximum(archive.best[at], child)
     if archive.alpha != 0:
         contest = archive.contest[at] + child
@@ -262,7 +262,7 @@ class Exam:
     @cached_property
     def _order(self) -> Int64:
         """int64[M], the examples not known, in the order in which they are asked."""
-        blocks = self._archive.resources.blocks
+        blocks = self._archive.examples.blocks
         ranks = keys(self._worth) if blocks is None else _block_ranks(self._worth, blocks)
         ranks[self._known] = _LAST
         return np.argsort(ranks, kind="stable")[: self._left]
@@ -275,19 +275,19 @@ class Exam:
     @cached_property
     def _ends(self) -> Int64 | None:
         """Where a block may end; None for at any multiple of the grain."""
-        blocks = self._archive.resources.blocks
+        blocks = self._archive.examples.blocks
         return None if blocks is None else ends_of(blocks[self._order])
 
     @property
     def rule(self) -> Rule | None:
         """All that `next`, `record` and `done` do, for who can do it faster; None if too much."""
-        resources, size = self._archive.resources, self.scores.size
-        if self._next or self._left < size or not resources.binary or resources.blocks is not None:
+        examples, size = self._archive.examples, self.scores.size
+        if self._next or self._left < size or not examples.binary or examples.blocks is not None:
             return None
         limits = self._bounds
         return Rule(
             *(self._worth, limits.swing, self._totals, limits.margin, _EAGER),
-            *(math.ceil(_SMALLEST * size), math.ceil(_LARGEST * size), resources.grain),
+            *(math.ceil(_SMALLEST * size), math.ceil(_LARGEST * size), examples.grain),
         )
 
     def conclude(self, scores: NDArray[np.float32]) -> None:
@@ -325,7 +325,7 @@ class Exam:
         if self._ends is not None:
             last = int(self._ends.searchsorted(min(start + block, self._left)))
             return self._order[start : self._ends[last]]
-        grain = self._archive.resources.grain
+        grain = self._archive.examples.grain
         return self._order[start : start - (-block // grain) * grain]
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
@@ -337,7 +337,7 @@ class Exam:
     def _count(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Put what was measured in place of the best case."""
         limits = self._bounds
-        if self._archive.resources.binary:
+        if self._archive.examples.binary:
             # Solving an example is the best case.
             # Row by row, as compiled code does that asks in our place (`Rule`).
             self._totals += np.add.reduce(limits.swing[indices[scores == 0]], axis=0)

@@ -139,7 +139,7 @@ class Audit:
         stratum = _LIMITS.searchsorted(pupil[left], side="right")
         eager = self._stakes.worth[left] * _EAGER[stratum]
         # What is drawn is an example, or a block of them where these are asked as a whole.
-        blocks = archive.resources.blocks
+        blocks = archive.examples.blocks
         # An exponential race: of those left, each is next with a chance in proportion to eager.
         if blocks is None:
             order = np.argsort(draws.standard_exponential(left.size) / eager, kind="stable")
@@ -179,7 +179,7 @@ class Audit:
             return self._order[:0]
         if self._limits.margin == math.inf:
             return self._order[start:]
-        grain = self._archive.resources.grain
+        grain = self._archive.examples.grain
         block = math.ceil(max(_SMALLEST * self.scores.size, _GROWTH * start) / grain) * grain
         last = int(self._ends.searchsorted(min(start + block, size)))
         return self._order[start : self._ends[last]]
@@ -226,7 +226,7 @@ class Audit:
 
     def _losses(self, indices: Int64, scores: NDArray[np.float32]) -> Float64:
         """By how much the answers fall short of the best case, float64[n, P]."""
-        if self._archive.resources.binary:
+        if self._archive.examples.binary:
             return self._stakes.most[indices] * (scores == 0)[:, None]
         child = scores.astype(np.float64)
         theirs = self._archive.scores[:, indices]

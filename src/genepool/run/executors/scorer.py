@@ -96,16 +96,13 @@ class Scorer:
         Raises:
             EvaluationError: the model could not be scored.
         """
-        tasks = self._inputs.guards if part == "guard" else self._inputs.tasks
-        held_out = part == "held-out"
-        if len(tasks) == 1:
-            return tasks[0].score(self._value, indices, held_out=held_out)
+        inputs, held_out = self._inputs, part == "held-out"
+        tasks = inputs.guards if part == "guard" else inputs.tasks
+        parts = {"train": inputs.examples, "held-out": inputs.held_out}
+        examples = parts.get(part, inputs.guard_examples)
+        if examples is None:
+            raise RuntimeError(f"there are no {part} examples")
         out = np.empty(indices.size, dtype=np.float32)
-        start = 0
-        for task in tasks:
-            stop = start + len(task.held_out if held_out else task.samples)
-            mine = np.flatnonzero((indices >= start) & (indices < stop))
-            if mine.size:
-                out[mine] = task.score(self._value, indices[mine] - start, held_out=held_out)
-            start = stop
+        for number, mine, positions in examples.locate(indices):
+            out[mine] = tasks[number].score(self._value, positions, held_out=held_out)
         return out
