@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.tasks.examples import example_ids, read_examples
+from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.function import Function
 from genepool.tasks.task import open_task
 from genepool.testing.tasks import check_task

@@ -114,6 +114,8 @@ class Examples:
         known = ~np.isnan(scores)
         if known.all():
             return self.mean(scores)
+        if not known.any():
+            return float("nan")
         limit = self.capacity[known]
         return float(np.add.reduce(scores[known] * limit) / np.add.reduce(limit))
 

@@ -16,7 +16,7 @@ from genepool.models.language import LanguageModel
 from genepool.models.user_code import load_function
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
-from genepool.tasks.examples import example_ids, read_examples
+from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
 from genepool.tasks.sizes import train_size
