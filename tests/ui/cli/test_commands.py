@@ -170,6 +170,26 @@ def test_evolve_goes_on_and_then_does_nothing(tmp_path: Path) -> None:
     assert "5 children in" in ok("evolve", run, "--budget", "25")
 
 
+@pytest.mark.parametrize("executor", ["serial", "process"])
+def test_what_a_function_prints_is_no_part_of_the_result(tmp_path: Path, executor: str) -> None:
+    (tmp_path / "talks.py").write_text(
+        "import os\n"
+        "print('loading')\n"
+        "examples = [1, 2, 3]\n"
+        "def score(model, chosen):\n"
+        "    print('scoring')\n"
+        "    os.write(1, b'from below\\n')\n"
+        "    return [0.5 for _ in chosen]\n"
+    )
+    tasks = [{"name": "talks", "evaluator": "function", "function": "talks:score"}]
+    run = write_run(tmp_path, tasks=tasks, budget=3, executor=executor)
+    command = [sys.executable, "-m", "genepool", "evolve", str(run), "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout)["evaluations"] == 3
+    for words in ("loading", "scoring", "from below"):
+        assert words in found.stderr
+
+
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_keeps_everything(tmp_path: Path, told: signal.Signals) -> None:
     evolve = [sys.executable, "-m", "genepool", "evolve"]

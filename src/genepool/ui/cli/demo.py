@@ -12,6 +12,7 @@ from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.run.evolve import Result, evolve
 from genepool.study.digits import BruteForce, brute_force, prepare
+from genepool.ui.cli.endings import breeding
 from genepool.ui.terminal.console import command, console, count, percent, plain, print_json
 from genepool.ui.terminal.progress import watcher
 from genepool.ui.terminal.tables import print_scores, print_session
@@ -26,10 +27,10 @@ def digits_demo(
         directory: of the pool; everything is written below it.
         from_scratch: two untrained networks and mutation, instead of two specialists.
         budget: number of children in the end.
-        seed: of the randomness.
+        seed: the random seed.
         as_json: print the report as JSON.
     """
-    with watcher() as progress:
+    with breeding(), watcher() as progress:
         progress.stage("preparing the two seeds")
         run = prepare(directory, from_scratch=from_scratch, budget=budget, seed=seed)
         result = evolve(run, progress=progress)

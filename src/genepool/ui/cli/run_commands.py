@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genepool.ui.cli.endings import resumable
+from genepool.ui.cli.endings import breeding
 from genepool.ui.cli.options import budget_option, json_option, seed_option
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def digits(
         budget = DEMO_BUDGET_FROM_SCRATCH if from_scratch else DEMO_BUDGET
     if pool is None:
         pool = Path("demo", "digits-from-scratch" if from_scratch else "digits")
-    with resumable():
-        digits_demo(pool, from_scratch=from_scratch, budget=budget, seed=seed, as_json=as_json)
+    digits_demo(pool, from_scratch=from_scratch, budget=budget, seed=seed, as_json=as_json)
 
 
 @click.command()
@@ -73,7 +72,7 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     from genepool.run.evolve import evolve
     from genepool.ui.terminal.progress import watcher
 
-    with resumable(), watcher() as progress:
+    with breeding(), watcher() as progress:
         result = evolve(run, budget=budget, progress=progress)
     _report(result, as_json)
 
@@ -136,7 +135,7 @@ def compare(
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     if not (names or variants):
         raise click.UsageError("Nothing to compare: give --strategies or --variant.")
-    with resumable(), watcher() as progress:
+    with breeding(), watcher() as progress:
         found = compare(
             run,
             output,
