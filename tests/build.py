@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from safetensors.torch import save_file
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.layout import Layout
+from genepool.core.genome import Genome
+from genepool.output.write.weights import SHARD_BYTES, Writing, genome_tensors, write_tensors
 
 TORCH = {
     "F64": torch.float64,
@@ -77,3 +80,19 @@ def bits(tensor: torch.Tensor) -> NDArray[np.generic]:
     """The tensor's bits as integers, flat."""
     code = next(code for code, dtype in TORCH.items() if dtype == tensor.dtype)
     return tensor.detach().contiguous().reshape(-1).view(RAW[code]).numpy()
+
+
+def write_checkpoint(
+    genome: Genome,
+    checkpoints: Sequence[Checkpoint],
+    layout: Layout,
+    directory: Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    **how: Any,
+) -> Path:
+    """A genome as a checkpoint directory."""
+    produce = genome_tensors(genome, checkpoints, layout)
+    writing = Writing(dtype, shard_bytes)
+    return write_tensors(produce, checkpoints[0], layout, directory, writing, **how)

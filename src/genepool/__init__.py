@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from genepool.core.slerp import merge_vectors
     from genepool.errors import GenepoolError
     from genepool.output.by_hand import blend, merge
-    from genepool.output.member import export, rebuild
+    from genepool.output.member import export
+    from genepool.output.rebuild import rebuild
     from genepool.pool.reader import Pool
     from genepool.run.evolve import evolve
     from genepool.tasks.task import evaluator
@@ -34,7 +35,7 @@ _WHERE = {
     "fitness": "genepool.core.competition",
     "merge": "genepool.output.by_hand",
     "merge_vectors": "genepool.core.slerp",
-    "rebuild": "genepool.output.member",
+    "rebuild": "genepool.output.rebuild",
     "survivor": "genepool.core.competition",
 }
 

@@ -20,9 +20,9 @@ from genepool.errors import EvaluationError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.language import LanguageModel
 from genepool.models.live import LiveModel
-from genepool.output.write.weights import write_checkpoint
 from genepool.tasks.function import Function, FunctionOptions
 from genepool.testing.tasks import check_task
+from tests.build import write_checkpoint
 from tests.lms import rewrite_config, write_lm
 
 KINDS = ["llama", "qwen2", "gemma", "mixtral", "qwen2_moe", "gpt_neox", "gpt2", "llava"]

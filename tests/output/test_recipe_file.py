@@ -15,7 +15,8 @@ from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.licences import common_licence, hub_id, licence_of
 from genepool.output.by_hand import blend, merge
-from genepool.output.member import export, rebuild
+from genepool.output.member import export
+from genepool.output.rebuild import rebuild
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
@@ -233,7 +234,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_a_merge(
     seeds = [str(path) for path in places(tmp_path).values()]
     merge(seeds[0], seeds[1], tmp_path / "plain", ratio=0.4)
     # Small models are not remembered; what stands in the way of files is a folder and a file.
-    monkeypatch.setattr("genepool.output.by_hand._REMEMBERED", 1)
+    monkeypatch.setattr("genepool.output.methods.specification._REMEMBERED", 1)
     cache = tmp_path / "cache"
     (cache / "digests.json").mkdir(parents=True)
     (cache / "gram").write_text("in the way")

@@ -20,7 +20,8 @@ from genepool.errors import CheckpointError
 from genepool.materialise.cpu import Destination, Materialiser
 from genepool.materialise.torch import DeviceMaterialiser
 from genepool.output.by_hand import merge
-from genepool.output.member import export, rebuild
+from genepool.output.member import export
+from genepool.output.rebuild import rebuild
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests import language

@@ -16,7 +16,8 @@ import pytest
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.core.genome import digest
 from genepool.errors import ConfigError, PoolError
-from genepool.output.member import export, rebuild
+from genepool.output.member import export
+from genepool.output.rebuild import rebuild
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.run.run_file import load_run

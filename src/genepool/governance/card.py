@@ -7,12 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
+from genepool.checkpoints.family import Source
+from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe
-from genepool.governance.licences import common_licence
+from genepool.governance.licences import common_licence, hub_id, licence_of
 from genepool.pool.members import shares_between
 
 _ROWS = 40
@@ -91,6 +94,21 @@ class Card:
     ancestry: str = ""
     notices: tuple[str, ...] = ()
     rebuild: str = ""
+
+
+def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
+    """A seed for the card: its licence as given, else as its directory declares it."""
+    place = Path(source.path)
+    if not place.exists():
+        place = checkpoint.directory or checkpoint.path
+    declared = licence.lower() or licence_of(place)
+    return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path))
+
+
+def rebuild_command(seeds: Sequence[CardSeed]) -> str:
+    """How the card says that the model is made again."""
+    given = " ".join(f"{seed.name}=PATH" for seed in seeds)
+    return f"genepool rebuild genepool.json --seeds {given} -o DIR"
 
 
 def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:

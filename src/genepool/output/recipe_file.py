@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -18,7 +18,8 @@ from genepool.checkpoints.files.safetensors import refuse_duplicates
 from genepool.core.genome import Recipe, digest, recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, one_line
-from genepool.output.methods.task_vectors import METHODS, TaskVectors
+from genepool.output.methods.registry import read_specification
+from genepool.output.methods.specification import Specification
 
 FILE = "genepool.json"
 FORMAT = 1
@@ -62,7 +63,7 @@ class RecipeFile:
         layout: digest that the layout of the seeds must have.
         dtype: of the merged tensors; None keeps the first seed's.
         genome: its digest.
-        made: the recipe, or how task vectors are merged; None where the document holds neither.
+        made: the recipe, or the merge that no recipe can say; None where neither is told.
     """
 
     details: Mapping[str, Any]
@@ -73,13 +74,7 @@ class RecipeFile:
     layout: str
     dtype: str | None
     genome: str
-    made: Recipe | TaskVectors | None
-
-
-def settings_digest(settings: TaskVectors) -> str:
-    """What stands for the genome of a merge that has none; 32 hex digits."""
-    text = json.dumps(asdict(settings), sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    made: Recipe | Specification | None
 
 
 def to_bytes(details: Mapping[str, Any]) -> bytes:
@@ -232,27 +227,12 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
         need("layout", str, "text"),
         dtype,
         name,
-        _blend(content, len(seeds), where) if content.get("method") in METHODS else found,
+        _settings(content, len(seeds), where) or found,
     )
 
 
-def _blend(content: dict[str, Any], seeds: int, where: str) -> TaskVectors:
+def _settings(content: dict[str, Any], seeds: int, where: str) -> Specification | None:
     try:
-        density = content["density"]
-        how = TaskVectors(
-            content["method"],
-            tuple(float(weight) for weight in content["weights"]),
-            tuple(float(cast(Any, each)) for each in cast("list[object]", density))
-            if isinstance(density, list)
-            else float(density),
-            int(content.get("seed", 0)),
-            content["normalise"] is True,
-            float(content["scale"]),
-        )
-        if len(how.weights) != seeds - 1:
-            raise ValueError(f"{len(how.weights)} weights for {seeds - 1} models and a base")
-        if settings_digest(how) != content["genome"]:
-            raise ValueError("its digest is another")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return read_specification(content, seeds)
+    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         raise InputError(f"{where}: the settings are damaged: {one_line(error)}") from None
-    return how

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from genepool.checkpoints.layout import build_layout
 from genepool.core.rng import generator
 from genepool.errors import CheckpointError, InputError
-from genepool.output.methods.cancelling import cancels
-from genepool.output.methods.task_vectors import METHODS, Method, TaskVectors, task_vectors, words
+from genepool.output.methods.specification import cancels
+from genepool.output.methods.task_vectors import NAMES, Name, TaskVectors, task_vectors, words
 from genepool.output.write import stream
-from genepool.output.write.weights import write_tensors
+from genepool.output.write.weights import Writing, write_tensors
 from tests.build import TORCH, opened
 
 SHAPES = {"a.weight": (60, 50), "a.bias": (7,), "b.weight": (3, 5, 11), "c.scale": (1,)}
@@ -66,7 +66,7 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
     return base + how.scale * merged
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("code", ["F32", "BF16", "F16"])
 @pytest.mark.parametrize(
     "options",
@@ -79,7 +79,7 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
 )
 def test_the_dense_computation(
     tmp_path: Path,
-    method: Method,
+    method: Name,
     code: str,
     options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -93,7 +93,7 @@ def test_the_dense_computation(
         monkeypatch.setattr(stream, "BLOCK", block)
         out = tmp_path / f"out{threads}"
         produce = task_vectors(checkpoints, layout, how)
-        write_tensors(produce, checkpoints[0], layout, out, dtype="F32", threads=threads)
+        write_tensors(produce, checkpoints[0], layout, out, Writing("F32"), threads=threads)
         contents.append((out / "model.safetensors").read_bytes())
     assert len(set(contents)) == 1
     found = load_file(tmp_path / "out1/model.safetensors")
@@ -110,8 +110,8 @@ def merged(place: Path, tensors: list[dict[str, torch.Tensor]], how: TaskVectors
     return (place / "out/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_one_density_is_the_same_for_each_model(tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize("method", NAMES)
+def test_one_density_is_the_same_for_each_model(tmp_path: Path, method: Name) -> None:
     found = {
         density: merged(
             tmp_path / str(i), models("F32", 2), TaskVectors(method, (0.3, 0.7), density, 4)
@@ -129,8 +129,8 @@ def test_weights_that_sum_to_zero_but_for_rounding() -> None:
         assert not cancels(some), some
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_divisor_that_is_rounding_leaves_the_base(tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize("method", NAMES)
+def test_a_divisor_that_is_rounding_leaves_the_base(tmp_path: Path, method: Name) -> None:
     # All changes weighted agree in sign, so that all weights are divided by.
     base = {"w": torch.zeros(1000)}
     signs = (1.0, 1.0, -1.0)
@@ -145,12 +145,12 @@ def test_a_divisor_that_is_rounding_leaves_the_base(tmp_path: Path, method: Meth
     assert torch.equal(load_file(tmp_path / "small/out/model.safetensors")["w"], torch.ones(1000))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NAMES)
 @pytest.mark.parametrize("density", [0.2, 1.0])
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
 def test_damaged_weights_are_refused(
-    tmp_path: Path, method: Method, density: float, place: int, value: float, word: str
+    tmp_path: Path, method: Name, density: float, place: int, value: float, word: str
 ) -> None:
     tensors = models("BF16", 2)
     tensors[place]["a.weight"][59, 49] = value

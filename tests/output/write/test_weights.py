@@ -21,8 +21,7 @@ from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.genome import Recipe, Vector, express, recipe
 from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.output.write import stream
-from genepool.output.write.weights import write_checkpoint
-from tests.build import TORCH, bits, network, opened, save, values
+from tests.build import TORCH, bits, network, opened, save, values, write_checkpoint
 
 CODES = ["F32", "BF16", "F16"]
 
@@ -310,7 +309,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         from genepool.materialise import kernels
         from genepool.checkpoints.files.checkpoint import open_checkpoint
         from genepool.checkpoints.layout import build_layout
-        from genepool.output.write.weights import write_checkpoint
+        from genepool.output.write.weights import genome_tensors, write_tensors
 
         directory = Path(sys.argv[1])
         checkpoint = open_checkpoint(directory / "seed")
@@ -318,7 +317,8 @@ def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         genome = recipe([0, layout.axis.size], np.full((1, 1), 2.0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
         try:
-            write_checkpoint(genome, [checkpoint], layout, directory / "out", threads=2)
+            produce = genome_tensors(genome, [checkpoint], layout)
+            write_tensors(produce, checkpoint, layout, directory / "out", threads=2)
         except GenepoolError as error:
             print(error)
         """

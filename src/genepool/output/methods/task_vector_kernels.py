@@ -20,7 +20,7 @@ from genepool.materialise.kernels import (
     _set_scaled,
     u32,
 )
-from genepool.output.methods.cancelling import CANCELLED
+from genepool.output.methods.specification import CANCELLED
 
 Int64 = NDArray[np.int64]
 UInt32 = NDArray[np.uint32]

@@ -9,15 +9,20 @@ thread, whatever the model.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from threading import Lock
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.checkpoints.family import Family
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import FLOATING
 from genepool.checkpoints.layout import Layout
@@ -25,11 +30,12 @@ from genepool.core.rng import generator
 from genepool.errors import InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.tensor_table import Sources, address_of, prepare_sources, require_finite
+from genepool.output.methods.specification import Combined, Method, Options, weights_of
 from genepool.output.write.weights import Produce
 
 Int64 = NDArray[np.int64]
-Method = Literal["ties", "dare-ties", "dare-linear"]
-METHODS: tuple[Method, ...] = get_args(Method)
+Name = Literal["ties", "dare-ties", "dare-linear"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 # Elements between two known counts of what equals a threshold.
 _BLOCK = 2**16
@@ -45,12 +51,12 @@ class TaskVectors:
         weights: K numbers, one for each model.
         density: share of the elements of each task vector that is kept, in (0, 1]; one for all, or
             K of them.
-        seed: of what DARE keeps.
+        seed: the random seed of what DARE keeps.
         normalise: divide by the sum of the weights (of those that agree, where signs are elected).
         scale: factor of the merged task vector (lambda in the papers).
     """
 
-    method: Method
+    method: Name
     weights: tuple[float, ...]
     density: float | tuple[float, ...]
     seed: int = 0
@@ -58,8 +64,8 @@ class TaskVectors:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method: expected one of {', '.join(METHODS)}; got {self.method!r}")
+        if self.method not in NAMES:
+            raise InputError(f"method: expected one of {', '.join(NAMES)}; got {self.method!r}")
         several = self.density if isinstance(self.density, tuple) else (self.density,)
         for density in several:
             if not 0 < density <= 1:
@@ -84,6 +90,24 @@ class TaskVectors:
         return density if isinstance(density, tuple) else (density,) * len(self.weights)
 
     @property
+    def digest(self) -> str:
+        """What stands for a genome, which there is none of; 32 hex digits."""
+        text = json.dumps(asdict(self), sort_keys=True).encode()
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+    def combine(self, family: Family, names: Sequence[str]) -> Combined:
+        """As `Specification` says."""
+        several = self.densities if isinstance(self.density, tuple) else (self.density,)
+        shown = ", ".join(f"{weight:g}" for weight in self.weights)
+        densities = ", ".join(f"{density:g}" for density in several)
+        return Combined(
+            task_vectors(family.checkpoints, family.layout, self),
+            asdict(self),
+            f"{self.method} with weights {shown}, density {densities}, relative to {names[-1]}",
+            self.digest,
+        )
+
+    @property
     def elects(self) -> bool:
         """Whether a sign is elected for every parameter."""
         return self.method != "dare-linear"
@@ -92,6 +116,54 @@ class TaskVectors:
     def random(self) -> bool:
         """Whether what is kept is drawn at random."""
         return self.method != "ties"
+
+
+def _specify(name: Name, options: Options, models: int) -> TaskVectors:
+    weights = weights_of(options, models)
+    return TaskVectors(
+        name,
+        weights,
+        _densities(options.density, models),
+        0 if options.seed is None else options.seed,
+        name == "ties" if options.normalise is None else options.normalise,
+        1.0 if options.scale is None else options.scale,
+    )
+
+
+def _densities(given: float | Sequence[float] | None, models: int) -> float | tuple[float, ...]:
+    """One number where all models have the same, so that equal merges have equal recipes."""
+    if given is None:
+        return 0.5
+    several = tuple(float(density) for density in np.atleast_1d(given))
+    same = len(several) == 1 or (len(several) == models and len(set(several)) == 1)
+    return several[0] if same else several
+
+
+def _read(content: Mapping[str, Any], seeds: int) -> TaskVectors:
+    density: Any = content["density"]
+    how = TaskVectors(
+        content["method"],
+        tuple(float(weight) for weight in content["weights"]),
+        tuple(float(each) for each in cast("list[Any]", density))
+        if isinstance(density, list)
+        else float(density),
+        int(content.get("seed", 0)),
+        content["normalise"] is True,
+        float(content["scale"]),
+    )
+    if len(how.weights) != seeds - 1:
+        raise ValueError(f"{len(how.weights)} weights for {seeds - 1} models and a base")
+    if how.digest != content["genome"]:
+        raise ValueError("its digest is another")
+    return how
+
+
+_TIES = ("base", "weights", "density", "normalise", "scale")
+
+METHODS = tuple(
+    Method(name, _TIES if name == "ties" else (*_TIES, "seed"), partial(_specify, name), _read)
+    for name in NAMES
+)
 
 
 def kept(total: int, density: float) -> int:

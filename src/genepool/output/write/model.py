@@ -10,12 +10,10 @@ from typing import Any
 
 from genepool.checkpoints.family import Family, Source
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.governance.card import Card, CardSeed, render
-from genepool.governance.licences import hub_id, licence_of
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
-from genepool.output.write.weights import SHARD_BYTES, Produce, write_checkpoint, write_tensors
+from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
 from genepool.threads import Progress
 
 PathLike = str | os.PathLike[str]
@@ -28,30 +26,6 @@ class Exported:
     directory: Path
     genome: str
     details: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """How to write a model.
-
-    Attributes:
-        dtype: of all merged tensors, as safetensors names it; None keeps the first seed's.
-        shard_bytes: largest size of a file.
-        advance: called with the fraction that is done.
-    """
-
-    dtype: str | None = None
-    shard_bytes: int = SHARD_BYTES
-    advance: Progress | None = None
-
-
-def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
-    """A seed for the card: its licence as given, else as its directory declares it."""
-    place = Path(source.path)
-    if not place.exists():
-        place = checkpoint.directory or checkpoint.path
-    declared = licence.lower() or licence_of(place)
-    return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path))
 
 
 def describe_seeds(
@@ -102,47 +76,34 @@ def write_model(
     made: Genome | Produce,
     details: Mapping[str, Any],
     card: Card,
-    checkpoints: Sequence[Checkpoint],
-    layout: Layout,
+    family: Family,
     directory: PathLike,
     writing: Writing,
+    progress: Progress | None = None,
 ) -> Exported:
     """Write weights, the files that go with them, `genepool.json` and the card.
 
     Args:
-        made: a genome over the checkpoints, or a function that computes the merged tensors.
+        made: a genome over the family, or a function that computes the merged tensors.
         details: for `genepool.json`; `dtype` is added.
         card: its title is the directory's name.
-        checkpoints: the seeds; the first gives names, carried tensors and companion files.
+        family: the first seed gives names, carried tensors and companion files.
+        directory: new or empty.
+        writing: dtype and size of the files.
+        progress: called with the fraction that is done.
     """
-    target = Path(directory)
+    target, layout = Path(directory), family.layout
     document = {**details, "dtype": writing.dtype}
     genome = None if callable(made) else made
     page = render(replace(card, title=target.resolve().name), genome, layout)
-    extra = {FILE: to_bytes(document), "README.md": page}
-    metadata = to_metadata(document)
-    if callable(made):
-        write_tensors(
-            made,
-            checkpoints[0],
-            layout,
-            target,
-            dtype=writing.dtype,
-            shard_bytes=writing.shard_bytes,
-            metadata=metadata,
-            extra=extra,
-            progress=writing.advance,
-        )
-    else:
-        write_checkpoint(
-            made,
-            checkpoints,
-            layout,
-            target,
-            dtype=writing.dtype,
-            shard_bytes=writing.shard_bytes,
-            metadata=metadata,
-            extra=extra,
-            progress=writing.advance,
-        )
+    write_tensors(
+        made if callable(made) else genome_tensors(made, family.checkpoints, layout),
+        family.checkpoints[0],
+        layout,
+        target,
+        writing,
+        metadata=to_metadata(document),
+        extra={FILE: to_bytes(document), "README.md": page},
+        progress=progress,
+    )
     return Exported(target, str(document["genome"]), document)

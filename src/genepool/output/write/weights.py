@@ -1,4 +1,4 @@
-"""Genomes into new checkpoint directories: streamed, named as Hugging Face names them, atomic."""
+"""Merged tensors into checkpoint directories: streamed, named as Hugging Face has it, atomic."""
 
 from __future__ import annotations
 
@@ -33,6 +33,32 @@ from genepool.output.write.stream import Bytes
 from genepool.threads import Crew, Progress, thread_count
 
 SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How weights are written.
+
+    Attributes:
+        dtype: of all merged tensors, as safetensors names it; None keeps the first seed's, tensor
+            by tensor. If given, it is entered into a copied `config.json` too.
+        shard_bytes: no file holds more bytes of tensors, unless a single tensor is larger.
+
+    Raises:
+        InputError: an unknown dtype, or a size below 1.
+    """
+
+    dtype: str | None = None
+    shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in FLOATING:
+            raise InputError(
+                f"dtype: expected one of {', '.join(FLOATING)}; got '{one_line(self.dtype)}'"
+            )
+        if self.shard_bytes < 1:
+            raise InputError(f"shard_bytes: expected at least 1; got {self.shard_bytes}")
+
 
 # Threads that wait for the disk while others compute.
 _AT_THE_DISK = 2
@@ -75,20 +101,39 @@ class _File:
         return len(self.header) + sum(entry.nbytes for entry in self.entries)
 
 
-def write_checkpoint(
-    genome: Genome,
-    checkpoints: Sequence[Checkpoint],
+def genome_tensors(genome: Genome, checkpoints: Sequence[Checkpoint], layout: Layout) -> Produce:
+    """The function that computes the tensors of a genome over these seeds, for `write_tensors`.
+
+    It raises CheckpointError where a seed holds NaN or infinity, and GenepoolError for values
+    beyond the range of the dtype.
+    """
+    sources = prepare_sources(checkpoints, layout)
+    terms = sources.terms(genome)
+
+    def produce(tensor: int, start: int, stop: int, out: Destination) -> None:
+        origin = layout.slots[tensor].start
+        express_piece(terms, tensor, origin + start, origin + stop, out)
+        if not all_finite(out.raw, out.dtype):
+            name = layout.slots[tensor].name
+            require_finite(sources.checkpoints, name, start, stop)
+            raise _beyond_range(name, out.dtype)
+
+    return produce
+
+
+def write_tensors(
+    produce: Produce,
+    first: Checkpoint,
     layout: Layout,
     directory: Path | str,
+    writing: Writing = Writing(),
     *,
-    dtype: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
     metadata: Mapping[str, str] | None = None,
     extra: Mapping[str, bytes] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a genome as an ordinary checkpoint directory; equal input gives equal bytes.
+    """Write merged tensors as an ordinary checkpoint directory; equal input gives equal bytes.
 
     `model.safetensors`, or `model-00001-of-0000N.safetensors` and an index, hold the merged
     tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
@@ -97,13 +142,12 @@ def write_checkpoint(
     of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
 
     Args:
-        genome: over these seeds.
-        checkpoints: the K seeds.
-        layout: of these seeds.
+        produce: called as produce(tensor, start, stop, destination) for pieces of at most 2**19
+            elements of each tensor of the layout, in any order and from several threads.
+        first: the seed that gives names, shapes, dtypes, carried tensors and other files.
+        layout: of the seeds.
         directory: new, or empty; missing parents are made.
-        dtype: of all merged tensors; None keeps the first seed's, tensor by tensor. If given, it
-            is entered into a copied `config.json` too.
-        shard_bytes: no file holds more bytes of tensors, unless a single tensor is larger.
+        writing: dtype and size of the files.
         metadata: of the files' headers; None means `{"format": "pt"}`, which transformers needs.
         extra: further files by name, which take precedence over the seed's.
         threads: None means all available cores; the bytes do not depend on it.
@@ -119,56 +163,12 @@ def write_checkpoint(
         GenepoolError: too little space (checked before), a failed write, or values beyond the
             dtype's range; the half-written files are removed.
     """
-    sources = prepare_sources(checkpoints, layout)
-    terms = sources.terms(genome)
-
-    def produce(tensor: int, start: int, stop: int, out: Destination) -> None:
-        origin = layout.slots[tensor].start
-        express_piece(terms, tensor, origin + start, origin + stop, out)
-        if not all_finite(out.raw, out.dtype):
-            name = layout.slots[tensor].name
-            require_finite(sources.checkpoints, name, start, stop)
-            raise _beyond_range(name, out.dtype)
-
-    return write_tensors(
-        produce,
-        checkpoints[0],
-        layout,
-        directory,
-        dtype=dtype,
-        shard_bytes=shard_bytes,
-        metadata=metadata,
-        extra=extra,
-        threads=threads,
-        progress=progress,
-    )
-
-
-def write_tensors(
-    produce: Produce,
-    first: Checkpoint,
-    layout: Layout,
-    directory: Path | str,
-    *,
-    dtype: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    metadata: Mapping[str, str] | None = None,
-    extra: Mapping[str, bytes] | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """Like `write_checkpoint`, for merged tensors computed by any function.
-
-    Args:
-        produce: called as produce(tensor, start, stop, destination) for pieces of at most 2**19
-            elements of each tensor of the layout, in any order and from several threads.
-        first: the seed that gives names, shapes, dtypes, carried tensors and other files.
-    """
-    _require_arguments(dtype, shard_bytes, metadata or {}, extra or {})
+    _require_arguments(metadata or {}, extra or {})
     target = _require_free(Path(directory))
-    entries = _entries(first, layout, dtype)
-    files = _plan(entries, shard_bytes, {"format": "pt"} if metadata is None else metadata)
-    small = {**side_files(first, dtype), **(extra or {})}
+    entries = _entries(first, layout, writing.dtype)
+    plain = {"format": "pt"}
+    files = _plan(entries, writing.shard_bytes, plain if metadata is None else metadata)
+    small = {**side_files(first, writing.dtype), **(extra or {})}
     if len(files) > 1:
         small["model.safetensors.index.json"] = _index(files)
     _require_space(target, files, small)
@@ -260,13 +260,7 @@ def _beyond_range(name: str, dtype: str) -> GenepoolError:
     )
 
 
-def _require_arguments(
-    dtype: str | None, shard_bytes: int, metadata: Mapping[str, Any], extra: Mapping[str, bytes]
-) -> None:
-    if dtype is not None and dtype not in FLOATING:
-        raise InputError(f"dtype: expected one of {', '.join(FLOATING)}; got '{one_line(dtype)}'")
-    if shard_bytes < 1:
-        raise InputError(f"shard_bytes: expected at least 1; got {shard_bytes}")
+def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes]) -> None:
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise InputError(f"metadata: '{one_line(key)}' must be a string; got {one_line(value)}")

@@ -20,6 +20,25 @@ from genepool.ui.cli.options import (
 )
 
 
+class _MethodName(click.ParamType[str]):
+    """The name of a method of merging by hand; they are looked up when they are needed."""
+
+    name = "method"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        from genepool.output.methods.registry import METHODS
+
+        return f"[{'|'.join(METHODS)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from genepool.output.methods.registry import METHODS
+
+        if value not in METHODS:
+            listed = ", ".join(f"'{name}'" for name in METHODS)
+            self.fail(f"{value!r} is not one of {listed}.", param, ctx)
+        return str(value)
+
+
 @click.command()
 @pool_argument
 @click.argument("member", default="best")
@@ -97,7 +116,7 @@ def rebuild(
     RECIPE.json is the genepool.json of an exported or merged checkpoint; its directory, or one of
     its weight files, will do too. NAME=PATH, as often as there are seeds, says where they lie.
     """
-    from genepool.output.member import rebuild
+    from genepool.output.rebuild import rebuild
     from genepool.ui.terminal.progress import watcher
 
     seeds, shard_bytes = _places((*places, *more), "--seeds"), _bytes(shard_size)
@@ -114,7 +133,7 @@ def rebuild(
 @output_option
 @click.option(
     "--method",
-    type=click.Choice(["slerp", "linear", "task-arithmetic", "ties", "dare-ties", "dare-linear"]),
+    type=_MethodName(),
     default="slerp",
     show_default=True,
     help="How: slerp takes A and B; all others any number of models, and all but linear a base.",
@@ -131,17 +150,13 @@ def rebuild(
 @click.option(
     "--split",
     metavar="S",
-    default="1",
-    show_default=True,
     help="Split point: a fraction of the axis, or the name of the first tensor right of it; "
-    "1 merges everything at R.",
+    "1 merges everything at R.  [default: 1]",
 )
 @click.option(
     "--angle",
     type=click.Choice(["global", "side", "tensor"]),
-    default="global",
-    show_default=True,
-    help="SLERP angle over the whole axis, each side, or each tensor.",
+    help="SLERP angle over the whole axis, each side, or each tensor.  [default: global]",
 )
 @click.option(
     "--base",
@@ -169,9 +184,7 @@ def rebuild(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     metavar="S",
-    default=0,
-    show_default=True,
-    help="Of what dare keeps.",
+    help="The random seed of what dare keeps.  [default: 0]",
 )
 @click.option(
     "--normalise/--no-normalise",
@@ -182,9 +195,7 @@ def rebuild(
     "--scale",
     type=float,
     metavar="L",
-    default=1.0,
-    show_default=True,
-    help="Factor of the merged change to the base.",
+    help="Factor of the merged change to the base.  [default: 1]",
 )
 @click.option(
     "--adapter-base",
@@ -219,14 +230,14 @@ def merge(
     output: Path,
     method: str,
     ratios: tuple[str, ...],
-    split: str,
+    split: str | None,
     angle: Any,
     base: str | None,
     weights: tuple[float, ...],
     densities: tuple[float, ...],
-    seed: int,
+    seed: int | None,
     normalise: bool | None,
-    scale: float,
+    scale: float | None,
     adapter_base: str | None,
     partial: bool,
     vocabulary: Any,
@@ -241,79 +252,46 @@ def merge(
     it, a GGUF file, or an id of the Hugging Face Hub. The result has A's configuration and
     tokenizer.
     """
-    from genepool.output.by_hand import blend, merge
+    from genepool.output.by_hand import Opening, merge_models
+    from genepool.output.methods.registry import specify
+    from genepool.output.methods.specification import Options, WrongOptions
+    from genepool.output.write.weights import Writing
     from genepool.ui.terminal.progress import watcher
 
-    _check_merge(models, method, ratios, base, weights, densities)
-    shard_bytes = _bytes(shard_size)
+    options = Options(
+        ratio=_ratio(ratios),
+        split=_split(split),
+        angle=angle,
+        base=base,
+        weights=weights or None,
+        density=densities or None,
+        seed=seed,
+        normalise=normalise,
+        scale=scale,
+    )
+    try:
+        specification = specify(method, options, len(models))
+    except WrongOptions as error:
+        raise click.UsageError(str(error)) from None
+    opening = Opening(partial, vocabulary, adapter_base)
+    writing = Writing(dtype, _bytes(shard_size))
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
     given = [first, *({"path": other, "rename": prefix} for other in others)]
+    if base is not None:
+        given.append(base)
     with watcher() as progress:
         progress.stage("merging")
-        if method == "slerp":
-            written = merge(
-                given[0],
-                given[1],
-                output,
-                ratio=_ratio(ratios),
-                split=_split(split),
-                angle=angle,
-                adapter_base=adapter_base,
-                partial=partial,
-                vocabulary=vocabulary,
-                dtype=dtype,
-                shard_bytes=shard_bytes,
-                advance=progress.advance,
-            )
-        else:
-            written = blend(
-                given,
-                output,
-                method=method,
-                base=base,
-                weights=weights or None,
-                density=densities or None,
-                seed=seed,
-                normalise=normalise,
-                scale=scale,
-                adapter_base=adapter_base,
-                partial=partial,
-                vocabulary=vocabulary,
-                dtype=dtype,
-                shard_bytes=shard_bytes,
-                advance=progress.advance,
-            )
+        written = merge_models(given, specification, opening, output, writing, progress.advance)
         for notice in written.details["notices"]:
             progress.notice(notice)
     _report_checkpoint(written.directory, written.genome, written.details, as_json)
 
 
-def _check_merge(
-    models: Sequence[str],
-    method: str,
-    ratios: Sequence[str],
-    base: str | None,
-    weights: Sequence[float],
-    densities: Sequence[float],
-) -> None:
-    """Refuse options that do not go together."""
-    if method != "slerp":
-        if ratios:
-            raise click.UsageError(f"--ratio is for slerp; {method} takes --weight.")
-        if method == "linear" and len(models) < 2:
-            raise click.UsageError(f"linear merges at least two models; got {len(models)}.")
-        return
-    if len(models) != 2:
-        raise click.UsageError(f"slerp merges two models, A and B; got {len(models)}.")
-    if not ratios:
-        raise click.UsageError("Missing option '--ratio'.")
-    if base is not None or weights or densities:
-        raise click.UsageError("--base, --weight and --density are not for slerp; see --method.")
-
-
-def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | list[float]]:
-    """What `merge` takes, from entries R, R1,R2,..., TEXT=R and TEXT=R1,R2,..."""
+def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | list[float]] | None:
+    """A ratio for `Options`, from entries R, R1,R2,..., TEXT=R and TEXT=R1,R2,..."""
+    if not entries:
+        return None
     found: dict[str, float | list[float]] = {}
     for entry in entries:
         text, _, values = entry.rpartition("=")
@@ -335,9 +313,9 @@ def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | li
     return found[""] if [*found] == [""] else found
 
 
-def _split(text: str) -> float | str:
+def _split(text: str | None) -> float | str | None:
     try:
-        return float(text)
+        return None if text is None else float(text)
     except ValueError:
         return text
 

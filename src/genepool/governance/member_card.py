@@ -1,0 +1,155 @@
+"""The card of a member of a pool: how it was bred, its scores, guards and ancestors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import numpy as np
+
+from genepool.checkpoints.family import Family
+from genepool.governance.card import (
+    Ancestor,
+    Card,
+    CardGuard,
+    CardSeed,
+    Scores,
+    rebuild_command,
+)
+from genepool.pool.members import ancestry
+from genepool.pool.reader import Pool
+
+_ANCESTORS = 15
+
+
+def member_card(
+    pool: Pool,
+    number: int,
+    seeds: tuple[CardSeed, ...],
+    family: Family,
+    library: str,
+    *,
+    recipe: bool,
+) -> Card:
+    """The card of a member.
+
+    Args:
+        pool: where it lives.
+        number: its id.
+        seeds: of the pool.
+        family: the seeds, opened.
+        library: that loads such a model, for the hub; "" leaves it out.
+        recipe: whether `genepool.json` is enough to make the model again.
+    """
+    strategy = str(pool.meta()["pins"]["strategy"].get("name", ""))
+    origin = ancestry(pool, number)
+    tasks = pool.tasks()
+    names = {k: seed.name for k, seed in enumerate(seeds)}
+    budget = pool.evaluations
+    how = (
+        f"A merge of {len(seeds)} models, bred by genepool: "
+        f"member {number} of a population evolved with the strategy `{strategy}` over {budget} "
+        f"evaluations on {', '.join(f'`{task.name}`' for task in tasks)}. No gradient was "
+        "computed: models were merged, scored example by example, and selected."
+    )
+    rows = [k for k in range(len(seeds)) if k != number]
+    scores = tuple(_scores(pool, k, names.get(k, f"this model (member {k})")) for k in rows)
+    this = names.get(number, "this model")
+    scores += (_scores(pool, number, f"**{this}** (member {number})"),)
+    count = origin.ancestors
+    text = (
+        f"{count} models stand behind it, the seeds included, and {origin.generation} merges lie "
+        "on the longest way back to a seed."
+        if origin.generation
+        else "It is a seed itself."
+    )
+    listed = _ancestors(pool, number, names)
+    if len(listed) == _ANCESTORS:
+        text += f" The {_ANCESTORS} youngest merges on the way:"
+    return Card(
+        title="",
+        seeds=seeds,
+        how=how,
+        tags=("merge", "genepool", strategy or "evolution"),
+        library=library,
+        notices=family.notices,
+        tasks=tuple(task.name for task in tasks),
+        scores=scores,
+        guards=_guards(pool, number),
+        ancestors=tuple(listed),
+        ancestry=text,
+        rebuild=rebuild_command(seeds) if recipe else "",
+    )
+
+
+def _scores(pool: Pool, number: int, name: str) -> Scores:
+    record, held = pool.record(number), pool.held_out_scores(number)
+    train: list[float | None] = []
+    held_out: list[float | None] = []
+    start = held_start = 0
+    for task in pool.tasks():
+        stop, held_stop = start + task.examples, held_start + task.held_out
+        known = None if record.scores is None else record.scores[start:stop]
+        train.append(_mean(known))
+        held_out.append(_mean(None if held is None else held[held_start:held_stop]))
+        start, held_start = stop, held_stop
+    return Scores(name, tuple(train), tuple(held_out))
+
+
+def _guards(pool: Pool, number: int) -> tuple[CardGuard, ...]:
+    means = pool.guard_means().get(number)
+    return tuple(
+        CardGuard(
+            guard["name"],
+            guard["best_seed"]["name"],
+            guard["best_seed"]["score"],
+            guard["bound"],
+            None if means is None else means[position],
+        )
+        for position, guard in enumerate(pool.guard_standing())
+        if guard["best_seed"] is not None
+    )
+
+
+def _mean(values: np.ndarray[Any, np.dtype[np.float32]] | None) -> float | None:
+    if values is None or values.size == 0 or bool(np.isnan(values).any()):
+        return None
+    return float(values.mean(dtype=np.float64))
+
+
+def _ancestors(pool: Pool, number: int, names: dict[int, str]) -> list[Ancestor]:
+    """The youngest merges behind a member, itself first."""
+    size = int(pool.meta()["axis_size"])
+    out: list[Ancestor] = []
+    ahead = {number}
+    while ahead and len(out) < _ANCESTORS:
+        member = max(ahead)
+        ahead.remove(member)
+        record = pool.record(member)
+        if record.step == 0:
+            continue
+        ahead.update(record.parents)
+        out.append(
+            Ancestor(
+                str(member),
+                tuple(names.get(parent, str(parent)) for parent in record.parents),
+                _plan(record.plan, size),
+                record.train,
+            )
+        )
+    return out
+
+
+def _plan(text: str, size: int) -> str:
+    """What was drawn, in a few words."""
+    plan: dict[str, Any] = json.loads(text) if text else {}
+    parts: list[str] = []
+    if isinstance(plan.get("ratio"), (int, float)):
+        parts.append(f"ratio {plan['ratio']:.4f}")
+    splits: Any = plan.get("splits")
+    if isinstance(splits, list) and splits:
+        shown = ", ".join(f"{100 * int(split) / size:.1f} %" for split in cast("list[int]", splits))
+        parts.append(f"split at {shown}")
+    if plan.get("mutation"):
+        parts.append(f"noise {plan['mutation']:.3g}")
+    return ", ".join(parts)

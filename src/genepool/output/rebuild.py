@@ -1,0 +1,110 @@
+"""A checkpoint again from its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from genepool.checkpoints.family import Family, Source, make_family, open_source
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.core.genome import Recipe
+from genepool.errors import CheckpointError, InputError
+from genepool.governance.card import Card, CardSeed, rebuild_command
+from genepool.output.member import moved
+from genepool.output.recipe_file import RecipeFile, RecipeSeed, read_recipe
+from genepool.output.write.model import Exported, PathLike, library_of, write_model
+from genepool.output.write.weights import SHARD_BYTES, Writing
+from genepool.threads import Progress
+
+
+def rebuild(
+    recipe: PathLike,
+    directory: PathLike,
+    *,
+    seeds: Mapping[str, PathLike],
+    shard_bytes: int = SHARD_BYTES,
+    advance: Progress | None = None,
+) -> Exported:
+    """Make a checkpoint again from its recipe: the same tensors, bit for bit on one device type.
+
+    Args:
+        recipe: `genepool.json`, a directory that genepool wrote, or one of its weight files.
+        directory: new or empty.
+        seeds: where each seed of the recipe lies, by name.
+        shard_bytes: largest size of a file; it does not change the tensors.
+        advance: called with the fraction that is done.
+
+    Raises:
+        InputError: the recipe is missing, damaged, or names a seed that was not given.
+        CheckpointError: a seed holds other tensors than the one that the recipe was made with.
+    """
+    read = read_recipe(Path(recipe))
+    writing = Writing(read.dtype, shard_bytes)
+    if read.made is None:
+        raise InputError(
+            f"{recipe}: holds no recipe, because mutation has added noise to this model; the pool "
+            "that it came from makes it again: genepool export POOL MEMBER -o DIR"
+        )
+    family = make_family(
+        _recipe_seeds(read, seeds),
+        read.chromosomes or None,
+        partial=read.partial,
+        vocabulary=read.vocabulary,
+    )
+    if family.layout.digest != read.layout:
+        raise InputError(
+            f"{recipe}: this genepool lays the tensors out differently from the one that wrote the "
+            "recipe; use that version"
+        )
+    made = read.made
+    if not isinstance(made, Recipe):
+        made = made.combine(family, [seed.name for seed in read.seeds]).made
+    card = _rebuilt_card(read, family)
+    return write_model(made, read.details, card, family, directory, writing, advance)
+
+
+def _recipe_seeds(read: RecipeFile, seeds: Mapping[str, PathLike]) -> list[Checkpoint]:
+    names = [seed.name for seed in read.seeds]
+    if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
+        raise InputError(
+            f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
+        )
+    return [_recipe_seed(seed, seeds) for seed in read.seeds]
+
+
+def _recipe_seed(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Checkpoint:
+    if seed.name not in places and seed.hub is None:
+        raise InputError(
+            f"the recipe needs the seed '{seed.name}'; say where it is with "
+            f"--seeds {seed.name}=PATH"
+        )
+    source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype)
+    source = moved(source, seed.name, places)
+    try:
+        checkpoint = open_source(source)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"seed '{seed.name}': {error}; say where it is with --seeds {seed.name}=PATH"
+        ) from None
+    if checkpoint.digest() != seed.digest:
+        raise CheckpointError(
+            f"seed '{seed.name}': {source.path} holds other tensors (digest "
+            f"{checkpoint.digest()[:12]}) than the recipe was made with ({seed.digest[:12]}); give "
+            "the very same model"
+        )
+    return checkpoint
+
+
+def _rebuilt_card(read: RecipeFile, family: Family) -> Card:
+    known = tuple(
+        CardSeed(seed.name, seed.digest, seed.licence or None, seed.hub) for seed in read.seeds
+    )
+    return Card(
+        title="",
+        seeds=known,
+        how=f"A merge of {len(known)} models, made again from its recipe by genepool.",
+        tags=("merge", "genepool"),
+        library=library_of(family.checkpoints[0]),
+        notices=family.notices,
+        rebuild=rebuild_command(known),
+    )
