@@ -1,0 +1,1 @@
+"""What runs compute, recorded before the source tree was rebuilt."""

@@ -1,0 +1,55 @@
+"""Runs compute what they computed before the source tree was rebuilt, bit for bit (see runs.py).
+
+A difference here means that pools in the field would go on in another way than they began. Mean
+scores alone may differ in their last bits.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.golden import record, runs
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Any]:
+    return record.load()
+
+
+def test_what_is_recorded(golden: dict[str, Any]) -> None:
+    assert list(golden["runs"]) == list(runs.RUNS)
+    assert list(golden["pools"]) == list(runs.POOLS)
+
+
+@pytest.mark.parametrize("name", runs.RUNS)
+def test_a_run_computes_what_it_did(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    if name in runs.OF_THIS_CPU and record.fingerprint() != golden["fingerprint"]:
+        pytest.skip("LAPACK's last bits differ on this machine from those it was recorded with")
+    found = record.observe(*runs.run(name, tmp_path))
+    assert not record.differences(found, golden["runs"][name])
+
+
+@pytest.mark.parametrize("name", runs.POOLS)
+def test_an_old_pool_goes_on(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    found = record.observe(*runs.go_on(name, tmp_path))
+    assert not record.differences(found, golden["pools"][name])
+
+
+@pytest.mark.parametrize("name", runs.POOLS)
+def test_an_old_pool_can_be_read(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    pool = str(runs.copy_pool(name, tmp_path).parent / "pool")
+    status = json.loads(_genepool("status", pool, "--json"))
+    assert status["evaluations"] == runs.OLD
+    assert status["champion"]["genome"] in _genepool("show", pool, "best")
+
+
+def _genepool(*arguments: str) -> str:
+    """What the command line prints."""
+    command = [sys.executable, "-m", "genepool", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
