@@ -317,7 +317,7 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
     assert task["mean"] is not None
     assert run_cli(["report", str(pool), "-o", str(tmp_path / "page.html")])[0] == 0
     page = (tmp_path / "page.html").read_text()
-    assert "one of the 30 training examples" in page
+    assert "one of the 30 selection examples" in page
     assert "finalists, scored on all examples" in page
     assert "NaN" not in page
     assert run_cli(["export", str(pool), "-o", str(tmp_path / "champion")])[0] == 0
