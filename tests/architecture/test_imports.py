@@ -32,7 +32,7 @@ BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": 
 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
 TORCH = {
-    "materialise/torch.py", "models/network.py", "models/transformers.py",
+    "materialise/torch.py", "models/filled.py", "models/network.py", "models/transformers.py",
     "tasks/classifier/network_scorer.py",
 }  # fmt: skip
 

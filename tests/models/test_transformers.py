@@ -19,7 +19,7 @@ from genepool.core.genome import Genome, Recipe, seed_recipe
 from genepool.errors import EvaluationError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.language import LanguageModel
-from genepool.models.live import LiveModel
+from genepool.models.live import Answering, LiveModel
 from genepool.tasks.function import Function, FunctionOptions
 from genepool.testing.tasks import check_task
 from tests.build import write_checkpoint
@@ -163,14 +163,13 @@ def speaking(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> list
 
 
 def test_what_a_function_lets_a_model_generate_is_heard(tmp_path: Path) -> None:
-    from genepool.models.transformers import inference, overheard
-
     checkpoints, layout = opened(tmp_path)
     model = live(checkpoints, layout)
     model.writer(checkpoints, layout).write(child(layout))
     value = model.value
+    assert isinstance(value, LanguageModel) and isinstance(value, Answering)
     three = examples()[:3]
-    with inference(value), overheard(value) as answers:
+    with value.asked() as answers:
         speaking(value.model, value.tokenizer, three)
     assert len(answers) == 6
     with torch.inference_mode():
@@ -180,7 +179,7 @@ def test_what_a_function_lets_a_model_generate_is_heard(tmp_path: Path) -> None:
     assert answers[0] == value.tokenizer.decode(new, skip_special_tokens=True)
     assert "generate" not in vars(value.model)
     silent = replace(value, tokenizer=None)
-    with overheard(silent) as nothing:
+    with silent.asked() as nothing:
         assert nothing == []
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from genepool.errors import EvaluationError
-from genepool.models.language import LanguageModel
-from genepool.tasks.garbage import GarbageCheck, repeats
+from genepool.models.language import LanguageModel, repeats
+from genepool.tasks.garbage import GarbageCheck
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from genepool.checkpoints.model_files.configs import read_json
-
-CONFIG = "config.json"
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.model_files.configs import companion_digests, read_json
+from genepool.errors import ConfigError
+from genepool.messages import at
+from genepool.models.kind import (
+    CONFIG,
+    Building,
+    Companion,
+    Companions,
+    Kind,
+    Options,
+    refuse_option,
+    require_package,
+)
+from genepool.models.live import LiveModel
 
 # What transformers ends the names of architectures with that continue text.
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+# An answer repeats without end if its last characters, at least so many, are a unit of at most so
+# many characters again and again, at least so many times.
+_TAIL, _UNIT, _TIMES = 48, 32, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +51,37 @@ class LanguageModel:
     directory: Path
     of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
 
+    @property
+    def arguments(self) -> tuple[Any, Any]:
+        """The model and its tokenizer; see `Answering`."""
+        return self.model, self.tokenizer
+
+    @contextlib.contextmanager
+    def asked(self) -> Generator[list[Any], None, None]:
+        """See `Answering`; the list has a text for each row that the model generates."""
+        from genepool.models.transformers import inference, overheard
+
+        with inference(self.model), overheard(self.model, self.tokenizer) as heard:
+            yield heard
+
+    def garbage(self, answers: Sequence[Any]) -> Mapping[str, Sequence[str]]:
+        """See `Answering`: nothing, or one thing over and over."""
+        return {
+            "are empty": ["" for answer in answers if not answer.strip()],
+            "repeat without end": [f"...{answer[-24:]}" for answer in answers if repeats(answer)],
+        }
+
+
+def repeats(text: str) -> bool:
+    """Whether a text ends in endless repetition: of a character, a word or a short phrase."""
+    text = text.rstrip()
+    for unit in range(1, min(_UNIT, len(text) // _TIMES) + 1):
+        length = max(_TAIL, _TIMES * unit)
+        tail = text[-length:]
+        if len(tail) == length and tail[unit:] == tail[:-unit]:
+            return True
+    return False
+
 
 def read_config(directory: Path | None) -> dict[str, Any] | None:
     """The config.json of a checkpoint directory; None if there is none, or no directory.
@@ -53,3 +101,57 @@ def is_language_model(config: dict[str, Any]) -> bool:
     return isinstance(config.get("model_type"), str) and any(
         isinstance(name, str) and name.endswith(_GENERATIVE) for name in architectures
     )
+
+
+def _is_meant(options: Options, first: Checkpoint) -> bool:
+    if options.network is not None:
+        return False
+    config = read_config(first.directory)
+    return config is not None and is_language_model(config)
+
+
+def _check(options: Options, first: Checkpoint) -> None:
+    refuse_option("network", options)
+    if read_config(first.directory) is None:
+        raise ConfigError(
+            f"model: kind 'transformers' needs the first seed to be a directory with a "
+            f"config.json; {at(first.path)} is none"
+        )
+
+
+def _build(building: Building) -> LiveModel:
+    require_package("torch", "llm", "a language model")
+    require_package("transformers", "llm", "a language model")
+    from genepool.models.filled import filled_by_genomes
+    from genepool.models.transformers import build_language_model
+
+    first = building.first
+    model, words, held = build_language_model(building)
+    directory = first.directory or first.path
+    value = LanguageModel(model, words, directory, building.of_seeds)
+    pair = f"the model of {at(directory / CONFIG)} does not fit {at(first.path)}"
+    return filled_by_genomes(value, held, list(held), pair, building.layout, first)
+
+
+def _companions(options: Options, first: Checkpoint, directory: Path) -> Companions:
+    model = first.directory or first.path
+    words = model if options.tokenizer is None else directory / options.tokenizer
+    found = companion_digests(model, words)
+    places = {
+        "configuration": model,
+        "generation settings": model,
+        "tokenizer": words,
+        "chat template": words,
+    }
+    return {name: Companion(found.get(name, ""), place) for name, place in places.items()}
+
+
+LANGUAGE_MODEL = Kind(
+    name="transformers",
+    help="a language model, built from the first seed's config.json (extra 'llm').",
+    is_meant=_is_meant,
+    check=_check,
+    build=_build,
+    companions=_companions,
+    library=lambda _first: "transformers",
+)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
@@ -17,6 +18,35 @@ class Writer(Protocol):
 
     def write(self, genome: Genome) -> None:
         """Compute a genome into the model's memory."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A live model's value that answers when it is asked, so that its answers can be judged."""
+
+    @property
+    def of_seeds(self) -> Callable[[Callable[[], Any]], list[Any]] | None:
+        """See `kind.OfSeeds`; None where there are no seeds at hand."""
+        ...
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What a user's function is given, before the examples."""
+        ...
+
+    def asked(self) -> AbstractContextManager[list[Any]]:
+        """A context in which the model is asked: answers repeat, and numbers are looked at.
+
+        It gives a list to which all that the model answers is added.
+
+        Raises:
+            EvaluationError: the model gave NaN or infinity, whatever was made of it.
+        """
+        ...
+
+    def garbage(self, answers: Sequence[Any]) -> Mapping[str, Sequence[str]]:
+        """Answers that no sane model gives: what is wrong with them -> how each is shown, or ""."""
         ...
 
 
@@ -39,7 +69,7 @@ class LiveModel:
     def writer(
         self, checkpoints: Sequence[Checkpoint], layout: Layout, threads: int | None = None
     ) -> Writer:
-        """What writes genomes over these seeds into the model; see `weights.materialise`.
+        """What writes genomes over these seeds into the model; see `materialise.cpu`.
 
         Raises:
             InputError, CheckpointError: the seeds or the layout are not those of the model.

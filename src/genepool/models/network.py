@@ -1,74 +1,73 @@
-"""Torch networks as live models: made by the user's function, matched to the seeds by name."""
+"""Networks that the user's function makes, as live models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
-from genepool.checkpoints.files.dtypes import DTYPES, as_float32
-from genepool.checkpoints.layout import Layout
-from genepool.errors import CheckpointError, ConfigError, InputError
-from genepool.materialise.cpu import Destination
-from genepool.materialise.torch import destination
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, cause, one_line, some
+from genepool.models.kind import Building, Kind, Options, refuse_option, require_package
 from genepool.models.live import LiveModel
 from genepool.models.user_code import load_function
 
-_HINT = "is it the architecture that the seeds were saved from?"
+if TYPE_CHECKING:
+    import torch
 
 
-def build_network(
-    function: str,
-    device: str,
-    dtype: str | None,
-    layout: Layout,
-    first: Checkpoint,
-    directory: Path,
-) -> LiveModel:
+def _is_meant(options: Options, _first: Checkpoint) -> bool:
+    return options.network is not None
+
+
+def _check(options: Options, _first: Checkpoint) -> None:
+    if options.network is None:
+        raise ConfigError("model: kind 'network' needs 'network': 'module:function'")
+    refuse_option("tokenizer", options)
+
+
+def _build(building: Building) -> LiveModel:
     """Make a network, ready to be filled: in evaluation mode, without gradients.
 
     Parameters and buffers are matched to the checkpoint's tensors by name. Those of the network
     that the checkpoint lacks must be tied to one that it has. Tensors of the checkpoint that do not
     merge, and that the network lacks, are passed over.
 
-    Args:
-        function: `module:function`, called without arguments.
-        device: as torch writes it.
-        dtype: name of a floating torch dtype, or None to leave the network's own.
-        layout: of the seeds.
-        first: the first seed, for messages.
-        directory: the run file's folder.
-
     Raises:
         ConfigError: the function cannot be found or fails, what it returns is no network, or the
             device or dtype cannot be used.
         CheckpointError: the network and the checkpoints differ in names or shapes.
     """
-    network = _make(function, directory)
+    require_package("torch", "torch", "a model with a 'network'")
+    import torch
+
+    from genepool.models.filled import WHICH_ARCHITECTURE, filled_by_genomes
+
+    options, layout, first = building.options, building.layout, building.first
+    dtype = options.dtype
+    network = _make(building)
     try:
-        network.to(device=torch.device(device), dtype=getattr(torch, dtype) if dtype else None)
+        device = torch.device(options.device)
+        network.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
     except Exception as error:
         raise ConfigError(
-            f"model: the network cannot be put on device '{one_line(device)}'"
+            f"model: the network cannot be put on device '{one_line(options.device)}'"
             f"{f' as {dtype}' if dtype else ''}: {cause(error)}"
         ) from error
     network.eval()
     network.requires_grad_(False)
     named = dict(network.named_parameters(remove_duplicate=False))
     held = {**named, **dict(network.named_buffers(remove_duplicate=False))}
-    pair = f"network '{function}' does not fit {at(first.path)}"
+    pair = f"network '{options.network}' does not fit {at(first.path)}"
     if missing := [slot.name for slot in layout.slots if slot.name not in held]:
-        raise CheckpointError(f"{pair}: the network has no {some(missing)}; {_HINT}")
+        raise CheckpointError(f"{pair}: the network has no {some(missing)}; {WHICH_ARCHITECTURE}")
     return filled_by_genomes(network, held, list(network.state_dict()), pair, layout, first)
 
 
-def _make(function: str, directory: Path) -> torch.nn.Module:
-    make = load_function(function, directory)
+def _make(building: Building) -> torch.nn.Module:
+    import torch
+
+    function = building.options.network or ""
+    make = load_function(function, building.directory)
     try:
         network = make()
     except Exception as error:
@@ -83,91 +82,10 @@ def _make(function: str, directory: Path) -> torch.nn.Module:
     return network
 
 
-def filled_by_genomes(
-    value: Any,
-    held: Mapping[str, torch.Tensor],
-    saved: Sequence[str],
-    pair: str,
-    layout: Layout,
-    first: Checkpoint,
-) -> LiveModel:
-    """A live model whose tensors are matched to the checkpoint's by name.
-
-    Args:
-        value: what tasks are given.
-        held: the network's tensors by the checkpoint's names; what the layout merges and is not
-            among them is passed over.
-        saved: those of `held` that a checkpoint of the network must have, or have tied to others.
-        pair: what does not fit what, for messages.
-        layout: of the seeds.
-        first: the first seed; it gives the tensors that do not merge.
-
-    Raises:
-        CheckpointError: the network and the checkpoint differ in names, ties or shapes.
-    """
-    matched = _match(held, saved, pair, layout, first)
-    for name in layout.carried:
-        if name in matched and DTYPES[first.tensors[name].dtype].floating:
-            _fill(matched.pop(name), first.tensors[name])
-    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
-    tensors = {**matched, **dict.fromkeys(passed_over)}
-    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors))
-
-
-def _match(
-    held: Mapping[str, torch.Tensor],
-    saved: Sequence[str],
-    pair: str,
-    layout: Layout,
-    first: Checkpoint,
-) -> dict[str, torch.Tensor]:
-    names = (*(slot.name for slot in layout.slots), *layout.carried)
-    matched = {name: held[name] for name in names if name in held}
-    owners: dict[tuple[torch.device, int], str] = {}
-    for name, tensor in matched.items():
-        if tensor.numel():
-            other = owners.setdefault(_memory(tensor), name)
-            if other != name:
-                raise CheckpointError(
-                    f"{pair}: the network ties {some([other, name])}, which the checkpoint stores "
-                    "as two tensors that would be merged apart; save the seeds again with tied "
-                    "weights stored once, or untie the network"
-                )
-    extra = [
-        name
-        for name in saved
-        if name in held and name not in matched and _memory(held[name]) not in owners
-    ]
-    if extra:
-        raise CheckpointError(f"{pair}: the checkpoint has no {some(extra)}; {_HINT}")
-    shapes = {name: first.tensors[name].shape for name in matched}
-    differing = [name for name in matched if tuple(held[name].shape) != shapes[name]]
-    if differing:
-        name = differing[0]
-        raise CheckpointError(
-            f"{pair}: {some(differing)} {'has' if len(differing) == 1 else 'have'} another shape: "
-            f"'{one_line(name)}' is {list(held[name].shape)} in the network and "
-            f"{list(shapes[name])} in the checkpoint"
-        )
-    return matched
-
-
-def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:
-    return tensor.device, tensor.data_ptr()
-
-
-def _fill(tensor: torch.Tensor, source: Tensor) -> None:
-    # The network may hold the constant in another dtype than the file.
-    values = torch.from_numpy(as_float32(source.raw, source.dtype))  # pyright: ignore
-    tensor.copy_(values.reshape(tensor.shape))
-
-
-def _destinations(
-    tensors: Mapping[str, torch.Tensor | None],
-) -> Mapping[str, Destination | None]:
-    try:
-        return MappingProxyType(
-            {name: None if held is None else destination(held) for name, held in tensors.items()}
-        )
-    except InputError:  # on another device, or strided
-        return {}
+NETWORK = Kind(
+    name="network",
+    help="they get a torch network, made by the function in 'network'.",
+    is_meant=_is_meant,
+    check=_check,
+    build=_build,
+)

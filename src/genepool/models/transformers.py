@@ -23,9 +23,7 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import CODES
 from genepool.messages import at, cause, one_line, some
-from genepool.models.language import CONFIG, LanguageModel, read_config
-from genepool.models.live import LiveModel
-from genepool.models.network import filled_by_genomes
+from genepool.models.kind import CONFIG, Building
 
 # Its own annotations are not complete enough to check against.
 _TF = cast("Any", transformers)
@@ -42,28 +40,26 @@ _TOKENIZER = (
 )  # fmt: skip
 
 
-def build_language_model(
-    device: str,
-    dtype: str | None,
-    tokenizer: Path | None,
-    layout: Layout,
-    first: Checkpoint,
-) -> LiveModel:
+def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """Make a language model with memory for a genome; no weights are read.
 
+    It computes in the dtype that most of the first seed's weights have, if nothing else is said,
+    and comes with the tokenizer of the first seed, if that holds one.
+
     Args:
-        device: where it is to run, as torch writes it.
-        dtype: what it computes in; None means the dtype that most of the first seed's weights have.
-        tokenizer: directory of the tokenizer; None means the first seed's, if it holds one.
-        layout: of the seeds.
-        first: the first seed, whose directory holds config.json.
+        building: its first seed's directory holds config.json.
+
+    Returns:
+        The model; its tokenizer, or None; and the model's tensors by the checkpoint's names.
 
     Raises:
         ConfigError: the device or the tokenizer's directory is of no use here.
         CheckpointError: config.json cannot be used, or does not fit the tensors.
     """
-    directory = first.directory or first.path
-    chosen = getattr(torch, dtype) if dtype else _own_dtype(layout)
+    options, layout, first = building.options, building.layout, building.first
+    device, directory = options.device, first.directory or first.path
+    tokenizer = None if options.tokenizer is None else building.directory / options.tokenizer
+    chosen = getattr(torch, options.dtype) if options.dtype else _own_dtype(layout)
     with quiet():
         model = _make(directory, first, chosen)
         try:
@@ -77,13 +73,11 @@ def build_language_model(
         words = _tokenizer(tokenizer or directory, needed=tokenizer is not None)
     model.eval()
     model.requires_grad_(False)
-    pair = f"the model of {at(directory / CONFIG)} does not fit {at(first.path)}"
-    value = LanguageModel(model, words, directory)
-    return filled_by_genomes(value, held, list(held), pair, layout, first)
+    return model, words, held
 
 
 @contextlib.contextmanager
-def inference(value: LanguageModel) -> Generator[None, None, None]:
+def inference(model: Any) -> Generator[None, None, None]:
     """Run what is inside without gradients and from the same random numbers each time.
 
     What draws (sampling, say) gives each block of examples the same draws whatever was asked
@@ -102,7 +96,7 @@ def inference(value: LanguageModel) -> Generator[None, None, None]:
             broken.append("the model's logits hold NaN or infinity")
             raise EvaluationError(broken[0])
 
-    hook = value.model.register_forward_hook(check)
+    hook = model.register_forward_hook(check)
     try:
         with quiet(), chance.fork_rng(), torch.inference_mode():
             chance.manual_seed(0)
@@ -114,14 +108,13 @@ def inference(value: LanguageModel) -> Generator[None, None, None]:
 
 
 @contextlib.contextmanager
-def overheard(value: LanguageModel) -> Generator[list[str], None, None]:
+def overheard(model: Any, words: Any) -> Generator[list[str], None, None]:
     """Listen to what a model generates inside, whoever asks it to.
 
     Yields:
         A list that each call of the model's `generate` extends by one text per row, the prompts
-        left out. It stays empty for a model without a tokenizer.
+        left out. It stays empty without a tokenizer.
     """
-    model, words = value.model, value.tokenizer
     answers: list[str] = []
     own = model.generate
 
@@ -193,7 +186,7 @@ def _require_fit(report: Mapping[str, Any], directory: Path, first: Checkpoint) 
 
 
 def _config(directory: Path) -> Any:
-    raw = read_config(directory) or {}
+    raw = read_json(directory / CONFIG)
     kind = raw.get("model_type")
     if not isinstance(kind, str):
         raise CheckpointError(

@@ -13,6 +13,7 @@ from genepool.checkpoints.seeds import SeedLike, named_source
 from genepool.core.slerp import Angle
 from genepool.errors import WriteError
 from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
+from genepool.models.kinds import kind_of_seed
 from genepool.output.methods.layer_values import Values
 from genepool.output.methods.registry import METHODS, specify
 from genepool.output.methods.specification import Combined, Options, Specification, cache_for
@@ -21,7 +22,6 @@ from genepool.output.write.model import (
     PathLike,
     describe_genome,
     describe_seeds,
-    library_of,
     write_model,
 )
 from genepool.output.write.weights import SHARD_BYTES, Writing
@@ -79,7 +79,7 @@ def merge_models(
         seeds=seeds,
         how=f"A merge of {len(seeds)} models by hand, with genepool: {combined.text}.",
         tags=("merge", "genepool"),
-        library=library_of(family.checkpoints[0]),
+        library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
         rebuild=rebuild_command(seeds),
     )

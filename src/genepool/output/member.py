@@ -14,12 +14,12 @@ from genepool.checkpoints.files.digests import recall_digests
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.governance.card import CardSeed, card_seed
 from genepool.governance.member_card import member_card
+from genepool.models.kinds import kind_of_seed
 from genepool.output.write.model import (
     Exported,
     PathLike,
     describe_genome,
     describe_seeds,
-    library_of,
     write_model,
 )
 from genepool.output.write.weights import SHARD_BYTES, Writing
@@ -76,7 +76,7 @@ def export(
         "held_out": pool.held_out().get(number),
         "strategy": meta["pins"]["strategy"].get("name"),
     }
-    library = library_of(checkpoints[0])
+    library = kind_of_seed(checkpoints[0]).library(checkpoints[0])
     card = member_card(pool, number, known, family, library, recipe="recipe" in details)
     return write_model(genome, details, card, family, directory, writing, advance)
 

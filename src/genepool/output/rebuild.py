@@ -10,9 +10,10 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
+from genepool.models.kinds import kind_of_seed
 from genepool.output.member import moved
 from genepool.output.recipe_file import RecipeFile, RecipeSeed, read_recipe
-from genepool.output.write.model import Exported, PathLike, library_of, write_model
+from genepool.output.write.model import Exported, PathLike, write_model
 from genepool.output.write.weights import SHARD_BYTES, Writing
 from genepool.threads import Progress
 
@@ -104,7 +105,7 @@ def _rebuilt_card(read: RecipeFile, family: Family) -> Card:
         seeds=known,
         how=f"A merge of {len(known)} models, made again from its recipe by genepool.",
         tags=("merge", "genepool"),
-        library=library_of(family.checkpoints[0]),
+        library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
         rebuild=rebuild_command(known),
     )

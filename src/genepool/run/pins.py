@@ -11,9 +11,9 @@ from typing import Any, cast
 from pydantic_core import to_jsonable_python
 
 from genepool.checkpoints.files.digests import remember_digests
-from genepool.checkpoints.model_files.configs import companion_digests
 from genepool.errors import PoolError
-from genepool.models.build import model_kind
+from genepool.models.kind import Companions
+from genepool.models.kinds import kind_of
 from genepool.pool.guards import GuardEntry
 from genepool.pool.reader import Pool, Seed, TaskEntry
 from genepool.run.inputs import Inputs
@@ -74,7 +74,9 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "in_flight": config.in_flight,
             "early_stop": config.early_stop,
             "layout": inputs.layout.digest,
-            "companions": _companions(inputs),
+            "companions": {
+                name: part.digest for name, part in _companions(inputs).items() if part.digest
+            },
         },
     )
 
@@ -88,19 +90,10 @@ def opening(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _companions(inputs: Inputs) -> dict[str, str]:
-    """What a language model needs beside its weights, by digest; empty for other models."""
+def _companions(inputs: Inputs) -> Companions:
+    """What the model needs beside its weights."""
     options, first = inputs.run.config.model, inputs.checkpoints[0]
-    if model_kind(options, first) != "transformers":
-        return {}
-    return companion_digests(*_companions_at(inputs))
-
-
-def _companions_at(inputs: Inputs) -> tuple[Path, Path]:
-    """Where a language model's configuration lies, and its tokenizer."""
-    words, first = inputs.run.config.model.tokenizer, inputs.checkpoints[0]
-    directory = first.directory or first.path
-    return directory, directory if words is None else inputs.run.directory / words
+    return kind_of(options, first).companions(options, first, inputs.run.directory)
 
 
 def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
@@ -149,9 +142,10 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     now: dict[str, str] = given.pop("companions")
     # A pool that is older than this pin does not say.
     then: dict[str, str] = pinned.pop("companions", now)
+    places = _companions(inputs)
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            place = _companions_at(inputs)[int(name in ("tokenizer", "chat template"))]
+            place = places[name].place if name in places else inputs.checkpoints[0].path
             raise refuse(f"another {name} than {place} holds now")
     for key, value in given.items():
         if pinned.get(key) != value:

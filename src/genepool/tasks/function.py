@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.errors import ConfigError, EvaluationError
 from genepool.messages import cause, one_line
-from genepool.models.language import LanguageModel
+from genepool.models.live import Answering
 from genepool.models.user_code import load_function
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
@@ -149,25 +149,23 @@ class Function(StoredTask):
         """
         first, last = self._range(held_out)
         positions = checked_indices(indices, last - first)
-        language = isinstance(model, LanguageModel)
-        batch = self._options.batch or (_BLOCK if language else None)
+        answering = isinstance(model, Answering)
+        batch = self._options.batch or (_BLOCK if answering else None)
 
         def ask(block: list[int]) -> NDArray[np.float32]:
             rows = [first + position for position in block]
-            if isinstance(model, LanguageModel):
-                return self._ask_language_model(rows, model)
+            if isinstance(model, Answering):
+                return self._ask_and_judge(rows, model)
             return self._scores(self._call(rows, self._options.time_limit, model), rows)
 
         if batch is not None:
             return score_blocks(positions, last - first, batch, ask)
         return ask(positions.tolist()) if positions.size else np.empty(0, dtype=np.float32)
 
-    def _ask_language_model(self, rows: list[int], value: LanguageModel) -> NDArray[np.float32]:
-        from genepool.models.transformers import inference, overheard
-
-        def ask(limit: float | None) -> tuple[NDArray[np.float32], Sequence[str]]:
-            with inference(value), overheard(value) as heard:
-                raw = self._call(rows, limit, value.model, value.tokenizer)
+    def _ask_and_judge(self, rows: list[int], value: Answering) -> NDArray[np.float32]:
+        def ask(limit: float | None) -> tuple[NDArray[np.float32], Sequence[Any]]:
+            with value.asked() as heard:
+                raw = self._call(rows, limit, *value.arguments)
             raw, told = self._with_answers(raw, len(rows))
             return self._scores(raw, rows), heard if told is None else told
 

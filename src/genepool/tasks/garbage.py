@@ -1,27 +1,13 @@
-"""Answers that no sane model gives: nothing, or one thing over and over; unless the seeds do."""
+"""Answers that no sane model gives, unless the seeds give them too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 from genepool.errors import EvaluationError
 from genepool.messages import one_line
-from genepool.models.language import LanguageModel
-
-# An answer repeats without end if its last characters, at least so many, are a unit of at most so
-# many characters again and again, at least so many times.
-_TAIL, _UNIT, _TIMES = 48, 32, 4
-
-
-def repeats(text: str) -> bool:
-    """Whether a text ends in endless repetition: of a character, a word or a short phrase."""
-    text = text.rstrip()
-    for unit in range(1, min(_UNIT, len(text) // _TIMES) + 1):
-        length = max(_TAIL, _TIMES * unit)
-        tail = text[-length:]
-        if len(tail) == length and tail[unit:] == tail[:-unit]:
-            return True
-    return False
+from genepool.models.live import Answering
 
 
 class GarbageCheck:
@@ -36,10 +22,10 @@ class GarbageCheck:
 
     def __call__(
         self,
-        answers: Sequence[str],
+        answers: Sequence[Any],
         block: Hashable,
-        model: LanguageModel,
-        ask: Callable[[], Sequence[str]],
+        model: Answering,
+        ask: Callable[[], Sequence[Any]],
     ) -> None:
         """Fail a model if garbage is more than half of its answers beyond what a seed's hold.
 
@@ -52,22 +38,23 @@ class GarbageCheck:
         Raises:
             EvaluationError: it says how many of which kind, and shows one.
         """
-        empty, stuck = _garbage(answers)
-        if 2 * (len(empty) + len(stuck)) <= len(answers):
+        found = model.garbage(answers)
+        if 2 * _count(found) <= len(answers):
             return
         if block not in self._seeds:
             self._seeds[block] = self._worst(model, ask)
         usual = self._seeds[block]
-        if (len(empty) + len(stuck)) / len(answers) <= usual + 0.5:
+        if _count(found) / len(answers) <= usual + 0.5:
             return
-        shown = f", such as '...{one_line(stuck[0][-24:])}'" if stuck else ""
+        example = next((text for texts in found.values() for text in texts if text), "")
+        shown = f", such as '{one_line(example)}'" if example else ""
+        kinds = " and ".join(f"{len(texts)} {what}" for what, texts in found.items())
         raise EvaluationError(
-            f"{self._what}: of {len(answers)} answers in a block {len(empty)} are empty and "
-            f"{len(stuck)} repeat without end{shown}, and {usual:.0%} of a seed's at most; if that "
-            "is as it should be, 'garbage: false' lets it pass"
+            f"{self._what}: of {len(answers)} answers in a block {kinds}{shown}, and {usual:.0%} "
+            "of a seed's at most; if that is as it should be, 'garbage: false' lets it pass"
         )
 
-    def _worst(self, model: LanguageModel, ask: Callable[[], Sequence[str]]) -> float:
+    def _worst(self, model: Answering, ask: Callable[[], Sequence[Any]]) -> float:
         """The largest share of garbage in a seed's answers; 0 where there are no seeds to ask."""
 
         def share() -> float:
@@ -76,12 +63,10 @@ class GarbageCheck:
             except EvaluationError:
                 # It is told when that seed is scored.
                 return 0.0
-            return sum(map(len, _garbage(answers))) / max(len(answers), 1)
+            return _count(model.garbage(answers)) / max(len(answers), 1)
 
         return 0.0 if model.of_seeds is None else max(model.of_seeds(share), default=0.0)
 
 
-def _garbage(answers: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those that are empty, and those that repeat."""
-    empty = [answer for answer in answers if not answer.strip()]
-    return empty, [answer for answer in answers if repeats(answer)]
+def _count(found: Mapping[str, Sequence[str]]) -> int:
+    return sum(map(len, found.values()))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.family import Family, Source
-from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.governance.card import Card, CardSeed, render
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
@@ -64,12 +63,6 @@ def describe_genome(genome: Genome) -> dict[str, Any]:
     if isinstance(genome, Recipe):
         out["recipe"] = {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
     return out
-
-
-def library_of(first: Checkpoint) -> str:
-    """The library that loads a model like the first seed, for the hub's front matter."""
-    directory = first.directory
-    return "transformers" if directory and (directory / "config.json").is_file() else ""
 
 
 def write_model(

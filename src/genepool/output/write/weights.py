@@ -22,12 +22,12 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
 from genepool.checkpoints.layout import Layout
-from genepool.checkpoints.model_files.side_files import side_files
 from genepool.core.genome import Genome
 from genepool.errors import GenepoolError, InputError
 from genepool.materialise.cpu import Destination, express_piece
 from genepool.materialise.tensor_table import prepare_sources, require_finite
 from genepool.messages import at, one_line
+from genepool.models.kinds import kind_of_seed
 from genepool.output.write import stream
 from genepool.output.write.stream import Bytes
 from genepool.threads import Crew, Progress, thread_count
@@ -138,8 +138,8 @@ def write_tensors(
     `model.safetensors`, or `model-00001-of-0000N.safetensors` and an index, hold the merged
     tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
     every tensor is aligned). Where the first seed is a directory, its other files (configuration,
-    tokenizer, ...) are copied, as `side_files` says. Nothing is visible under `directory` until all
-    of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
+    tokenizer, ...) are copied, as `Kind.model_files` says. Nothing is visible under `directory`
+    until all of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
 
     Args:
         produce: called as produce(tensor, start, stop, destination) for pieces of at most 2**19
@@ -168,7 +168,7 @@ def write_tensors(
     entries = _entries(first, layout, writing.dtype)
     plain = {"format": "pt"}
     files = _plan(entries, writing.shard_bytes, plain if metadata is None else metadata)
-    small = {**side_files(first, writing.dtype), **(extra or {})}
+    small = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
     if len(files) > 1:
         small["model.safetensors.index.json"] = _index(files)
     _require_space(target, files, small)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from genepool.core.early_stop.lossless import Exam, Questions
 from genepool.core.genome import Genome, seed_recipe
 from genepool.models.build import build_model
-from genepool.models.language import LanguageModel
 from genepool.run.inputs import Inputs
 from genepool.tasks.task import Settling
 
@@ -33,13 +31,10 @@ class Scorer:
         run = inputs.run
         self._inputs = inputs
         self._model = build_model(
-            run.config.model, inputs.layout, inputs.checkpoints, run.directory
+            run.config.model, inputs.layout, inputs.checkpoints, run.directory, self._of_seeds
         )
         self._writer = self._model.writer(inputs.checkpoints, inputs.layout, threads)
-        value = self._model.value
-        if isinstance(value, LanguageModel):
-            value = replace(value, of_seeds=self._of_seeds)
-        self._value: Any = value
+        self._value: Any = self._model.value
         self._loaded: Genome | None = None
         first = inputs.tasks[0]
         self._settling: Settling | None = None
@@ -54,7 +49,7 @@ class Scorer:
             self._loaded = genome
 
     def _of_seeds(self, ask: Callable[[], Any]) -> list[Any]:
-        """See `LanguageModel.of_seeds`."""
+        """See `kind.OfSeeds`."""
         loaded, self._loaded = self._loaded, None
         size, count = self._inputs.layout.axis.size, len(self._inputs.checkpoints)
         found: list[Any] = []

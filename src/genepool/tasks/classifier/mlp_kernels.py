@@ -8,12 +8,14 @@ row may depend on its neighbours. Here a row is always the same chain of operati
     out[j] = fma(x[K-1], w[K-1, j], ... fma(x[0], w[0, j], bias[j])),
 
 in float32, whatever the batch, the blocks and the processor: scores repeat bit for bit anywhere.
-Only the tiling differs between processors, to fill their registers. The tiles are written in LLVM's
-own terms because numba has no fused multiply-add and keeps no sums in vector registers: plain loops
-with the same bits (contracted multiply-adds, four to six inputs per store) reach 0.58 of the speed
-on the digits (64-256-10, measured in turn on one core), and 0.45 to 0.7 on other shapes. Inputs that are zero can be
+Only the tiling differs between processors, to fill their registers. Inputs that are zero can be
 left out of the chain (weights are required to be finite, so that they contribute nothing), which
 the sparse form of the first layer does.
+
+The tiles are written in LLVM's own terms because numba has no fused multiply-add and keeps no sums
+in vector registers: plain loops with the same bits (contracted multiply-adds, four to six inputs
+per store) reach 0.58 of the speed on the digits (64-256-10, measured in turn on one core), and 0.45
+to 0.7 on other shapes.
 
 Addresses are passed as integers: tiles work on stretches of arrays. Everything is validated by
 `evaluate.mlp`, the only caller. Importing this imports numba: do so late. Compiled code is kept in

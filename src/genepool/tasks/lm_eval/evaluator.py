@@ -243,7 +243,7 @@ class LmEval(StoredTask):
         with (
             time_limit(limit, f"a block of {self._what}"),
             harness.quiet(),
-            inference(model),
+            inference(model.model),
         ):
             try:
                 requests = self._rendered(model)

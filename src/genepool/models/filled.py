@@ -1,0 +1,110 @@
+"""Torch models as live models: their tensors are matched to those of the seeds by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
+from genepool.checkpoints.files.dtypes import DTYPES, as_float32
+from genepool.checkpoints.layout import Layout
+from genepool.errors import CheckpointError, InputError
+from genepool.materialise.cpu import Destination
+from genepool.materialise.torch import destination
+from genepool.messages import one_line, some
+from genepool.models.live import LiveModel
+
+WHICH_ARCHITECTURE = "is it the architecture that the seeds were saved from?"
+
+
+def filled_by_genomes(
+    value: Any,
+    held: Mapping[str, torch.Tensor],
+    saved: Sequence[str],
+    pair: str,
+    layout: Layout,
+    first: Checkpoint,
+) -> LiveModel:
+    """A live model whose tensors are matched to the checkpoint's by name.
+
+    Args:
+        value: what tasks are given.
+        held: the network's tensors by the checkpoint's names; what the layout merges and is not
+            among them is passed over.
+        saved: those of `held` that a checkpoint of the network must have, or have tied to others.
+        pair: what does not fit what, for messages.
+        layout: of the seeds.
+        first: the first seed; it gives the tensors that do not merge.
+
+    Raises:
+        CheckpointError: the network and the checkpoint differ in names, ties or shapes.
+    """
+    matched = _match(held, saved, pair, layout, first)
+    for name in layout.carried:
+        if name in matched and DTYPES[first.tensors[name].dtype].floating:
+            _fill(matched.pop(name), first.tensors[name])
+    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
+    tensors = {**matched, **dict.fromkeys(passed_over)}
+    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors))
+
+
+def _match(
+    held: Mapping[str, torch.Tensor],
+    saved: Sequence[str],
+    pair: str,
+    layout: Layout,
+    first: Checkpoint,
+) -> dict[str, torch.Tensor]:
+    names = (*(slot.name for slot in layout.slots), *layout.carried)
+    matched = {name: held[name] for name in names if name in held}
+    owners: dict[tuple[torch.device, int], str] = {}
+    for name, tensor in matched.items():
+        if tensor.numel():
+            other = owners.setdefault(_memory(tensor), name)
+            if other != name:
+                raise CheckpointError(
+                    f"{pair}: the network ties {some([other, name])}, which the checkpoint stores "
+                    "as two tensors that would be merged apart; save the seeds again with tied "
+                    "weights stored once, or untie the network"
+                )
+    extra = [
+        name
+        for name in saved
+        if name in held and name not in matched and _memory(held[name]) not in owners
+    ]
+    if extra:
+        raise CheckpointError(f"{pair}: the checkpoint has no {some(extra)}; {WHICH_ARCHITECTURE}")
+    shapes = {name: first.tensors[name].shape for name in matched}
+    differing = [name for name in matched if tuple(held[name].shape) != shapes[name]]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{pair}: {some(differing)} {'has' if len(differing) == 1 else 'have'} another shape: "
+            f"'{one_line(name)}' is {list(held[name].shape)} in the network and "
+            f"{list(shapes[name])} in the checkpoint"
+        )
+    return matched
+
+
+def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.data_ptr()
+
+
+def _fill(tensor: torch.Tensor, source: Tensor) -> None:
+    # The network may hold the constant in another dtype than the file.
+    values = torch.from_numpy(as_float32(source.raw, source.dtype))  # pyright: ignore
+    tensor.copy_(values.reshape(tensor.shape))
+
+
+def _destinations(
+    tensors: Mapping[str, torch.Tensor | None],
+) -> Mapping[str, Destination | None]:
+    try:
+        return MappingProxyType(
+            {name: None if held is None else destination(held) for name, held in tensors.items()}
+        )
+    except InputError:  # on another device, or strided
+        return {}

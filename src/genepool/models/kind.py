@@ -1,0 +1,134 @@
+"""What a kind of live model knows about itself: one value of this type for each, in a file of its
+own, and a line in `kinds`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.side_files import side_files
+from genepool.errors import ConfigError, MissingExtraError
+from genepool.models.live import LiveModel
+
+CONFIG = "config.json"
+
+OfSeeds = Callable[[Callable[[], Any]], list[Any]]
+"""Calls a function with the live model holding each seed in turn, and gives what it returned;
+afterwards the model is as it was."""
+
+
+class Options(Protocol):
+    """`ModelOptions`, as kinds see them."""
+
+    @property
+    def kind(self) -> str:
+        """The name of a kind, or "auto"."""
+        ...
+
+    @property
+    def network(self) -> str | None:
+        """`module:function` that makes the network."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, as torch writes it."""
+        ...
+
+    @property
+    def dtype(self) -> str | None:
+        """What it computes in, as torch writes it; None leaves it to the kind."""
+        ...
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Directory of a tokenizer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """What a live model is made from.
+
+    Attributes:
+        options: as the run file gives them.
+        layout: of the seeds.
+        first: the first seed; tensors that do not merge come from it.
+        directory: the run file's folder.
+        of_seeds: asks the seeds; None where there are none at hand.
+    """
+
+    options: Options
+    layout: Layout
+    first: Checkpoint
+    directory: Path
+    of_seeds: OfSeeds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A part of a model that lies beside its weights: digest ("" where there is none) and place."""
+
+    digest: str
+    place: Path
+
+
+Companions = Mapping[str, Companion]
+
+
+def _no_companions(_options: Options, _first: Checkpoint, _directory: Path) -> Companions:
+    return {}
+
+
+def _library(first: Checkpoint) -> str:
+    directory = first.directory
+    return "transformers" if directory and (directory / CONFIG).is_file() else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of live model.
+
+    Attributes:
+        name: as the option `kind` says it.
+        help: what tasks are given, for the option's description.
+        is_meant: whether a run with these options, kind "auto", and this first seed has this kind.
+        check: raises ConfigError where options do not go with this kind, or the first seed does
+            not.
+        build: makes room for one model; see `build.build_model`.
+        companions: what the pool pins beside weights, by name.
+        library: the library that loads a model like the first seed, for the hub; "" where none is
+            known.
+        model_files: files that a new checkpoint takes from the first seed, when its merged tensors
+            are converted to a dtype (None: are not): name to the file to copy or its new content.
+    """
+
+    name: str
+    help: str
+    is_meant: Callable[[Options, Checkpoint], bool]
+    check: Callable[[Options, Checkpoint], None]
+    build: Callable[[Building], LiveModel]
+    companions: Callable[[Options, Checkpoint, Path], Companions] = _no_companions
+    library: Callable[[Checkpoint], str] = _library
+    model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = side_files
+
+
+def refuse_option(name: str, options: Options) -> None:
+    """Raise ConfigError if an option is given that belongs to another kind."""
+    if name == "network" and options.network is not None:
+        raise ConfigError(
+            f"model: 'network' does not go with kind '{options.kind}'; leave out one of them"
+        )
+    if name == "tokenizer" and options.tokenizer is not None:
+        raise ConfigError("model: 'tokenizer' applies to a language model only")
+
+
+def require_package(package: str, extra: str, purpose: str) -> None:
+    """Raise MissingExtraError unless a package is installed."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, extra, purpose)

@@ -1,0 +1,50 @@
+"""The kinds of live model, and which one a run needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.errors import CheckpointError
+from genepool.models.arrays import ARRAYS
+from genepool.models.kind import Kind, Options
+from genepool.models.language import LANGUAGE_MODEL
+from genepool.models.network import NETWORK
+
+# In the order in which they are asked whether they are meant; the last one always is.
+KINDS: tuple[Kind, ...] = (LANGUAGE_MODEL, NETWORK, ARRAYS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsaid:
+    """The options of a run file that says nothing about its model."""
+
+    kind: str = "auto"
+    network: str | None = None
+    device: str = "cpu"
+    dtype: str | None = None
+    tokenizer: str | None = None
+
+
+def kind_of(options: Options, first: Checkpoint) -> Kind:
+    """What tasks will be given; only small text files are read.
+
+    Raises:
+        ConfigError: the options contradict each other.
+        CheckpointError: the first seed's config.json cannot be read.
+    """
+    if options.kind == "auto":
+        kind = next(kind for kind in KINDS if kind.is_meant(options, first))
+    else:
+        kind = next(kind for kind in KINDS if kind.name == options.kind)
+    kind.check(options, first)
+    return kind
+
+
+def kind_of_seed(first: Checkpoint) -> Kind:
+    """The kind that a seed is taken for where nothing else is said; plain arrays where it does not
+    say it either, because its config.json cannot be read."""
+    try:
+        return kind_of(_Unsaid(), first)
+    except CheckpointError:
+        return ARRAYS
