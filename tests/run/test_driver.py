@@ -18,7 +18,7 @@ from genepool.errors import EvaluationError, PoolError
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
-from genepool.run.progress import Silence, StepReport
+from genepool.run.progress import SeedReport, Silence, StepReport
 from tests.runs import contents, write_run
 
 # Python keeps a module that it has loaded, so that each needs a name of its own.
@@ -226,8 +226,10 @@ def test_a_finished_run_does_nothing_and_a_larger_budget_goes_on(tmp_path: Path)
 
 
 def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
-    class Watcher:
+    class Watcher(Silence):
         def __init__(self) -> None:
+            self.seeds: list[SeedReport] = []
+            self.examples: list[tuple[int, int]] = []
             self.stages: list[str] = []
             self.steps: list[StepReport] = []
 
@@ -236,6 +238,12 @@ def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
 
         def notice(self, text: str) -> None:
             self.stages.append(text)
+
+        def seed(self, report: SeedReport) -> None:
+            self.seeds.append(report)
+
+        def asked(self, examples: int, of: int) -> None:
+            self.examples.append((examples, of))
 
         def step(self, report: StepReport) -> None:
             self.steps.append(report)
@@ -247,6 +255,13 @@ def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
     assert watcher.steps[-1].held_out is not None
     assert watcher.steps[-1].examples <= watcher.steps[-1].examples_total == 60 * 120
     assert "evolving" in watcher.stages
+    with Pool(tmp_path / "pool") as pool:
+        seeds = [(seed["name"], seed["train"]) for seed in pool.status()["seeds"]]
+    assert [(report.name, report.score) for report in watcher.seeds] == seeds
+    assert all(report.tasks == (("clouds", report.score),) for report in watcher.seeds)
+    assert watcher.steps[-1].tasks == (("clouds", watcher.steps[-1].champion),)
+    # The seeds were asked all at once.
+    assert watcher.examples[:2] == [(120, 120), (120, 120)]
 
 
 @pytest.mark.parametrize(

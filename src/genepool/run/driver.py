@@ -27,7 +27,7 @@ from genepool.pool.records import FINAL, Record, Verdict
 from genepool.pool.writer import PoolWriter
 from genepool.run.executors.executor import Answer, Executor
 from genepool.run.inputs import Inputs
-from genepool.run.progress import Progress, StepReport
+from genepool.run.progress import Progress, SeedReport, StepReport, TaskScores, task_scores
 from genepool.run.subsets import Known, ask_again
 from genepool.strategies import REJECTED, Outcome, Past, Problem, Proposal, Strategy
 
@@ -62,6 +62,7 @@ class Driver:
         self._guard_means: dict[str, Means] = {}
         self._champion: tuple[int, float, Genome] | None = None
         self._champion_held_out: float | None = None
+        self._champion_tasks: TaskScores = ()
         # Children that failed one after the other, not written yet: should the cause not be theirs,
         # they are to be scored anew once it is mended.
         self._failed: list[tuple[Record, Means, list[int]]] = []
@@ -80,6 +81,9 @@ class Driver:
         self._absorb_seeds()
         done = first = self._pool.evaluations
         self._progress.stage("evolving")
+        took = [record.seconds for record in self._pool.records(last=len(self._problem.seeds) - 1)]
+        abreast = self._config.in_flight if self._config.executor == "process" else 1
+        self._progress.begin(budget - done, sum(took) / len(took) / abreast)
         width = self._config.in_flight
         started = time.perf_counter()
         accepted = examples = 0
@@ -112,6 +116,7 @@ class Driver:
                     champion=self._champion[1] if self._champion else 0.0,
                     held_out=self._champion_held_out,
                     seconds=time.perf_counter() - started,
+                    tasks=self._champion_tasks,
                 )
             )
         seconds = time.perf_counter() - started
@@ -163,6 +168,8 @@ class Driver:
             train = row.train or 0.0
             self._champion = (champion, train, self._pool.genome(champion))
             self._champion_held_out = self._pool.held_out().get(champion)
+            if row.scores is not None:
+                self._champion_tasks = task_scores(self._inputs.examples, row.scores)
 
     def _set_leader(self) -> None:
         """The best that has been in the archive in this round, on its examples."""
@@ -179,11 +186,12 @@ class Driver:
             self._champion = (leader, known[leader], pool.genome(leader))
             self._champion_held_out = pool.held_out().get(leader)
 
-    def _lead(self, member: int, train: float, genome: Genome) -> bool:
+    def _lead(self, member: int, train: float, genome: Genome, scores: Any) -> bool:
         """Whether a member is better than all before it, and so the champion."""
         if self._champion is not None and train <= self._champion[1]:
             return False
         self._champion = (member, train, genome)
+        self._champion_tasks = task_scores(self._inputs.examples, scores)
         return True
 
     def _survivor(self, record: Record, slot: int, scores: NDArray[np.float32]) -> Past:
@@ -225,7 +233,7 @@ class Driver:
             past = self._survivor(record, slot, scores)
             state = self._strategy.recall(state, past)
             if past.member is not None:
-                self._lead(record.id, past.member.train, past.member.genome)
+                self._lead(record.id, past.member.train, past.member.genome, scores)
         self._versions = {done: state}
         self._progress.stage("evolving")
 
@@ -255,12 +263,11 @@ class Driver:
             for number, means in self._pool.guard_means().items()
             if number < present
         }
-        for number in range(present, len(self._problem.seeds)):
+        for number, genome in list(enumerate(self._problem.seeds))[present:]:
             name = names[number]
             self._progress.stage(f"scoring seed {name}")
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
-            genome = self._problem.seeds[number]
             unknown = np.full(self._inputs.examples.size, np.nan, dtype=np.float32)
             self._executor.submit(0, genome, FullExam(unknown))
             answer = self._executor.result(0)
@@ -271,7 +278,9 @@ class Driver:
                 raise EvaluationError(f"seed '{name}' cannot be scored: {checked.error}")
             self._guard_means[name] = checked.means
             seconds = answer.seconds + checked.seconds
-            self._admit(0, genome, None, replace(answer, seconds=seconds), checked.means)
+            record = self._admit(0, genome, None, replace(answer, seconds=seconds), checked.means)
+            by_task = task_scores(self._inputs.examples, answer.scores)
+            self._progress.seed(SeedReport(name, record.train or 0.0, by_task, seconds))
 
     def _finish(self, done: int) -> None:
         """Score seeds and champion on the held-out examples and mark the pool as finished."""
@@ -363,7 +372,7 @@ class Driver:
                 outcome = replace(REJECTED, fitness=outcome.fitness)
         record = self._record(step, proposal, genome, verdict, outcome, answer, size, known)
         held_out = None
-        if outcome.accepted and self._lead(member.id, train, genome):
+        if outcome.accepted and self._lead(member.id, train, genome, answer.scores):
             held_out = self._track(genome)
         self._write(record, state, held_out, guards)
         return record

@@ -114,7 +114,7 @@ def evolve(
         watcher.stage("preparing the seeds")
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
-        executor = _executor(inputs, threads)
+        executor = _executor(inputs, threads, watcher)
         try:
             driver = Driver(inputs, pins.guards, pool, problem, executor, watcher, interrupted)
             session, seconds = driver.run(target)
@@ -132,11 +132,11 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
 
 
-def _executor(inputs: Inputs, threads: int | None) -> Executor:
+def _executor(inputs: Inputs, threads: int | None, progress: Progress) -> Executor:
     config = inputs.run.config
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
         workers = config.workers or min(available_threads(), config.in_flight)
         return ProcessExecutor(inputs.run, workers)
-    return SerialExecutor(Scorer(inputs, threads))
+    return SerialExecutor(Scorer(inputs, threads, progress.asked))

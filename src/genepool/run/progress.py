@@ -5,6 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.examples import Examples
+
+TaskScores = tuple[tuple[str, float], ...]
+
+
+def task_scores(examples: Examples, scores: NDArray[np.float32]) -> TaskScores:
+    """Name and mean of each task of which something is known.
+
+    Args:
+        examples: N examples.
+        scores: float32[N] in [0, 1], NaN where not known.
+    """
+    parts = zip(examples.tasks, examples.split(scores), strict=True)
+    known = ((task.name, part[~np.isnan(part)]) for task, part in parts)
+    return tuple((name, float(part.mean(dtype=np.float64))) for name, part in known if part.size)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """A seed that was scored.
+
+    Attributes:
+        name: of the seed.
+        score: mean over all tasks, in [0, 1].
+        tasks: task by task.
+        seconds: that it took.
+    """
+
+    name: str
+    score: float
+    tasks: TaskScores
+    seconds: float
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -15,9 +51,10 @@ class StepReport:
         session: children absorbed since this call started.
         accepted: of this session's children.
         examples, examples_total: examples asked of this session's children, and that there were.
-        champion: best training score so far, in [0, 1].
+        champion: best selection score so far, in [0, 1].
         held_out: the champion's held-out score, where known.
         seconds: since the first child of this session was proposed.
+        tasks: the champion's selection score task by task.
     """
 
     evaluations: int
@@ -29,6 +66,7 @@ class StepReport:
     champion: float
     held_out: float | None
     seconds: float
+    tasks: TaskScores = ()
 
 
 class Progress(Protocol):
@@ -40,6 +78,19 @@ class Progress(Protocol):
 
     def notice(self, text: str) -> None:
         """Something that is good to know, in one line."""
+        ...
+
+    def seed(self, report: SeedReport) -> None:
+        """A seed was scored."""
+        ...
+
+    def begin(self, children: int, seconds: float) -> None:
+        """So many children are to be scored, each in about so many seconds, had it to be asked all
+        examples."""
+        ...
+
+    def asked(self, examples: int, of: int) -> None:
+        """So many examples of the model that is being scored are known, of so many."""
         ...
 
     def step(self, report: StepReport) -> None:
@@ -54,6 +105,15 @@ class Silence:
         """Ignore."""
 
     def notice(self, text: str) -> None:
+        """Ignore."""
+
+    def seed(self, report: SeedReport) -> None:
+        """Ignore."""
+
+    def begin(self, children: int, seconds: float) -> None:
+        """Ignore."""
+
+    def asked(self, examples: int, of: int) -> None:
         """Ignore."""
 
     def step(self, report: StepReport) -> None:

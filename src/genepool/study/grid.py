@@ -23,7 +23,7 @@ from typing import Any
 from genepool.errors import GenepoolError
 from genepool.run.executors.process import death, shared_cores
 from genepool.run.interrupt import interruptible
-from genepool.run.progress import Progress, StepReport
+from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.run_file import Run
 
 _POLL = 0.2
@@ -204,8 +204,11 @@ def _end(hands: Sequence[_Hand]) -> None:
 # The worker's side
 
 
-class _Reporter:
-    """Passes progress on, and ends the run when the parent says so."""
+class _Reporter(Silence):
+    """Passes progress on, and ends the run when the parent says so.
+
+    Every run of a grid has the same seeds: what is to say of them would be said each time.
+    """
 
     def __init__(self, pipe: Connection, stopped: threading.Event) -> None:
         self._pipe = pipe
@@ -216,10 +219,6 @@ class _Reporter:
     def stage(self, text: str) -> None:
         if self._stopped.is_set():
             raise KeyboardInterrupt
-
-    def notice(self, text: str) -> None:
-        # Every run of a grid has the same seeds: what is to say of them would be said each time.
-        pass
 
     def step(self, report: StepReport) -> None:
         if self._stopped.is_set():

@@ -6,8 +6,11 @@ import io
 
 from rich.console import Console
 
-from genepool.run.progress import StepReport
+from genepool.run.progress import SeedReport, StepReport
+from genepool.ui.terminal.console import duration
 from genepool.ui.terminal.progress import Bar, Lines
+
+TASKS = (("maths", 0.61), ("shopping", 0.7562))
 
 
 class Clock:
@@ -31,6 +34,7 @@ def report(done: int, seconds: float, held_out: float | None = None) -> StepRepo
         champion=0.6831,
         held_out=held_out,
         seconds=seconds,
+        tasks=TASKS,
     )
 
 
@@ -44,7 +48,8 @@ def test_lines_come_rarely_and_tell_the_time_left() -> None:
             progress.step(report(step, step * 0.125, held_out=0.5))
     lines = out.getvalue().splitlines()
     assert lines[0] == (
-        "81 of 10,040 children, best 68.3 %, held-out 50.0 %, 8 a second, 20 min 45 s left"
+        "41 of 10,040 children, best 68.3 % (maths 61.0 %, shopping 75.6 %), held-out 50.0 %, "
+        "8 a second, 20 min 50 s left"
     )
     # 1,250 seconds: every 5 at first, once a minute in the end.
     assert 20 <= len(lines) <= 40
@@ -61,7 +66,7 @@ def test_a_short_run_prints_no_line() -> None:
 
 def test_the_bar_shows_where_the_run_stands() -> None:
     clock, screen = Clock(), io.StringIO()
-    terminal = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    terminal = Console(file=screen, force_terminal=True, width=160, color_system=None)
     with Bar(terminal, clock) as progress:
         progress.stage("scoring [bold]seed")
         progress.stage("evolving")
@@ -75,7 +80,10 @@ def test_the_bar_shows_where_the_run_stands() -> None:
         assert [task.completed for task in progress.tasks] == [70]
         progress.step(report(10_000, 9.0))
         assert [(task.completed, task.total) for task in progress.tasks] == [(10_040, 10_040)]
-    assert "10,040 of 10,040 children, best 68.3 %, 1,111 a second, 0.0 s left" in screen.getvalue()
+    assert (
+        "10,040 of 10,040 children, best 68.3 % (maths 61.0 %, shopping 75.6 %), 1,111 a second, "
+        "0.0 s left"
+    ) in screen.getvalue()
     assert "scoring [bold]seed" in screen.getvalue()
 
 
@@ -86,3 +94,56 @@ def test_the_bar_shows_the_share_of_a_long_write() -> None:
         progress.stage("writing")
         progress.advance(0.25)
         assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
+
+
+def test_what_takes_long_is_told_while_it_lasts() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        progress.stage("scoring seed maths")
+        clock.now += 3.0
+        progress.asked(10, 200)
+        progress.seed(SeedReport("maths", 0.5, TASKS, 3.0))
+        progress.begin(150, 50.0)
+        # So far it could have been a run of a few seconds.
+        assert out.getvalue() == ""
+        clock.now += 3.0
+        progress.asked(20, 200)
+        assert out.getvalue().splitlines() == [
+            "seed maths: 50.0 % in 3.0 s (maths 61.0 %, shopping 75.6 %)",
+            "150 children: at most about 2 h 5 min, at the 50 s that a seed took",
+            "scoring seed maths: 20 of 200 examples asked",
+        ]
+        clock.now += 4.0
+        progress.asked(30, 200)
+        progress.seed(SeedReport("chat", 0.25, (("all", 0.25),), 0.5))
+    assert out.getvalue().splitlines()[3:] == ["seed chat: 25.0 %"]
+
+
+def test_the_bar_tells_of_seeds_and_examples() -> None:
+    clock, screen = Clock(), io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    with Bar(terminal, clock) as progress:
+        progress.stage("scoring seed maths")
+        progress.asked(10, 200)
+        assert progress.tasks[0].fields["note"] == "10 of 200 examples"
+        progress.seed(SeedReport("maths", 0.5, TASKS, 0.1))
+        progress.stage("evolving")
+        progress.begin(3, 20.0)
+        note = "3 children: at most about 1 min 0 s, at the 20 s that a seed took"
+        assert progress.tasks[0].fields["note"] == note
+        clock.now += 1.0
+        progress.asked(16, 200)
+        assert progress.tasks[0].fields["note"] == f"{note}, 16 of 200 examples"
+    assert "seed maths: 50.0 % (maths 61.0 %, shopping 75.6 %)" in screen.getvalue()
+
+
+def test_times_are_in_units_that_people_read() -> None:
+    assert [duration(s) for s in (3, 75, 7500, 359_000, 400_000)] == [
+        *("3.0 s", "1 min 15 s", "2 h 5 min", "99 h 43 min", "4 d 15 h")
+    ]
+    slow = report(10, 320.0)
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        clock.now += 6.0
+        progress.step(slow)
+    assert "32 s a child, 88 h 48 min left" in out.getvalue()

@@ -17,17 +17,27 @@ from genepool.tasks.task import Settling
 # Which examples: those that members compete for, the held-out ones, or those of the guards.
 Part = Literal["train", "held-out", "guard"]
 
+# Parts in which a question is asked at most, so that somebody can watch.
+_PARTS = 20
+
 
 class Scorer:
     """Scores genomes. Building one builds the live model; each `load` fills it in one pass."""
 
-    def __init__(self, inputs: Inputs, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        threads: int | None = None,
+        asked: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Build the live model.
 
         Args:
             inputs: seeds, layout and tasks, opened.
             threads: that may materialise; None means the cores of this process.
+            asked: told how many examples of a model were asked, of how many, while it is scored.
         """
+        self._asked = asked
         run = inputs.run
         self._inputs = inputs
         self._model = build_model(
@@ -73,9 +83,26 @@ class Scorer:
             if settled is not None:
                 questions.conclude(settled)
                 return
+        done, total = 0, questions.scores.size
         while not questions.done:
-            block = questions.next()
-            questions.record(block, self.score(block))
+            indices = questions.next()
+            scores = np.empty(indices.size, dtype=np.float32)
+            for part in self._parts(indices):
+                scores[part] = self.score(indices[part])
+                done += part.size
+                if self._asked is not None:
+                    self._asked(done, total)
+            questions.record(indices, scores)
+
+    def _parts(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """What is asked, in a few parts where somebody watches; the scores are the same."""
+        blocks = self._inputs.examples.blocks
+        if self._asked is None or blocks is None:
+            return [np.arange(indices.size)]
+        asked = blocks[indices]
+        numbers = np.unique(asked)
+        parts = np.array_split(numbers, min(numbers.size, _PARTS))
+        return [np.flatnonzero((asked >= part[0]) & (asked <= part[-1])) for part in parts]
 
     def score(self, indices: NDArray[np.int64], part: Part = "train") -> NDArray[np.float32]:
         """Score the loaded genome.

@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rich.text import Text
 
 # Wide enough that nothing is cut where no window sets a width.
 _PIPE_WIDTH = 200
+# Tasks whose scores stand in one line.
+_TASKS = 4
 
 
 def console(*, errors: bool = False) -> Console:
@@ -68,7 +70,7 @@ def count(items: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, and beyond 99 hours `4 d 5 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -76,4 +78,15 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 100 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400:,} d {whole % 86_400 // 3600} h"
+
+
+def by_task(scores: Sequence[tuple[str, float]]) -> str:
+    """`maths 61.0 %, shopping 48.2 %`, and how many more there are; empty for a single task."""
+    if len(scores) < 2:
+        return ""
+    shown = ", ".join(f"{plain(name)} {percent(score)}" for name, score in scores[:_TASKS])
+    rest = len(scores) - _TASKS
+    return f"{shown}, {rest} more" if rest > 0 else shown

@@ -20,10 +20,10 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from genepool.ui.terminal.console import console, duration, number, percent, plain
+from genepool.ui.terminal.console import by_task, console, duration, number, percent, plain
 
 if TYPE_CHECKING:
-    from genepool.run.progress import StepReport
+    from genepool.run.progress import SeedReport, StepReport
 
 # A step can take less than a millisecond: looking at the clock is all that most of them pay.
 _REDRAW_SECONDS = 0.1
@@ -46,6 +46,7 @@ class Bar:
             refresh_per_second=5,
         )
         self._task: TaskID | None = None
+        self._note = ""
         self._due = 0.0
 
     def __enter__(self) -> Bar:
@@ -69,11 +70,27 @@ class Bar:
         """Show what takes a while."""
         if self._task is not None:
             self._bar.remove_task(self._task)
+        self._note = ""
         self._task = self._bar.add_task(plain(text), total=None, note="")
 
     def notice(self, text: str) -> None:
         """A line above the bar, which stays."""
         self._bar.console.print(f"note: {plain(text)}", markup=False, highlight=False)
+
+    def seed(self, report: SeedReport) -> None:
+        """A line above the bar."""
+        self._bar.console.print(_seed(report), markup=False, highlight=False)
+
+    def begin(self, children: int, seconds: float) -> None:
+        """Beside the bar, until the first child is scored."""
+        self._show(note=_estimate(children, seconds))
+
+    def asked(self, examples: int, of: int) -> None:
+        """Beside the bar, for models that take a while."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + _REDRAW_SECONDS
+            self._show(within=f"{number(examples)} of {number(of)} examples")
 
     def step(self, report: StepReport) -> None:
         """Move the bar, ten times a second at most."""
@@ -82,12 +99,14 @@ class Bar:
             return
         self._due = now + _REDRAW_SECONDS
         if self._task is not None:
-            self._bar.update(
-                self._task,
-                total=report.budget,
-                completed=report.evaluations,
-                note=_note(report),
-            )
+            self._bar.update(self._task, total=report.budget, completed=report.evaluations)
+        self._show(note=_note(report))
+
+    def _show(self, *, note: str | None = None, within: str = "") -> None:
+        self._note = self._note if note is None else note
+        if self._task is not None:
+            shown = ", ".join(part for part in (self._note, within) if part)
+            self._bar.update(self._task, note=shown)
 
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
@@ -96,15 +115,21 @@ class Bar:
 
 
 class Lines:
-    """Watches `evolve` where there is no terminal: a log should not fill with bars."""
+    """Watches `evolve` where there is no terminal: a log should not fill with bars.
+
+    What was said before the first line is due is said with it, and not at all in a short run.
+    """
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._clock = clock
         self._started: float | None = None
         self._due = 0.0
+        self._stage = ""
+        self._waiting: list[str] = []
 
     def __enter__(self) -> Lines:
+        self._is_due()
         return self
 
     def __exit__(
@@ -116,25 +141,51 @@ class Lines:
         pass
 
     def stage(self, text: str) -> None:
-        """Stages are short, or the lines of their steps will tell."""
+        """Stages are short, or the lines of their examples and steps will tell."""
+        self._stage = plain(text)
 
     def notice(self, text: str) -> None:
         """A line."""
         print(f"note: {plain(text)}", file=self._out, flush=True)
 
+    def seed(self, report: SeedReport) -> None:
+        """A line, once the run has taken a while."""
+        self._say(_seed(report), soon=True)
+
+    def begin(self, children: int, seconds: float) -> None:
+        """A line, once the run has taken a while."""
+        if text := _estimate(children, seconds):
+            self._say(text, soon=True)
+
+    def asked(self, examples: int, of: int) -> None:
+        """A line now and then."""
+        if self._is_due():
+            self._say(f"{self._stage}: {number(examples)} of {number(of)} examples asked")
+
     def step(self, report: StepReport) -> None:
-        """Write a line if it is time for one."""
+        """A line now and then."""
+        if self._is_due():
+            self._say(_note(report))
+
+    def advance(self, fraction: float) -> None:
+        """Nothing worth a line."""
+
+    def _is_due(self) -> bool:
+        """Whether it is time for a line; if so, the next one's time is set."""
         now = self._clock()
         if self._started is None:
             self._started, self._due = now, now + _FIRST_LINE
         if now < self._due:
-            return
-        wait = min(_RAREST_LINE, _GROWTH * (now - self._started))
-        self._due = now + max(_FIRST_LINE, wait)
-        print(_note(report), file=self._out, flush=True)
+            return False
+        self._due = now + max(_FIRST_LINE, min(_RAREST_LINE, _GROWTH * (now - self._started)))
+        return True
 
-    def advance(self, fraction: float) -> None:
-        """Nothing worth a line."""
+    def _say(self, text: str, *, soon: bool = False) -> None:
+        self._waiting.append(text)
+        if soon and (self._started is None or self._clock() < self._started + _FIRST_LINE):
+            return
+        print("\n".join(self._waiting), file=self._out, flush=True)
+        self._waiting.clear()
 
 
 def watcher() -> Bar | Lines:
@@ -142,13 +193,30 @@ def watcher() -> Bar | Lines:
     return Bar(console(errors=True)) if sys.stderr.isatty() else Lines(sys.stderr)
 
 
+def _seed(report: SeedReport) -> str:
+    tasks = by_task(report.tasks)
+    took = f" in {duration(report.seconds)}" if report.seconds >= 1 else ""
+    return f"seed {plain(report.name)}: {percent(report.score)}{took}{tasks and f' ({tasks})'}"
+
+
+def _estimate(children: int, seconds: float) -> str:
+    """How long it will take, by what the seeds took, before any child has been scored."""
+    if children * seconds < _FIRST_LINE:
+        return ""
+    return (
+        f"{number(children)} children: at most about {duration(children * seconds)}, at the "
+        f"{duration(seconds)} that a seed took"
+    )
+
+
 def _note(report: StepReport) -> str:
     parts = [f"{number(report.evaluations)} of {number(report.budget)} children"]
-    parts.append(f"best {percent(report.champion)}")
+    tasks = by_task(report.tasks)
+    parts.append(f"best {percent(report.champion)}{tasks and f' ({tasks})'}")
     if report.held_out is not None:
         parts.append(f"held-out {percent(report.held_out)}")
     if report.session > 0 and report.seconds > 0:
-        left = report.seconds / report.session * (report.budget - report.evaluations)
-        parts.append(f"{number(report.session / report.seconds)} a second")
-        parts.append(f"{duration(left)} left")
+        took = report.seconds / report.session
+        parts.append(f"{number(1 / took)} a second" if took <= 1 else f"{duration(took)} a child")
+        parts.append(f"{duration(took * (report.budget - report.evaluations))} left")
     return ", ".join(parts)
