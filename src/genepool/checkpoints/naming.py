@@ -1,13 +1,18 @@
-"""How the tensor names of two checkpoints correspond, found by comparing them."""
+"""What tensor names say: how those of two checkpoints correspond, and which hold experts."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.messages import one_line
+
+# As transformers calls what holds the experts of a layer, all together or one by one.
+_EXPERTS = re.compile(r"(^|[._])(experts|moe|input_linear|output_linear)([._]|$)")
+_ONE_EXPERT = re.compile(r"(^|[._])experts\.\d+(\.|$)|conv")
 
 
 def renaming(
@@ -57,3 +62,14 @@ def _ends(name: str) -> Iterator[tuple[str, str]]:
         yield name[:place], name[place:]
         dot = name.find(".", place)
         place = dot + 1 if dot >= 0 else -1
+
+
+def experts_within(name: str, shape: Sequence[int]) -> int:
+    """How many experts' matrices or biases a tensor holds, one after another; 1 for all others.
+
+    By its name, since a convolution's weights have three dimensions too.
+    """
+    if not _EXPERTS.search(name) or _ONE_EXPERT.search(name):
+        return 1
+    fused = len(shape) == 3 or (len(shape) == 2 and "bias" in name)
+    return shape[0] if fused else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,24 @@ def models(code: str, count: int) -> list[dict[str, torch.Tensor]]:
     return [*out, {n: t.to(TORCH[code]) for n, t in base.items()}]
 
 
+def mixed_ranks(row: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
+    """The order of equals, written again with whole numbers of any size."""
+    pi, e, golden, word = 1415926535897932385, 7182818284590452353, 6180339887498948483, 2**64 - 1
+    content = sum((w + i * pi + e) * (w | 1) for i, w in enumerate(row.view(np.uint32).tolist()))
+    text = f"{seed} {content & word}".encode()
+    start = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    bits = max(2, (row.size - 1).bit_length())
+    out: list[int] = []
+    for number in range(row.size):
+        key = start
+        for _ in range(3):
+            key = (key * pi + e) & word
+            number = ((number ^ (key >> (64 - bits))) * golden) & (2**bits - 1)
+            number ^= number >> ((bits + 1) // 2)
+        out.append(number)
+    return np.array(out)
+
+
 def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> NDArray[np.float64]:
     """One tensor, as the papers define it."""
     *fine, base = tensors
@@ -45,8 +64,8 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
     if how.method == "ties":
         for row, density in zip(deltas, how.densities, strict=True):
             count = max(1, int(density * row.size))
-            order = np.argsort(-np.abs(row), kind="stable")
-            row[order[count:]] = 0
+            ranks = np.arange(row.size) if how.equals == "first" else mixed_ranks(row, how.seed)
+            row[np.lexsort((ranks, -np.abs(row)))[count:]] = 0
         found = deltas.astype(np.float64)
     else:
         found = deltas.astype(np.float64)
@@ -75,6 +94,7 @@ def dense(tensors: list[NDArray[np.float32]], index: int, how: TaskVectors) -> N
         {"weights": (0.7, -0.4, 1.3), "density": 0.55, "seed": 9, "scale": 0.8},
         {"weights": (0.5,), "density": 1.0},
         {"weights": (0.7, -0.4, 1.3), "density": (0.2, 1.0, 0.55), "normalise": True},
+        {"weights": (1.0, 1.0), "density": 0.2, "normalise": True, "equals": "first"},
     ],
 )
 def test_the_dense_computation(

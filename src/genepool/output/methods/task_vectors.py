@@ -15,7 +15,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from threading import Lock
 from typing import Any, Literal, cast, get_args
 
@@ -24,8 +23,9 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.family import Family
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.files.dtypes import FLOATING
-from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.files.dtypes import DTYPES, FLOATING
+from genepool.checkpoints.layout import Layout, Slot
+from genepool.checkpoints.naming import experts_within
 from genepool.core.rng import generator
 from genepool.errors import InputError
 from genepool.materialise.cpu import Destination
@@ -35,10 +35,9 @@ from genepool.output.write.weights import Produce
 
 Int64 = NDArray[np.int64]
 Name = Literal["ties", "dare-ties", "dare-linear"]
+Equals = Literal["mixed", "first"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
-# Elements between two known counts of what equals a threshold.
-_BLOCK = 2**16
 _PER_STEP = 8  # 32-bit words that one step of the counter-based generator gives
 
 
@@ -51,9 +50,12 @@ class TaskVectors:
         weights: K numbers, one for each model.
         density: share of the elements of each task vector that is kept, in (0, 1]; one for all, or
             K of them.
-        seed: the random seed of what DARE keeps.
+        seed: the random seed of what DARE keeps, and of which of equal changes TIES keeps.
         normalise: divide by the sum of the weights (of those that agree, where signs are elected).
         scale: factor of the merged task vector (lambda in the papers).
+        equals: which of changes of equal size TIES keeps where it cannot keep all: "mixed" chooses
+            without regard to their place; "first", the first ones of the tensor, is what recipes
+            say that were written before there was a choice.
     """
 
     method: Name
@@ -62,8 +64,11 @@ class TaskVectors:
     seed: int = 0
     normalise: bool = False
     scale: float = 1.0
+    equals: Equals = "mixed"
 
     def __post_init__(self) -> None:
+        if self.equals not in get_args(Equals):
+            raise InputError(f"equals: expected mixed or first; got {self.equals!r}")
         if self.method not in NAMES:
             raise InputError(f"method: expected one of {', '.join(NAMES)}; got {self.method!r}")
         several = self.density if isinstance(self.density, tuple) else (self.density,)
@@ -90,9 +95,19 @@ class TaskVectors:
         return density if isinstance(density, tuple) else (density,) * len(self.weights)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """For `genepool.json`; what was not written earlier stands there only where it decides."""
+        out = {**asdict(self), "weights": [*self.weights]}
+        if isinstance(self.density, tuple):
+            out["density"] = [*self.density]
+        if self.random or self.equals == "first":
+            del out["equals"]
+        return out
+
+    @property
     def digest(self) -> str:
         """What stands for a genome, which there is none of; 32 hex digits."""
-        text = json.dumps(asdict(self), sort_keys=True).encode()
+        text = json.dumps(self.settings, sort_keys=True).encode()
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def combine(self, family: Family, names: Sequence[str]) -> Combined:
@@ -102,7 +117,7 @@ class TaskVectors:
         densities = ", ".join(f"{density:g}" for density in several)
         return Combined(
             task_vectors(family.checkpoints, family.layout, self),
-            asdict(self),
+            self.settings,
             f"{self.method} with weights {shown}, density {densities}, relative to {names[-1]}",
             self.digest,
         )
@@ -150,6 +165,7 @@ def _read(content: Mapping[str, Any], seeds: int) -> TaskVectors:
         int(content.get("seed", 0)),
         content["normalise"] is True,
         float(content["scale"]),
+        content.get("equals", "first") if content["method"] == "ties" else "mixed",
     )
     if len(how.weights) != seeds - 1:
         raise ValueError(f"{len(how.weights)} weights for {seeds - 1} models and a base")
@@ -158,16 +174,13 @@ def _read(content: Mapping[str, Any], seeds: int) -> TaskVectors:
     return how
 
 
-_TIES = ("base", "weights", "density", "normalise", "scale")
+_TAKES = ("base", "weights", "density", "normalise", "scale", "seed")
 
-METHODS = tuple(
-    Method(name, _TIES if name == "ties" else (*_TIES, "seed"), partial(_specify, name), _read)
-    for name in NAMES
-)
+METHODS = tuple(Method(name, _TAKES, partial(_specify, name), _read) for name in NAMES)
 
 
 def kept(total: int, density: float) -> int:
-    """Number of elements of a tensor of `total` elements that TIES keeps; at least one."""
+    """Number of elements that TIES keeps of `total`; at least one."""
     return max(1, int(density * total))
 
 
@@ -207,41 +220,70 @@ def task_vectors(
 
 @dataclass(frozen=True, slots=True)
 class _Trim:
-    """What TIES keeps of one tensor of one model.
+    """What TIES keeps of one unit of one model.
 
     Attributes:
-        threshold: the k-th largest magnitude as the 31 bits of a float32; -1 keeps everything.
-        ties: how many of the elements that equal it are kept, the first ones.
-        before: int64[n+1], how many equal it before each multiple of 2**16.
+        threshold: the k-th largest magnitude as the 31 bits of a float32.
+        last: the highest rank of elements of that magnitude that are kept.
+        key: of the ranks.
     """
 
     threshold: int
-    ties: int
-    before: Int64
+    last: int
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Elements of a tensor that are trimmed together: all of them, or those of one expert."""
+
+    tensor: int
+    start: int
+    size: int
+
+    @property
+    def width(self) -> int:
+        """Bits that number the elements."""
+        return max(2, (self.size - 1).bit_length())
 
 
 class _Merger:
-    """Computes pieces; thresholds are found once per tensor and model, when first needed."""
+    """Computes pieces; thresholds are found once per unit and model, when first needed."""
 
     def __init__(self, sources: Sources, settings: TaskVectors) -> None:
         self._sources = sources
         self._settings = settings
         # A model of density 1 keeps everything, whatever the others do.
         self._trimmed = [k for k, density in enumerate(settings.densities) if density < 1]
-        slots = range(len(sources.layout.slots))
-        self._locks = {(t, k): Lock() for t in slots for k in self._trimmed}
-        self._trims: dict[tuple[int, int], _Trim] = {}
+        self._sizes = [self._unit_size(slot) for slot in sources.layout.slots]
+        self._locks: dict[tuple[_Unit, int], Lock] = {}
+        self._trims: dict[tuple[_Unit, int], _Trim] = {}
         self._weights = np.array(settings.weights, dtype=np.float64)
 
     def produce(self, tensor: int, start: int, stop: int, out: Destination) -> None:
         """Elements start..stop of a tensor into the beginning of `out`."""
+        size = self._sizes[tensor]
+        for first in range(start - start % size, stop, size):
+            begin, end = max(start, first), min(stop, first + size)
+            piece = Destination(out.dtype, out.raw[begin - start : end - start])
+            self._produce(_Unit(tensor, first, size), begin - first, end - first, piece)
+
+    def _unit_size(self, slot: Slot) -> int:
+        """Elements that are trimmed together."""
+        size = slot.stop - slot.start
+        whole = self._settings.random or self._settings.equals == "first"
+        return size if whole else size // experts_within(slot.name, slot.shape)
+
+    def _produce(self, unit: _Unit, start: int, stop: int, out: Destination) -> None:
         from genepool.output.methods import task_vector_kernels as kernels
 
-        settings = self._settings
-        addresses, codes = self._sources.addresses[tensor], self._sources.codes[tensor]
+        settings, tensor = self._settings, unit.tensor
+        codes = self._sources.codes[tensor]
+        addresses = self._addresses(unit)
         models = len(settings.weights)
         thresholds = np.full(models, -1, dtype=np.int64)
-        allowed = np.zeros(models, dtype=np.int64)
+        last = np.zeros(models, dtype=np.int64)
+        keys = np.zeros(models, dtype=np.uint64)
         drawn = np.empty((models, 0), dtype=np.uint32)
         limits = np.full(models, 2**32, dtype=np.int64)
         rescales = np.ones(models, dtype=np.float64)
@@ -255,11 +297,10 @@ class _Merger:
                 drawn[k] = words(settings.seed, tensor, k, start, stop - start)
         elif self._trimmed:
             trim = kernels.LARGEST
-            self._prepare(tensor)
+            self._prepare(unit)
             for k in self._trimmed:
-                found = self._trims[tensor, k]
-                thresholds[k] = found.threshold
-                allowed[k] = max(0, found.ties - self._equal_before(tensor, k, start))
+                found = self._trims[unit, k]
+                thresholds[k], last[k], keys[k] = found.threshold, found.last, found.key
         broken = kernels.combine(
             int(addresses[-1]),
             int(codes[-1]),
@@ -270,7 +311,10 @@ class _Merger:
             self._weights,
             trim,
             thresholds,
-            allowed,
+            last,
+            unit.width,
+            keys,
+            settings.equals == "mixed",
             drawn,
             limits,
             rescales,
@@ -281,60 +325,55 @@ class _Merger:
             FLOATING.index(out.dtype),
         )
         if broken:
-            slot = self._sources.layout.slots[tensor]
-            require_finite(self._sources.checkpoints, slot.name, start, stop)
+            name = self._sources.layout.slots[tensor].name
+            begin = unit.start + start
+            require_finite(self._sources.checkpoints, name, begin, begin + stop - start)
 
-    def _prepare(self, tensor: int) -> None:
-        """Find the thresholds of a tensor; threads share the models among them."""
-        pending = [key for key in self._locks if key[0] == tensor and key not in self._trims]
+    def _prepare(self, unit: _Unit) -> None:
+        """Find the thresholds of a unit; threads share the models among them."""
+        pending = [key for k in self._trimmed if (key := (unit, k)) not in self._trims]
         for blocking in (False, True):
             for key in pending:
-                if key not in self._trims and self._locks[key].acquire(blocking):
+                lock = self._locks.setdefault(key, Lock())
+                if key not in self._trims and lock.acquire(blocking):
                     try:
                         if key not in self._trims:
                             self._trims[key] = self._find(*key)
                     finally:
-                        self._locks[key].release()
+                        lock.release()
 
-    def _find(self, tensor: int, model: int) -> _Trim:
+    def _find(self, unit: _Unit, model: int) -> _Trim:
         from genepool.output.methods import task_vector_kernels as kernels
 
-        slot = self._sources.layout.slots[tensor]
-        size = slot.stop - slot.start
-        where = self._where(tensor, model)
-        wanted = kept(size, self._settings.densities[model])
+        addresses, codes = self._addresses(unit), self._sources.codes[unit.tensor]
+        where = int(addresses[-1]), int(codes[-1]), int(addresses[model]), int(codes[model])
         counts = np.zeros(2**16, dtype=np.int64)
-        kernels.count_magnitudes(*where, 0, size, -1, counts)
-        high, wanted = _from_above(counts, wanted)
+        content = kernels.count_magnitudes(*where, 0, unit.size, -1, counts)
+        high, wanted = _from_above(counts, kept(unit.size, self._settings.densities[model]))
         counts[:] = 0
-        kernels.count_magnitudes(*where, 0, size, high, counts)
+        kernels.count_magnitudes(*where, 0, unit.size, high, counts)
         low, wanted = _from_above(counts, wanted)
         threshold = high << 15 | low
-        edges = [*range(0, size, _BLOCK), size]
-        before = np.zeros(len(edges), dtype=np.int64)
-        if wanted < counts[low]:
-            before[1:] = np.cumsum(
-                [
-                    kernels.count_equal(*where, begin, end, threshold)
-                    for begin, end in pairwise(edges)
-                ]
-            )
-        return _Trim(threshold, wanted if wanted < counts[low] else size, before)
+        if wanted == counts[low]:
+            return _Trim(threshold, 2**63 - 1, 0)
+        # From what is merged, and not from its name and place: the same however it is stored.
+        text = f"{self._settings.seed} {int(content)}".encode()
+        key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        shift = max(0, unit.width - 16)
+        ranks = (unit.size, threshold, unit.width, np.uint64(key), self._settings.equals == "mixed")
+        counts[:] = 0
+        kernels.rank_equals(*where, *ranks, shift, -1, counts)
+        below = np.cumsum(counts)
+        part = int(np.searchsorted(below, wanted))
+        wanted -= int(below[part - 1]) if part else 0
+        equals = np.empty(counts[part], dtype=np.int64)
+        kernels.rank_equals(*where, *ranks, shift, part, equals)
+        return _Trim(threshold, int(np.partition(equals, wanted - 1)[wanted - 1]), key)
 
-    def _equal_before(self, tensor: int, model: int, start: int) -> int:
-        from genepool.output.methods import task_vector_kernels as kernels
-
-        found = self._trims[tensor, model]
-        block = start // _BLOCK
-        known = int(found.before[block])
-        if start % _BLOCK == 0 or not found.before[-1]:
-            return known
-        where = self._where(tensor, model)
-        return known + kernels.count_equal(*where, block * _BLOCK, start, found.threshold)
-
-    def _where(self, tensor: int, model: int) -> tuple[int, int, int, int]:
-        addresses, codes = self._sources.addresses[tensor], self._sources.codes[tensor]
-        return int(addresses[-1]), int(codes[-1]), int(addresses[model]), int(codes[model])
+    def _addresses(self, unit: _Unit) -> Int64:
+        """Of the unit's first element in each source, int64[K+1]."""
+        sizes = np.array([DTYPES[FLOATING[code]].size for code in self._sources.codes[unit.tensor]])
+        return self._sources.addresses[unit.tensor] + unit.start * sizes
 
 
 def _from_above(counts: Int64, wanted: int) -> tuple[int, int]:

@@ -184,7 +184,8 @@ def rebuild(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     metavar="S",
-    help="The random seed of what dare keeps.  [default: 0]",
+    help="The random seed of what dare keeps, and of which of equal changes ties keeps.  "
+    "[default: 0]",
 )
 @click.option(
     "--normalise/--no-normalise",
