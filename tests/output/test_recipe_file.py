@@ -82,7 +82,7 @@ def test_the_card_of_a_champion(tmp_path: Path) -> None:
     }
     assert "# champion" in page
     assert "| seed1 | apache-2.0 |" in page
-    assert "| tw\\|o &lt;b> | mit |" in page
+    assert "| tw\\|o &lt;b&gt; | mit |" in page
     for seed in status["seeds"]:
         assert f"{seed['train']:.4f} | {seed['held_out']:.4f} |" in page
     best = status["champion"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe
 from genepool.governance.licences import common_licence, hub_id, licence_of
+from genepool.governance.markdown import argument, block, code, scalar, table, text
 from genepool.pool.members import shares_between
 
 _ROWS = 40
@@ -33,12 +33,13 @@ class CardSeed:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A row of the table of scores: mean per task on training and held-out examples, in [0, 1];
-    None where it was not measured."""
+    """A row of the table of scores: mean per task on selection and held-out examples, in [0, 1],
+    None where it was not measured; `member` is the number of the model that the card is about."""
 
     name: str
     train: tuple[float | None, ...]
     held_out: tuple[float | None, ...]
+    member: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Card:
         guards: what no child was to lose.
         ancestors: the nearest merges, the youngest first.
         ancestry: a sentence about all of them; "" leaves the section out.
-        notices: remarks of one line each, such as differences between the seeds' companions.
+        notices: remarks of one line each, such as differences between the seeds' model files.
         rebuild: the command, or "" where it cannot be rebuilt from a recipe.
     """
 
@@ -107,7 +108,7 @@ def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = 
 
 def rebuild_command(seeds: Sequence[CardSeed]) -> str:
     """How the card says that the model is made again."""
-    given = " ".join(f"{seed.name}=PATH" for seed in seeds)
+    given = " ".join(argument(f"{seed.name}=PATH") for seed in seeds)
     return f"genepool rebuild genepool.json --seeds {given} -o DIR"
 
 
@@ -122,13 +123,17 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
     licence = common_licence([seed.licence for seed in card.seeds])
     parts = [
         _front_matter(card, licence),
-        f"# {_plain(card.title)}\n",
+        f"# {text(card.title)}\n",
         f"{card.how}\n",
         "## Seeds\n",
-        _table(
+        table(
             ("seed", "licence", "digest of its tensors (SHA-256)"),
             [
-                (seed.hub or seed.name, seed.licence or "not declared", f"`{seed.digest}`")
+                (
+                    text(seed.hub or seed.name),
+                    text(seed.licence or "not declared"),
+                    code(seed.digest),
+                )
                 for seed in card.seeds
             ],
         ),
@@ -147,29 +152,32 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
     if card.ancestry:
         parts += ["## Ancestry\n", f"{card.ancestry}\n"]
         if card.ancestors:
-            rows = [(a.name, ", ".join(a.parents), a.plan, _score(a.train)) for a in card.ancestors]
-            parts.append(_table(("member", "parents", "merge", "training score"), rows))
+            rows = [
+                (text(a.name), ", ".join(map(text, a.parents)), text(a.plan), _score(a.train))
+                for a in card.ancestors
+            ]
+            parts.append(table(("member", "parents", "merge", "selection score"), rows))
     if card.notices:
-        parts += ["## Notices\n", "\n".join(f"- {_plain(text)}" for text in card.notices) + "\n"]
+        parts += ["## Notices\n", "\n".join(f"- {text(notice)}" for notice in card.notices) + "\n"]
     if card.rebuild:
         parts += [
             "## Making it again\n",
             "`genepool.json` holds the recipe; the weights' metadata hold it too. From the same "
             "seeds it gives the same tensors, bit for bit:\n",
-            f"```sh\n{card.rebuild}\n```\n",
+            block(card.rebuild),
         ]
     return "\n".join(parts).encode()
 
 
 def _front_matter(card: Card, licence: str) -> str:
-    # JSON strings are YAML strings, whatever stands in a name.
     lines = ["---", "base_model:"]
     names = dict.fromkeys(seed.hub or seed.name for seed in card.seeds)
-    lines += [f"- {json.dumps(name, ensure_ascii=False)}" for name in names]
-    lines += ["base_model_relation: merge", f"license: {json.dumps(licence, ensure_ascii=False)}"]
+    lines += [f"- {scalar(name)}" for name in names]
+    lines += ["base_model_relation: merge"] if "merge" in card.tags else []
+    lines.append(f"license: {scalar(licence)}")
     if card.library:
-        lines.append(f"library_name: {card.library}")
-    lines += ["tags:", *(f"- {tag}" for tag in card.tags), "---\n"]
+        lines.append(f"library_name: {scalar(card.library)}")
+    lines += ["tags:", *(f"- {scalar(tag)}" for tag in card.tags), "---\n"]
     return "\n".join(lines)
 
 
@@ -177,30 +185,35 @@ def _score_table(card: Card) -> str:
     held_out = any(value is not None for row in card.scores for value in row.held_out)
     head = ["model"]
     for task in card.tasks:
-        head += [f"{task}, training"] + ([f"{task}, held out"] if held_out else [])
+        head += [f"{text(task)}, selection"]
+        head += [f"{text(task)}, held out"] if held_out else []
     rows: list[tuple[str, ...]] = []
     for row in card.scores:
-        cells = [row.name]
+        name = text(row.name)
+        cells = [name if row.member is None else f"**{name}** (member {row.member})"]
         for train, held in zip(row.train, row.held_out, strict=True):
             cells += [_score(train)] + ([_score(held)] if held_out else [])
         rows.append(tuple(cells))
-    text = _table(tuple(head), rows)
-    return text + (
-        "\nMean scores in [0, 1]. Selection saw the training examples; the held-out examples never "
-        "touched it.\n"
+    return table(tuple(head), rows) + (
+        "\nMean scores in [0, 1]. Models were selected by their scores on the selection examples; "
+        "the held-out examples never touched that.\n"
         if held_out
-        else "\nMean scores in [0, 1] on the examples that selection saw.\n"
+        else "\nMean scores in [0, 1] on the examples by which models were selected.\n"
     )
 
 
 def _guard_table(guards: Sequence[CardGuard]) -> str:
     rows = [
-        (guard.name, guard.seed, *(_score(x) for x in (guard.best, guard.bound, guard.score)))
+        (
+            text(guard.name),
+            text(guard.seed),
+            *(_score(x) for x in (guard.best, guard.bound, guard.score)),
+        )
         for guard in guards
     ]
-    text = _table(("guard", "best seed", "its score", "at least", "this model"), rows)
+    made = table(("guard", "best seed", "its score", "at least", "this model"), rows)
     return (
-        f"{text}\nMean scores in [0, 1]. Nobody competed for these tasks; a child that scored less "
+        f"{made}\nMean scores in [0, 1]. Nobody competed for these tasks; a child that scored less "
         "than asked for was not admitted.\n"
     )
 
@@ -208,27 +221,27 @@ def _guard_table(guards: Sequence[CardGuard]) -> str:
 def _genome_table(seeds: Sequence[CardSeed], genome: Genome, layout: Layout) -> str:
     if not isinstance(genome, Recipe):
         return "Mutation has added noise, so that no part of it is a combination of the seeds.\n"
-    names = [seed.name for seed in seeds]
+    names = [text(seed.name) for seed in seeds]
     bounds = genome.bounds.tolist()
     if len(genome.coefs) <= _ROWS:
         rows = [
             (_place(start, layout), _place(stop, layout), *(f"{c:.6g}" for c in row))
             for (start, stop), row in zip(pairwise(bounds), genome.coefs.tolist(), strict=True)
         ]
-        text = _table(("from", "up to", *names), rows)
-        return f"{text}\nEach stretch is the sum of the seeds, multiplied by these coefficients.\n"
+        made = table(("from", "up to", *names), rows)
+        return f"{made}\nEach stretch is the sum of the seeds, multiplied by these coefficients.\n"
     labels, edges = _layers(layout)
     shares = shares_between(genome, edges)
     if len(labels) > 4 * _ROWS:
         shares = shares_between(genome, np.linspace(0, genome.size, _ROWS + 1))
-        labels = [f"{100 * i / _ROWS:.1f} % of the axis" for i in range(_ROWS)]
+        labels = [f"{100 * i / _ROWS:.1f} % of the parameter axis" for i in range(_ROWS)]
     rows = [
-        (label, *(f"{100 * share:.1f} %" for share in row))
+        (text(label), *(f"{100 * share:.1f} %" for share in row))
         for label, row in zip(labels, shares.tolist(), strict=True)
     ]
-    text = _table(("layer", *names), rows)
+    made = table(("layer", *names), rows)
     return (
-        f"{text}\nShares of the seeds by the size of their coefficients; the recipe has "
+        f"{made}\nShares of the seeds by the size of their coefficients; the recipe has "
         f"{len(genome.coefs)} segments.\n"
     )
 
@@ -254,25 +267,8 @@ def _place(position: int, layout: Layout) -> str:
         return "the end"
     slot = next(slot for slot in layout.slots if position < slot.stop)
     if position == slot.start:
-        return f"`{slot.name}`"
-    return f"`{slot.name}`, {100 * (position - slot.start) / (slot.stop - slot.start):.1f} %"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + (
-        "\n"
-    )
-
-
-def _cell(text: str) -> str:
-    return _plain(text).replace("|", "\\|")
-
-
-def _plain(text: str) -> str:
-    """One line that no name can turn into markup."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return plain.replace("<", "&lt;")
+        return code(slot.name)
+    return f"{code(slot.name)}, {100 * (position - slot.start) / (slot.stop - slot.start):.1f} %"
 
 
 def _score(value: float | None) -> str:

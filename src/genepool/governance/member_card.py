@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from genepool.governance.card import (
     Scores,
     rebuild_command,
 )
+from genepool.governance.markdown import code
 from genepool.pool.members import ancestry
 from genepool.pool.reader import Pool
 
@@ -45,17 +47,21 @@ def member_card(
     origin = ancestry(pool, number)
     tasks = pool.tasks()
     names = {k: seed.name for k, seed in enumerate(seeds)}
-    budget = pool.evaluations
-    how = (
-        f"A merge of {len(seeds)} models, bred by genepool: "
-        f"member {number} of a population evolved with the strategy `{strategy}` over {budget} "
-        f"evaluations on {', '.join(f'`{task.name}`' for task in tasks)}. No gradient was "
-        "computed: models were merged, scored example by example, and selected."
+    bred = (
+        f"a population evolved with the strategy {code(strategy)} over {pool.evaluations} "
+        f"evaluations on {', '.join(code(task.name) for task in tasks)}"
     )
-    rows = [k for k in range(len(seeds)) if k != number]
-    scores = tuple(_scores(pool, k, names.get(k, f"this model (member {k})")) for k in rows)
-    this = names.get(number, "this model")
-    scores += (_scores(pool, number, f"**{this}** (member {number})"),)
+    if number in names:
+        how = f"The seed {code(names[number])} as it is, out of {bred}: nothing was merged."
+        if number == pool.champion():
+            how += " No child has beaten it on the selection examples."
+    else:
+        how = (
+            f"A merge of {len(seeds)} models, bred by genepool: member {number} of {bred}. No "
+            "gradient was computed: models were merged, scored example by example, and selected."
+        )
+    scores = tuple(_scores(pool, k, names[k]) for k in names if k != number)
+    this = replace(_scores(pool, number, names.get(number, "this model")), member=number)
     count = origin.ancestors
     text = (
         f"{count} models stand behind it, the seeds included, and {origin.generation} merges lie "
@@ -70,11 +76,11 @@ def member_card(
         title="",
         seeds=seeds,
         how=how,
-        tags=("merge", "genepool", strategy or "evolution"),
+        tags=(*(() if number in names else ("merge",)), "genepool", strategy or "evolution"),
         library=library,
         notices=family.notices,
         tasks=tuple(task.name for task in tasks),
-        scores=scores,
+        scores=(*scores, this),
         guards=_guards(pool, number),
         ancestors=tuple(listed),
         ancestry=text,

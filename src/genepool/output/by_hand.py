@@ -12,6 +12,7 @@ from genepool.checkpoints.files.digests import copies, remember_digests
 from genepool.checkpoints.seeds import SeedLike, named_source
 from genepool.core.slerp import Angle
 from genepool.errors import WriteError
+from genepool.governance import markdown
 from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
 from genepool.models.kinds import kind_of_seed
 from genepool.output.methods.layer_values import Values
@@ -77,7 +78,8 @@ def merge_models(
     card = Card(
         title="",
         seeds=seeds,
-        how=f"A merge of {len(seeds)} models by hand, with genepool: {combined.text}.",
+        how=f"A merge of {len(seeds)} models by hand, with genepool: "
+        f"{markdown.text(combined.text)}.",
         tags=("merge", "genepool"),
         library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
