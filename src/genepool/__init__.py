@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from genepool.output.member import export
     from genepool.output.rebuild import rebuild
     from genepool.pool.reader import Pool
-    from genepool.run.evolve import evolve
     from genepool.tasks.task import evaluator
+    from genepool.ui.functions import compare, evolve, report, show, status
 
 __version__ = "0.1.0"
 
@@ -27,15 +27,19 @@ _WHERE = {
     "Pool": "genepool.pool.reader",
     "attraction": "genepool.core.competition",
     "blend": "genepool.output.by_hand",
+    "compare": "genepool.ui.functions",
     "coverage": "genepool.core.competition",
     "entropy": "genepool.core.competition",
     "evaluator": "genepool.tasks.task",
-    "evolve": "genepool.run.evolve",
+    "evolve": "genepool.ui.functions",
     "export": "genepool.output.member",
     "fitness": "genepool.core.competition",
     "merge": "genepool.output.by_hand",
     "merge_vectors": "genepool.core.slerp",
     "rebuild": "genepool.output.rebuild",
+    "report": "genepool.ui.functions",
+    "show": "genepool.ui.functions",
+    "status": "genepool.ui.functions",
     "survivor": "genepool.core.competition",
 }
 
@@ -44,6 +48,7 @@ __all__ = [
     "Pool",
     "attraction",
     "blend",
+    "compare",
     "coverage",
     "entropy",
     "evaluator",
@@ -53,6 +58,9 @@ __all__ = [
     "merge",
     "merge_vectors",
     "rebuild",
+    "report",
+    "show",
+    "status",
     "survivor",
 ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from genepool.checkpoints.files.digests import copies
 from genepool.errors import PoolError
+from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
@@ -27,7 +28,7 @@ from genepool.run.run_file import Run, load_run
 from genepool.threads import available_threads
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """What a call of `evolve` did.
 
@@ -44,6 +45,14 @@ class Result:
     session: int
     seconds: float
     notices: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The pool and what lives in it, in one line."""
+        return f"<genepool.Result {str(self.pool)!r}: {summary.line(self.status)}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return summary.html(self.status)
 
 
 def evolve(

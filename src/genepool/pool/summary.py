@@ -1,0 +1,65 @@
+"""A pool in one line and in a small table, for whoever prints one or looks at it in a notebook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genepool.messages import one_line
+
+_TABLE = """\
+<table><caption>{{ line }}</caption>
+<thead><tr><th>model</th>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows %}<tr><th>{{ row[0] }}</th>\
+{% for score in row[1:] %}<td>{{ score }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>"""
+
+
+def line(status: dict[str, Any]) -> str:
+    """How far a pool is, its champion and its best seed.
+
+    Args:
+        status: of `Pool.status`.
+    """
+    parts = [f"{status['evaluations']:,} of {status['budget']:,} children"]
+    if (champion := status["champion"]) is not None:
+        seeds = [seed for seed in status["seeds"] if seed["train"] is not None]
+        best = max(seeds, key=lambda seed: float(seed["train"]), default=None)
+        if champion["member"] < len(status["seeds"]):
+            name = status["seeds"][champion["member"]]["name"]
+            parts.append(
+                f"no child has beaten the best seed, {one_line(name)}: {_scores(champion)}"
+            )
+        else:
+            parts.append(f"champion member {champion['member']}: {_scores(champion)}")
+            if best is not None:
+                parts.append(f"best seed {one_line(best['name'])}: {_scores(best)}")
+    return "; ".join(parts)
+
+
+def html(status: dict[str, Any]) -> str:
+    """The same as a table of the seeds and the champion.
+
+    Args:
+        status: of `Pool.status`.
+    """
+    from jinja2 import Environment
+
+    rows = [
+        (one_line(seed["name"]), _percent(seed["train"]), _percent(seed["held_out"]))
+        for seed in status["seeds"]
+    ]
+    if (champion := status["champion"]) is not None and champion["member"] >= len(rows):
+        name = f"champion, member {champion['member']}"
+        rows.append((name, _percent(champion["train"]), _percent(champion["held_out"])))
+    made = Environment(autoescape=True).from_string(_TABLE)
+    return made.render(line=line(status), names=("selection", "held-out"), rows=rows)
+
+
+def _scores(model: dict[str, Any]) -> str:
+    held_out = model["held_out"]
+    more = "" if held_out is None else f" (held-out {_percent(held_out)})"
+    return _percent(model["train"]) + more
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,79 @@
+"""What the commands do, as functions: the same facts, and progress unless told otherwise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import genepool
+from genepool.run.progress import Silence, StepReport
+from tests.runs import write_run
+from tests.ui.cli.test_commands import ok_json
+
+
+def test_they_tell_what_the_commands_tell(recipes: Path, tmp_path: Path) -> None:
+    assert genepool.status(recipes) == ok_json("status", str(recipes))
+    assert genepool.show(recipes) == ok_json("show", str(recipes), "best")
+    assert genepool.show(recipes, 0) == genepool.show(str(recipes), "seed1")
+    page = genepool.report(recipes, tmp_path / "page.html")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with pytest.raises(genepool.GenepoolError, match="there is no pool here"):
+        genepool.status(tmp_path)
+
+
+def test_evolve_shows_progress_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if every run took long enough for a line.
+    monkeypatch.setattr("genepool.ui.terminal.progress._FIRST_LINE", 0.0)
+    run = write_run(tmp_path)
+    genepool.evolve(run, budget=3, progress=False)
+    assert capsys.readouterr() == ("", "")
+    genepool.evolve(run, budget=6)
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "4 of 6 children, best " in error
+
+    class Counter(Silence):
+        seen = 0
+
+        def step(self, report: StepReport) -> None:
+            self.seen = report.evaluations
+
+    counter = Counter()
+    genepool.evolve(run, budget=9, progress=counter)
+    assert counter.seen == 9
+    assert capsys.readouterr() == ("", "")
+
+
+def test_results_are_short_to_look_at(tmp_path: Path) -> None:
+    seeds = [
+        {"path": "seed1.safetensors", "name": "<b>one</b>"},
+        {"path": "seed2.safetensors", "name": "two\nlines"},
+    ]
+    none = genepool.evolve(write_run(tmp_path, seeds=seeds, budget=0), progress=False)
+    assert "0 of 0 children; no child has beaten the best seed, " in repr(none)
+    done = genepool.evolve(write_run(tmp_path, seeds=seeds, budget=30), progress=False)
+    champion = done.status["champion"]
+    text = repr(done)
+    assert text.startswith(f"<genepool.Result '{tmp_path / 'pool'}': 30 of 30 children; champion ")
+    assert f"member {champion['member']}: {100 * champion['train']:.1f} %" in text
+    assert "\n" not in text
+    page = done._repr_html_()
+    assert "<b>" not in page
+    assert "&lt;b&gt;one&lt;/b&gt;" in page
+    assert page.count("<tr>") == 4
+
+
+def test_looking_into_a_pool_loads_little(recipes: Path) -> None:
+    script = (
+        "import sys, genepool; genepool.status(sys.argv[1]); genepool.show(sys.argv[1]); "
+        "print(sorted({'torch', 'numba', 'pydantic', 'yaml', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(recipes)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
