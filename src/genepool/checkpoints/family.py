@@ -28,6 +28,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     read_vocabulary,
     same_files,
 )
+from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
 
@@ -131,6 +132,11 @@ def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None)
         raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
     try:
         whole = _open(named, None, dtype, place)
+    except QuantisedError as error:
+        raise QuantisedError(
+            f"base of the adapter {at(place)}: {error}. An adapter that was trained on a quantised "
+            "base fits the original: name it with --adapter-base (base: in a run file)"
+        ) from None
     except CheckpointError as error:
         raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
     return adapters.open_adapter(place, whole)

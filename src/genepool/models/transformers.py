@@ -195,7 +195,8 @@ def _config(directory: Path) -> Any:
     if "quantization_config" in raw:
         raise CheckpointError(
             f"{at(directory / CONFIG)}: the model is quantised ('quantization_config'); merge the "
-            "unquantised weights, and quantise what is exported"
+            "unquantised weights, and quantise what is exported; if these are dequantised, take "
+            "the entry out"
         )
     known: Mapping[str, Any] = _TF.CONFIG_MAPPING
     if kind not in known:

@@ -15,6 +15,7 @@ import numpy as np
 
 from genepool.checkpoints.files.pickles import conversion
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file, refuse_duplicates
+from genepool.checkpoints.quantised import require_unquantised
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 from genepool.threads import available_threads
@@ -241,6 +242,7 @@ def _assemble(path: Path, name: str, files: list[MappedFile]) -> Checkpoint:
     for file in files:
         tensors.update(file.tensors)
         metadata = {**file.metadata, **metadata}
+    require_unquantised(path, {n: (t.dtype, len(t.shape)) for n, t in tensors.items()})
     return Checkpoint(
         path,
         name,

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from genepool.checkpoints.files.dtypes import DTYPES, Raw
 from genepool.checkpoints.files.pickles import conversion
+from genepool.checkpoints.quantised import require_unquantised
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
@@ -165,9 +166,11 @@ def _tensors(
             raise CheckpointError(f"{at(path)}: holds a tensor without a name")
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
+            require_unquantised(path, {n: (e["dtype"], len(e["shape"])) for n, e in entries})
             raise CheckpointError(
                 f"{at(path)}: {quoted} has dtype {one_line(entry['dtype'])}, which genepool does "
                 f"not read (it reads {', '.join(DTYPES)}); convert the model to BF16 first"
+                " (one that is quantised, with scales in another file, has to be dequantised)"
             )
         shape: tuple[int, ...] = tuple(entry["shape"])
         elements = math.prod(shape)
