@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Models here are tiny: threads that wait for each other would take thirty times what one takes. It
+# is set before torch is imported, and processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No test asserts a time. In CI the same examples are drawn every time, so that a submission fails
 # for what it changed.
 settings.register_profile("genepool", deadline=None, print_blob=True)
