@@ -36,6 +36,10 @@ class WriteError(GenepoolError):
     """A file cannot be written: no space, no permission, or no such directory."""
 
 
+class TimeIsUp(BaseException):
+    """Raised inside a call that takes too long; no Exception, so that user code lets it through."""
+
+
 class MissingExtraError(GenepoolError):
     """A feature needs a package that is not installed; the message names the extra."""
 

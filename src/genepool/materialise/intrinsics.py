@@ -12,8 +12,26 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic as untyped_intrinsic
+
+from genepool.errors import ConfigError
+
+
+def require_compiler() -> None:
+    """Refuse to go on where numba is told not to compile: what is here means nothing to Python.
+
+    Raises:
+        ConfigError: NUMBA_DISABLE_JIT is set.
+    """
+    if config.DISABLE_JIT:
+        raise ConfigError(
+            "NUMBA_DISABLE_JIT is set, and genepool's loops run only when they are compiled: unset "
+            "it (unset NUMBA_DISABLE_JIT)"
+        )
+
+
+require_compiler()
 
 intrinsic: Any = untyped_intrinsic
 

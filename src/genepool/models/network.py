@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.errors import CheckpointError, ConfigError
-from genepool.messages import at, cause, one_line, some
+from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.kind import Building, Kind, Options, refuse_option, require_package
 from genepool.models.live import LiveModel
 from genepool.models.user_code import load_function
@@ -48,7 +48,8 @@ def _build(building: Building) -> LiveModel:
     try:
         device = torch.device(options.device)
         network.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise ConfigError(
             f"model: the network cannot be put on device '{one_line(options.device)}'"
             f"{f' as {dtype}' if dtype else ''}: {cause(error)}"
@@ -70,7 +71,8 @@ def _make(building: Building) -> torch.nn.Module:
     make = load_function(function, building.directory)
     try:
         network = make()
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise ConfigError(
             f"network '{function}' failed when it was made: {cause(error)}"
         ) from error

@@ -22,7 +22,7 @@ from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import CODES
-from genepool.messages import at, cause, one_line, some
+from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.kind import CONFIG, Building
 
 # Its own annotations are not complete enough to check against.
@@ -64,7 +64,8 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
         model = _make(directory, first, chosen)
         try:
             model.to(device=torch.device(device))
-        except Exception as error:
+        except BaseException as error:
+            pass_on(error)
             raise ConfigError(
                 f"model: the language model cannot be put on device '{one_line(device)}': "
                 f"{cause(error)}"
@@ -161,7 +162,8 @@ def _make(directory: Path, first: Checkpoint, dtype: torch.dtype) -> Any:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise CheckpointError(
             f"{at(directory / CONFIG)}: transformers {_TF.__version__} cannot build the "
             f"model: {cause(error)}"
@@ -207,7 +209,8 @@ def _config(directory: Path) -> Any:
         )
     try:
         return known[kind].from_dict(raw)
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise CheckpointError(
             f"{at(directory / CONFIG)}: not a usable '{one_line(kind)}' config: {cause(error)}"
         ) from error
@@ -243,7 +246,8 @@ def _generation_config(directory: Path, made: Any) -> Any:
     given = read_json(file)
     try:
         return _TF.GenerationConfig(**given)
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise CheckpointError(f"{at(file)}: cannot be used: {cause(error)}") from error
 
 
@@ -261,7 +265,8 @@ def _held(model: Any, directory: Path) -> dict[str, torch.Tensor]:
     windows = {name: tensor.as_subclass(_Window) for name, tensor in state.items()}
     try:
         saved: Mapping[str, torch.Tensor] = _reverted(model, windows)
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise CheckpointError(
             f"{at(directory / CONFIG)}: transformers cannot say how the model's parameters are "
             f"stored in a checkpoint: {cause(error)}"
@@ -288,7 +293,8 @@ def _tokenizer(directory: Path, needed: bool) -> Any:
         found: Any = _TF.AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise CheckpointError(
             f"{at(directory)}: its tokenizer cannot be loaded: {cause(error)}"
         ) from error

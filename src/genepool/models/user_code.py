@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from genepool.errors import ConfigError
-from genepool.messages import at, cause, one_line, some
+from genepool.messages import at, cause, one_line, pass_on, shown, some
 
 
 def load_object(name: str, directory: Path) -> Any:
@@ -53,7 +53,7 @@ def load_function(name: str, directory: Path) -> Any:
     found = load_object(name, directory)
     if not callable(found):
         raise ConfigError(
-            f"'{name}': expected a function; got {type(found).__name__} {one_line(repr(found))}"
+            f"'{name}': expected a function; got {type(found).__name__} {shown(found)}"
         )
     return found
 
@@ -77,9 +77,8 @@ def _load_module(name: str, directory: Path) -> ModuleType:
             f"there is no module '{name}': looked for {name.replace('.', '/')}.py in "
             f"{at(directory)} and among the installed packages"
         ) from error
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        pass_on(error)
         # SystemExit too: a script without a main guard must not end the run without a word.
         raise ConfigError(f"importing '{name}' failed: {cause(error)}") from error
     _require_from_folder(name, module, Path(folder))

@@ -74,6 +74,7 @@ class PoolWriter(Pool):
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             undo.pop_all()
+        self._pid = os.getpid()
         self._durable = self._committed = time.monotonic()
         self._full = False
         # What was added and is not written yet: members, held-out scores, genomes to forget.
@@ -90,6 +91,7 @@ class PoolWriter(Pool):
         Raises:
             PoolError: the last few milliseconds of work could not be written.
         """
+        self._end_if_forked()
         try:
             self._flush()
         finally:
@@ -234,7 +236,21 @@ class PoolWriter(Pool):
                 self._roll_back()
                 raise
 
+    def _end_if_forked(self) -> None:
+        """End this process if it is a copy that a function of the user's has made by a fork.
+
+        The copy has the same lock and the same connection, so that there would be two writers. It
+        ends without tidying up, since what there is to tidy belongs to the process that it copies.
+        """
+        if os.getpid() != self._pid:
+            text = (
+                f"genepool: a function of the run has forked process {self._pid}; its copy ends\n"
+            )
+            os.write(2, text.encode())
+            os._exit(1)
+
     def _begin(self) -> None:
+        self._end_if_forked()
         self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
         if self._full:
             self._connection.execute("PRAGMA synchronous = FULL")

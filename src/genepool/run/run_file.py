@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genepool.checkpoints.seed_options import SeedOptions
 from genepool.errors import ConfigError, MissingExtraError
+from genepool.messages import at, is_text
 from genepool.models.build import ModelOptions
 from genepool.run.yaml_lines import Lines, load_with_lines
 from genepool.settings import Section
@@ -192,6 +193,11 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
         file = Path(run)
         data, lines = load_with_lines(file)
         source, directory = str(file), file.absolute().parent
+        if not is_text(str(directory)):
+            raise ConfigError(
+                f"{at(file)}: its folder has a name that is not UTF-8, and a pool keeps names as "
+                "text; rename the folder"
+            )
     if not isinstance(data, dict):
         raise ConfigError(
             f"{source}: expected a mapping with at least pool, seeds and tasks; "

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from genepool.core.slerp import Angle
 from genepool.core.subsets import Rounds
 from genepool.errors import ConfigError, MissingExtraError
+from genepool.messages import cause, pass_on
 from genepool.strategies import Blind, Niches, Strategy
 
 GROUP = "genepool.strategies"
@@ -324,9 +325,10 @@ def find_strategy(name: str) -> type[StrategyOptions]:
     (point,) = points.values()
     try:
         found = point.load()
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise ConfigError(
-            f"strategy '{name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
+            f"strategy '{name}' ({point.value}) cannot be loaded: {cause(error)}"
         ) from error
     if not (isinstance(found, type) and issubclass(found, StrategyOptions)):
         raise ConfigError(f"strategy '{name}' ({point.value}): expected a StrategyOptions class")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import GenepoolError
-from genepool.run.executors.process import death, shared_cores
+from genepool.run.executors.process import death, shared_cores, unforeseen
 from genepool.run.interrupt import interruptible
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.run_file import Run
@@ -252,6 +252,10 @@ def _work(pipe: Connection, runs: list[Run], cache: Path | None) -> None:
                 evolve(runs[number], progress=reporter, threads=1, cache=cache)
             except GenepoolError as error:
                 reporter.say("failed", text=str(error))
+            except (KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
+                raise
+            except BaseException as error:
+                reporter.say("failed", text=unforeseen(error))
             else:
                 reporter.say("done")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import cause, one_line
+from genepool.messages import cause, one_line, pass_on, shown
 
 
 def checked_scores(
@@ -34,7 +34,8 @@ def checked_scores(
     """
     try:
         given = np.asarray(raw)
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise EvaluationError(
             f"expected {n} scores; got {type(raw).__name__}, which is not a list of numbers: "
             f"{cause(error)}"
@@ -51,7 +52,7 @@ def checked_scores(
         items = given.tolist() if own is None else own
         wrong = next((i for i, item in enumerate(items) if not isinstance(item, Real)), 0)
         raise EvaluationError(
-            f"the score of {_example(wrong, ids)} is not a number: {one_line(repr(items[wrong]))}"
+            f"the score of {_example(wrong, ids)} is not a number: {shown(items[wrong])}"
         )
     values = given.astype(np.float64)
     fine = (values >= 0) & (values <= 1)  # false for NaN

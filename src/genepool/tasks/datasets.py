@@ -87,7 +87,14 @@ def read_npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 raise ConfigError(f"{at(path)}: not an .npz file (it is no zip archive)")
             stream.seek(0)
             with cast("np.lib.npyio.NpzFile", np.load(stream, allow_pickle=False)) as file:
-                return {name: file[name] for name in file.files}
+                found: dict[str, Any] = {name: file[name] for name in file.files}
+        for name, member in found.items():
+            if not isinstance(member, np.ndarray):
+                raise ConfigError(
+                    f"{at(path)}: '{one_line(name)}' in it is no array (an .npz file holds .npy "
+                    "files alone, as numpy.savez writes it)"
+                )
+        return found
     except _DAMAGED as error:
         raise ConfigError(f"{at(path)}: {_npy_trouble(error)}") from error
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError
-from genepool.messages import at, cause, one_line
+from genepool.messages import at, cause, is_text, one_line, pass_on, shown
 from genepool.models.user_code import load_object
 from genepool.tasks import datasets
 from genepool.tasks.checks import content_digest
@@ -64,7 +64,12 @@ def example_ids(examples: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ..
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise ConfigError(
                 f"example {position} (counting from 0) has no usable 'id': expected text or a "
-                f"whole number, as every example has one or none has; got {one_line(repr(value))}"
+                f"whole number, as every example has one or none has; got {shown(value)}"
+            )
+        if not is_text(str(value)):
+            raise ConfigError(
+                f"example {position} (counting from 0) has an 'id' that holds half of a character "
+                f"(a lone surrogate): {shown(value)}"
             )
     return tuple(str(value) for value in given), tuple(digests)
 
@@ -98,6 +103,8 @@ def _flatten(value: object, parts: list[str | bytes | NDArray[Any]]) -> None:
             raise TypeError("keys must be text")
         parts.append(f"mapping:{len(items)}")
         for key in sorted(cast("Mapping[str, object]", items)):
+            if not is_text(key):
+                raise TypeError(f"the key {key!r} holds half of a character (a lone surrogate)")
             parts.append(key)
             _flatten(items[key], parts)
     elif isinstance(value, (list, tuple)):
@@ -173,7 +180,8 @@ def _from_object(source: str, directory: Path) -> list[Any]:
     if callable(found):
         try:
             found = found()
-        except Exception as error:
+        except BaseException as error:
+            pass_on(error)
             raise ConfigError(f"'{source}' failed: {cause(error)}") from error
     if isinstance(found, np.ndarray):
         return _rows(cast("NDArray[Any]", found).copy()) if found.ndim else []

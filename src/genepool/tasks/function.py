@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import cause, one_line
+from genepool.messages import cause, one_line, pass_on, shown
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
 from genepool.tasks.blocks import numbered, score_blocks
@@ -180,8 +180,9 @@ class Function(StoredTask):
             try:
                 return self._function(*given, [self._examples[row] for row in rows])
             except EvaluationError as error:
-                raise EvaluationError(f"{what}: {error}") from error
-            except (Exception, SystemExit) as error:
+                raise EvaluationError(f"{what}: {one_line(error)}") from error
+            except BaseException as error:
+                pass_on(error)
                 hint = ""
                 if len(given) == 2 and given[1] is None:
                     hint = " (the first seed has no tokenizer; 'model.tokenizer' can name one)"
@@ -205,6 +206,6 @@ class Function(StoredTask):
         told = cast("Sequence[object]", items[1])
         wrong = next((item for item in told if not isinstance(item, str)), None)
         if wrong is not None or len(told) != n:
-            got = len(told) if wrong is None else f"one that is {one_line(repr(wrong))}"
+            got = len(told) if wrong is None else f"one that is {shown(wrong)}"
             raise EvaluationError(f"{self._what}: expected {n} answers as text; got {got}")
         return items[0], cast("Sequence[str]", told)

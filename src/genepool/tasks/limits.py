@@ -9,11 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from genepool.errors import EvaluationError
-
-
-class _Overrun(BaseException):
-    """Raised inside a call that takes too long; no Exception, so that user code lets it through."""
+from genepool.errors import EvaluationError, TimeIsUp
 
 
 @contextmanager
@@ -42,7 +38,7 @@ def time_limit(seconds: float | None, what: str) -> Generator[None, None, None]:
                 yield
         else:
             yield
-    except _Overrun as error:
+    except TimeIsUp as error:
         raise EvaluationError(_message(seconds, what)) from error
     if time.monotonic() - begin > seconds:
         raise EvaluationError(_message(seconds, what))
@@ -59,7 +55,7 @@ def _alarm(seconds: float) -> Generator[None, None, None]:
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         if armed:
-            raise _Overrun
+            raise TimeIsUp
 
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)

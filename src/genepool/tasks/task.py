@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 
 from genepool.core.early_stop.lossless import Rule
 from genepool.errors import ConfigError, GenepoolError
-from genepool.messages import cause, one_line, some
+from genepool.messages import cause, one_line, pass_on, some
 from genepool.models.user_code import load_object
 from genepool.tasks.checks import checked_indices, checked_scores
 
@@ -224,7 +224,8 @@ def find_evaluator(name: str, directory: Path | None = None) -> type[Any]:
         loaded = point.load()
     except GenepoolError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise ConfigError(
             f"evaluator '{name}' ({point.value}) cannot be loaded: {cause(error)}"
         ) from error

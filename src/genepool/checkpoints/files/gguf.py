@@ -19,7 +19,7 @@ from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
 from genepool.checkpoints.files.cache import cache_directory, cannot_write
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.errors import CheckpointError, MissingExtraError
-from genepool.messages import at, one_line
+from genepool.messages import at, one_line, pass_on
 
 _FORMAT = "genepool unpacked gguf 1"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -88,7 +88,8 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
             # The reader trusts the file: whatever a damaged one makes it raise is about the file.
             try:
                 _convert(transformers, path, dtype, temporary)
-            except Exception as error:
+            except BaseException as error:
+                pass_on(error)
                 if isinstance(error, OSError) and error.errno in _NO_ROOM:
                     raise
                 raise _damaged(path, error) from error
@@ -108,7 +109,7 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
         raise cannot_write(target, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _damaged(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, or of an "
         f"architecture that it does not know): {type(error).__name__}: {one_line(error)}"

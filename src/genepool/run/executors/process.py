@@ -2,7 +2,8 @@
 
 A worker opens the seeds itself and gets genomes of a few kilobytes; no weights travel. A thread per
 worker asks the questions over a pipe. A worker that dies ends the run with a clear message and
-nothing lost: what it was working on is done again on resuming, with the same result.
+nothing lost: what it was working on is done again on resuming, with the same result. A worker whose
+driver dies ends too, at once, so that it does not hold a device that nobody will ask anything of.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from genepool.core.early_stop.lossless import FullExam, Questions
 from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
+from genepool.messages import cause
 from genepool.run.executors.executor import Answer
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Part
@@ -183,6 +186,8 @@ def _worker(connection: Connection, run: Run, threads: int) -> None:
     """What a worker process does until the pipe closes."""
     # Ctrl-C reaches the whole process group; the driver decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    pid = os.getpid()
     from genepool.run.executors.scorer import Scorer
     from genepool.run.inputs import open_inputs
 
@@ -202,10 +207,37 @@ def _worker(connection: Connection, run: Run, threads: int) -> None:
                     scores = scorer.score(indices, _PARTS[kind])
                     reply = b"fine" + scores.astype("<f4").tobytes()
             except EvaluationError as error:
-                reply = b"eval" + str(error).encode()
+                reply = b"eval" + _encoded(str(error))
             except GenepoolError as error:
-                reply = b"fail" + str(error).encode()
+                reply = b"fail" + _encoded(str(error))
+            except BaseException as error:
+                reply = b"fail" + _encoded(unforeseen(error))
+            if os.getpid() != pid:
+                os._exit(1)  # A function of the user's has forked: the pipe is its parent's.
             connection.send_bytes(reply)
+
+
+def _end_with_the_driver() -> None:
+    """Wait for the end of the process that started this one, and end as well.
+
+    Whatever is being computed is cut off: nobody waits for it, and it may take hours.
+    """
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
+
+
+def _encoded(text: str) -> bytes:
+    # An error may quote anything, also halves of characters.
+    return text.encode(errors="backslashreplace")
+
+
+def unforeseen(error: BaseException) -> str:
+    """What a worker says of an error that nobody meant: one line, not a traceback from each."""
+    if os.environ.get("GENEPOOL_DEBUG"):
+        traceback.print_exc()
+    return f"{cause(error)} (in a worker process; GENEPOOL_DEBUG=1 shows where)"
 
 
 def death(process: Any) -> GenepoolError:

@@ -36,6 +36,10 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic as untyped_intrinsic
 from numpy.typing import NDArray
 
+from genepool.materialise.intrinsics import require_compiler
+
+require_compiler()
+
 LANES = 16
 """Widths are padded to multiples of this; LLVM splits vectors that the processor lacks."""
 BLOCK = 128

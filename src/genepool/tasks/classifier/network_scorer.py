@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from genepool.errors import EvaluationError
-from genepool.messages import cause, one_line
+from genepool.messages import cause, one_line, pass_on
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -92,7 +92,8 @@ class NetworkScorer:
         try:
             with torch.inference_mode():
                 logits: Any = network(batch)
-        except Exception as error:
+        except BaseException as error:
+            pass_on(error)
             raise EvaluationError(
                 f"the network failed on a batch of shape {self._buffer.shape}: {cause(error)}"
             ) from error

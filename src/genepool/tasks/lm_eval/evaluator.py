@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
-from genepool.messages import at, cause, one_line, some
+from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.language import LanguageModel
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest
@@ -252,7 +252,8 @@ class LmEval(StoredTask):
                 return answered, harness.metrics(self._task, docs, answered, self._filter)
             except EvaluationError:
                 raise
-            except Exception as error:
+            except BaseException as error:
+                pass_on(error)
                 raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
 
     def _lm(self, model: LanguageModel) -> Any:
@@ -368,7 +369,8 @@ class LmEval(StoredTask):
         try:
             with self._harness.quiet():
                 return self._harness.prompts(self._task, self._docs, self._options.system, template)
-        except Exception as error:
+        except BaseException as error:
+            pass_on(error)
             raise ConfigError(
                 f"{self._what}: its prompts cannot be made: {cause(error)}"
             ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.errors import ConfigError
-from genepool.messages import at, cause, one_line, some
+from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.language import LanguageModel
 
 # Of the few-shot examples that are drawn; the harness's own default.
@@ -112,7 +112,8 @@ def _load(manager: Any, spec: str, name: str, own: Sequence[str] = ()) -> Any:
         raise ConfigError(
             f"task: lm-evaluation-harness has no task '{one_line(name)}'; {hint}"
         ) from error
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         absent = isinstance(error, OSError)
         hint = "; its data set must be on this machine or within reach" if absent else ""
         raise ConfigError(
@@ -160,7 +161,8 @@ def documents(task: Any, split: str | None) -> list[Any]:
     try:
         with quiet():
             found = list(give[split]())
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise ConfigError(f"{name}: its examples cannot be read: {cause(error)}") from error
     if not found:
         raise ConfigError(f"{name} holds no examples" + (f" in split '{split}'" if split else ""))

@@ -18,6 +18,7 @@ import click
 from genepool.errors import GenepoolError
 from genepool.ui.cli import checkpoint_commands, pool_commands, run_commands
 from genepool.ui.cli.endings import complain
+from genepool.ui.cli.place import blame, mend_streams, silence
 
 
 def script() -> NoReturn:
@@ -25,6 +26,7 @@ def script() -> NoReturn:
     from genepool.run.interrupt import end_like_ctrl_c
 
     end_like_ctrl_c()
+    mend_streams()
     main()
 
 
@@ -44,13 +46,20 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _explain_usage(error)
     except BrokenPipeError:
         # The reader has left, as `| head` does. What is still buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(1)
         return 1
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
         return 130
     except GenepoolError as error:
         complain(str(error))
+        return 1
+    except Exception as error:
+        found = blame(error)
+        if found is None or os.environ.get("GENEPOOL_DEBUG"):
+            raise
+        # Not by `complain`, which may need more memory than there is.
+        sys.stderr.write(f"genepool: {found}\n")
         return 1
     # A command returns nothing; click returns the code that `Exit` carries.
     return code if isinstance(code, int) else 0
