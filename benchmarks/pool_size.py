@@ -48,7 +48,7 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
     from genepool.core.examples import examples_of
     from genepool.core.genome import digest, encode, seed_recipe
     from genepool.materialise.gram import load_or_build_gram
-    from genepool.pool.reader import Seed, TaskEntry
+    from genepool.pool.pool_header import Seed, TaskEntry
     from genepool.pool.records import Record
     from genepool.pool.writer import PoolWriter
     from genepool.strategies import Niches, Problem

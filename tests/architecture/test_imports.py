@@ -44,7 +44,8 @@ ALONE = [
 
 # Core and strategies read and write nothing, ask no clock and roll no dice but their own.
 PURE = {
-    "__future__", "abc", "collections", "copy", "dataclasses", "difflib", "fnmatch", "fractions",
+    "__future__", "abc", "collections", "copy", "dataclasses", "difflib", "enum", "fnmatch",
+    "fractions",
     "functools", "hashlib", "itertools", "json", "math", "numpy", "operator", "re", "statistics",
     "struct", "typing", "warnings", "weakref",
 }  # fmt: skip
@@ -70,7 +71,6 @@ COMPILED = {
 SAME_NAME = {
     "checks.py": "the checks of core's arrays, and the checks that tasks are made of",
     "evaluator.py": "each kind of task has its evaluator",
-    "guards.py": "the rule, and what the pool keeps of it",
     "options.py": "of strategies, and of the commands",
     "progress.py": "what is told, and how it is shown",
     "subsets.py": "the rule, and what the driver does by it",

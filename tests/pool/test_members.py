@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.core.genome import recipe
+from genepool.core.shares import seed_shares
 from genepool.errors import InputError, PoolError
-from genepool.pool.members import ancestry, describe, member_number, seed_shares
-from genepool.pool.reader import DATABASE, Pool
+from genepool.pool.database import DATABASE
+from genepool.pool.members import ancestry, describe, member_number
+from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.runs import write_run
 

@@ -69,7 +69,7 @@ def test_nothing_below_the_bound_is_admitted(tmp_path: Path, tolerance: float) -
 
     def mean(pool: Pool, member: int) -> float:
         scorer.load(pool.genome(member))
-        scores = scorer.score(np.arange(plain.examples, dtype=np.int64))
+        scores = scorer.score(np.arange(plain.examples.size, dtype=np.int64))
         return float(scores.mean(dtype=np.float64))
 
     with Pool(tmp_path / "pool") as pool:

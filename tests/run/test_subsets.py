@@ -13,7 +13,7 @@ from genepool.core import competition as niches
 from genepool.errors import ConfigError, EvaluationError
 from genepool.pool.history import history
 from genepool.pool.reader import Pool
-from genepool.pool.score_matrix import solved
+from genepool.pool.score_matrix import score_matrix
 from genepool.run.evolve import evolve
 from genepool.run.progress import Silence
 from genepool.study.compare import read_curve
@@ -27,8 +27,8 @@ ROUNDS = {"name": "m2n2", "archive": 6, "share": 0.25, "renew": 20}
 
 def _whole(pool: Path) -> list[Any]:
     with Pool(pool) as opened:
-        rounds = [examples.tolist() for examples in opened.round_examples()]
-        again = [opened.finalists(), opened.departed(), opened.asked_again()]
+        rounds = [examples.tolist() for examples in opened.subset_examples()]
+        again = [opened.finalists(), opened.departed(), opened.reevaluated()]
         status = {**opened.status(), "pool": None}
     return [contents(pool), rounds, again, status]
 
@@ -59,11 +59,11 @@ def _run(tmp_path: Path, name: str = "a", **changes: Any) -> Path:
 
 def test_children_are_asked_the_examples_of_their_round_only(tmp_path: Path) -> None:
     with Pool(_run(tmp_path)) as pool:
-        rounds = pool.round_examples()
+        rounds = pool.subset_examples()
         assert len(rounds) == 5
         assert len({tuple(examples.tolist()) for examples in rounds}) == 5
         assert {examples.size for examples in rounds} == {round(0.25 * pool.examples.size)}
-        later = pool._answers()
+        later = pool._reevaluations()
         for record in pool.records(2):
             if record.scores is None or record.id in later:
                 continue
@@ -77,7 +77,7 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
     """Replayed from the answers alone: everybody's scores on the examples of the child's round."""
     changes: dict[str, Any] = {"early_stop": False}
     with Pool(_run(tmp_path, **changes)) as pool:
-        rounds = pool.round_examples()
+        rounds = pool.subset_examples()
         everything = {record.id: record for record in pool.records()}
         slots: dict[int, int] = {}
         for record in everything.values():
@@ -126,7 +126,7 @@ def test_interrupted_while_the_archive_is_asked_again(
     file = write_run(tmp_path / "pieces", strategy=ROUNDS, budget=90)
     from genepool.pool.writer import PoolWriter
 
-    add = PoolWriter.add_answers
+    add = PoolWriter.add_reevaluation
     for survives in (0, 2, 3, 1, 4, 2, 1, 3):
         left = [survives]
 
@@ -136,10 +136,10 @@ def test_interrupted_while_the_archive_is_asked_again(
             left[0] -= 1
             add(pool, answers)
 
-        monkeypatch.setattr(PoolWriter, "add_answers", dies)
+        monkeypatch.setattr(PoolWriter, "add_reevaluation", dies)
         with pytest.raises(KeyboardInterrupt):
             evolve(file)
-    monkeypatch.setattr(PoolWriter, "add_answers", add)
+    monkeypatch.setattr(PoolWriter, "add_reevaluation", add)
     evolve(file)
     assert _whole(tmp_path / "pieces" / "pool") == _whole(whole)
 
@@ -172,7 +172,7 @@ def test_the_champion_is_the_best_of_what_is_known_on_all_examples(tmp_path: Pat
         assert status["champion"]["train"] == best.train
         assert status["rounds"]["number"] == 4
         # What is counted is what was asked: children, archives asked again, and finalists.
-        cost = sum(record.asked for record in pool.records(2)) + sum(pool.asked_again().values())
+        cost = sum(record.asked for record in pool.records(2)) + sum(pool.reevaluated().values())
         assert status["examples_evaluated"] == cost < status["examples_total"]
         held = pool.held_out()
         assert set(held) == {0, 1, best.id}
@@ -186,8 +186,8 @@ def test_what_is_shown_of_it(tmp_path: Path) -> None:
         assert past.train[-1] == pool.record(champion).train
         assert not np.isnan(past.coverage).any()
         assert not np.isnan(past.entropy).any()
-        seen = solved(pool)
-        assert seen.archive.shape == (6, pool.round_examples()[-1].size)
+        seen = score_matrix(pool)
+        assert seen.archive.shape == (6, pool.subset_examples()[-1].size)
         assert not np.isnan(seen.archive).any()
         curve = read_curve(pool, "m2n2", 3, 90)
         assert curve.examples_evaluated[-1] == pool.status()["examples_evaluated"]
@@ -231,12 +231,12 @@ def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
     large = {"name": "large", "evaluator": "classifier", "data": "data.npz", "weight": 3.0}
     with Pool(_run(tmp_path, tasks=[small, large])) as pool:
         edges = np.cumsum([0, *(task.examples for task in pool.tasks())])
-        for examples in pool.round_examples():
+        for examples in pool.subset_examples():
             sizes = np.diff(examples.searchsorted(edges))
             assert sizes.tolist() == [round(0.25 * t.examples) for t in pool.tasks()]
             scores = np.zeros(pool.examples.size, dtype=np.float32)
             scores[: edges[1]] = 1.0
-            assert pool.mean(scores, examples) == pytest.approx(0.25)
+            assert pool.examples.select(examples).mean(scores[examples]) == pytest.approx(0.25)
 
 
 def test_who_fails_on_other_examples_leaves_the_archive(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the value, since most children are rejected and leave the archive as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +20,22 @@ from genepool.core.genome import Genome
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+
+
+class Verdict(str, Enum):
+    """What became of a model that was to be scored; pools store the text."""
+
+    ACCEPTED = "accepted"
+    """It entered the archive, as every seed does."""
+    REJECTED = "rejected"
+    """Fully scored, and less fit than all of the archive."""
+    STOPPED = "stopped"
+    """Certain to be rejected before all examples were asked."""
+    GUARDED = "guarded"
+    """It fell too far below the best seed on a guard: it would have been accepted otherwise, or
+    taught its strategy something."""
+    FAILED = "failed"
+    """It could not be scored."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import fsum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from genepool.errors import InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+_Values = TypeVar("_Values", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Examples:
         """Capacity c_j, float64[N], given the best score on each example, float64[N]."""
         return self.capacity if self.binary else self.capacity * best
 
-    def split(self, values: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+    def split(self, values: NDArray[_Values]) -> list[NDArray[_Values]]:
         """Values per example, [..., N], task by task: T views of shape [..., size of the task]."""
         return [values[..., start:stop] for start, stop in pairwise(self.edges)]
 

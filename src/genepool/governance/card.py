@@ -14,9 +14,9 @@ from genepool.checkpoints.family import Source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe
+from genepool.core.shares import shares_between
 from genepool.governance.licences import common_licence, hub_id, licence_of
 from genepool.governance.markdown import argument, block, code, scalar, table, text
-from genepool.pool.members import shares_between
 
 _ROWS = 40
 

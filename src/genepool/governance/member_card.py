@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
-
-import numpy as np
 
 from genepool.checkpoints.family import Family
 from genepool.governance.card import (
@@ -18,7 +17,7 @@ from genepool.governance.card import (
     rebuild_command,
 )
 from genepool.governance.markdown import code
-from genepool.pool.members import ancestry
+from genepool.pool.members import Ancestry, ancestry, known_means
 from genepool.pool.reader import Pool
 
 _ANCESTORS = 15
@@ -60,8 +59,8 @@ def member_card(
             f"A merge of {len(seeds)} models, bred by genepool: member {number} of {bred}. No "
             "gradient was computed: models were merged, scored example by example, and selected."
         )
-    scores = tuple(_scores(pool, k, names[k]) for k in names if k != number)
-    this = replace(_scores(pool, number, names.get(number, "this model")), member=number)
+    others = {k: name for k, name in names.items() if k != number}
+    *scores, this = _scores(pool, {**others, number: names.get(number, "this model")})
     count = origin.ancestors
     text = (
         f"{count} models stand behind it, the seeds included, and {origin.generation} merges lie "
@@ -69,7 +68,7 @@ def member_card(
         if origin.generation
         else "It is a seed itself."
     )
-    listed = _ancestors(pool, number, names)
+    listed = _ancestors(pool, origin, names)
     if len(listed) == _ANCESTORS:
         text += f" The {_ANCESTORS} youngest merges on the way:"
     return Card(
@@ -80,7 +79,7 @@ def member_card(
         library=library,
         notices=family.notices,
         tasks=tuple(task.name for task in tasks),
-        scores=(*scores, this),
+        scores=(*scores, replace(this, member=number)),
         guards=_guards(pool, number),
         ancestors=tuple(listed),
         ancestry=text,
@@ -88,18 +87,17 @@ def member_card(
     )
 
 
-def _scores(pool: Pool, number: int, name: str) -> Scores:
-    record, held = pool.record(number), pool.held_out_scores(number)
-    train: list[float | None] = []
-    held_out: list[float | None] = []
-    start = held_start = 0
-    for task in pool.tasks():
-        stop, held_stop = start + task.examples, held_start + task.held_out
-        known = None if record.scores is None else record.scores[start:stop]
-        train.append(_mean(known))
-        held_out.append(_mean(None if held is None else held[held_start:held_stop]))
-        start, held_start = stop, held_stop
-    return Scores(name, tuple(train), tuple(held_out))
+def _scores(pool: Pool, titles: Mapping[int, str]) -> tuple[Scores, ...]:
+    """Rows of the table of scores, for members with what they are called there."""
+    records, measured = pool.chosen(titles), pool.held_out_of(titles)
+    return tuple(
+        Scores(
+            title,
+            tuple(known_means(pool, records[member].scores)),
+            tuple(known_means(pool, measured.get(member), held_out=True)),
+        )
+        for member, title in titles.items()
+    )
 
 
 def _guards(pool: Pool, number: int) -> tuple[CardGuard, ...]:
@@ -117,33 +115,18 @@ def _guards(pool: Pool, number: int) -> tuple[CardGuard, ...]:
     )
 
 
-def _mean(values: np.ndarray[Any, np.dtype[np.float32]] | None) -> float | None:
-    if values is None or values.size == 0 or bool(np.isnan(values).any()):
-        return None
-    return float(values.mean(dtype=np.float64))
-
-
-def _ancestors(pool: Pool, number: int, names: dict[int, str]) -> list[Ancestor]:
+def _ancestors(pool: Pool, origin: Ancestry, names: Mapping[int, str]) -> list[Ancestor]:
     """The youngest merges behind a member, itself first."""
-    size = int(pool.meta()["axis_size"])
-    out: list[Ancestor] = []
-    ahead = {number}
-    while ahead and len(out) < _ANCESTORS:
-        member = max(ahead)
-        ahead.remove(member)
-        record = pool.record(member)
-        if record.step == 0:
-            continue
-        ahead.update(record.parents)
-        out.append(
-            Ancestor(
-                str(member),
-                tuple(names.get(parent, str(parent)) for parent in record.parents),
-                _plan(record.plan, size),
-                record.train,
-            )
+    merges = [member for member in reversed(origin.members) if member not in names]
+    return [
+        Ancestor(
+            str(record.id),
+            tuple(names.get(parent, str(parent)) for parent in record.parents),
+            _plan(record.plan, pool.header.axis_size),
+            record.train,
         )
-    return out
+        for record in pool.chosen(merges[:_ANCESTORS]).values()
+    ]
 
 
 def _plan(text: str, size: int) -> str:

@@ -1,30 +1,30 @@
-"""Guards of a run: asked of the seeds, and of children that would be admitted."""
+"""Guards of a run: asked of the seeds, and of children that would be admitted.
+
+A guard is a task that nobody competes for. It only bounds how far a child may fall below the best
+seed before it is turned away.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.guards import holds, least
+from genepool.core.archive import Verdict
 from genepool.errors import EvaluationError
+from genepool.pool.pool_header import GuardEntry
 
 # Mean score of a member on each guard, in [0, 1]; None where it was not asked.
 Means = tuple[float | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GuardEntry:
-    """A guard as pinned: digest of its examples, tolerance, number of examples."""
-
-    name: str
-    digest: str
-    tolerance: float
-    examples: int
+# What two means of the same scores may differ by in the last places, such as 0.8 - 0.1 and 0.7.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Checked:
 
     Attributes:
         means: of the guards that were asked.
-        verdict: "guarded" if it falls below a bound, "failed" if it could not be scored; None if it
+        verdict: guarded if it falls below a bound, failed if it could not be scored; None if it
             passes.
         error: which guard and why, in one line; None if it passes.
         seconds: spent on it.
     """
 
     means: Means
-    verdict: Literal["guarded", "failed"] | None
+    verdict: Verdict | None
     error: str | None
     seconds: float
 
@@ -59,22 +59,21 @@ def check(
     """
     started = time.perf_counter()
     means: list[float | None] = [None] * len(guards)
-    verdict: Literal["guarded", "failed"] | None = None
+    verdict: Verdict | None = None
     error: str | None = None
-    start = 0
+    edges = list(accumulate((guard.examples for guard in guards), initial=0))
     for number, guard in enumerate(guards):
-        stop = start + guard.examples
         try:
-            mean = float(score(np.arange(start, stop, dtype=np.int64)).mean(dtype=np.float64))
+            scores = score(np.arange(edges[number], edges[number + 1], dtype=np.int64))
         except EvaluationError as failure:
-            verdict, error = "failed", f"guard '{guard.name}': {failure}"
+            verdict, error = Verdict.FAILED, f"guard '{guard.name}': {failure}"
             break
-        means[number], start = mean, stop
+        means[number] = mean = float(scores.mean(dtype=np.float64))
         if seeds is None:
             continue
         best, bound = _best(number, guard, seeds)
         if not holds(mean, bound):
-            verdict = "guarded"
+            verdict = Verdict.GUARDED
             error = (
                 f"guard '{guard.name}': scores {mean:.4f}, and at least {bound:.4f} is needed "
                 f"(best seed '{best[0]}' {best[1]:.4f}, tolerance {guard.tolerance:g})"
@@ -125,3 +124,18 @@ def _best(
     # The first of equals.
     best = max(means, key=lambda entry: entry[1])
     return best, least([mean for _, mean in means], guard.tolerance)
+
+
+def least(seeds: Sequence[float], tolerance: float) -> float:
+    """Least mean score that an admitted child may have on a guard.
+
+    Args:
+        seeds: mean score of each seed on it, in [0, 1]; at least one.
+        tolerance: how far below the best of them a child may fall, at least 0.
+    """
+    return max(0.0, max(seeds) - tolerance)
+
+
+def holds(mean: float, bound: float) -> bool:
+    """Whether a mean score is at least as high as a bound of `least`."""
+    return mean >= bound - _ROUNDING

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core import competition as niches
+from genepool.core import competition
 from genepool.errors import InputError
-from genepool.pool.reader import Pool
+from genepool.pool.reader import Pool, first_best
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -22,12 +22,12 @@ class History:
     Attributes:
         evaluations: int64[T], children absorbed at each point, strictly increasing from 0.
         accepted: int64[T], how many of them had been accepted.
-        train: float64[T], training score of the champion so far, in [0, 1]. In a run with rounds
-            of the best of the archive, on the examples of its round; at the end of a finished run,
+        train: float64[T], training score of the champion so far, in [0, 1]. In a run with subsets
+            of the best of the archive, on the examples of its subset; at the end of a finished run,
             of the champion on all.
         held_out: float64[T], its held-out score, NaN where it was not measured.
-        coverage: float64[T], of the archive (see `niches.coverage`).
-        entropy: float64[T], of the archive, in bits (see `niches.entropy`).
+        coverage: float64[T], of the archive (see `competition.coverage`).
+        entropy: float64[T], of the archive, in bits (see `competition.entropy`).
     """
 
     evaluations: Int64
@@ -64,7 +64,7 @@ def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
     known_held_out = pool.held_out()
     scores: dict[int, NDArray[np.float32]] = {}
     living: dict[int, int] = {}
-    rounds = _Parts(pool)
+    subsets = _Subsets(pool)
     rows: list[tuple[float, float, float, float, float]] = []
     accepted = 0
     train, held_out = float("-inf"), float("nan")
@@ -78,14 +78,14 @@ def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
         row: tuple[float, float, float, float, float] | None = None
         number = -1
         while len(rows) < steps.size and (before is None or steps[len(rows)] < before):
-            if row is None or rounds.number(int(steps[len(rows)])) != number:
-                number = rounds.number(int(steps[len(rows)]))
-                matrix, best, held = rounds.standing(number, living, scores)
+            if row is None or subsets.number(int(steps[len(rows)])) != number:
+                number = subsets.number(int(steps[len(rows)]))
+                matrix, best, held = subsets.standing(number, living, scores)
                 if best is not None:
                     known = (best, known_held_out.get(held, float("nan")))
                 else:
                     known = (train, held_out)
-                row = (accepted, *known, niches.coverage(matrix), niches.entropy(matrix))
+                row = (accepted, *known, competition.coverage(matrix), competition.entropy(matrix))
             rows.append(row)
 
     for record in pool.records(accepted=True):
@@ -101,50 +101,51 @@ def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
             train = record.train
             held_out = known_held_out.get(record.id, float("nan"))
     close_points(None)
-    if (final := rounds.final(total)) is not None:
+    if (final := subsets.final(total)) is not None:
         member, train = final
         rows[-1] = (rows[-1][0], train, known_held_out.get(member, float("nan")), *rows[-1][3:])
     table = np.array(rows, dtype=np.float64).T
     return History(steps, table[0].astype(np.int64), *table[1:].copy())
 
 
-class _Parts:
-    """What members compete for at a time: all examples, or in rounds some of them."""
+class _Subsets:
+    """What members compete for at a time: all examples, or some of them."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._rounds = pool, pool.rounds
-        self._examples, self._departed = pool.round_examples(), pool.departed()
+        self._pool, self._rule = pool, pool.header.subsets
+        self._indices, self._departed = pool.subset_examples(), pool.departed()
 
     def number(self, step: int) -> int:
-        """The round that child `step` belongs to."""
-        return 0 if self._rounds is None else self._rounds.at(step)
+        """The subset that child `step` is scored on."""
+        return 0 if self._rule is None else self._rule.at(step)
 
     def standing(
         self, number: int, living: dict[int, int], scores: dict[int, NDArray[np.float32]]
     ) -> tuple[NDArray[np.float32], float | None, int]:
-        """How an archive stands in a round.
+        """How an archive stands on a subset.
 
         Args:
-            number: of the round.
+            number: of the subset.
             living, scores: member and its float32[N], by slot.
 
         Returns:
-            float32[P, n] on the round's examples, and the best mean on them with whose it is; the
-            latter None without rounds.
+            float32[P, n] on the subset's examples, and the best mean on them with whose it is; the
+            latter None without subsets.
         """
-        if self._rounds is None:
+        if self._rule is None:
             return np.stack(list(scores.values())), None, -1
-        examples = self._examples[number]
-        begin = number * self._rounds.renew
+        indices = self._indices[number]
+        begin = number * self._rule.renew
         slots = [s for s, m in living.items() if self._departed.get(m, begin + 1) > begin]
-        # Between two rounds somebody may have left whom nobody has replaced.
+        # Between two subsets somebody may have left whom nobody has replaced.
         slots = slots or list(living)
-        means = {living[slot]: self._pool.mean(scores[slot], examples) for slot in slots}
-        best = min(means, key=lambda member: (-means[member], member))
-        return np.stack([scores[slot][examples] for slot in slots]), means[best], best
+        examples = self._pool.header.examples.select(indices)
+        means = {living[slot]: examples.mean(scores[slot][indices]) for slot in slots}
+        best = first_best(means)
+        return np.stack([scores[slot][indices] for slot in slots]), means[best], best
 
     def final(self, total: int) -> tuple[int, float] | None:
-        """The champion and its score on all examples, where a run with rounds ended at `total`."""
-        finished = self._rounds is not None and self._pool.meta().get("finished") == total
+        """The champion and its score on all examples, where a run with subsets ended at `total`."""
+        finished = self._rule is not None and self._pool.meta().get("finished") == total
         champion = self._pool.champion() if finished else None
         return None if champion is None else (champion, self._pool.record(champion).train or 0.0)

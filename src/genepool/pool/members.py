@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.genome import Recipe
+from genepool.core.shares import seed_shares
 from genepool.errors import InputError, PoolError
 from genepool.pool.reader import Pool
 from genepool.pool.records import Record
-
-Float64 = NDArray[np.float64]
 
 
 def member_number(pool: Pool, text: str) -> int:
@@ -31,7 +30,7 @@ def member_number(pool: Pool, text: str) -> int:
         return champion
     if text.isascii() and text.isdigit():
         return int(text)
-    names = [seed.name for seed in pool.seeds()]
+    names = [seed.name for seed in pool.header.seeds]
     if text not in names:
         raise InputError(
             f"expected a member's number, 'best', or a seed's name; got '{text}' "
@@ -46,24 +45,28 @@ def describe(pool: Pool, member: int) -> dict[str, Any]:
     Raises:
         PoolError: no such member, or the pool is damaged.
     """
+    with pool.snapshot():
+        return _described(pool, member)
+
+
+def _described(pool: Pool, member: int) -> dict[str, Any]:
     record = pool.record(member)
     genome = pool.genome(member)
     origin = ancestry(pool, member)
+    names = [seed.name for seed in pool.header.seeds]
     summary: dict[str, Any] = {"kind": "vector", "size": genome.size}
     if isinstance(genome, Recipe):
-        shares = seed_shares(genome)[0].tolist()
-        names = [seed.name for seed in pool.seeds()]
         summary = {
             "kind": "recipe",
             "size": genome.size,
             "segments": len(genome.coefs),
-            "shares": dict(zip(names, shares, strict=True)),
+            "shares": dict(zip(names, seed_shares(genome)[0].tolist(), strict=True)),
         }
     return {
         "member": member,
         "step": record.step,
-        "name": pool.seeds()[member].name if record.step == 0 else None,
-        "verdict": record.verdict,
+        "name": names[member] if record.step == 0 else None,
+        "verdict": record.verdict.value,
         "slot": record.slot,
         "evicted": record.evicted,
         "alive": record.slot is not None and pool.slots().get(record.slot) == member,
@@ -74,7 +77,7 @@ def describe(pool: Pool, member: int) -> dict[str, Any]:
         "train": record.train,
         "held_out": pool.held_out().get(member),
         "fitness": record.fitness,
-        "tasks": _tasks(pool, record),
+        "tasks": task_means(pool, record),
         "guards": _guards(pool, member),
         "digest": record.digest,
         "genome": summary,
@@ -83,22 +86,35 @@ def describe(pool: Pool, member: int) -> dict[str, Any]:
     }
 
 
-def _tasks(pool: Pool, record: Record) -> list[dict[str, Any]]:
+def task_means(pool: Pool, record: Record) -> list[dict[str, Any]]:
+    """For each task its `name`, number of `examples`, how many of them were `asked`, and the `mean`
+    score on these; None unless the member was scored on all examples of its time."""
     out: list[dict[str, Any]] = []
-    start = 0
-    for task in pool.tasks():
-        stop = start + task.examples
-        asked, mean = 0, None
-        if record.scores is not None:
-            known = record.scores[start:stop]
-            known = known[~np.isnan(known)]
-            asked = known.size
-            # In a round members are asked a part, and are judged by it.
-            enough = asked == task.examples or (record.train is not None and asked > 0)
-            mean = float(known.mean(dtype=np.float64)) if enough else None
-        out.append({"name": task.name, "examples": task.examples, "asked": asked, "mean": mean})
-        start = stop
+    examples = pool.header.examples
+    parts = [None] * len(examples.tasks) if record.scores is None else examples.split(record.scores)
+    for task, scores in zip(examples.tasks, parts, strict=True):
+        known = np.zeros(0) if scores is None else scores[~np.isnan(scores)]
+        # On a subset members are asked a part, and are judged by it.
+        enough = known.size and (known.size == task.size or record.train is not None)
+        mean = float(known.mean(dtype=np.float64)) if enough else None
+        out.append({"name": task.name, "examples": task.size, "asked": known.size, "mean": mean})
     return out
+
+
+def known_means(
+    pool: Pool, scores: NDArray[np.float32] | None, *, held_out: bool = False
+) -> list[float | None]:
+    """Mean score of each task; None where not all of its examples are known, or it has none.
+
+    Args:
+        pool: whose tasks.
+        scores: float32[N], or of the held-out examples float32[M]; None if there are none.
+        held_out: which of the two.
+    """
+    examples = pool.header.held_out if held_out else pool.header.examples
+    if examples is None or scores is None:
+        return [None] * len(pool.header.tasks)
+    return [None if np.isnan(mean) else mean for mean in examples.means(scores)]
 
 
 def _guards(pool: Pool, member: int) -> list[dict[str, Any]]:
@@ -111,52 +127,22 @@ def _guards(pool: Pool, member: int) -> list[dict[str, Any]]:
     ]
 
 
-def seed_shares(genome: Recipe, bins: int = 1) -> Float64:
-    """How much of each stretch of the axis comes from each seed, by the size of its coefficients.
-
-    Args:
-        genome: over K seeds.
-        bins: number of equal stretches into which the axis is divided.
-
-    Returns:
-        float64[bins, K]; each row sums to 1, or is 0 where every coefficient is.
-    """
-    if bins < 1:
-        raise InputError(f"bins must be at least 1; got {bins}")
-    return shares_between(genome, np.linspace(0, genome.size, bins + 1))
-
-
-def shares_between(genome: Recipe, edges: NDArray[np.int64] | Float64) -> Float64:
-    """Like `seed_shares`, over the stretches between given positions.
-
-    Args:
-        genome: over K seeds.
-        edges: int64 or float64[B+1], strictly increasing, in [0, D].
-
-    Returns:
-        float64[B, K].
-    """
-    sizes = np.abs(genome.coefs)
-    totals = sizes.sum(axis=1, keepdims=True)
-    shares = np.divide(sizes, totals, out=np.zeros_like(sizes), where=totals > 0)
-    # The integral of the shares at the bounds is piecewise linear, so its differences are exact.
-    lengths = np.diff(genome.bounds)[:, None]
-    integral = np.concatenate([np.zeros((1, genome.sources)), np.cumsum(shares * lengths, axis=0)])
-    columns = [np.interp(edges, genome.bounds, integral[:, k]) for k in range(genome.sources)]
-    return np.diff(np.stack(columns, axis=1), axis=0) / np.diff(edges)[:, None]
-
-
 @dataclass(frozen=True, slots=True)
 class Ancestry:
     """Where a member comes from.
 
     Attributes:
         generation: merges on the longest way back to a seed; 0 for a seed.
-        ancestors: how many different members stand behind it, seeds included, itself not.
+        members: itself and all that stand behind it, seeds included, in order of absorption.
     """
 
     generation: int
-    ancestors: int
+    members: tuple[int, ...]
+
+    @property
+    def ancestors(self) -> int:
+        """How many different members stand behind it."""
+        return len(self.members) - 1
 
 
 def ancestry(pool: Pool, member: int) -> Ancestry:
@@ -166,21 +152,6 @@ def ancestry(pool: Pool, member: int) -> Ancestry:
         PoolError: there is no such member, or the pool is damaged.
     """
     depth: dict[int, int] = {}
-    parents: dict[int, tuple[int, ...]] = {}
-    stack = [member]
-    while stack:
-        number = stack[-1]
-        if number in depth:
-            stack.pop()
-            continue
-        if number not in parents:
-            parents[number] = pool.record(number).parents
-            if any(parent >= number for parent in parents[number]):
-                raise PoolError(f"{pool.path}: member {number} descends from itself; damaged pool")
-        missing = [parent for parent in parents[number] if parent not in depth]
-        if missing:
-            stack += missing
-        else:
-            depth[number] = 1 + max((depth[p] for p in parents[number]), default=-1)
-            stack.pop()
-    return Ancestry(depth[member], len(depth) - 1)
+    for number, parents in pool.parents(member).items():
+        depth[number] = 1 + max((depth[parent] for parent in parents), default=-1)
+    return Ancestry(depth[member], tuple(depth))

@@ -11,8 +11,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -21,51 +20,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.examples import Examples, TaskExamples, lay_out
-from genepool.core.genome import Genome, Recipe, decode, digest, seed_recipe
-from genepool.core.subsets import Rounds
+from genepool.core.examples import Examples
+from genepool.core.genome import Genome
 from genepool.errors import PoolError
+from genepool.pool.breeding import bred_again
 from genepool.pool.database import (
     DATABASE,
     check_schema,
     connect,
     reading,
 )
-from genepool.pool.guards import GuardEntry, Means, standing
+from genepool.pool.guards import Means, standing
+from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of
 from genepool.pool.records import (
     COLUMNS,
     FINAL,
     Record,
+    completed,
     from_row,
-    known_by,
     unpack_scores,
 )
-from genepool.strategies import breed
 
+# Among a list of numbers, given as JSON.
+_AMONG = "IN (SELECT value FROM json_each(?))"
 
-@dataclass(frozen=True, slots=True)
-class Seed:
-    """An input checkpoint: name, path as given, digest of its tensors."""
-
-    name: str
-    path: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class TaskEntry:
-    """A task as pinned: digest of its examples, weight, sizes, whether scores are 0 or 1."""
-
-    name: str
-    digest: str
-    weight: float
-    examples: int
-    held_out: int
-    binary: bool
+# Members and those behind them, oldest first; `until` says whose parents are not asked for.
+_LINEAGE = """
+WITH RECURSIVE line (member) AS (
+    SELECT value FROM json_each(?)
+    UNION
+    SELECT parent.value FROM line JOIN members ON members.id = member,
+        json_each(members.parents) AS parent
+    WHERE {until})
+SELECT {columns} FROM members WHERE id IN line ORDER BY id
+"""
 
 
 class Pool:
-    """A pool opened for reading. `PoolWriter` adds to one."""
+    """A pool opened for reading. `PoolWriter` adds to one.
+
+    What a pool was set up with is read once, what lives in it at every call.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open an existing pool.
@@ -109,36 +104,57 @@ class Pool:
         with reading(self.path):
             return self._reader().execute(query, values).fetchall()
 
-    def meta(self) -> dict[str, Any]:
-        """What the run pinned: `pins` and `config`, `axis_size`, `kind` of genome, `budget`."""
-        return {key: json.loads(value) for key, value in self._rows("SELECT * FROM meta")}
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[None, None, None]:
+        """What is read inside is as it was at one moment, though a run goes on writing."""
+        database = self._reader()
+        if database.in_transaction:
+            yield
+            return
+        with reading(self.path):
+            database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("END")
 
-    def seeds(self) -> list[Seed]:
-        """The seeds, in order; seed k is member k."""
-        return [
-            Seed(*row)
-            for row in self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
-        ]
+    # What a pool was set up with
 
-    def tasks(self) -> list[TaskEntry]:
-        """The tasks that members compete for; their examples are laid end to end in this order."""
-        rows = self._rows(
+    @cached_property
+    def header(self) -> Header:
+        """What all members have in common; it never changes."""
+        seeds = self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
+        tasks = self._rows(
             "SELECT name, digest, weight, examples, held_out, is_binary FROM tasks "
             "ORDER BY position"
         )
-        return [TaskEntry(*row[:5], binary=bool(row[5])) for row in rows]
+        entries = [TaskEntry(*row[:5], binary=bool(row[5])) for row in tasks]
+        return header_of(self.meta(), [Seed(*row) for row in seeds], entries)
 
-    def guards(self) -> list[GuardEntry]:
+    def seeds(self) -> tuple[Seed, ...]:
+        """The seeds, in order; seed k is member k."""
+        return self.header.seeds
+
+    def tasks(self) -> tuple[TaskEntry, ...]:
+        """The tasks that members compete for; their examples are laid end to end in this order."""
+        return self.header.tasks
+
+    def guards(self) -> tuple[GuardEntry, ...]:
         """The guard tasks, in order."""
-        return [GuardEntry(**entry) for entry in self.meta().get("guards", ())]
+        return self.header.guards
 
-    def guard_means(self) -> dict[int, Means]:
-        """Mean score on each guard of every member that was asked any."""
-        guards = self.guards()
-        out: dict[int, list[float | None]] = {}
-        for member, number, mean in self._rows("SELECT * FROM guards") if guards else ():
-            out.setdefault(member, [None] * len(guards))[number] = mean
-        return {member: tuple(means) for member, means in out.items()}
+    @property
+    def examples(self) -> Examples:
+        """The examples that members compete for."""
+        return self.header.examples
+
+    def meta(self) -> dict[str, Any]:
+        """What the run pinned (`pins`), and what its sessions change: `config`, `budget`, how the
+        seeds are opened (`opening`), and at how many children it was `finished`."""
+        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM meta")}
+
+    # Members
 
     @property
     def evaluations(self) -> int:
@@ -148,41 +164,105 @@ class Pool:
     def records(
         self, since: int = 0, *, accepted: bool = False, last: int | None = None
     ) -> Iterator[Record]:
-        """Members in order of absorption, from id `since`; only those accepted, if asked.
+        """Members in order of absorption, from id `since` to `last`; only those accepted, if asked.
 
-        In a run with rounds a record holds all that the member was ever asked.
+        In a run with subsets a record holds all that the member was ever asked.
         """
-        size, later = self.examples.size, self._answers()
+        later = self._reevaluations()
         where = "id >= ?" + (" AND verdict = 'accepted'" if accepted else "")
+        where += "" if last is None else f" AND id <= {int(last)}"
         query = f"SELECT {COLUMNS} FROM members WHERE {where} ORDER BY id"
         with reading(self.path):
             for row in self._reader().execute(query, (since,)):
-                if last is not None and row[0] > last:
-                    return
-                record = from_row(row, size)
-                yield (
-                    known_by(record, later[record.id], self.examples)
-                    if record.id in later
-                    else record
-                )
+                yield self._record(row, later)
 
-    def record(self, member: int, *, finals: bool = True) -> Record:
-        """One member.
+    def chosen(self, members: Iterable[int], *, finals: bool = True) -> dict[int, Record]:
+        """Some members by id, in the order asked for.
 
         Args:
-            member: its id.
-            finals: in a run with rounds, with what it was asked as a finalist.
+            members: their ids.
+            finals: in a run with subsets, with what they were asked as finalists.
 
         Raises:
             PoolError: there is no such member.
         """
-        rows = self._rows(f"SELECT {COLUMNS} FROM members WHERE id = ?", (member,))
-        if not rows:
+        wanted = list(members)
+        query = f"SELECT {COLUMNS} FROM members WHERE id {_AMONG}"
+        rows = {row[0]: row for row in self._rows(query, (json.dumps(wanted),))}
+        self._require(wanted, rows)
+        later = self._reevaluations(wanted, finals)
+        return {member: self._record(rows[member], later) for member in wanted}
+
+    def record(self, member: int, *, finals: bool = True) -> Record:
+        """One member; see `chosen`."""
+        return self.chosen([member], finals=finals)[member]
+
+    def parents(self, member: int) -> dict[int, tuple[int, ...]]:
+        """The parents of a member and of all that it descends from, in order of absorption.
+
+        Raises:
+            PoolError: there is no such member, or it descends from itself.
+        """
+        rows = self._line([member], "id, parents", "true")
+        found = {number: tuple(json.loads(parents)) for number, parents in rows}
+        for number, parents in found.items():
+            self._require_descent(number, parents, found)
+        return found
+
+    def lineage(self, members: Iterable[int]) -> list[Record]:
+        """Members and what they descend from, as they were born, in order of absorption; no further
+        back than to members whose genome is stored.
+
+        Raises:
+            PoolError: there is no such member, or one that descends from itself.
+        """
+        rows = self._line(list(members), COLUMNS, "genome IS NULL")
+        found = {row[0]: from_row(row, self.header.examples.size) for row in rows}
+        for record in found.values():
+            if record.genome is None:
+                self._require_descent(record.id, record.parents, found)
+        return list(found.values())
+
+    def _line(self, members: Sequence[int], columns: str, until: str) -> list[tuple[Any, ...]]:
+        query = _LINEAGE.format(until=until, columns=columns)
+        rows = self._rows(query, (json.dumps(members),))
+        self._require(members, {row[0] for row in rows})
+        return rows
+
+    def _require_descent(self, member: int, parents: Sequence[int], found: Collection[int]) -> None:
+        if not all(parent < member and parent in found for parent in parents):
+            raise PoolError(
+                f"{self.path}: member {member} descends from itself or from nobody; damaged pool"
+            )
+
+    def _require(self, wanted: Iterable[int], found: Collection[int]) -> None:
+        missing = [member for member in wanted if member not in found]
+        if missing:
             top = self._rows("SELECT max(id) FROM members")[0][0]
             there = "the pool has none yet" if top is None else f"members are numbered 0 to {top}"
-            raise PoolError(f"{self.path}: there is no member {member}; {there}")
-        record, later = from_row(rows[0], self.examples.size), self._answers(member, finals)
-        return known_by(record, later[member], self.examples) if later else record
+            raise PoolError(f"{self.path}: there is no member {missing[0]}; {there}")
+
+    def _record(self, row: tuple[Any, ...], later: Mapping[int, Sequence[bytes]]) -> Record:
+        examples = self.header.examples
+        return completed(from_row(row, examples.size), later.get(row[0], ()), examples)
+
+    def genomes(self, members: Iterable[int]) -> dict[int, Genome]:
+        """The genomes of any members ever bred, the rejected too, by id; see `bred_again`.
+
+        Raises:
+            PoolError: no such member, or one cannot be bred as it was.
+        """
+        wanted = list(members)
+        lineage = self.lineage(wanted)
+        try:
+            known = bred_again(self.header, lineage)
+        except PoolError as error:
+            raise PoolError(f"{self.path}: {error}") from None
+        return {member: known[member] for member in wanted}
+
+    def genome(self, member: int) -> Genome:
+        """The genome of a member; see `genomes`."""
+        return self.genomes([member])[member]
 
     def slots(self, last: int | None = None) -> dict[int, int]:
         """Slot -> member id of the archive now, or as it stood after member `last`."""
@@ -190,11 +270,10 @@ class Pool:
         if last is not None:
             query += f" AND id <= {int(last)}"
         slots: dict[int, int] = dict(self._rows(query + " ORDER BY id"))
-        for member, left in self.departed().items():
-            # Child t has id t + K - 1, K seeds coming first.
-            if last is None or left <= last - len(self.seeds()) + 1:
-                slots = {slot: held for slot, held in slots.items() if held != member}
-        return slots
+        # Child t has id t + K - 1, K seeds coming first.
+        step = None if last is None else last - len(self.header.seeds) + 1
+        gone = {m for m, left in self.departed().items() if step is None or left <= step}
+        return {slot: member for slot, member in slots.items() if member not in gone}
 
     def retired(self) -> dict[int, int]:
         """Members with a stored genome that have left the archive -> the step at which they did."""
@@ -208,103 +287,85 @@ class Pool:
         """The member with the best training score of all that were ever accepted; the first of
         equals. None while the pool is empty.
 
-        In a run with rounds only seeds and finalists are known on all examples, and the best of
-        them it is. While there are no finalists, it is the best of the archive on the last round's
-        examples.
+        In a run with subsets only seeds and finalists are known on all examples, and the best of
+        them it is. While there are no finalists, it is the best of the archive on the last
+        subset's examples.
         """
-        if self.rounds is not None:
-            return self._champion_of_rounds()
+        if self.header.subsets is not None:
+            return self._champion_of_subsets()
         rows = self._rows(
             "SELECT id FROM members WHERE verdict = 'accepted' ORDER BY train DESC, id LIMIT 1"
         )
         return int(rows[0][0]) if rows else None
 
-    @cached_property
-    def rounds(self) -> Rounds | None:
-        """How members compete for a part of the examples at a time; None: for all, always."""
-        held = self.meta().get("rounds")
-        return None if held is None else Rounds(**held)
+    def _champion_of_subsets(self) -> int | None:
+        finalists = self.finalists()
+        if finalists:
+            seeds = [record.id for record in self.records(last=len(self.header.seeds) - 1)]
+            known = self.chosen([*seeds, *finalists]).values()
+            return first_best({record.id: record.train or 0.0 for record in known})
+        alive = self.chosen(self.slots().values()).values()
+        for indices in reversed(self.subset_examples()):
+            examples = self.header.examples.select(indices)
+            means = {r.id: examples.mean(r.scores[indices]) for r in alive if r.scores is not None}
+            # A subset that is being prepared is not known of everybody yet.
+            if means and not any(np.isnan(mean) for mean in means.values()):
+                return first_best(means)
+        return None
 
-    def round_examples(self) -> list[NDArray[np.int64]]:
-        """The examples of every round so far, int64[n] each, rising; empty without rounds."""
-        if self.rounds is None:
+    # Subsets: a part of the examples at a time
+
+    def subset_examples(self) -> list[NDArray[np.int64]]:
+        """The examples of every subset so far, int64[n] each, rising; empty without subsets."""
+        if self.header.subsets is None:
             return []
+        size = self.header.examples.size
         rows = self._rows("SELECT examples FROM rounds ORDER BY number")
-        return [
-            np.flatnonzero(~np.isnan(unpack_scores(row[0], self.examples.size))) for row in rows
-        ]
+        return [np.flatnonzero(~np.isnan(unpack_scores(row[0], size))) for row in rows]
 
     def finalists(self) -> list[int]:
-        """Members that were scored on all examples in the end of a run with rounds."""
-        if self.rounds is None:
+        """Members that were scored on all examples in the end of a run with subsets."""
+        if self.header.subsets is None:
             return []
         query = "SELECT member FROM answers WHERE round = ? AND error IS NULL ORDER BY member"
         return [row[0] for row in self._rows(query, (FINAL,))]
 
-    def asked_again(self) -> dict[int, int]:
+    def reevaluated(self) -> dict[int, int]:
         """Examples that members were asked after their birth, by the number of children then."""
-        if self.rounds is None:
+        subsets = self.header.subsets
+        if subsets is None:
             return {}
         query = "SELECT round, sum(asked) FROM answers GROUP BY round"
         return {
-            self.evaluations if number == FINAL else number * self.rounds.renew: int(count)
+            self.evaluations if number == FINAL else number * subsets.renew: int(count)
             for number, count in self._rows(query)
         }
 
     def departed(self) -> dict[int, int]:
         """Members that failed when they were asked again, and so left the archive -> the number of
         children at that time."""
-        if self.rounds is None:
+        subsets = self.header.subsets
+        if subsets is None:
             return {}
         query = "SELECT member, round FROM answers WHERE error IS NOT NULL AND round >= 0"
-        return {member: number * self.rounds.renew for member, number in self._rows(query)}
+        return {member: number * subsets.renew for member, number in self._rows(query)}
 
-    def mean(self, scores: NDArray[np.float32], examples: NDArray[np.int64]) -> float:
-        """Mean score on some examples, tasks weighed as the run file says.
-
-        Args:
-            scores: float32[N].
-            examples: int64[n], rising, positions in 0..N-1, some of every task.
-        """
-        return self.examples.select(examples).mean(scores[examples])
-
-    @cached_property
-    def examples(self) -> Examples:
-        """The examples that members compete for."""
-        tasks = self.tasks()
-        parts = [TaskExamples(task.name, task.examples, task.weight) for task in tasks]
-        return lay_out(parts, binary=all(task.binary for task in tasks))
-
-    def _answers(self, member: int | None = None, finals: bool = True) -> dict[int, list[bytes]]:
+    def _reevaluations(
+        self, members: Sequence[int] | None = None, finals: bool = True
+    ) -> dict[int, list[bytes]]:
         """What members were asked after their birth, packed: unpacked, a long run's would not fit
         into memory."""
         out: dict[int, list[bytes]] = {}
-        if self.rounds is None:
+        if self.header.subsets is None:
             return out
         query = "SELECT member, scores FROM answers WHERE scores IS NOT NULL"
         query += "" if finals else f" AND round != {FINAL}"
-        query += "" if member is None else f" AND member = {int(member)}"
-        for number, scores in self._rows(query):
+        query += "" if members is None else f" AND member {_AMONG}"
+        for number, scores in self._rows(query, () if members is None else (json.dumps(members),)):
             out.setdefault(number, []).append(scores)
         return out
 
-    def _champion_of_rounds(self) -> int | None:
-        finalists = self.finalists()
-        if finalists:
-            seeds = [row[0] for row in self._rows("SELECT id FROM members WHERE step = 0")]
-            means = {member: self.record(member).train or 0.0 for member in [*seeds, *finalists]}
-            return min(means, key=lambda member: (-means[member], member))
-        alive = [self.record(member) for member in self.slots().values()]
-        for examples in reversed(self.round_examples()):
-            means = {
-                record.id: self.mean(record.scores, examples)
-                for record in alive
-                if record.scores is not None
-            }
-            # A round that is being prepared is not known of everybody yet.
-            if means and not any(np.isnan(mean) for mean in means.values()):
-                return min(means, key=lambda member: (-means[member], member))
-        return None
+    # Held-out scores and guards
 
     def held_out(self) -> dict[int, float]:
         """Mean held-out score of every member for which it was measured."""
@@ -312,103 +373,84 @@ class Pool:
 
     def held_out_scores(self, member: int) -> NDArray[np.float32] | None:
         """float32[M] over the held-out examples, or None if not measured."""
-        rows = self._rows("SELECT scores FROM held_out WHERE member = ?", (member,))
-        size = sum(task.held_out for task in self.tasks())
-        return unpack_scores(rows[0][0], size) if rows else None
+        return self.held_out_of([member]).get(member)
 
-    def genome(self, member: int) -> Genome:
-        """The genome of any member ever bred, the rejected too.
+    def held_out_of(self, members: Iterable[int]) -> dict[int, NDArray[np.float32]]:
+        """float32[M] over the held-out examples, for those of the members that were measured."""
+        query = (
+            "SELECT member, scores FROM held_out WHERE member IN (SELECT value FROM json_each(?))"
+        )
+        held_out = self.header.held_out
+        size = 0 if held_out is None else held_out.size
+        rows = self._rows(query, (json.dumps(list(members)),))
+        return {member: unpack_scores(scores, size) for member, scores in rows}
 
-        Where it is not stored it is bred again from its parents, which is exact.
+    def guard_means(self) -> dict[int, Means]:
+        """Mean score on each guard of every member that was asked any."""
+        count = len(self.header.guards)
+        out: dict[int, list[float | None]] = {}
+        rows = self._rows("SELECT member, guard, mean FROM guards") if count else ()
+        for member, number, mean in rows:
+            out.setdefault(member, [None] * count)[number] = mean
+        return {member: tuple(means) for member, means in out.items()}
 
-        Raises:
-            PoolError: no such member, or what was bred differs from what was recorded.
-        """
-        known: dict[int, Genome] = {}
-        stack = [member]
-        while stack:
-            number = stack[-1]
-            row = self.record(number)
-            if row.genome is not None:
-                known[number] = decode(row.genome)
-            elif row.step == 0:
-                known[number] = self._seed_genome(number)
-            elif row.merge is None:
-                raise PoolError(
-                    f"{self.path}: member {number} cannot be made again: its weights were drawn "
-                    "by the strategy, and only those of accepted members are kept"
-                )
-            else:
-                missing = [parent for parent in row.parents if parent not in known]
-                if missing:
-                    stack += missing
-                    continue
-                merge = decode(row.merge)
-                if not isinstance(merge, Recipe):
-                    raise PoolError(f"{self.path}: the merge of member {number} is damaged")
-                seed = int(self.meta()["seed"])
-                parents = [known[parent] for parent in row.parents]
-                known[number] = breed(merge, parents, row.mutation, seed, row.step)
-            if row.digest is not None and digest(known[number]) != row.digest:
-                raise PoolError(
-                    f"{self.path}: member {number} was bred again but differs from what was "
-                    "recorded; the pool is damaged"
-                )
-            stack.pop()
-        return known[member]
+    def guard_standing(self, champion: int | None = None) -> list[dict[str, Any]]:
+        """What each guard asks for; see `guards.standing`. The champion's score is added."""
+        names, means = [seed.name for seed in self.header.seeds], self.guard_means()
+        seeds = {name: means[k] for k, name in enumerate(names) if k in means}
+        others = {member: row for member, row in means.items() if member >= len(names)}
+        return [
+            {**entry, "champion": means[champion][number] if champion in means else None}
+            for number, entry in enumerate(standing(self.header.guards, seeds, others))
+        ]
 
-    def _seed_genome(self, position: int) -> Genome:
-        meta = self.meta()
-        if meta["kind"] != "recipe":
-            raise PoolError(f"{self.path}: seed {position} has no stored genome")
-        return seed_recipe(int(meta["axis_size"]), position, len(self.seeds()))
+    # Status
 
     def status(self) -> dict[str, Any]:
         """What `genepool status --json` prints (see docs/cli.md)."""
-        meta, held = self.meta(), self.held_out()
-        counts = self._rows(
-            "SELECT count(*), sum(verdict = 'accepted'), sum(asked), sum(verdict = 'failed'), "
-            "sum(verdict = 'stopped'), sum(verdict = 'guarded') FROM members WHERE step > 0"
+        with self.snapshot():
+            return self._status()
+
+    def _status(self) -> dict[str, Any]:
+        held = self.held_out()
+        count, accepted, asked, failed, stopped, guarded = self._rows(
+            "SELECT count(*), total(verdict = 'accepted'), total(asked), total(verdict = 'failed'),"
+            " total(verdict = 'stopped'), total(verdict = 'guarded') FROM members WHERE step > 0"
         )[0]
-        details = {
-            row[0]: {"member": row[0], "train": row[1], "genome": row[2]}
-            for row in self._rows(
-                "SELECT id, train, digest FROM members WHERE verdict = 'accepted' OR step = 0"
-            )
-        }
-        champion, slots, rounds = self.champion(), self.slots(), self._rounds_status()
-        if rounds is not None:
-            more = sum(self.asked_again().values())
-            counts = (*counts[:2], (counts[2] or 0) + more, *counts[3:])
-            for member in {*slots.values(), *(() if champion is None else (champion,))}:
-                details[member]["train"] = self.record(member).train
+        champion, slots, names = self.champion(), self.slots(), self.header.seeds
+        seeds = {record.id: record for record in self.records(last=len(names) - 1)}
+        best = () if champion is None else (champion,)
+        alive = self.chosen({*slots.values(), *best})
+
+        def shown(member: int) -> dict[str, Any]:
+            record = alive[member]
+            return {"member": member, "train": record.train, "genome": record.digest}
+
         return {
             "pool": str(self.path),
-            "evaluations": counts[0],
-            "budget": meta["budget"],
-            "accepted": counts[1] or 0,
-            "stopped": counts[4] or 0,
-            "guarded": counts[5] or 0,
-            "failed": counts[3] or 0,
+            "evaluations": count,
+            "budget": self.meta()["budget"],
+            "accepted": int(accepted),
+            "stopped": int(stopped),
+            "guarded": int(guarded),
+            "failed": int(failed),
             "last_failure": self._last_failure(),
-            "examples_evaluated": counts[2] or 0,
-            "examples_total": counts[0] * self.examples.size,
-            "archive": [
-                {"slot": slot, **details[member]} for slot, member in sorted(slots.items())
-            ],
+            "examples_evaluated": int(asked) + sum(self.reevaluated().values()),
+            "examples_total": count * self.header.examples.size,
+            "archive": [{"slot": slot, **shown(member)} for slot, member in sorted(slots.items())],
             "champion": None
             if champion is None
-            else {**details[champion], "held_out": held.get(champion)},
+            else {**shown(champion), "held_out": held.get(champion)},
             "seeds": [
                 {
                     "name": seed.name,
-                    "train": details.get(number, {}).get("train"),
+                    "train": seeds[number].train if number in seeds else None,
                     "held_out": held.get(number),
                 }
-                for number, seed in enumerate(self.seeds())
+                for number, seed in enumerate(names)
             ],
             "guards": self.guard_standing(champion),
-            "rounds": rounds,
+            "rounds": self._subsets_status(),
         }
 
     def _last_failure(self) -> dict[str, Any] | None:
@@ -417,25 +459,20 @@ class Pool:
         )
         return {"member": found[0][0], "error": found[0][1]} if found else None
 
-    def _rounds_status(self) -> dict[str, Any] | None:
-        """The round that a run is in; None without rounds."""
-        examples = self.round_examples()
-        if self.rounds is None or not examples:
+    def _subsets_status(self) -> dict[str, Any] | None:
+        """The subset that a run competes for; None without subsets."""
+        subsets, indices = self.header.subsets, self.subset_examples()
+        if subsets is None or not indices:
             return None
         return {
-            "share": self.rounds.share,
-            "renew": self.rounds.renew,
-            "number": len(examples) - 1,
-            "examples": examples[-1].size,
+            "share": subsets.share,
+            "renew": subsets.renew,
+            "number": len(indices) - 1,
+            "examples": indices[-1].size,
             "finalists": self.finalists(),
         }
 
-    def guard_standing(self, champion: int | None = None) -> list[dict[str, Any]]:
-        """What each guard asks for; see `guards.standing`. The champion's score is added."""
-        names, means = [seed.name for seed in self.seeds()], self.guard_means()
-        seeds = {name: means[k] for k, name in enumerate(names) if k in means}
-        others = {member: row for member, row in means.items() if member >= len(names)}
-        return [
-            {**entry, "champion": means[champion][number] if champion in means else None}
-            for number, entry in enumerate(standing(self.guards(), seeds, others))
-        ]
+
+def first_best(means: Mapping[int, float]) -> int:
+    """The member with the highest mean; of equals the one with the lowest id."""
+    return min(means, key=lambda member: (-means[member], member))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.archive import Verdict
 from genepool.core.examples import Examples
 from genepool.errors import PoolError
-
-Verdict = Literal["accepted", "rejected", "stopped", "guarded", "failed"]
 
 COLUMNS = (
     "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
@@ -34,12 +33,10 @@ class Record:
         mutation: standard deviation of the noise added.
         digest: of the genome's content; None for a dense child that was not accepted.
         genome: encoded; None where it is to be bred again from the parents.
-        verdict: accepted (into the archive), rejected (fully scored), stopped (certain to be
-            rejected before it was fully scored), guarded (broke a guard: would have been
-            accepted otherwise, or taught its strategy something), failed (could not be scored).
+        verdict: what became of it.
         scores: float32[N], NaN where not asked; None if it failed on them.
-        train: mean training score weighted by capacity, over the examples of its round; None unless
-            fully scored on these.
+        train: mean training score weighted by capacity, over the examples of its subset; None
+            unless fully scored on these.
         fitness: among archive and child; None unless fully scored.
         slot, evicted: where it went and whom it replaced.
         asked: number of examples that it was scored on.
@@ -66,17 +63,17 @@ class Record:
     seconds: float
 
 
-# The round in which finalists are scored on all examples.
+# The number of the subset that is all examples, on which finalists are scored in the end.
 FINAL = -1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Answers:
-    """What a member was asked later than at its birth, in a run with rounds.
+class Reevaluation:
+    """What a member was asked later than at its birth, in a run with subsets.
 
     Attributes:
         member: its id.
-        round: from 1, or `FINAL`.
+        subset: number of the subset, from 1, or `FINAL`.
         scores: float32[N], NaN where it was not asked then; None if it failed, and so left the
             archive.
         error: why it failed.
@@ -85,27 +82,27 @@ class Answers:
     """
 
     member: int
-    round: int
+    subset: int
     scores: NDArray[np.float32] | None
     error: str | None
     asked: int
     seconds: float
 
 
-def known_by(record: Record, answers: Sequence[bytes], examples: Examples) -> Record:
+def completed(record: Record, later: Sequence[bytes], examples: Examples) -> Record:
     """A record with all that is known of the member, and its mean over that.
 
     Args:
         record: of its birth.
-        answers: what it was asked later, as `pack_scores` packs it.
+        later: scores of its re-evaluations, as `pack_scores` packs them.
         examples: all N of them.
     """
-    if record.scores is None or not answers:
+    if record.scores is None or not later:
         return record
     scores = record.scores.copy()
-    for packed in answers:
-        later = unpack_scores(packed, scores.size)
-        np.copyto(scores, later, where=~np.isnan(later))
+    for packed in later:
+        new = unpack_scores(packed, scores.size)
+        np.copyto(scores, new, where=~np.isnan(new))
     return replace(record, scores=scores, train=examples.mean_known(scores))
 
 
@@ -113,7 +110,7 @@ def to_row(record: Record) -> tuple[Any, ...]:
     """The values of `COLUMNS`."""
     return (
         *(record.id, record.step, f"[{', '.join(map(str, record.parents))}]", record.plan),
-        *(record.merge, record.mutation, record.digest, record.genome, record.verdict),
+        *(record.merge, record.mutation, record.digest, record.genome, record.verdict.value),
         None if record.scores is None else pack_scores(record.scores),
         *(record.train, record.fitness, record.slot, record.evicted, record.asked),
         *(record.error, record.seconds),
@@ -127,7 +124,6 @@ def from_row(row: tuple[Any, ...], size: int) -> Record:
         row: the values of `COLUMNS`.
         size: number N of examples.
     """
-    verdict: Verdict = row[8]
     return Record(
         id=row[0],
         step=row[1],
@@ -137,7 +133,7 @@ def from_row(row: tuple[Any, ...], size: int) -> Record:
         mutation=row[5],
         digest=row[6],
         genome=row[7],
-        verdict=verdict,
+        verdict=Verdict(row[8]),
         scores=None if row[9] is None else unpack_scores(row[9], size),
         train=row[10],
         fitness=row[11],

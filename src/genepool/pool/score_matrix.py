@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Solved:
+class ScoreMatrix:
     """K seeds and P members of the archive on N training examples; arrays are read-only.
 
-    In a run with rounds these are the examples of the last round that all of the archive was asked.
+    In a run with subsets these are the examples of the last subset that all of the archive was
+    asked.
 
     The examples stand in order of task, then of which seeds solve them, then of how many members
     of the archive do.
@@ -41,37 +43,37 @@ class Solved:
             array.setflags(write=False)
 
 
-def solved(pool: Pool) -> Solved:
+def score_matrix(pool: Pool) -> ScoreMatrix:
     """Read the scores of a pool's seeds and archive.
 
     Args:
         pool: with at least one seed scored.
     """
-    names = [seed.name for seed in pool.seeds()]
+    names = [seed.name for seed in pool.header.seeds]
     records = list(pool.records(last=len(names) - 1))
-    alive = [pool.record(member) for member in pool.slots().values()]
+    alive = list(pool.chosen(pool.slots().values()).values())
     alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
-    sizes = [task.examples for task in pool.tasks()]
-    seeds, archive = _scores(records, sum(sizes)), _scores(alive, sum(sizes))
-    for examples in reversed(pool.round_examples()):
-        if not np.isnan(archive[:, examples]).any():
-            sizes = np.diff(examples.searchsorted(np.cumsum([0, *sizes]))).tolist()
-            seeds, archive = seeds[:, examples], archive[:, examples]
+    examples = pool.header.examples
+    seeds, archive = _scores(records, examples.size), _scores(alive, examples.size)
+    for indices in reversed(pool.subset_examples()):
+        if not np.isnan(archive[:, indices]).any():
+            examples = examples.select(indices)
+            seeds, archive = seeds[:, indices], archive[:, indices]
             break
-    task = np.repeat(np.arange(len(sizes)), sizes)
+    task = np.repeat(np.arange(len(examples.tasks)), np.diff(examples.edges))
     # Which seeds solve it, then how many members do; the tasks stay apart.
     keys = [-archive.sum(axis=0), *(-(row >= 0.5).astype(int) for row in seeds[::-1]), task]
     order = np.lexsort(keys)
-    return Solved(
+    return ScoreMatrix(
         tuple(names[: len(records)]),
         seeds[:, order],
         tuple(record.id for record in alive),
         archive[:, order],
-        np.cumsum([0, *sizes], dtype=np.int64),
+        np.array(examples.edges, dtype=np.int64),
     )
 
 
-def _scores(records: list[Record], size: int) -> Float32:
+def _scores(records: Sequence[Record], size: int) -> Float32:
     unknown = np.zeros(size, dtype=np.float32)
     rows = [unknown if record.scores is None else record.scores for record in records]
     return np.stack(rows) if rows else np.zeros((0, size), dtype=np.float32)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from genepool.errors import PoolError
 from genepool.pool.database import DATABASE, SCHEMA, SCHEMA_VERSION, check_schema, connect, writing
 from genepool.pool.guards import Means
-from genepool.pool.reader import Pool, Seed, TaskEntry
-from genepool.pool.records import COLUMNS, Answers, Record, pack_scores, to_row
+from genepool.pool.pool_header import Seed, TaskEntry
+from genepool.pool.reader import Pool
+from genepool.pool.records import COLUMNS, Record, Reevaluation, pack_scores, to_row
 
 _INSERT = f"INSERT INTO members ({COLUMNS}) VALUES ({', '.join('?' * 17)})"
 _INSERT_GUARD = "INSERT INTO guards VALUES (?, ?, ?)"
@@ -197,25 +198,25 @@ class PoolWriter(Pool):
         with self._transaction():
             self._insert_held_out(member, scores, mean)
 
-    def add_round(self, number: int, examples: NDArray[np.int64]) -> None:
+    def add_subset(self, number: int, indices: NDArray[np.int64]) -> None:
         """Record which examples members compete for from now on.
 
         Args:
-            number: of the round, from 0.
-            examples: int64[n], positions among all N.
+            number: of the subset, from 0.
+            indices: int64[n], positions among all N.
         """
-        chosen = np.full(self.examples.size, np.nan, dtype=np.float32)
-        chosen[examples] = 1.0
+        chosen = np.full(self.header.examples.size, np.nan, dtype=np.float32)
+        chosen[indices] = 1.0
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (number, pack_scores(chosen)))
 
-    def add_answers(self, answers: Answers) -> None:
+    def add_reevaluation(self, again: Reevaluation) -> None:
         """Record what a member was asked again."""
-        scores = None if answers.scores is None else pack_scores(answers.scores)
-        row = (*(answers.member, answers.round, scores), *(answers.error, answers.asked))
+        scores = None if again.scores is None else pack_scores(again.scores)
+        row = (*(again.member, again.subset, scores), *(again.error, again.asked))
         with self._transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, answers.seconds)
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, again.seconds)
             )
 
     def _insert_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Member
+from genepool.core.archive import Member, Verdict
 from genepool.core.early_stop.lossless import FullExam, Questions
 from genepool.core.genome import Genome, Vector, digest, encode
 from genepool.core.subsets import draw_round, everything
 from genepool.errors import EvaluationError
-from genepool.pool.guards import Checked, GuardEntry, Means, check
-from genepool.pool.records import FINAL, Record, Verdict
+from genepool.pool.guards import Checked, Means, check
+from genepool.pool.pool_header import GuardEntry
+from genepool.pool.records import FINAL, Record
 from genepool.pool.writer import PoolWriter
 from genepool.run.executors.executor import Answer, Executor
 from genepool.run.inputs import Inputs
@@ -103,7 +104,7 @@ class Driver:
                 break
             record = self._absorb(flying.pop(step))
             done = step
-            accepted += record.verdict == "accepted"
+            accepted += record.verdict is Verdict.ACCEPTED
             examples += record.asked
             self._progress.step(
                 StepReport(
@@ -155,7 +156,7 @@ class Driver:
             self._retired = pool.retired()
 
     def _past(self, record: Record) -> Past:
-        if record.verdict in ("guarded", "failed") or record.scores is None:
+        if record.verdict in (Verdict.GUARDED, Verdict.FAILED) or record.scores is None:
             return Past(record.step, None, None, None)
         if record.slot is None or record.train is None:
             return Past(record.step, None, None, self._round.part(record.scores))
@@ -220,7 +221,7 @@ class Driver:
         if examples is None:
             raise RuntimeError("a run without rounds has nothing to renew")
         self._progress.stage(f"round {number}: scoring the archive on other examples")
-        pool.add_round(number, examples)
+        pool.add_subset(number, examples)
         slots = pool.slots()
         records = {slot: pool.record(member) for slot, member in sorted(slots.items())}
         known = self._ask_again(list(records.values()), number, examples)
@@ -255,8 +256,8 @@ class Driver:
 
     def _absorb_seeds(self) -> None:
         present = self._seeds_present()
-        if self._round.indices is not None and not self._pool.round_examples():
-            self._pool.add_round(0, self._round.indices)
+        if self._round.indices is not None and not self._pool.subset_examples():
+            self._pool.add_subset(0, self._round.indices)
         names = [seed.name for seed in self._inputs.run.seeds]
         self._guard_means = {
             names[number]: means
@@ -333,7 +334,7 @@ class Driver:
                 asked = answer.asked
         if answer.scores is not None and asked == size:
             return self._admit(step, proposal.genome, proposal, answer)
-        verdict: Verdict = "failed" if answer.scores is None else "stopped"
+        verdict = Verdict.FAILED if answer.scores is None else Verdict.STOPPED
         record = self._record(step, proposal, proposal.genome, verdict, REJECTED, answer, asked)
         self._write(record, self._strategy.skip(state, step))
         return record
@@ -361,7 +362,7 @@ class Driver:
         member = Member(self._next_id(step), genome, parents, train)
         before, scores = self._versions[max(0, step - 1)], self._round.part(answer.scores)
         state, outcome = self._strategy.absorb(before, member, step, scores)
-        verdict: Verdict = "accepted" if outcome.accepted else "rejected"
+        verdict = Verdict.ACCEPTED if outcome.accepted else Verdict.REJECTED
         matters = outcome.accepted or self._strategy.learns_from_rejected
         if matters and proposal is not None and self._guards:
             checked = self._check(genome, self._guard_means)
@@ -371,9 +372,8 @@ class Driver:
                 verdict, state = checked.verdict, self._strategy.skip(before, step)
                 outcome = replace(REJECTED, fitness=outcome.fitness)
         record = self._record(step, proposal, genome, verdict, outcome, answer, size, known)
-        held_out = None
-        if outcome.accepted and self._lead(member.id, train, genome, answer.scores):
-            held_out = self._track(genome)
+        leads = outcome.accepted and self._lead(member.id, train, genome, answer.scores)
+        held_out = self._track(genome) if leads else None
         self._write(record, state, held_out, guards)
         return record
 
@@ -422,7 +422,7 @@ class Driver:
     ) -> None:
         step = record.step
         forget = self._forgettable(record)
-        if record.verdict == "failed":
+        if record.verdict is Verdict.FAILED:
             self._failed.append((record, guards, forget))
             self._require_hope(record.error)
         else:

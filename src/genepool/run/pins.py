@@ -14,8 +14,8 @@ from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import PoolError
 from genepool.models.kind import Companions
 from genepool.models.kinds import kind_of
-from genepool.pool.guards import GuardEntry
-from genepool.pool.reader import Pool, Seed, TaskEntry
+from genepool.pool.pool_header import GuardEntry, Seed, TaskEntry
+from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genepool.core.early_stop.lossless import FullExam
 from genepool.core.subsets import Selected
-from genepool.pool.records import Answers, Record
+from genepool.pool.records import Record, Reevaluation
 from genepool.pool.writer import PoolWriter
 from genepool.run.executors.executor import Executor
 
@@ -58,6 +58,8 @@ def ask_again(
         if answer.scores is not None:
             new = np.where(np.isnan(before), answer.scores, np.float32(np.nan))
             asked = int(np.count_nonzero(~np.isnan(new)))
-        pool.add_answers(Answers(record.id, number, new, answer.error, asked, answer.seconds))
+        pool.add_reevaluation(
+            Reevaluation(record.id, number, new, answer.error, asked, answer.seconds)
+        )
         out[record.id] = answer.scores
     return out

@@ -251,7 +251,7 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
             f"{pool.path}: has {pool.evaluations} children of {budget}; run the same command again"
         )
     past = history(pool, points=_POINTS + 1, last=budget)
-    held_out, final = pool.held_out(), pool.champion() if pool.rounds else None
+    held_out, final = pool.held_out(), pool.champion() if pool.header.subsets else None
     asked = np.zeros(budget + 1, dtype=np.int64)
     champions: list[tuple[int, float, float]] = []
     for record in pool.records():
@@ -263,7 +263,7 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
         train = record.train if certain else None
         if train is not None and (not champions or train > champions[-1][1]):
             champions.append((record.step, train, held_out.get(record.id, float("nan"))))
-    for step, count in pool.asked_again().items():
+    for step, count in pool.reevaluated().items():
         if step <= budget:
             asked[step] += count
     if final is not None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.core.genome import Recipe, Vector
+from genepool.core.shares import seed_shares
 from genepool.errors import MissingExtraError
 from genepool.pool.history import History, history
-from genepool.pool.members import seed_shares
 from genepool.pool.reader import Pool
-from genepool.pool.score_matrix import Solved, in_columns, solved
+from genepool.pool.score_matrix import ScoreMatrix, in_columns, score_matrix
 from genepool.ui.report.graphics import COLOURS
 from genepool.ui.terminal.console import number, percent, plain
 
@@ -90,7 +90,7 @@ def run_figure(pool: Pool, file: Path) -> None:
         GenepoolError: the file cannot be written.
     """
     past = history(pool)
-    rows = solved(pool)
+    rows = score_matrix(pool)
     with canvas(10, 8.6) as figure:
         # The strip of the seeds is as high as their number, but no higher than the archive's.
         strip = min(2.6, 0.35 + 0.17 * len(rows.seeds))
@@ -160,14 +160,14 @@ def _finish_time(axes: Axes, past: History) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_seeds(axes: Axes, rows: Solved) -> None:
+def _draw_seeds(axes: Axes, rows: ScoreMatrix) -> None:
     axes.set_title("Who solves what (dark: solved)")
     _image(axes, rows.seeds)
     axes.set_yticks(range(len(rows.names)), [plain(name) for name in rows.names])
     axes.tick_params(bottom=False, labelbottom=False)
 
 
-def _draw_archive(axes: Axes, rows: Solved, pool: Pool) -> None:
+def _draw_archive(axes: Axes, rows: ScoreMatrix, pool: Pool) -> None:
     _image(axes, rows.archive)
     if len(rows.members) <= _LABELLED_ROWS:
         axes.set_yticks(range(len(rows.members)), [_named(member, rows) for member in rows.members])
@@ -182,7 +182,7 @@ def _draw_archive(axes: Axes, rows: Solved, pool: Pool) -> None:
             axes.annotate(plain(task.name), (middle, -0.8), ha="center", va="bottom")
 
 
-def _named(member: int, rows: Solved) -> str:
+def _named(member: int, rows: ScoreMatrix) -> str:
     """A member as it is called everywhere: by its number, or a seed by its name."""
     return plain(rows.names[member]) if member < len(rows.names) else f"member {member}"
 

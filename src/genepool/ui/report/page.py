@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from genepool.pool.score_matrix import Solved, in_columns
+from genepool.pool.score_matrix import ScoreMatrix, in_columns
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
 from genepool.ui.terminal.console import count, number, percent, plain
 
@@ -35,7 +35,7 @@ _SECTIONS = (
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def page(facts: dict[str, Any], scores: Solved) -> str:
+def page(facts: dict[str, Any], scores: ScoreMatrix) -> str:
     """The whole page.
 
     Args:
@@ -245,7 +245,7 @@ def _charts(facts: dict[str, Any]) -> tuple[Chart, Chart]:
     )
 
 
-def _solved(facts: dict[str, Any], scores: Solved) -> dict[str, Any]:
+def _solved(facts: dict[str, Any], scores: ScoreMatrix) -> dict[str, Any]:
     trains = {entry["member"]: entry["train"] for entry in facts["status"]["archive"]}
     edges: list[int] = scores.edges.tolist()
 

@@ -10,7 +10,6 @@ import platform
 import re
 from datetime import datetime, timezone
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ import numpy as np
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.core.genome import Genome, Recipe, decode
+from genepool.core.shares import seed_shares, shares_between
 from genepool.pool.history import History, history
-from genepool.pool.members import describe, seed_shares, shares_between
+from genepool.pool.members import describe, known_means, task_means
 from genepool.pool.reader import Pool
 from genepool.pool.records import Record
-from genepool.pool.score_matrix import Solved, solved
+from genepool.pool.score_matrix import ScoreMatrix, score_matrix
 from genepool.ui.report.page import page
 
 # Merges that are followed back from the champion.
@@ -55,17 +55,17 @@ def write_report(pool: Pool, file: Path) -> None:
         GenepoolError: the file cannot be written.
     """
     past = history(pool)
-    scores = solved(pool)
+    scores = score_matrix(pool)
     write_bytes(file, page(facts(pool, past, scores), scores).encode("utf-8"))
 
 
-def facts(pool: Pool, past: History, scores: Solved) -> dict[str, Any]:
+def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:
     """What the page shows, and what it offers for download (see docs/cli.md).
 
     Args:
         pool: with at least one seed scored.
         past: of `history`.
-        scores: of `solved`.
+        scores: of `score_matrix`.
     """
     status, meta = pool.status(), pool.meta()
     champion = pool.champion()
@@ -127,25 +127,16 @@ def _models(pool: Pool, status: dict[str, Any], champion: int | None) -> list[di
                 "held_out": best["held_out"],
             }
         )
+    members = [row["member"] for row in rows]
+    records, measured = pool.chosen(members), pool.held_out_of(members)
     for row in rows:
-        held_out = _held_out_by_task(pool, row["member"])
+        trains = task_means(pool, records[row["member"]])
+        means = known_means(pool, measured.get(row["member"]), held_out=True)
         row["tasks"] = [
             {"name": task["name"], "train": task["mean"], "held_out": mean}
-            for task, mean in zip(describe(pool, row["member"])["tasks"], held_out, strict=True)
+            for task, mean in zip(trains, means, strict=True)
         ]
     return rows
-
-
-def _held_out_by_task(pool: Pool, member: int) -> list[float | None]:
-    tasks = pool.tasks()
-    scores = pool.held_out_scores(member)
-    if scores is None:
-        return [None] * len(tasks)
-    edges = np.cumsum([0, *(task.held_out for task in tasks)]).tolist()
-    return [
-        float(scores[start:stop].mean(dtype=np.float64)) if stop > start else None
-        for start, stop in pairwise(edges)
-    ]
 
 
 def _history(past: History) -> dict[str, list[Any]]:
@@ -201,7 +192,7 @@ def _merge(record: Record) -> dict[str, Any]:
     return out
 
 
-def _genomes(pool: Pool, champion: int | None, scores: Solved) -> dict[str, Any]:
+def _genomes(pool: Pool, champion: int | None, scores: ScoreMatrix) -> dict[str, Any]:
     """What champion and archive are made of."""
     genome = None if champion is None else pool.genome(champion)
     out: dict[str, Any] = {
@@ -218,8 +209,7 @@ def _genomes(pool: Pool, champion: int | None, scores: Solved) -> dict[str, Any]
         shown = scores.members[:_MEMBERS]
         bins = _AREAS // max(1, len(shown) * genome.sources)
         bins = min(max(bins, _LEAST_STRIPES), _MOST_STRIPES)
-        for member in shown:
-            one = pool.genome(member)
+        for member, one in pool.genomes(shown).items():
             if isinstance(one, Recipe):
                 stripes = seed_shares(one, bins).round(3).tolist()
                 total = seed_shares(one)[0].tolist()
@@ -264,7 +254,7 @@ def place(tensor: str) -> tuple[str, str]:
     return (tensor if layer is None else layer[0]), part
 
 
-def _scores(scores: Solved) -> dict[str, Any]:
+def _scores(scores: ScoreMatrix) -> dict[str, Any]:
     def row(values: np.ndarray[Any, np.dtype[np.float32]]) -> list[float | int]:
         plain: list[float] = values.round(4).astype(np.float64).round(4).tolist()
         return [int(value) if value == int(value) else value for value in plain]

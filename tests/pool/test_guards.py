@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.core.guards import holds, least
+from genepool.pool.guards import holds, least
 
 SCORES = st.floats(0, 1)
 
