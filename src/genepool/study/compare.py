@@ -14,10 +14,18 @@ from typing import Any, cast
 import numpy as np
 import yaml
 
-from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import ConfigError, InputError, PoolError
 from genepool.materialise.gram import load_or_build_gram
+from genepool.output.own_files import (
+    CURVES,
+    PNG,
+    SVG,
+    TABLE,
+    refuse_pool_directory,
+    require_replaceable,
+    write_own,
+)
 from genepool.pool.database import begun
 from genepool.pool.history import history
 from genepool.pool.reader import Pool
@@ -31,6 +39,15 @@ from genepool.threads import available_threads
 
 # Points of a curve, besides the one before any child.
 _POINTS = 200
+# What a comparison consists of, besides its runs.
+FILES = {
+    "curves.csv": CURVES,
+    "summary.csv": CURVES,
+    "table.md": TABLE,
+    "comparison.png": PNG,
+    "comparison.svg": SVG,
+}
+
 # A label names a directory.
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
@@ -190,6 +207,9 @@ def compare(
     loaded = run if isinstance(run, Run) else load_run(run)
     target = loaded.config.budget if budget is None else budget
     path = Path(directory)
+    refuse_pool_directory(path)
+    for name, kind in FILES.items():
+        require_replaceable(path / name, kind)
     jobs = plan_jobs(loaded, path, strategies, variants, seeds, target)
     watcher = progress or Silence()
     count = min(len(jobs), workers or available_threads())
@@ -212,8 +232,8 @@ def compare(
             with Pool(job.pool) as pool:
                 curves.append(read_curve(pool, job.label, job.seed, target))
         found = assemble(path, curves, target)
-        write_bytes(path / "curves.csv", curves_csv(found.curves).encode())
-        write_bytes(path / "summary.csv", summary_csv(found).encode())
+        write_own(path / "curves.csv", curves_csv(found.curves).encode(), CURVES)
+        write_own(path / "summary.csv", summary_csv(found).encode(), CURVES)
     finally:
         lock.release()
     return found

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.checkpoints.files.atomic import write_bytes
 from genepool.core.genome import Recipe, Vector
 from genepool.core.shares import seed_shares
 from genepool.errors import MissingExtraError
+from genepool.output.own_files import PNG, write_own
 from genepool.pool.history import History, history
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import ScoreMatrix, in_columns, score_matrix
@@ -102,7 +102,7 @@ def run_figure(pool: Pool, file: Path) -> None:
         _draw_genome(figure.add_subplot(grid[3, :]), pool)
         figure.suptitle(_title(pool, past), fontsize=11, x=0.01, ha="left")
         data = encoded(figure, "png")
-    write_bytes(file, data)
+    write_own(file, data, PNG)
 
 
 def _title(pool: Pool, past: History) -> str:

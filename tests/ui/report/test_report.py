@@ -360,11 +360,14 @@ def test_without_held_out_examples_the_page_says_so(tmp_path: Path) -> None:
 
 def test_the_file_is_replaced_whole_or_not_at_all(recipes: Path, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    file.write_text("old")
+    report(recipes, file)
+    with file.open("a") as opened:
+        opened.write("old")
     code, out, _ = run_cli(["report", str(recipes), "-o", str(file), "--json"])
     assert code == 0
     assert json.loads(out) == {"file": str(file)}
-    assert file.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>") and not text.endswith("old")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
     code, _, error = run_cli(["report", str(recipes), "-o", str(tmp_path / "no" / "report.html")])
     assert code == 1

@@ -28,6 +28,7 @@ from genepool.materialise.cpu import Destination, express_piece
 from genepool.materialise.tensor_table import prepare_sources, require_finite
 from genepool.messages import at, one_line
 from genepool.models.kinds import kind_of_seed
+from genepool.output.own_files import require_free
 from genepool.output.write import stream
 from genepool.output.write.stream import Bytes
 from genepool.threads import Crew, Progress, thread_count
@@ -164,7 +165,7 @@ def write_tensors(
             dtype's range; the half-written files are removed.
     """
     _require_arguments(metadata or {}, extra or {})
-    target = _require_free(Path(directory))
+    target = require_free(Path(directory))
     entries = _entries(first, layout, writing.dtype)
     plain = {"format": "pt"}
     files = _plan(entries, writing.shard_bytes, plain if metadata is None else metadata)
@@ -267,23 +268,6 @@ def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes]) 
     for name in extra:
         if Path(name).name != name or name.startswith("."):
             raise InputError(f"extra: expected a plain file name; got '{one_line(name)}'")
-
-
-def _require_free(directory: Path) -> Path:
-    """The resolved target, if it is missing or an empty directory; its parents exist after this."""
-    try:
-        target = directory.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(
-                f"{at(directory)}: already exists and is not an empty directory; choose another "
-                "place, or remove it first"
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise GenepoolError(f"{at(directory)}: cannot be used: {one_line(error)}") from error
-    return target
 
 
 def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, bytes | Path]) -> None:

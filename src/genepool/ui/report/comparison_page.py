@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genepool.checkpoints.files.atomic import write_bytes
 from genepool.errors import MissingExtraError
+from genepool.output.own_files import PNG, SVG, TABLE, write_own
 from genepool.study.comparison import Comparison, Reach, Row, smallest_p
 from genepool.study.significance import FEWEST_SEEDS, SIGNIFICANT, confidence_band
 from genepool.ui.report.graphics import COLOURS
@@ -35,7 +35,7 @@ def write_pages(found: Comparison) -> tuple[list[Path], str | None]:
         GenepoolError: a file cannot be written.
     """
     table = found.directory / "table.md"
-    write_bytes(table, table_page(found).encode())
+    write_own(table, table_page(found).encode(), TABLE)
     try:
         return [table, *comparison_figure(found)], None
     except MissingExtraError as error:
@@ -189,7 +189,7 @@ def comparison_figure(found: Comparison) -> list[Path]:
         pictures = [(form, encoded(figure, form)) for form in ("png", "svg")]
     for form, data in pictures:
         files.append(found.directory / f"comparison.{form}")
-        write_bytes(files[-1], data)
+        write_own(files[-1], data, SVG if form == "svg" else PNG)
     return files
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from genepool.checkpoints.files.atomic import write_bytes
 from genepool.core.genome import Genome, Recipe, decode
 from genepool.core.shares import seed_shares, shares_between
+from genepool.output.own_files import REPORT, require_replaceable, write_own
 from genepool.pool.history import History, history
 from genepool.pool.members import describe, known_means, task_means
 from genepool.pool.reader import Pool
@@ -51,12 +51,13 @@ def write_report(pool: Pool, file: Path) -> None:
         file: where to; its directory is there.
 
     Raises:
-        InputError: nothing has been scored yet.
+        InputError: nothing has been scored yet, or the file is no report of genepool's.
         GenepoolError: the file cannot be written.
     """
+    require_replaceable(file, REPORT)
     past = history(pool)
     scores = score_matrix(pool)
-    write_bytes(file, page(facts(pool, past, scores), scores).encode("utf-8"))
+    write_own(file, page(facts(pool, past, scores), scores).encode("utf-8"), REPORT)
 
 
 def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""Files and directories that users name for output: only what genepool wrote is ever replaced."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from genepool.checkpoints.files.atomic import write_bytes
+from genepool.errors import GenepoolError, InputError
+from genepool.messages import at, one_line
+from genepool.pool.database import DATABASE
+
+# Where in a file its mark is looked for.
+_HEAD = 2**16
+
+# Besides the database and its log, what a pool makes in its directory while it is written to.
+_POOL = ("writer.lock", "writer.pid")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of file that genepool writes.
+
+    Attributes:
+        name: with its article.
+        start: what such a file begins with.
+        mark: what stands in its first 64 KiB besides.
+    """
+
+    name: str
+    start: bytes
+    mark: bytes = b""
+
+
+REPORT = Kind("a report", b"<!DOCTYPE html>", b'<meta name="generator" content="genepool')
+PNG = Kind("a figure", b"\x89PNG", b"Software\0genepool")
+SVG = Kind("a figure", b"<?xml", b">genepool<")
+TABLE = Kind("a table", b"# Comparison of strategies")
+CURVES = Kind("a table of runs", b"strategy,seed,evaluations,train,")
+
+
+def require_replaceable(file: Path, kind: Kind) -> None:
+    """Refuse to write where anything else lies than an empty file or what genepool wrote itself.
+
+    Raises:
+        InputError: naming the file.
+        GenepoolError: it cannot be looked at.
+    """
+    _refuse_pool(file)
+    try:
+        if not (file.exists() or file.is_symlink()):
+            return
+        # Through links: what they lead to is what the user would miss.
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise _other(file, kind)
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD)
+    except FileNotFoundError:
+        raise _other(file, kind) from None
+    except OSError as error:
+        raise GenepoolError(f"{at(file)}: cannot be written: {one_line(error)}") from None
+    if head and not (head.startswith(kind.start) and kind.mark in head):
+        raise _other(file, kind)
+
+
+def write_own(file: Path, data: bytes, kind: Kind) -> None:
+    """Write or replace a file of a kind; see `require_replaceable` and `write_bytes`."""
+    require_replaceable(file, kind)
+    write_bytes(file, data)
+
+
+def require_free(directory: Path) -> Path:
+    """The resolved place of a new directory: missing, or empty; its parents exist after this.
+
+    Raises:
+        InputError: something is there.
+        GenepoolError: it cannot be used.
+    """
+    _refuse_pool(directory)
+    try:
+        target = directory.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(
+                f"{at(directory)}: already exists and is not an empty directory; choose another "
+                "place, or remove it first"
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise GenepoolError(f"{at(directory)}: cannot be used: {one_line(error)}") from error
+    return target
+
+
+def refuse_pool_directory(directory: Path) -> None:
+    """Refuse a directory that is a pool, for what writes several files of its own into one.
+
+    Raises:
+        InputError: it is.
+    """
+    if (directory / DATABASE).exists():
+        raise InputError(f"{at(directory)}: is a pool; choose another directory")
+
+
+def _other(file: Path, kind: Kind) -> InputError:
+    return InputError(
+        f"{at(file)}: is there already, and is not {kind.name} that genepool wrote; only such a "
+        "one is replaced: choose another name, or remove it first"
+    )
+
+
+def _refuse_pool(path: Path) -> None:
+    """Refuse the names that a pool uses itself, also while there is no such file."""
+    try:
+        target = path.resolve()
+        taken = target.name.startswith(DATABASE) or target.name in _POOL
+        if taken and (target.parent / DATABASE).exists():
+            raise InputError(
+                f"{at(path)}: is a file of the pool {at(target.parent)}; choose another name"
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise GenepoolError(f"{at(path)}: cannot be used: {one_line(error)}") from error

@@ -1,0 +1,199 @@
+"""What a user names for output replaces only what genepool wrote of that kind, in every command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import genepool
+from genepool.errors import InputError
+from genepool.pool.reader import Pool
+from genepool.run.evolve import evolve
+from genepool.study.compare import compare
+from genepool.ui.figures import run_figure
+from genepool.ui.report.report import write_report
+from tests.cli import run_cli
+from tests.runs import seed_file, write_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("outputs")
+    evolve(write_run(directory, budget=12))
+    (directory / "notes.md").write_text("# My notes, which nobody else has\n")
+    (directory / "page.html").write_text("<!DOCTYPE html>\n<title>about genepool</title>\n")
+    (directory / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
+    (directory / "models").mkdir()
+    (directory / "models/only").mkdir()
+    (directory / "models/only/model.safetensors").write_bytes(
+        (directory / "seed1.safetensors").read_bytes()
+    )
+    for number, link in enumerate((os.symlink, os.link)):
+        link(directory / "seed1.safetensors", directory / f"link{number}.html")
+        link(directory / "pool/pool.sqlite", directory / f"pool{number}.html")
+    (directory / "dangling.html").symlink_to(directory / "nowhere")
+    os.mkfifo(directory / "pipe.html")
+    return directory
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """All that lies in a directory, links by what they lead to."""
+    found: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif name.endswith(("-wal", "-shm")):
+            continue  # SQLite makes and removes them for readers
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[name] = oct(path.stat().st_mode)
+    return found
+
+
+TAKEN = [
+    "pool/pool.sqlite",
+    "pool/../pool/pool.sqlite",
+    "pool/pool.sqlite-wal",
+    "pool/pool.sqlite-shm",
+    "pool/pool.sqlite-journal",
+    "pool/writer.pid",
+    "pool",
+    "seed1.safetensors",
+    "models/only",
+    "models/only/model.safetensors",
+    "run.yaml",
+    "data.npz",
+    "notes.md",
+    "page.html",
+    "link0.html",
+    "link1.html",
+    "pool0.html",
+    "pool1.html",
+    "dangling.html",
+    "pipe.html",
+    "picture.png",
+]
+
+COMMANDS: dict[str, Callable[[Path], list[str]]] = {
+    "report": lambda d: ["report", str(d / "pool")],
+    "export": lambda d: ["export", str(d / "pool"), "best"],
+    "merge": lambda d: ["merge", seed_file(d, 1), seed_file(d, 2), "--ratio", "0.5"],
+    "rebuild": lambda d: [
+        "rebuild",
+        str(d.parent / "recipe" / "genepool.json"),
+        *(f"seed{n}={seed_file(d, n)}" for n in (1, 2)),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(finished: Path) -> Path:
+    out = finished.parent / "recipe"
+    return genepool.merge(seed_file(finished, 1), seed_file(finished, 2), out, ratio=0.5).directory
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", TAKEN)
+def test_nothing_of_the_users_is_replaced(
+    finished: Path, recipe: Path, command: str, name: str
+) -> None:
+    before = digests(finished)
+    if command != "report" and name == "dangling.html":
+        return  # a directory that is made through a link destroys nothing
+    code, out, error = run_cli([*COMMANDS[command](finished), "-o", str(finished / name)])
+    assert code == 1, out
+    assert error.count("\n") == 1, error
+    assert Path(name).name in error
+    assert digests(finished) == before
+    with Pool(finished / "pool") as pool:
+        assert pool.evaluations == 12
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_python_functions_that_write_files(finished: Path, name: str) -> None:
+    before = digests(finished)
+    with Pool(finished / "pool") as pool:
+        for write in (write_report, run_figure):
+            with pytest.raises(InputError):
+                write(pool, finished / name)
+    assert digests(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("curves.csv", "day,money\n1,2\n"),
+        ("summary.csv", "strategy;money\n"),
+        ("table.md", "# What I think\n"),
+        ("comparison.png", "\x89PNG mine"),
+        ("comparison.svg", "<?xml version='1.0'?><svg>mine</svg>"),
+    ],
+)
+def test_a_comparison_among_ones_own_files(tmp_path: Path, file: str, text: str) -> None:
+    run = write_run(tmp_path / "run", budget=8)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / file).write_bytes(text.encode("latin-1"))
+    given = ["compare", str(run), "--strategies", "m2n2", "--runs", "1", "-o", str(out)]
+    code, _, error = run_cli(given)
+    assert (code, error.count("\n")) == (1, 1), error
+    assert file in error
+    assert [entry.name for entry in out.iterdir()] == [file], "and nothing has been begun"
+    assert (out / file).read_bytes() == text.encode("latin-1")
+
+
+@pytest.mark.parametrize("place", ["pool", "link"])
+def test_a_comparison_in_a_pool(finished: Path, tmp_path: Path, place: str) -> None:
+    before = digests(finished)
+    out = finished / "pool"
+    if place == "link":
+        (tmp_path / "link").symlink_to(out)
+        out = tmp_path / "link"
+    with pytest.raises(InputError, match="is a pool"):
+        compare(finished / "run.yaml", out, strategies=["m2n2"], seeds=1)
+    assert digests(finished) == before
+
+
+def test_a_demo_among_ones_own_files(tmp_path: Path) -> None:
+    run = write_run(tmp_path, budget=8)
+    before = digests(tmp_path)
+    code, _, error = run_cli(["demo", "digits", "--budget", "5", "--pool", str(run.parent)])
+    assert code == 1
+    assert "another" in error
+    assert digests(tmp_path) == before
+
+
+def test_what_genepool_wrote_is_replaced(finished: Path, tmp_path: Path) -> None:
+    page, picture = tmp_path / "page.html", tmp_path / "run.png"
+    empty = tmp_path / "empty.html"
+    empty.touch()
+    with Pool(finished / "pool") as pool:
+        for _ in range(2):
+            write_report(pool, page)
+            run_figure(pool, picture)
+        write_report(pool, empty)
+    (tmp_path / "link.html").symlink_to(page)
+    code, _, error = run_cli(["report", str(finished / "pool"), "-o", str(tmp_path / "link.html")])
+    assert code == 0, error
+    assert b"genepool" in page.read_bytes() and b"genepool" in empty.read_bytes()
+    # Of another kind it is not.
+    with Pool(finished / "pool") as pool, pytest.raises(InputError, match="is not a report"):
+        write_report(pool, picture)
+    with Pool(finished / "pool") as pool, pytest.raises(InputError, match="is not a figure"):
+        run_figure(pool, page)
+
+
+def test_a_comparison_goes_on_where_its_files_are(tmp_path: Path) -> None:
+    run, out = write_run(tmp_path / "run", budget=8), tmp_path / "out"
+    given = ["compare", str(run), "--strategies", "m2n2", "--runs", "2", "-o", str(out)]
+    for _ in range(2):
+        code, _, error = run_cli(given)
+        assert code == 0, error
+    names = {entry.name for entry in out.iterdir()}
+    assert {"curves.csv", "summary.csv", "table.md", "comparison.png", "comparison.svg"} <= names
