@@ -7,6 +7,9 @@ expected, what was got, and what to do.
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 
 class GenepoolError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -45,6 +48,38 @@ class MissingExtraError(GenepoolError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed: "
-            f"pip install 'genepool[{extra}]'"
+            f"{purpose} needs the package '{package}', which is not installed: {installing(extra)}"
+            + (_SMALL_TORCH if package == "torch" else "")
         )
+
+
+_SMALL_TORCH = (
+    "; on a machine without a GPU, first: pip install torch --index-url "
+    "https://download.pytorch.org/whl/cpu (a fraction of the size)"
+)
+
+
+def installing(extra: str) -> str:
+    """The command that installs one of genepool's extras, in the way that genepool came here."""
+    return f"pip install '{_package().format(extra=extra)}'"
+
+
+@cache
+def _package() -> str:
+    if (Path(__file__).parents[2] / "pyproject.toml").is_file():
+        return ".[{extra}]"  # These are the sources of a checkout.
+    # Late: few runs need to know it.
+    import json
+    from importlib import metadata
+    from typing import Any
+
+    try:
+        text = metadata.distribution("genepool").read_text("direct_url.json")
+        origin: Any = json.loads(text or "{}")
+    except (metadata.PackageNotFoundError, OSError, ValueError):
+        origin = {}
+    if "dir_info" in origin:
+        return ".[{extra}]"
+    if "vcs_info" in origin:
+        return "genepool[{extra}] @ git+" + str(origin["url"])
+    return "genepool[{extra}]"

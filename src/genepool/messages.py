@@ -71,3 +71,9 @@ def pass_on(error: BaseException) -> None:
     """
     if isinstance(error, (KeyboardInterrupt, GeneratorExit, TimeIsUp)):
         raise error
+
+
+def spoken(error: BaseException) -> str:
+    """An exception in one line: its type and all that it says, white space made single."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {one_line(text)}" if text else type(error).__name__

@@ -115,7 +115,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return None if name == "transformers" else real(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", absent)
-    with pytest.raises(GenepoolError, match=r"needs the package 'transformers'.*genepool\[llm\]"):
+    with pytest.raises(GenepoolError, match=r"needs the package 'transformers'.*\[llm\]"):
         build(directory)
 
 

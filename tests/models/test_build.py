@@ -239,5 +239,5 @@ class TestNetworks:
     ) -> None:
         checkpoints, layout = seeds(folder, torch.float32)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(GenepoolError, match=r"pip install 'genepool\[torch\]'"):
+        with pytest.raises(GenepoolError, match=r"pip install '[^']*\[torch\].*whl/cpu"):
             live(folder, checkpoints, layout, network="gp_nets:plain")

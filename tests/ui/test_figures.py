@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from genepool.errors import GenepoolError, InputError
+from genepool.errors import GenepoolError, InputError, installing
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.ui.figures import run_figure
@@ -75,5 +75,5 @@ def test_without_matplotlib_the_message_names_the_extra() -> None:
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.stdout == (
         "MissingExtraError the figure of a run needs the package 'matplotlib', which is not "
-        "installed: pip install 'genepool[plots]'\n"
+        f"installed: {installing('plots')}\n"
     )

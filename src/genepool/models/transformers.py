@@ -19,6 +19,7 @@ from transformers import core_model_loading
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.built import NotBuilt, build_config
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import CODES
@@ -189,31 +190,16 @@ def _require_fit(report: Mapping[str, Any], directory: Path, first: Checkpoint) 
 
 def _config(directory: Path) -> Any:
     raw = read_json(directory / CONFIG)
-    kind = raw.get("model_type")
-    if not isinstance(kind, str):
-        raise CheckpointError(
-            f"{at(directory / CONFIG)}: expected a transformers config with 'model_type'; got none"
-        )
-    if "quantization_config" in raw:
+    if raw.get("quantization_config") is not None:
         raise CheckpointError(
             f"{at(directory / CONFIG)}: the model is quantised ('quantization_config'); merge the "
             "unquantised weights, and quantise what is exported; if these are dequantised, take "
             "the entry out"
         )
-    known: Mapping[str, Any] = _TF.CONFIG_MAPPING
-    if kind not in known:
-        raise CheckpointError(
-            f"{at(directory / CONFIG)}: transformers {_TF.__version__} has no model type "
-            f"'{one_line(kind)}'; a newer transformers may (pip install -U transformers). Code "
-            "that comes with a model is never run"
-        )
     try:
-        return known[kind].from_dict(raw)
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(
-            f"{at(directory / CONFIG)}: not a usable '{one_line(kind)}' config: {cause(error)}"
-        ) from error
+        return build_config(raw)
+    except NotBuilt as error:
+        raise CheckpointError(f"{at(directory / CONFIG)}: {error}") from error
 
 
 def _class(config: Any, directory: Path) -> Any:

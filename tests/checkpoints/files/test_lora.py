@@ -141,6 +141,48 @@ def test_folding_is_what_peft_merges(tmp_path: Path, case: str) -> None:
     assert found.digest() != base.digest()
 
 
+TIED: dict[str, tuple[dict[str, Any], bool]] = {
+    "embeddings alone": ({"modules_to_save": ["embed_tokens"]}, False),
+    "embeddings and head": ({"modules_to_save": ["embed_tokens", "lm_head"]}, False),
+    "head alone": ({"modules_to_save": ["lm_head"]}, False),
+    "low rank on the embeddings": ({"target_modules": ["embed_tokens", "q_proj"]}, False),
+    "low rank on the head": ({"target_modules": ["lm_head", "q_proj"]}, False),
+    "both, kept equal": ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+    "low rank, kept equal": (
+        {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TIED)
+@pytest.mark.parametrize("said", [True, False])
+def test_embeddings_that_are_the_head(tmp_path: Path, case: str, said: bool) -> None:
+    options, folds = TIED[case]
+    model = language.llama(0, tie_word_embeddings=True)
+    adapted(tmp_path, model, torch.float32, **{"r": 2, "target_modules": ["q_proj"], **options})
+    if not said:  # Tied by default: transformers does not write it.
+        file = tmp_path / "base/config.json"
+        content = {**json.loads(file.read_text()), "model_type": "gemma"}
+        file.write_text(json.dumps({k: v for k, v in content.items() if "tie_word" not in k}))
+    if not folds:
+        with pytest.raises(CheckpointError, match=r"ties 'model.embed_tokens.weight' to its outp"):
+            opened(tmp_path)
+        return
+    base, found = open_checkpoint(tmp_path / "base"), opened(tmp_path)
+    assert set(found.tensors) == set(base.tensors)
+    name = "model.embed_tokens.weight"
+    adapter = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    module = "base_model.model.model.embed_tokens"
+    if "modules_to_save" in options:
+        expected = adapter[f"{module}.weight"].numpy()
+    else:
+        a, b = (adapter[f"{module}.lora_embedding_{x}"].double() for x in "AB")
+        expected = floats(base, name) + 4 * (b @ a).T.numpy()
+    np.testing.assert_allclose(floats(found, name), expected, 2e-5, 1e-6)
+    assert not np.allclose(floats(base, name), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_convolutions(tmp_path: Path, dora: bool) -> None:
     torch.manual_seed(1)

@@ -11,6 +11,7 @@ import torch
 
 from genepool.checkpoints.family import Family, make_family
 from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.model_files.configs import compare_configs
 from genepool.errors import CheckpointError
 from tests.build import save
 
@@ -99,6 +100,100 @@ def test_what_must_agree(tmp_path: Path, changes: dict[str, Any], message: str) 
 )
 def test_what_says_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert family(tmp_path, {}, {"config": {**CONFIG, **changes}}).notices == ()
+
+
+def small(kind: str, **values: Any) -> dict[str, Any]:
+    return {"model_type": kind, "num_hidden_layers": 2, **values}
+
+
+LLAMA, GEMMA = small("llama"), small("gemma3_text")
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        # RoPE in every spelling.
+        (LLAMA, {"rope_theta": 1e6}, "rope.theta is 1000000.0 against 10000.0"),
+        (LLAMA, {"rope_scaling": {"type": "linear", "factor": 4.0}}, 'rope.type is "linear" ag'),
+        (LLAMA, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope.theta is"),
+        (LLAMA, {"partial_rotary_factor": 0.5}, "rope.partial is 0.5 against 1.0"),
+        (small("gpt_neox"), {"rotary_pct": 0.5}, "rope.partial is 0.5 against 0.25"),
+        (small("gpt_neox", rotary_pct=1.0), {"rotary_pct": 0.25}, "rope.partial is 0.25 against 1"),
+        (small("phi"), {"partial_rotary_factor": 1.0}, "rope.partial is 1.0 against 0.5"),
+        (GEMMA, {"rope_local_base_freq": 1e6}, "rope.sliding_attention.theta is 1000000.0"),
+        ({"model_type": "gemma3", "text_config": {"num_hidden_layers": 2}},
+         {"text_config": {"num_hidden_layers": 2, "rope_theta": 5.0}},
+         "text_config.rope.full_attention.theta is 5.0 against 1000000.0"),
+        # What else decides what weights mean.
+        (LLAMA, {"hidden_act": "gelu"}, 'hidden_act is "gelu" against "silu"'),
+        (LLAMA, {"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 against 1e-06"),
+        (LLAMA, {"attention_bias": True}, "attention_bias is true against false"),
+        (small("qwen2"), {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 9},
+         "layer_types is"),
+        (GEMMA, {"layer_types": ["full_attention"] * 2}, "layer_types is"),
+        (small("gemma2"), {"tie_word_embeddings": False}, "tie_word_embeddings is false against t"),
+        (small("gemma2"), {"final_logit_softcapping": None}, "softcapping is null against 30.0"),
+        (small("opt"), {"do_layer_norm_before": False}, "do_layer_norm_before is false against tr"),
+        (small("mamba2"), {"time_step_limit": [0.0, 1.0]}, "time_step_limit is"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_absent_means_its_default(
+    tmp_path: Path, first: dict[str, Any], other: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        family(tmp_path / "1", {"config": first}, {"config": {**first, **other}})
+    with pytest.raises(CheckpointError, match=message.split(" is ")[0]):
+        family(tmp_path / "2", {"config": {**first, **other}}, {"config": first})
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (LLAMA, {"rope_theta": 10000.0, "rope_scaling": None, "hidden_act": "silu"}),
+        (LLAMA, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
+        (LLAMA, {"partial_rotary_factor": 1.0, "tie_word_embeddings": False}),
+        (small("gpt_neox"), {"rotary_pct": 0.25, "rotary_emb_base": 10000}),
+        (small("gemma2"), {"tie_word_embeddings": True, "sliding_window": 4096}),
+        (GEMMA, {"rope_local_base_freq": 10000.0, "rope_theta": 1000000.0}),
+        (small("mistral"), {"head_dim": None}),
+        ({"model_type": "gpt2"}, {"n_inner": None, "activation_function": "gelu_new"}),
+        (small("mamba2"), {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
+        (small("mamba2", time_step_limit=[0.0, float("inf")]),
+         {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
+    ],
+)  # fmt: skip
+def test_a_default_that_is_said_says_nothing(
+    tmp_path: Path, first: dict[str, Any], other: dict[str, Any]
+) -> None:
+    a = model(tmp_path / "a", config=first)
+    b = model(tmp_path / "b", config={**first, **other})
+    assert compare_configs(a, b, partial=False, vocabulary=False) == []
+    assert compare_configs(b, a, partial=False, vocabulary=False) == []
+
+
+def test_what_an_unknown_class_means_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"model_type": "nobody_knows", "hidden_size": 2}
+    (notice,) = family(
+        tmp_path / "1", {"config": own}, {"config": {**own, "rope_theta": 1e6}}
+    ).notices
+    assert "rope.theta is 1000000.0 against absent" in notice
+    assert "could not be told (transformers" in notice
+    assert "has no model type 'nobody_knows'" in notice
+    assert family(tmp_path / "2", {"config": own}, {"config": own}).notices == ()
+    many = {**LLAMA, "num_hidden_layers": 10**9}
+    (notice,) = family(tmp_path / "3", {"config": many}, {"config": {**many, "x": 1}}).notices
+    assert "num_hidden_layers is 1000000000; expected at most" in notice
+    # Where transformers is not installed, only equal files are silent.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    changed = small("llama", mlp_bias=True, marker=2)
+    (notice,) = family(
+        tmp_path / "4", {"config": {**LLAMA, "marker": 2}}, {"config": changed}
+    ).notices
+    assert "mlp_bias is true against absent" in notice
+    assert "the package 'transformers' is not installed: pip install '" in notice
+    assert family(tmp_path / "5", {"config": LLAMA}, {"config": LLAMA}).notices == ()
 
 
 def test_what_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import genepool
 from genepool.checkpoints.family import find_source, make_family, open_source
+from tests.build import save
 from tests.lms import rewrite_config, write_lm
 
 HEADS = {"llama": "lm_head.weight", "gpt2": "lm_head.weight"}
@@ -67,6 +69,31 @@ def test_another_head_is_merged_and_told(tmp_path: Path) -> None:
         rewrite_config(seed, tie_word_embeddings=False)
     family = make_family([open_source(find_source(str(seed), tmp_path)) for seed in seeds])
     assert "lm_head.weight" in {slot.name for slot in family.layout.slots}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("gemma", None), ("gpt2", None), ("llama", True), ("opt", None)]
+)
+def test_a_key_that_is_absent_ties_by_default(tmp_path: Path, kind: str, key: bool | None) -> None:
+    head, embeddings = "lm_head.weight", "model.embed_tokens.weight"
+    config = {"model_type": kind, **({} if key is None else {"tie_word_embeddings": key})}
+    for name, copied in (("a", True), ("b", False)):
+        words = torch.randn(6, 4)
+        tensors = {embeddings: words, "model.layers.0.mlp.weight": torch.randn(4, 4)}
+        save(tmp_path / name, {**tensors, **({head: words.clone()} if copied else {})})
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    opened = [open_source(find_source(str(tmp_path / name), tmp_path)) for name in "ab"]
+    assert head not in opened[0].tensors
+    assert make_family(opened).notices == ()
+    # Llama's default is the other one: the copy is a tensor of its own there.
+    (tmp_path / "a/config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert head in open_source(find_source(str(tmp_path / "a"), tmp_path)).tensors
+    # Of a class that nobody knows it is told.
+    (tmp_path / "a/config.json").write_text(json.dumps({"model_type": "nobody_knows"}))
+    unknown = open_source(find_source(str(tmp_path / "a"), tmp_path))
+    assert head in unknown.tensors
+    (notice,) = make_family([unknown]).notices
+    assert "no config.json says whether it is tied" in notice
 
 
 def test_code_that_stays_behind_is_told(tmp_path: Path) -> None:

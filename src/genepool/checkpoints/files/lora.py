@@ -25,6 +25,7 @@ from genepool.checkpoints.files.header import Entry
 from genepool.checkpoints.files.low_rank import LowRank, fold
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.model_files.configs import read_json
+from genepool.checkpoints.model_files.tied import tied_embeddings
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
@@ -252,6 +253,12 @@ class _Plan:
     def __init__(self, settings: _Settings, weights: MappedFile, base: Checkpoint) -> None:
         self._settings = settings
         self._weights = weights
+        # Of a tied head, which the base does not store: the embeddings under the head's name.
+        self._tied = tied_embeddings(base)
+        self._head = next((n for n in map(_head_of, weights.tensors) if n), "lm_head.weight")
+        if self._tied is not None:
+            head = replace(self._tied, name=self._head)
+            base = replace(base, tensors={**base.tensors, self._head: head})
         self._base = base
         self._parts: dict[str, dict[str, Tensor]] = {}
         self._whole: dict[str, Tensor] = {}
@@ -294,12 +301,13 @@ class _Plan:
                 self._require_shape(shift.name, shift, base.tensors[bias])
                 self._shifts[bias] = (shift, change.scale)
         self._modules = {self._target(m + ".weight", m): m for m in modules}
-        self._require_untied()
+        self._require_both_or_neither()
 
     @property
     def changed(self) -> list[str]:
         """Names of the base's tensors that change."""
-        return sorted({*self._parts, *self._whole, *self._shifts})
+        names = {*self._parts, *self._whole, *self._shifts}
+        return sorted(names if self._tied is None else names - {self._head})
 
     def folded(self, name: str) -> memoryview:
         """The new bytes of one of them."""
@@ -346,23 +354,21 @@ class _Plan:
                 "resized?"
             )
 
-    def _require_untied(self) -> None:
-        """An embedding that is also the head: the adapter changes one use of it, a file both."""
-        directory = self._base.directory
-        config = directory / "config.json" if directory is not None else None
-        if config is None or not config.exists():
+    def _require_both_or_neither(self) -> None:
+        """Embeddings that are the head, too: what is folded changes both uses of them."""
+        if self._tied is None:
             return
-        if read_json(config).get("tie_word_embeddings") is not True:
+        pair = (self._tied.name, self._head)
+        changed = [name for name in pair if name in self._parts or name in self._whole]
+        if not changed or (len(changed) == 2 and self.folded(pair[0]) == self.folded(pair[1])):
             return
-        heads = [n for n in self._base.tensors if re.search(r"(^|\.)(lm_head|embed_out)\.", n)]
-        pattern = r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight"
-        tied = [n for n in self.changed if re.search(pattern, n)]
-        if tied and not heads:
-            raise CheckpointError(
-                f"{at(self._weights.path)}: changes {some(tied)}, which the base "
-                f"{at(self._base.path)} ties to its output head, so that folding would change "
-                "both; untie the base first"
-            )
+        what = f"changes {some(changed)}" if len(changed) == 1 else "changes the two differently"
+        raise CheckpointError(
+            f"{at(self._weights.path)}: {what}, and the base {at(self._base.path)} ties "
+            f"'{one_line(pair[0])}' to its output head, so that folding would change both alike; "
+            "untie the base first (tie_word_embeddings: false, and the head stored), or train the "
+            "adapter with peft's ensure_weight_tying"
+        )
 
     def _change(self, module: str, target: str, parts: Mapping[str, Tensor]) -> LowRank:
         """The low-rank change of a weight; checks shapes, ranks and kinds."""
@@ -422,6 +428,12 @@ class _Plan:
             left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
         values = None if magnitude is None else as_float32(magnitude.raw, magnitude.dtype)
         return LowRank(left, right, scale, values, int(turned))
+
+
+def _head_of(name: str) -> str | None:
+    """The head's weight that a tensor of an adapter belongs to, if it is the head's."""
+    found = re.match(r"(.*\.)?(lm_head|embed_out)\.", name.removeprefix(_PREFIX))
+    return f"{found[0]}weight" if found else None
 
 
 def _matched(patterns: Mapping[str, Any], module: str, default: Any) -> Any:

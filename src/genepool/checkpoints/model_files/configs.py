@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.safetensors import refuse_duplicates
+from genepool.checkpoints.model_files.built import NotBuilt, built_values, decoded
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
@@ -36,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-# What must agree wherever both configurations say it: it decides what the weights mean.
+# What must agree: it decides what the weights mean. What differs besides is told.
 _MUST = {
     *("model_type", "architectures", "vocab_size", "tie_word_embeddings", "rope"),
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "d_ff", "ffn_dim"),
@@ -49,6 +51,12 @@ _MUST = {
     *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
     *("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "image_size", "patch_size"),
+    *("rope_local_base_freq", "rotary_dim", "no_rope_layers", "activation", "afn", "norm_epsilon"),
+    *("qkv_bias", "attention_out_bias", "lm_head_bias", "enable_bias", "do_layer_norm_before"),
+    *("routed_scaling_factor", "scoring_func", "n_group", "topk_group", "use_qk_norm"),
+    *("qk_layernorm", "apply_residual_connection_post_layernorm", "position_embedding_type"),
+    *("scale_embedding", "embedding_scale", "scale_emb", "scale_depth", "dim_model_base"),
+    *("mlp_hidden_act", "mamba_hidden_act", "time_step_limit", "clip_qkv"),
 }
 # What says nothing about the model's function, or is of its training only.
 _SILENT = {
@@ -57,8 +65,24 @@ _SILENT = {
     *("resid_pdrop", "attn_pdrop", "hidden_dropout", "classifier_dropout", "pretraining_tp"),
     *("_from_model_config", "router_aux_loss_coef", "output_router_logits", "unsloth_fixed"),
     *("unsloth_version", "gradient_checkpointing", "_attn_implementation_autoset", "auto_map"),
+    *("activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"),
+    *("output_attentions", "output_hidden_states", "return_dict", "torchscript", "init_std"),
+    *("layerdrop", "chunk_size_feed_forward", "problem_type", "_diffusers_version"),
 }
-_ROPE = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_pct")
+# How rotary settings are spelt beside each other, and what they are called here.
+_ROPE = {
+    "rope_theta": "theta", "rotary_emb_base": "theta", "rotary_base": "theta",
+    "partial_rotary_factor": "partial", "rotary_pct": "partial", "rotary_percent": "partial",
+    "rope_pct": "partial", "original_max_position_embeddings": "original_max_position_embeddings",
+}  # fmt: skip
+_ROPE_SETS = ("rope_parameters", "rope_scaling")
+# What transformers' formulas take where even the built configuration says nothing.
+_ROPE_DEFAULTS = {
+    "type": "default", "partial": 1.0, "beta_fast": 32, "beta_slow": 1, "truncate": True,
+}  # fmt: skip
+# Stands for a key that a configuration does not have.
+_ABSENT: Any = object()
+_TIE = "tie_word_embeddings"
 # In a partial merge these are of the whole model, not of the part that is shared.
 _OF_THE_WHOLE = {"architectures", "model_type", "vocab_size", "tie_word_embeddings"}
 
@@ -80,35 +104,86 @@ def compare_configs(first: Path, other: Path, *, partial: bool, vocabulary: bool
     ours, theirs = first / "config.json", other / "config.json"
     if not (ours.is_file() and theirs.is_file()):
         return []
-    a, b = read_json(ours), read_json(theirs)
-    if partial:
-        a, b = _language_part(a), _language_part(b)
-    left, right = _flat(a), _flat(b)
+    pair = f"{at(theirs)} does not fit {at(ours)}"
+    given = read_json(ours), read_json(theirs)
     free = _OF_THE_WHOLE if partial else {"vocab_size"} if vocabulary else set[str]()
-    notices: list[str] = []
-    for field in sorted(left.keys() & right.keys()):
-        leaf = field.rsplit(".", 1)[-1]
-        if _equal(left[field], right[field]) or leaf in _SILENT or leaf in free:
-            continue
-        text = f"{one_line(field)} is {_shown(right[field])} against {_shown(left[field])}"
-        if leaf in _MUST or field.startswith("rope.") or ".rope." in field:
-            if left[field] is None or right[field] is None:
-                continue
-            cause = (
-                "the vocabularies differ in size; 'vocabulary: common' merges the rows of the "
-                "tokens that both have"
-                if leaf == "vocab_size"
-                else "are they of one architecture and size?"
-            )
-            raise CheckpointError(f"{at(theirs)} does not fit {at(ours)}: {text}; {cause}")
-        notices.append(text)
-    if not notices:
+    left, right = (_flat(_language_part(raw) if partial else raw) for raw in given)
+    fields = _differing(left, right, free)
+    # Said in both files and of one spelling: nothing that is built can make these agree.
+    said = [f for f in fields if not (_in_rope(f) or None in (left.get(f), right.get(f)))]
+    _refuse(said, left, right, pair)
+    reason = ""
+    if len(said) < len(fields):
+        try:
+            parts = [built_values(raw) for raw in given]
+        except NotBuilt as error:
+            reason = str(error)
+        else:
+            left, right = (_flat(_language_part(raw) if partial else raw) for raw in parts)
+            _complete(left, right)
+            fields = _differing(left, right, free)
+    # Where even the built configuration lacks a key, no class of transformers gives it a meaning.
+    both = [f for f in fields if f in left and f in right]
+    _refuse([f for f in both if not reason or None not in (left[f], right[f])], left, right, pair)
+    if not fields:
         return []
-    more = f" and {len(notices) - 4} more" if len(notices) > 4 else ""
-    return [
-        f"{at(theirs)} differs from {at(ours)}: {'; '.join(notices[:4])}{more} (the first seed's "
-        "is kept)"
-    ]
+    fields.sort(key=lambda field: not _must(field))
+    more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
+    listed = "; ".join(_against(field, left, right) for field in fields[:4])
+    text = f"{at(theirs)} differs from {at(ours)}: {listed}{more} (the first seed's is kept)"
+    if reason and any(left.get(f) is None or right.get(f) is None for f in fields):
+        text += (
+            f"; what a key means where it is absent could not be told ({reason}): find it out, and "
+            "write it into both files"
+        )
+    return [text]
+
+
+def _differing(left: dict[str, Any], right: dict[str, Any], free: Set[str]) -> list[str]:
+    """The fields that differ, or that only one of two configurations has, in order."""
+    found: list[str] = []
+    for field in sorted(left.keys() | right.keys()):
+        leaf = field.rsplit(".", 1)[-1]
+        a, b = left.get(field, _ABSENT), right.get(field, _ABSENT)
+        unsaid = leaf == "architectures" and (a in (None, _ABSENT) or b in (None, _ABSENT))
+        if not (_equal(a, b) or leaf in _SILENT or leaf in free or unsaid):
+            found.append(field)
+    return found
+
+
+def _complete(left: dict[str, Any], right: dict[str, Any]) -> None:
+    """Give built configurations the rotary settings that formulas have defaults for."""
+    for field in left.keys() | right.keys():
+        leaf = field.rsplit(".", 1)[-1]
+        if _in_rope(field) and leaf in _ROPE_DEFAULTS:
+            left.setdefault(field, _ROPE_DEFAULTS[leaf])
+            right.setdefault(field, _ROPE_DEFAULTS[leaf])
+
+
+def _refuse(fields: list[str], left: dict[str, Any], right: dict[str, Any], pair: str) -> None:
+    for field in fields:
+        if not _must(field):
+            continue
+        cause = (
+            "the vocabularies differ in size; 'vocabulary: common' merges the rows of the "
+            "tokens that both have"
+            if field.rsplit(".", 1)[-1] == "vocab_size"
+            else "are they of one architecture and size?"
+        )
+        raise CheckpointError(f"{pair}: {_against(field, left, right)}; {cause}")
+
+
+def _must(field: str) -> bool:
+    return field.rsplit(".", 1)[-1] in _MUST or _in_rope(field)
+
+
+def _in_rope(field: str) -> bool:
+    return field.startswith("rope.") or ".rope." in field
+
+
+def _against(field: str, left: dict[str, Any], right: dict[str, Any]) -> str:
+    ours, theirs = (_shown(side[field]) if field in side else "absent" for side in (left, right))
+    return f"{one_line(field)} is {theirs} against {ours}"
 
 
 def compare_settings(first: Path, other: Path) -> list[str]:
@@ -223,6 +298,29 @@ def _plain(value: Any) -> Any:
     return cast("dict[str, Any]", value).get("content", value) if isinstance(value, dict) else value
 
 
+def ties_embeddings(directory: Path | None) -> bool | None:
+    """Whether the model of a directory uses its token embeddings as its output head, too.
+
+    Returns:
+        What config.json says, or else the default of its class; None where neither is known.
+
+    Raises:
+        CheckpointError: config.json cannot be read.
+    """
+    if directory is None or not (directory / "config.json").is_file():
+        return None
+    raw = read_json(directory / "config.json")
+    if raw.get(_TIE) is not None:
+        return raw[_TIE] is True
+    try:
+        built = built_values(raw)
+        # A class that does not know the setting never ties.
+        return built.get(_TIE, _language_part(built).get(_TIE, False)) is True
+    except NotBuilt:
+        inner = _language_part(raw).get(_TIE)
+        return None if inner is None else inner is True
+
+
 def language_config(directory: Path | None) -> dict[str, Any]:
     """The part of config.json that describes the language model; empty if there is none."""
     if directory is None or not (directory / "config.json").is_file():
@@ -241,8 +339,8 @@ def _language_part(config: dict[str, Any]) -> dict[str, Any]:
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted names to values, rotary settings in one form for all releases of transformers."""
     flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in _ROPE:
+    for key, value in cast("dict[str, Any]", decoded(config)).items():
+        if key in _ROPE or key in _ROPE_SETS:
             continue
         if isinstance(value, dict):
             flat.update(_flat(cast("dict[str, Any]", value), f"{prefix}{key}."))
@@ -250,31 +348,57 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat[prefix + key] = value
     for key, value in _rope(config).items():
         flat[f"{prefix}rope.{key}"] = value
+    for key, value in _derived(config).items():
+        if flat.get(prefix + key, _ABSENT) is None:
+            flat[prefix + key] = value
     return flat
 
 
+def _derived(config: dict[str, Any]) -> dict[str, Any]:
+    """What models compute where a configuration says null."""
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    derived = {"num_key_value_heads": heads}
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        derived["head_dim"] = width // heads
+    if isinstance(config.get("n_embd"), int):
+        derived["n_inner"] = 4 * config["n_embd"]
+    return derived
+
+
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    given: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    values = dict(cast("dict[str, Any]", given)) if isinstance(given, dict) else {"scaling": given}
-    if any(isinstance(value, dict) for value in values.values()):  # one set for each kind of layer
-        return {
-            f"{kind}.{key}": value
-            for kind, entry in values.items()
-            if isinstance(entry, dict)
-            for key, value in _rope({"rope_parameters": entry}).items()
-        }
-    theta = values.pop("rope_theta", config.get("rope_theta", config.get("rotary_emb_base")))
-    kind = values.pop("rope_type", values.pop("type", "default"))
-    if theta is None and not values and kind == "default":
-        return {}
-    return {"theta": theta, "type": kind, **values}
+    """The rotary settings that a configuration says, under names of one spelling."""
+    given: Any = config.get("rope_parameters") or config.get("rope_scaling")
+    values: dict[str, Any] = {"scaling": given} if given else {}
+    if isinstance(given, dict):
+        values = dict(cast("dict[str, Any]", given))
+        if any(isinstance(value, dict) for value in values.values()):  # for each kind of layer
+            return {
+                f"{kind}.{key}": value
+                for kind, entry in values.items()
+                if isinstance(entry, dict)
+                for key, value in _rope({"rope_parameters": entry}).items()
+            }
+    elif any(key in config for key in _ROPE_SETS):  # null: said to be plain
+        values = {"rope_type": "default"}
+    values = {**{key: config[key] for key in _ROPE if config.get(key) is not None}, **values}
+    kind = values.pop("type", _ABSENT)
+    kind = values.pop("rope_type", kind)
+    if values.keys() - _ROPE.keys() and kind is _ABSENT:
+        kind = "default"
+    out = {_ROPE.get(key, key): value for key, value in values.items()}
+    if kind is not _ABSENT:
+        out["type"] = "longrope" if kind == "su" else kind
+    return out
 
 
 def _equal(a: Any, b: Any) -> bool:
     numbers = (int, float)
     if isinstance(a, numbers) and isinstance(b, numbers) and bool not in (type(a), type(b)):
         # GGUF files keep such numbers as float32.
-        return math.isclose(a, b, rel_tol=1e-6)
+        return math.isclose(a, b, rel_tol=1e-6) or (a != a and b != b)
+    if isinstance(a, list) and isinstance(b, list):
+        left, right = cast("list[Any]", a), cast("list[Any]", b)
+        return len(left) == len(right) and all(map(_equal, left, right))
     return a == b
 
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.safetensors import Tensor
-from genepool.checkpoints.model_files.configs import language_config, read_json
+from genepool.checkpoints.model_files.configs import ties_embeddings
 from genepool.messages import at
 
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+_EMBEDDINGS = re.compile(
+    r"(^|\.)(embed_tokens|wte|embed_in|(word_|tok_)?embeddings?|shared)\.weight$"
+)
 _CHUNK = 2**24
 
 
@@ -24,35 +27,49 @@ def without_tied_head(checkpoint: Checkpoint) -> Checkpoint:
     Merged on its own a copy drifts away from them (split points cut between the two), and what it
     holds then depends on who loads it; left out, it is what the configuration says.
     """
-    head = _head(checkpoint)
-    if head is None or not any(_equal(head, other) for other in _alike(checkpoint, head)):
+    head = _stored_head(checkpoint)
+    if head is None or not ties_embeddings(checkpoint.directory):
+        return checkpoint
+    if not any(_equal(head, other) for other in _alike(checkpoint, head)):
         return checkpoint
     kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name != head.name}
     return replace(checkpoint, tensors=MappingProxyType(kept), _digest=[])
 
 
 def tie_notice(checkpoint: Checkpoint) -> str | None:
-    """What to say of a head that is not what it is said to be tied to; None if all is well."""
-    head = _head(checkpoint)
-    if head is None or not _alike(checkpoint, head):
+    """What to say of a head that may not be what it is tied to; None if all is well."""
+    head, tied = _stored_head(checkpoint), ties_embeddings(checkpoint.directory)
+    if head is None or checkpoint.directory is None or tied is False:
+        return None
+    alike = _alike(checkpoint, head)
+    if tied is None:
+        if not any(_equal(head, other) for other in alike):
+            return None
+        return (
+            f"{at(checkpoint.path)}: '{head.name}' equals the embeddings, and no config.json says "
+            "whether it is tied to them: the two merge apart; if they are tied, write "
+            '"tie_word_embeddings": true into config.json'
+        )
+    if not alike:
         return None
     return (
-        f"{at(checkpoint.path)}: config.json says tie_word_embeddings, but '{head.name}' is not "
-        "the embeddings: programs that tie them all the same get another model (set it to false)"
+        f"{at(checkpoint.path)}: by its config.json (or the default of its type) the head is tied "
+        f"to the embeddings (tie_word_embeddings), but '{head.name}' is not the embeddings: "
+        "programs that tie them all the same get another model (set it to false)"
     )
 
 
-def _head(checkpoint: Checkpoint) -> Tensor | None:
-    """The head in the file of a model that has its head tied."""
-    named = [name for name in checkpoint.tensors if _HEAD.search(name)]
-    if len(named) != 1 or checkpoint.directory is None:
+def tied_embeddings(checkpoint: Checkpoint) -> Tensor | None:
+    """The token embeddings, if they are the output head, too, which then is not stored itself."""
+    if any(_HEAD.search(name) for name in checkpoint.tensors):
         return None
-    file = checkpoint.directory / "config.json"
-    if not file.is_file():
-        return None
-    inner = language_config(checkpoint.directory).get("tie_word_embeddings")
-    tied = read_json(file).get("tie_word_embeddings", inner) is True
-    return checkpoint.tensors[named[0]] if tied else None
+    found = [tensor for name, tensor in checkpoint.tensors.items() if _EMBEDDINGS.search(name)]
+    return found[0] if len(found) == 1 and ties_embeddings(checkpoint.directory) else None
+
+
+def _stored_head(checkpoint: Checkpoint) -> Tensor | None:
+    named = [tensor for name, tensor in checkpoint.tensors.items() if _HEAD.search(name)]
+    return named[0] if len(named) == 1 else None
 
 
 def _alike(checkpoint: Checkpoint, head: Tensor) -> list[Tensor]:
