@@ -44,7 +44,7 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
 
     from genepool.checkpoints.files.checkpoint import open_checkpoint
     from genepool.checkpoints.layout import build_layout
-    from genepool.core.archive import Member
+    from genepool.core.archive import Member, Verdict
     from genepool.core.examples import examples_of
     from genepool.core.genome import digest, encode, seed_recipe
     from genepool.materialise.gram import load_or_build_gram
@@ -93,7 +93,7 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
                 mutation=0.0,
                 digest=digest(genome),
                 genome=encode(genome),
-                verdict="accepted" if outcome.accepted else "rejected",
+                verdict=Verdict.ACCEPTED if outcome.accepted else Verdict.REJECTED,
                 scores=scores,
                 train=member.train,
                 fitness=outcome.fitness,

@@ -75,6 +75,12 @@ def test_a_member_that_descends_from_itself_is_a_damaged_pool(tmp_path: Path) ->
         db.execute("UPDATE members SET parents = '[6, 6]' WHERE id = 4")
         db.execute("UPDATE members SET parents = '[4, 4]' WHERE id = 6")
     db.close()
+    with pytest.raises(PoolError, match="a row of 'members' is not what was written"):
+        Pool(tmp_path / "pool")
+    # Pools of version 1 had no seals.
+    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
     with Pool(tmp_path / "pool") as opened, pytest.raises(PoolError, match="damaged pool"):
         ancestry(opened, 6)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genepool.core.archive import Verdict
 from genepool.core.genome import Recipe, digest
 from genepool.errors import EvaluationError, PoolError
 from genepool.pool.reader import Pool
@@ -327,6 +328,6 @@ def test_what_took_long_to_score_is_written_at_once(tmp_path: Path) -> None:
     with closing(PoolWriter(tmp_path / "pool")) as writer, Pool(tmp_path / "pool") as reader:
         last = writer.record(4)
         for more in range(1, 6):
-            row = replace(last, id=4 + more, step=3 + more, verdict="rejected", seconds=60.0)
+            row = replace(last, id=4 + more, step=3 + more, verdict=Verdict.REJECTED, seconds=60.0)
             writer.add(row)
             assert reader.evaluations == 3 + more

@@ -5,41 +5,119 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Generator
+from hashlib import blake2b
 from pathlib import Path
 
 from genepool.errors import PoolError
+from genepool.messages import one_line
 
-SCHEMA_VERSION = 1
 DATABASE = "pool.sqlite"
 
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+# Version 1 had no seals.
+SCHEMA_VERSION = 2
+
+_CREATE = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB) WITHOUT ROWID;
 CREATE TABLE seeds (
-    position INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL);
+    position INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL,
+    seal BLOB);
 CREATE TABLE tasks (
     position INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, weight REAL NOT NULL,
-    examples INTEGER NOT NULL, held_out INTEGER NOT NULL, is_binary INTEGER NOT NULL);
+    examples INTEGER NOT NULL, held_out INTEGER NOT NULL, is_binary INTEGER NOT NULL, seal BLOB);
 CREATE TABLE members (
     id INTEGER PRIMARY KEY, step INTEGER NOT NULL, parents TEXT NOT NULL, plan TEXT NOT NULL,
     merge BLOB, mutation REAL NOT NULL, digest TEXT, genome BLOB, verdict TEXT NOT NULL,
     scores BLOB, asked INTEGER NOT NULL, train REAL, fitness REAL, slot INTEGER, evicted INTEGER,
-    error TEXT, seconds REAL NOT NULL);
+    error TEXT, seconds REAL NOT NULL, seal BLOB);
 CREATE INDEX accepted ON members (id) WHERE verdict = 'accepted';
-CREATE TABLE held_out (member INTEGER PRIMARY KEY, scores BLOB NOT NULL, mean REAL NOT NULL);
+CREATE TABLE held_out (
+    member INTEGER PRIMARY KEY, scores BLOB NOT NULL, mean REAL NOT NULL, seal BLOB);
 CREATE TABLE guards (
-    member INTEGER, guard INTEGER, mean REAL NOT NULL, PRIMARY KEY (member, guard)) WITHOUT ROWID;
-CREATE TABLE rounds (number INTEGER PRIMARY KEY, examples BLOB NOT NULL);
+    member INTEGER, guard INTEGER, mean REAL NOT NULL, seal BLOB, PRIMARY KEY (member, guard))
+    WITHOUT ROWID;
+CREATE TABLE rounds (number INTEGER PRIMARY KEY, examples BLOB NOT NULL, seal BLOB);
 CREATE TABLE answers (
     member INTEGER, round INTEGER, scores BLOB, error TEXT, asked INTEGER NOT NULL,
-    seconds REAL NOT NULL, PRIMARY KEY (member, round));
+    seconds REAL NOT NULL, seal BLOB, PRIMARY KEY (member, round));
 """
+
+# The columns of each table that its rows' seals cover. Genomes come and go, and have digests.
+_SEALED = {
+    "meta": "key, value",
+    "seeds": "position, name, path, digest",
+    "tasks": "position, name, digest, weight, examples, held_out, is_binary",
+    "members": "id, step, parents, plan, merge, mutation, digest, verdict, scores, train, fitness, "
+    "slot, evicted, asked, error, seconds",
+    "held_out": "member, scores, mean",
+    "guards": "member, guard, mean",
+    "rounds": "number, examples",
+    "answers": "member, round, scores, error, asked, seconds",
+}
+
+
+def insertion(table: str, *more: str) -> str:
+    """The statement that writes a row of a table and seals it.
+
+    The row takes the place of one that has its key; members alone are never written again.
+
+    Args:
+        table: its name.
+        more: columns beside those that are sealed; values are given in this order, these last.
+    """
+    names = [*_SEALED[table].split(", "), *more]
+    values = ", ".join(f"?{number}" for number in range(1, len(names) + 1))
+    sealed = ", ".join(f"?{number}" for number in range(1, len(names) + 1 - len(more)))
+    verb = "INSERT" if table == "members" else "INSERT OR REPLACE"
+    return (
+        f"{verb} INTO {table} ({', '.join(names)}, seal) "
+        f"VALUES ({values}, seal_of('{table}', {sealed}))"
+    )
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make the tables; inside a transaction."""
+    for statement in _CREATE.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def seal_rows(db: sqlite3.Connection) -> None:
+    """Seal the rows of a pool of version 1, which then is one of today's; in one transaction."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for table in _tables(db):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN seal BLOB")
+            db.execute(f"UPDATE {table} SET seal = seal_of('{table}', {_SEALED[table]})")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def _tables(db: sqlite3.Connection) -> list[str]:
+    """The tables that are there; old pools lack some."""
+    there = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return [table for table in _SEALED if table in there]
+
+
+def _seal(table: str, *values: object) -> bytes:
+    """A digest of a row, 8 bytes; numbers by their value, whatever type a column gives them."""
+    parts = [
+        value if isinstance(value, bytes) else repr(value).encode()
+        for value in (float(value) if isinstance(value, int) else value for value in values)
+    ]
+    lengths = repr([len(part) for part in parts]).encode()
+    return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
 
 
 def connect(file: Path, *, write: bool) -> sqlite3.Connection:
     mode = "rwc" if write else "ro"
     address = f"{file.absolute().as_uri()}?mode={mode}"
     with reading(file.parent):
-        db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
+        db = _connect(address)
     if not write:
         try:
             db.execute("SELECT count(*) FROM sqlite_master")
@@ -47,11 +125,17 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
             # A read-only directory has no room for the log's index; without a log none is needed.
             db.close()
             if not Path(f"{file}-wal").exists():
-                db = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
+                db = _connect(f"{address}&immutable=1")
             else:
-                db = sqlite3.connect(address, uri=True, isolation_level=None)
+                db = _connect(address)
         except sqlite3.DatabaseError:
             pass  # reported by the caller's first query
+    return db
+
+
+def _connect(address: str) -> sqlite3.Connection:
+    db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
+    db.create_function("seal_of", -1, _seal, deterministic=True)
     return db
 
 
@@ -68,24 +152,50 @@ def begun(path: Path) -> bool:
         return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
-def check_schema(db: sqlite3.Connection, path: Path) -> None:
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a pool that cannot be read, or is not as it was written.
+
+    Raises:
+        PoolError: saying what is wrong, and what to do.
+    """
     with reading(path):
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+        tables = _tables(db)
     if not tables:
         raise PoolError(
             f"{path}: this pool was interrupted before anything was written; run the same "
             "`genepool evolve RUN.yaml` again"
         )
-    if version != SCHEMA_VERSION or not {"meta", "members", "seeds", "tasks"} <= tables:
+    if not 1 <= version <= SCHEMA_VERSION or not {"meta", "members", "seeds", "tasks"} <= {*tables}:
         raise PoolError(
-            f"{path}: this pool has schema version {version}, and this genepool reads version "
-            f"{SCHEMA_VERSION}; use the genepool that wrote it, or another pool directory"
+            f"{path}: this pool has schema version {version}, and this genepool reads versions 1 "
+            f"to {SCHEMA_VERSION}; use the genepool that wrote it, or another pool directory"
         )
+    with reading(path):
+        # Unlike quick_check it sees to indices too, and is as quick where there are few.
+        found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found == "ok" and version > 1:
+            broken = " UNION ALL ".join(
+                f"SELECT '{table}' FROM {table} WHERE seal IS NOT seal_of('{table}', {columns})"
+                for table, columns in _SEALED.items()
+                if table in tables
+            )
+            row = db.execute(f"{broken} LIMIT 1").fetchone()
+            found = "ok" if row is None else f"a row of '{row[0]}' is not what was written"
+    if found != "ok":
+        raise damaged(path, found.splitlines()[-1])
+
+
+def damaged(path: Path, what: str) -> PoolError:
+    """What to say of a pool that is not as it was written."""
+    return PoolError(
+        f"{path}: the pool is damaged ({what}); restore {DATABASE} from a copy, or begin a new pool"
+    )
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Generator[None, None, None]:
+    """What cannot be read, or makes no sense, is a PoolError."""
     try:
         yield
     except sqlite3.Error as error:
@@ -93,6 +203,8 @@ def reading(path: Path) -> Generator[None, None, None]:
             f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, restore it "
             "from a copy"
         ) from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise damaged(path, one_line(error)) from error
 
 
 @contextlib.contextmanager

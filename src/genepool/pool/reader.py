@@ -26,7 +26,7 @@ from genepool.errors import PoolError
 from genepool.pool.breeding import bred_again
 from genepool.pool.database import (
     DATABASE,
-    check_schema,
+    check,
     connect,
     reading,
 )
@@ -78,7 +78,7 @@ class Pool:
         self._connection = connect(file, write=False)
         with contextlib.ExitStack() as undo:
             undo.callback(self._connection.close)
-            check_schema(self._connection, self.path)
+            check(self._connection, self.path)
             undo.pop_all()
 
     def close(self) -> None:
@@ -130,7 +130,8 @@ class Pool:
             "ORDER BY position"
         )
         entries = [TaskEntry(*row[:5], binary=bool(row[5])) for row in tasks]
-        return header_of(self.meta(), [Seed(*row) for row in seeds], entries)
+        with reading(self.path):
+            return header_of(self.meta(), [Seed(*row) for row in seeds], entries)
 
     def seeds(self) -> tuple[Seed, ...]:
         """The seeds, in order; seed k is member k."""
@@ -152,7 +153,9 @@ class Pool:
     def meta(self) -> dict[str, Any]:
         """What the run pinned (`pins`), and what its sessions change: `config`, `budget`, how the
         seeds are opened (`opening`), and at how many children it was `finished`."""
-        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM meta")}
+        rows = self._rows("SELECT key, value FROM meta")
+        with reading(self.path):
+            return {key: json.loads(value) for key, value in rows}
 
     # Members
 
@@ -244,7 +247,8 @@ class Pool:
 
     def _record(self, row: tuple[Any, ...], later: Mapping[int, Sequence[bytes]]) -> Record:
         examples = self.header.examples
-        return completed(from_row(row, examples.size), later.get(row[0], ()), examples)
+        with reading(self.path):
+            return completed(from_row(row, examples.size), later.get(row[0], ()), examples)
 
     def genomes(self, members: Iterable[int]) -> dict[int, Genome]:
         """The genomes of any members ever bred, the rejected too, by id; see `bred_again`.
@@ -255,7 +259,8 @@ class Pool:
         wanted = list(members)
         lineage = self.lineage(wanted)
         try:
-            known = bred_again(self.header, lineage)
+            with reading(self.path):
+                known = bred_again(self.header, lineage)
         except PoolError as error:
             raise PoolError(f"{self.path}: {error}") from None
         return {member: known[member] for member in wanted}

@@ -15,8 +15,8 @@ from genepool.core.examples import Examples
 from genepool.errors import PoolError
 
 COLUMNS = (
-    "id, step, parents, plan, merge, mutation, digest, genome, verdict, scores, train, fitness, "
-    "slot, evicted, asked, error, seconds"
+    "id, step, parents, plan, merge, mutation, digest, verdict, scores, train, fitness, slot, "
+    "evicted, asked, error, seconds, genome"
 )
 
 
@@ -110,10 +110,10 @@ def to_row(record: Record) -> tuple[Any, ...]:
     """The values of `COLUMNS`."""
     return (
         *(record.id, record.step, f"[{', '.join(map(str, record.parents))}]", record.plan),
-        *(record.merge, record.mutation, record.digest, record.genome, record.verdict.value),
+        *(record.merge, record.mutation, record.digest, record.verdict.value),
         None if record.scores is None else pack_scores(record.scores),
         *(record.train, record.fitness, record.slot, record.evicted, record.asked),
-        *(record.error, record.seconds),
+        *(record.error, record.seconds, record.genome),
     )
 
 
@@ -125,23 +125,22 @@ def from_row(row: tuple[Any, ...], size: int) -> Record:
         size: number N of examples.
     """
     return Record(
-        id=row[0],
-        step=row[1],
+        *row[:2],
         parents=tuple(json.loads(row[2])),
         plan=row[3],
         merge=row[4],
         mutation=row[5],
         digest=row[6],
-        genome=row[7],
-        verdict=Verdict(row[8]),
-        scores=None if row[9] is None else unpack_scores(row[9], size),
-        train=row[10],
-        fitness=row[11],
-        slot=row[12],
-        evicted=row[13],
-        asked=row[14],
-        error=row[15],
-        seconds=row[16],
+        verdict=Verdict(row[7]),
+        scores=None if row[8] is None else unpack_scores(row[8], size),
+        train=row[9],
+        fitness=row[10],
+        slot=row[11],
+        evicted=row[12],
+        asked=row[13],
+        error=row[14],
+        seconds=row[15],
+        genome=row[16],
     )
 
 

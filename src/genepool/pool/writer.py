@@ -15,14 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import PoolError
-from genepool.pool.database import DATABASE, SCHEMA, SCHEMA_VERSION, check_schema, connect, writing
+from genepool.pool.database import (
+    DATABASE,
+    check,
+    connect,
+    create,
+    insertion,
+    seal_rows,
+    writing,
+)
 from genepool.pool.guards import Means
 from genepool.pool.pool_header import Seed, TaskEntry
 from genepool.pool.reader import Pool
-from genepool.pool.records import COLUMNS, Record, Reevaluation, pack_scores, to_row
+from genepool.pool.records import Record, Reevaluation, pack_scores, to_row
 
-_INSERT = f"INSERT INTO members ({COLUMNS}) VALUES ({', '.join('?' * 17)})"
-_INSERT_GUARD = "INSERT INTO guards VALUES (?, ?, ?)"
+_INSERT = insertion("members", "genome")
+_INSERT_GUARD = insertion("guards")
+_INSERT_HELD_OUT = insertion("held_out")
 _FORGET = "UPDATE members SET genome = NULL WHERE id = ?"
 
 # The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
@@ -70,7 +79,8 @@ class PoolWriter(Pool):
                 self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
             )
             if not empty:
-                check_schema(self._connection, self.path)
+                check(self._connection, self.path)
+                seal_rows(self._connection)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -78,12 +88,9 @@ class PoolWriter(Pool):
         self._pid = os.getpid()
         self._durable = self._committed = time.monotonic()
         self._full = False
-        # What was added and is not written yet: members, held-out scores, genomes to forget.
-        self._waiting: list[tuple[object, ...]] = []
-        self._guarded: list[tuple[int, int, float]] = []
-        self._measured: list[tuple[int, NDArray[np.float32], float]] = []
-        self._forgotten: list[tuple[int]] = []
-        # Seconds of scoring that it took.
+        # What was added and is not written yet, as statements with their rows, and the seconds of
+        # scoring that it took.
+        self._waiting: list[tuple[str, tuple[object, ...]]] = []
         self._at_stake = 0.0
 
     def close(self) -> None:
@@ -116,19 +123,15 @@ class PoolWriter(Pool):
     ) -> None:
         """Write the tables and what the run pins, in one transaction."""
         with self._transaction() as db:
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            create(db)
+            entries = [(key, json.dumps(meta[key], sort_keys=True)) for key in sorted(meta)]
+            db.executemany(insertion("meta"), entries)
             db.executemany(
-                "INSERT INTO meta VALUES (?, ?)",
-                [(key, json.dumps(value, sort_keys=True)) for key, value in sorted(meta.items())],
-            )
-            db.executemany(
-                "INSERT INTO seeds VALUES (?, ?, ?, ?)",
+                insertion("seeds"),
                 [(i, seed.name, seed.path, seed.digest) for i, seed in enumerate(seeds)],
             )
             db.executemany(
-                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                insertion("tasks"),
                 [
                     (i, t.name, t.digest, t.weight, t.examples, t.held_out, int(t.binary))
                     for i, t in enumerate(tasks)
@@ -138,7 +141,7 @@ class PoolWriter(Pool):
     def set_meta(self, key: str, value: object) -> None:
         """Change one entry of `meta`."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            db.execute(insertion("meta"), (key, json.dumps(value)))
 
     def add(
         self,
@@ -158,13 +161,15 @@ class PoolWriter(Pool):
             guards: its mean score on each guard; empty if it was asked none.
             forget: members whose stored genomes are no longer needed (they can be bred again).
         """
-        self._waiting.append(to_row(record))
-        self._guarded += [
-            (record.id, number, mean) for number, mean in enumerate(guards) if mean is not None
+        self._waiting.append((_INSERT, to_row(record)))
+        self._waiting += [
+            (_INSERT_GUARD, (record.id, number, mean))
+            for number, mean in enumerate(guards)
+            if mean is not None
         ]
         if held_out is not None:
-            self._measured.append((record.id, *held_out))
-        self._forgotten += [(gone,) for gone in forget]
+            self._waiting.append((_INSERT_HELD_OUT, _held_out_row(record.id, *held_out)))
+        self._waiting += [(_FORGET, (gone,)) for gone in forget]
         self._at_stake += record.seconds
         since = time.monotonic() - self._committed
         if max(since, self._at_stake) >= _GROUP_SECONDS:
@@ -174,29 +179,16 @@ class PoolWriter(Pool):
         """Write the members that wait, in one transaction."""
         if not self._waiting:
             return
-        with writing(self.path):
-            self._begin()
-            try:
-                self._connection.executemany(_INSERT, self._waiting)
-                if self._guarded:
-                    self._connection.executemany(_INSERT_GUARD, self._guarded)
-                for measured in self._measured:
-                    self._insert_held_out(*measured)
-                if self._forgotten:
-                    self._connection.executemany(_FORGET, self._forgotten)
-                self._commit()
-            except BaseException:
-                self._roll_back()
-                raise
-            finally:
-                # What could not be written is bred again when the run goes on.
-                self._waiting, self._measured, self._forgotten = [], [], []
-                self._guarded, self._at_stake = [], 0.0
+        waiting, self._waiting, self._at_stake = self._waiting, [], 0.0
+        # What could not be written is bred again when the run goes on.
+        with self._transaction() as db:
+            for statement, row in waiting:
+                db.execute(statement, row)
 
     def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         """Record held-out scores, float32[M], and their weighted mean."""
-        with self._transaction():
-            self._insert_held_out(member, scores, mean)
+        with self._transaction() as db:
+            db.execute(_INSERT_HELD_OUT, _held_out_row(member, scores, mean))
 
     def add_subset(self, number: int, indices: NDArray[np.int64]) -> None:
         """Record which examples members compete for from now on.
@@ -208,21 +200,14 @@ class PoolWriter(Pool):
         chosen = np.full(self.header.examples.size, np.nan, dtype=np.float32)
         chosen[indices] = 1.0
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (number, pack_scores(chosen)))
+            db.execute(insertion("rounds"), (number, pack_scores(chosen)))
 
     def add_reevaluation(self, again: Reevaluation) -> None:
         """Record what a member was asked again."""
         scores = None if again.scores is None else pack_scores(again.scores)
         row = (*(again.member, again.subset, scores), *(again.error, again.asked))
         with self._transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, again.seconds)
-            )
-
-    def _insert_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO held_out VALUES (?, ?, ?)", (member, pack_scores(scores), mean)
-        )
+            db.execute(insertion("answers"), (*row, again.seconds))
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
@@ -267,6 +252,12 @@ class PoolWriter(Pool):
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
+
+
+def _held_out_row(
+    member: int, scores: NDArray[np.float32], mean: float
+) -> tuple[int, bytes, float]:
+    return member, pack_scores(scores), mean
 
 
 def _holder(path: Path) -> str:

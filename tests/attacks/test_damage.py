@@ -1,0 +1,120 @@
+"""Damaged pools: what is read is what was written, or there is one clear line."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool.pool.database import DATABASE
+from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
+from genepool.run.evolve import evolve
+from tests.cli import run_cli
+from tests.golden import runs
+from tests.runs import contents, write_run
+
+CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
+KINDS: dict[str, dict[str, Any]] = {
+    "recipes and a guard": {
+        "tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "tolerance": 0.05}],
+        "track_held_out": True,
+    },
+    "vectors": {"strategy": {"name": "m2n2", "archive": 5, "mutation": 0.05}, "budget": 40},
+    "subsets": {"strategy": {"name": "m2n2", "archive": 5, "share": 0.4, "renew": 10}},
+}
+
+
+def _flip(data: bytearray, draws: random.Random) -> None:
+    data[draws.randrange(len(data))] ^= 1 << draws.randrange(8)
+
+
+def _zero(data: bytearray, draws: random.Random) -> None:
+    size = draws.choice([64, 512, 4096])
+    start = draws.randrange(len(data)) // size * size
+    data[start : start + size] = bytes(len(data[start : start + size]))
+
+
+def _seen(pool: Path, out: Path) -> list[tuple[int, Any, str]]:
+    """What the commands say of a pool: exit code, result, errors."""
+    shutil.rmtree(out, ignore_errors=True)
+    found: list[tuple[int, Any, str]] = []
+    for arguments in (
+        ["status", str(pool), "--json"],
+        ["show", str(pool), "best", "--json"],
+        ["export", str(pool), "-o", str(out), "--json"],
+    ):
+        code, text, errors = run_cli(arguments)
+        found.append((code, json.loads(text) if code == 0 else None, errors))
+    if found[-1][0] == 0:
+        found.append((0, json.loads((out / "genepool.json").read_text()), ""))
+    return found
+
+
+@pytest.mark.parametrize("damage", [_flip, _zero])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "count", [20, pytest.param(100, marks=pytest.mark.slow, id="many")], ids=["few", None]
+)
+def test_a_damaged_pool_is_read_as_it_was_or_not_at_all(
+    tmp_path: Path, kind: str, damage: Callable[[bytearray, random.Random], None], count: int
+) -> None:
+    evolve(write_run(tmp_path, **KINDS[kind]))
+    pool = tmp_path / "pool"
+    whole, data = _seen(pool, tmp_path / "out"), (pool / DATABASE).read_bytes()
+    assert all(code == 0 for code, _, _ in whole)
+    draws, refused = random.Random(f"{kind} {count}"), 0
+    for _ in range(count):
+        broken = bytearray(data)
+        damage(broken, draws)
+        (pool / DATABASE).write_bytes(broken)
+        for expected, found in zip(whole, _seen(pool, tmp_path / "out"), strict=False):
+            if found[0] == 0:
+                assert found == expected
+            else:
+                refused += 1
+                assert found[0] == 1
+                assert len(found[2].strip().splitlines()) == 1, found[2]
+                assert "Traceback" not in found[2]
+    # What is not used, in pages and between rows, may be anything.
+    assert refused > (count if damage is _zero else 0)
+
+
+@pytest.mark.parametrize("table", ["meta", "seeds", "tasks", "members", "held_out", "guards"])
+def test_every_row_is_sealed(tmp_path: Path, table: str) -> None:
+    evolve(write_run(tmp_path, **KINDS["recipes and a guard"], budget=10))
+    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        last = columns[columns.index("seal") - 1]
+        db.execute(f"UPDATE {table} SET {last} = '0.125'")
+    db.close()
+    for command in (["status"], ["show", "best"], ["export", "-o", str(tmp_path / "out")]):
+        code, _, error = run_cli([command[0], str(tmp_path / "pool"), *command[1:]])
+        assert code == 1
+        assert f"the pool is damaged (a row of '{table}' is not what was written)" in error
+    code, _, error = run_cli(["evolve", str(tmp_path / "run.yaml"), "--budget", "20"])
+    assert code == 1
+    assert "the pool is damaged" in error
+
+
+@pytest.mark.parametrize("name", runs.POOLS)
+def test_an_old_pool_has_no_seals_until_it_is_written_to(name: str, tmp_path: Path) -> None:
+    pool = runs.copy_pool(name, tmp_path).parent / "pool"
+    before = contents(pool)
+    with sqlite3.connect(pool / DATABASE) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 1
+    db.close()
+    PoolWriter(pool).close()
+    assert contents(pool) == before
+    with sqlite3.connect(pool / DATABASE) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
+        db.execute("UPDATE members SET asked = asked + 1 WHERE id = 5")
+    db.close()
+    with pytest.raises(Exception, match="a row of 'members' is not what was written"):
+        Pool(pool)
