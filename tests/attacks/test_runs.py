@@ -263,7 +263,7 @@ def test_a_seed_that_vanished(pool: Path) -> None:
     (pool.parent / "seed1.safetensors").unlink()
     before = contents(pool)
     _expect(["evolve", str(pool.parent / "run.yaml"), "--budget", "20"], "seed1.safetensors")
-    _expect(["export", str(pool), "-o", str(pool.parent / "out")], "seed1", "--seed")
+    _expect(["export", str(pool), "-o", str(pool.parent / "out")], "seed1", "--moved")
     assert contents(pool) == before
     assert not (pool.parent / "out").exists()
 

@@ -58,7 +58,7 @@ def test_seeds_that_moved(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "seed1.safetensors").rename(tmp_path / "elsewhere/s.safetensors")
     with Pool(tmp_path / "pool") as pool:
-        with pytest.raises(CheckpointError, match="--seed seed1=PATH"):
+        with pytest.raises(CheckpointError, match="--moved seed1=PATH"):
             export(pool, "best", tmp_path / "out")
         with pytest.raises(InputError, match="no seed named 'seed9'"):
             export(pool, "best", tmp_path / "out", seeds={"seed9": moved})

@@ -78,8 +78,8 @@ class Layout:
         """Where on the axis a user's split point lies.
 
         Args:
-            split: a float is a fraction of the axis in [0, 1]; an int is a position in 0..D; a
-                string is the name of a tensor and means its start.
+            split: a float is a fraction of the parameter axis in [0, 1]; an int is a position in
+                0..D; a string is the name of a tensor and means its start.
 
         Raises:
             InputError: out of range, or no such tensor.
@@ -102,7 +102,9 @@ class Layout:
                 raise InputError(f"split: expected a position in 0..{size}; got {split}")
             return split
         if not 0.0 <= split <= 1.0:
-            raise InputError(f"split: expected a fraction of the axis in [0, 1]; got {split}")
+            raise InputError(
+                f"split: expected a fraction of the parameter axis in [0, 1]; got {split}"
+            )
         return round(split * size)
 
 

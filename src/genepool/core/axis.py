@@ -41,7 +41,7 @@ class Axis:
 def axis(size: int, tensors: list[int] | None = None) -> Axis:
     """An axis of one chromosome; `tensors` are the inner tensor boundaries, if any."""
     if size < 1:
-        raise InputError(f"an axis needs at least one parameter; got {size}")
+        raise InputError(f"a parameter axis needs at least one parameter; got {size}")
     inner = sorted(set(tensors or []) - {0, size})
     if inner and not 0 < inner[0] <= inner[-1] < size:
         raise InputError(f"tensor boundaries must lie inside 0..{size}; got {inner}")

@@ -216,7 +216,9 @@ def compose(outer: Recipe, inner: Sequence[Recipe]) -> Recipe:
     if outer.sources != len(inner):
         raise InputError(f"expected {outer.sources} recipes to substitute; got {len(inner)}")
     if len({(part.size, part.sources) for part in inner} | {(outer.size, inner[0].sources)}) > 1:
-        raise InputError("recipes to be composed must share one axis and one list of seeds")
+        raise InputError(
+            "recipes to be composed must share one parameter axis and one list of seeds"
+        )
     edges = np.unique(np.concatenate([outer.bounds, *(part.bounds for part in inner)]))
     starts = edges[:-1]
     weights = outer.coefs[np.searchsorted(outer.bounds, starts, side="right") - 1]

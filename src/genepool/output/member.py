@@ -116,7 +116,7 @@ def open_seeds(
         except CheckpointError as error:
             raise CheckpointError(
                 f"seed '{seed.name}': {error}; if it has moved, say where it is with "
-                f"--seed {seed.name}=PATH"
+                f"--moved {seed.name}=PATH"
             ) from None
         recall_digests([checkpoint], [sources[number].rename], pool.path)
         if checkpoint.digest() != seed.digest:

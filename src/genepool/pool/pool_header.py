@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.subsets import Rounds
 
@@ -89,3 +92,34 @@ def header_of(meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[Ta
         tuple((name, int(start)) for name, start in meta.get("tensors", ())),
         int(meta["seed"]),
     )
+
+
+def task_scores(
+    header: Header, scores: NDArray[np.float32] | None, held_out: NDArray[np.float32] | None
+) -> list[dict[str, Any]]:
+    """The scores of a model task by task: `name`, and the means that are known.
+
+    Args:
+        header: of the pool.
+        scores: float32[N] on the selection examples (`train`), NaN where not asked; None if not
+            known.
+        held_out: float32[M] on the held-out examples; None if not measured.
+    """
+    return [
+        {"name": task.name, "train": train, "held_out": held}
+        for task, train, held in zip(
+            header.tasks,
+            _known_means(header.examples, scores, len(header.tasks)),
+            _known_means(header.held_out, held_out, len(header.tasks)),
+            strict=True,
+        )
+    ]
+
+
+def _known_means(
+    examples: Examples | None, scores: NDArray[np.float32] | None, tasks: int
+) -> list[float | None]:
+    if examples is None or scores is None:
+        return [None] * tasks
+    parts = [part[~np.isnan(part)] for part in examples.split(scores)]
+    return [float(part.mean(dtype=np.float64)) if part.size else None for part in parts]

@@ -31,7 +31,7 @@ from genepool.pool.database import (
     reading,
 )
 from genepool.pool.guards import Means, standing
-from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of
+from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of, task_scores
 from genepool.pool.records import (
     COLUMNS,
     FINAL,
@@ -427,6 +427,13 @@ class Pool:
         best = () if champion is None else (champion,)
         alive = self.chosen({*slots.values(), *best})
 
+        measured = self.held_out_of({*seeds, *best})
+
+        def tasks(record: Record | None) -> list[dict[str, Any]]:
+            scores = None if record is None or record.train is None else record.scores
+            held = None if record is None else measured.get(record.id)
+            return task_scores(self.header, scores, held)
+
         def shown(member: int) -> dict[str, Any]:
             record = alive[member]
             return {"member": member, "train": record.train, "genome": record.digest}
@@ -445,12 +452,17 @@ class Pool:
             "archive": [{"slot": slot, **shown(member)} for slot, member in sorted(slots.items())],
             "champion": None
             if champion is None
-            else {**shown(champion), "held_out": held.get(champion)},
+            else {
+                **shown(champion),
+                "held_out": held.get(champion),
+                "tasks": tasks(alive[champion]),
+            },
             "seeds": [
                 {
                     "name": seed.name,
                     "train": seeds[number].train if number in seeds else None,
                     "held_out": held.get(number),
+                    "tasks": tasks(seeds.get(number)),
                 }
                 for number, seed in enumerate(names)
             ],

@@ -31,7 +31,7 @@ class Curve:
     Attributes:
         strategy: label.
         seed: of the randomness.
-        examples: number N of training examples.
+        examples: number N of selection examples.
         evaluations: int64[T], from 0 to the budget; the same for all runs of a comparison.
         train, held_out: float64[T], scores of the champion so far, in [0, 1]; NaN where unknown.
         coverage, entropy: float64[T], of the archive.
@@ -89,7 +89,7 @@ class Row:
         p: of the sign-flip test of this difference; None without a test.
         p_corrected: the same by Holm, for the number of strategies compared with the first.
         examples_share: of all examples, asked of the children; None if there were none.
-        reaches: for each strategy, when this one reached that one's mean final training score.
+        reaches: for each strategy, when this one reached that one's mean final selection score.
             (The held-out score of a champion also falls; to have touched a level says little.)
     """
 
@@ -236,7 +236,7 @@ def summary_csv(comparison: Comparison) -> str:
     """Every run at its end, and when it reached the mean final score of each strategy.
 
     `train_reaches_X` is the number of evaluations at which the run's champion first was as good on
-    training examples as strategy X was in the end, in the mean over seeds; empty if never.
+    selection examples as strategy X was in the end, in the mean over seeds; empty if never.
     """
     levels = {score: _levels(comparison.curves, score) for score in ("train", "held_out")}
     header = ["strategy", "seed", "evaluations", "train", "held_out", "coverage", "entropy"]

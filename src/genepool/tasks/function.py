@@ -50,7 +50,7 @@ class FunctionOptions(BaseModel):
         "'held_out_examples'.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Score on the first so many training examples only."
+        default=None, description="Select by the first so many examples only."
     )
     batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None,

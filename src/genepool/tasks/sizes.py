@@ -1,4 +1,4 @@
-"""How examples are divided into training and held-out ones."""
+"""How examples are divided into those for selection and held-out ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from genepool.errors import ConfigError
 
 
 def train_size(size: int, held_out: float) -> int:
-    """How many of `size` examples stay for training: int(size * (1 - held_out)).
+    """How many of `size` examples stay for selection: int(size * (1 - held_out)).
 
     Raises:
         ConfigError: none would stay.
@@ -17,6 +17,6 @@ def train_size(size: int, held_out: float) -> int:
     n = math.floor(size * (1 - held_out) + 1e-9)
     if n < 1:
         raise ConfigError(
-            f"held_out: a share of {held_out} of {size} examples leaves none to train on"
+            f"held_out: a share of {held_out} of {size} examples leaves none to select by"
         )
     return n

@@ -12,7 +12,7 @@ class StoredTask(ABC):  # noqa: B024 (what is left to do is in the protocol `Tas
         """Take the list over.
 
         Args:
-            ids: of all examples, all different; the `train` first ones are the training examples.
+            ids: of all examples, all different; the `train` first ones are the selection examples.
             train: their number N.
             digest: of ids, content, and settings that change scores.
         """
@@ -22,7 +22,7 @@ class StoredTask(ABC):  # noqa: B024 (what is left to do is in the protocol `Tas
 
     @property
     def samples(self) -> tuple[str, ...]:
-        """Ids of the N training examples, in their stored order."""
+        """Ids of the N selection examples, in their stored order."""
         return self._ids[: self._n]
 
     @property

@@ -55,7 +55,7 @@ class Task(Protocol):
 
     @property
     def samples(self) -> tuple[str, ...]:
-        """Ids of the N training examples, all different, in their fixed order; N >= 1."""
+        """Ids of the N selection examples, all different, in their fixed order; N >= 1."""
         ...
 
     @property
@@ -116,7 +116,7 @@ class Blocked(Protocol):
 
     @property
     def blocks(self) -> NDArray[np.int64]:
-        """int64[N], the block of each training example, counted from 0, never falling."""
+        """int64[N], the block of each selection example, counted from 0, never falling."""
         ...
 
 
@@ -128,7 +128,7 @@ class Settling(Protocol):
     """
 
     def settle(self, model: Any, rule: Rule) -> NDArray[np.float32] | None:
-        """Score a model on as many training examples as a rule asks for.
+        """Score a model on as many selection examples as a rule asks for.
 
         Args:
             model: as for `Task.score`.
@@ -150,7 +150,7 @@ class Labelled(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The kind of each training example, N of them; for strategies and reports."""
+        """The kind of each selection example, N of them; for strategies and reports."""
         ...
 
 

@@ -44,13 +44,13 @@ def check_task(
 ) -> None:
     """Check that a task keeps the contract of `genepool.tasks.task.Task`.
 
-    Ids are text, all different, held-out ones apart from training ones. Scores are float32 in
+    Ids are text, all different, held-out ones apart from selection ones. Scores are float32 in
     [0, 1], one per example asked, 0 or 1 if the task says that it is binary, in a new array. They
-    are the same bits when asked again, in any order, in any blocks and one by one, and where the
-    task decides itself when a child is settled (see `Settling`). Fixed blocks (see `Blocked`)
-    number the training examples without falling or leaving out a number. The model is left as it
-    was. A model that cannot be judged ends in EvaluationError, and a position that does not exist
-    in an error. Opened again, the task has the same ids, digest and scores.
+    are the same bits when asked a second time, in any order, in any blocks and one by one, and
+    where the task decides itself when a child is settled (see `Settling`). Fixed blocks (see
+    `Blocked`) number the selection examples without falling or leaving out a number. The model is
+    left as it was. A model that cannot be judged ends in EvaluationError, and a position that does
+    not exist in an error. Opened again, the task has the same ids, digest and scores.
 
     Args:
         task: the task.
@@ -108,7 +108,8 @@ def _check_blocks(task: Task) -> None:
         type(blocks) is np.ndarray
         and blocks.dtype == np.int64
         and blocks.shape == (len(task.samples),),
-        f"blocks must be int64[{len(task.samples)}], one per training example; got {_what(blocks)}",
+        f"blocks must be int64[{len(task.samples)}], one per selection example; got "
+        f"{_what(blocks)}",
     )
     steps = np.diff(cast("Int64", blocks), prepend=0)
     require(
@@ -125,7 +126,7 @@ def _check_scores(
     at_most: int,
     draws: np.random.Generator,
 ) -> None:
-    where = "held-out examples" if held_out else "training examples"
+    where = "held-out examples" if held_out else "selection examples"
     indices = _spread(len(ids), at_most)
 
     def ask(wanted: Int64) -> Float32:
@@ -153,7 +154,7 @@ def _check_scores(
         require(
             odd.size == 0, f"{where}: binary is true, but scores such as {odd[:3].tolist()} occur"
         )
-    agree(indices, ask(indices), "when asked again")
+    agree(indices, ask(indices), "when asked a second time")
     kept = ask(indices)
     kept[:] = 0.5
     agree(indices, ask(indices), "after a returned array was written to (return a new one)")

@@ -92,7 +92,7 @@ def test_show_prints_what_the_pool_knows(recipes: Path, vectors: Path, two_tasks
         assert ok_json("show", str(path), "best") == expected
         text = ok("show", str(path), "best")
         first, second = expected["parents"]
-        assert f"parents   {first}, {second}" in text
+        assert f"parents    {first}, {second}" in text
         assert f"{expected['generation']} generations" in text
         assert str(expected["digest"]) in text
         assert "certain to be the least fit" in ok("show", str(path), str(stopped))
@@ -149,7 +149,7 @@ def test_what_a_guard_turned_away_is_told(guarded: Path) -> None:
     assert re.search(pattern, text, re.MULTILINE)
     text = ok("show", str(guarded), str(turned[0]))
     assert "guarded: it fell too far below the best seed" in text
-    assert "reason    guard 'others': scores 0." in text
+    assert "reason     guard 'others': scores 0." in text
     assert re.search(rf"^others .* {100 * bound:.1f} %", text, re.MULTILINE)
 
 
@@ -297,7 +297,7 @@ def test_export_finds_seeds_that_have_moved(recipes: Path, tmp_path: Path) -> No
         names = [seed.name for seed in opened.seeds()]
     assert names == ["seed1", "seed2"]
     target = str(tmp_path / "out")
-    ok("export", str(pool), "-o", target, "--seed", f"seed2={moved}")
+    ok("export", str(pool), "-o", target, "--moved", f"seed2={moved}")
     code, error = refused("export", str(pool), "-o", target)
     assert code == 1
     assert "not an empty directory" in error
@@ -307,9 +307,9 @@ def test_export_finds_seeds_that_have_moved(recipes: Path, tmp_path: Path) -> No
         (f"seed2={wrong}", "holds other tensors"),
         (f"seed9={moved}", "no seed named 'seed9'"),
         ("seed2", "expected NAME=PATH; got 'seed2'"),
-        (f"seed2={tmp_path / 'gone'}", "--seed seed2=PATH"),
+        (f"seed2={tmp_path / 'gone'}", "--moved seed2=PATH"),
     ):
-        code, error = refused("export", str(pool), "-o", target, "--seed", given)
+        code, error = refused("export", str(pool), "-o", target, "--moved", given)
         assert code == 1
         assert words in error
     assert not Path(target).exists()
@@ -366,7 +366,7 @@ def test_flags_agree_with_the_run_file_and_the_core() -> None:
         (["status", "x", "--jsno"], 2, "No such option"),
         (["evolve", "x.yaml", "--budget", "-1"], 2, "-1 is not in the range"),
         (["evolve", "x.yaml", "--budget", "many"], 2, "'many' is not a valid integer"),
-        (["merge", "a", "b", "-o", "c"], 2, "Missing option '--ratio'"),
+        (["merge", "a", "b", "-o", "c"], 2, "issing option '--ratio'"),
         (["merge", "a", "b", "-o", "c", "--ratio", "2"], 2, "expected numbers from 0 to 1"),
         (["merge", "a", "b", "-o", "c", "--ratio", "1", "--angle", "x"], 2, "'x' is not one of"),
         (["status", "nowhere"], 1, "nowhere: there is no pool here"),
@@ -435,3 +435,46 @@ def test_the_console_script_runs(recipes: Path) -> None:
         subprocess.run([script, *arguments], check=True, capture_output=True, env=environment)
     failed = subprocess.run([script, "status", "nowhere"], capture_output=True, text=True)
     assert failed.returncode == 1
+
+
+# Scores task by task, and a champion that is a seed
+
+
+def test_scores_are_told_task_by_task(two_tasks: Path) -> None:
+    status = genepool.status(two_tasks)
+    with Pool(two_tasks) as pool:
+        sizes = [task.examples for task in pool.tasks()]
+        for member, model in [
+            *enumerate(status["seeds"]),
+            (status["champion"]["member"], status["champion"]),
+        ]:
+            scores, held_out = pool.record(member).scores, pool.held_out_scores(member)
+            assert scores is not None
+            means = [part.mean(dtype=float) for part in np.split(scores, [sizes[0]])]
+            assert [task["train"] for task in model["tasks"]] == pytest.approx(means)
+            assert [task["name"] for task in model["tasks"]] == ["clouds", "smooth"]
+            assert held_out is not None
+            held = np.split(held_out, [pool.tasks()[0].held_out])
+            expected = [part.mean(dtype=float) for part in held]
+            assert [task["held_out"] for task in model["tasks"]] == pytest.approx(expected)
+    text = ok("status", str(two_tasks))
+    assert re.search(r"^ +member +selection +held-out +clouds +smooth$", text, re.MULTILINE)
+    first = status["seeds"][0]["tasks"][0]
+    both = f"{100 * first['train']:.1f} % / {100 * first['held_out']:.1f} %"
+    assert re.search(rf"^seed1 .* {both} ", text, re.MULTILINE)
+    assert "task by task: selection / held-out" in text
+
+
+def test_it_is_told_that_no_child_has_beaten_the_best_seed(tmp_path: Path) -> None:
+    run = write_run(tmp_path, budget=0)
+    text = ok("evolve", str(run))
+    best = max(genepool.status(tmp_path / "pool")["seeds"], key=lambda seed: seed["train"])["name"]
+    told = f"no child has beaten the best seed, {best}"
+    assert told in text
+    assert told in ok("status", str(tmp_path / "pool"))
+    assert f"next: genepool export {tmp_path / 'pool'} -o champion" in text.replace(
+        f"{sys.executable} -m genepool", "genepool"
+    ).replace(str(Path(sys.executable).with_name("genepool")), "genepool")
+    code, _, error = run_cli(["export", str(tmp_path / "pool"), "-o", str(tmp_path / "out")])
+    assert code == 0
+    assert f"no child has beaten the best seed: this is {best} as it is" in error

@@ -30,10 +30,18 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_the_table_in_words() -> None:
     text = table_page(comparison(7, {"b": 0.1, "c": -0.125}))
-    assert "3 strategies, seeds 0 to 6, 100 children each." in text
+    assert "3 strategies, random seeds 0 to 6, 100 children each." in text
     rows = [re.split(r" *\| *", line.strip("| ")) for line in text.splitlines() if "|" in line]
     assert rows[0] == [
-        *("strategy", "train", "held-out", "examples asked", "held-out, less a", "p", "p (Holm)")
+        *(
+            "strategy",
+            "selection",
+            "held-out",
+            "examples asked",
+            "held-out, less a",
+            "p",
+            "p (Holm)",
+        )
     ]
     assert rows[2] == ["a", "50.00 ± 0.00 %", "53.00 ± 2.16 %", "50.0 %", "–", "–", "–"]
     assert rows[3][2:] == ["63.00 ± 2.16 %", "50.0 %", "+10.00 points", "0.016", "0.031"]
@@ -48,8 +56,8 @@ def test_the_verdict_is_not_stretched() -> None:
     for seeds, p in ((1, "1"), (5, "0.062")):
         few = comparison(seeds, {"b": 0.1})
         assert significance(few) == (
-            f"No test of significance: with {seeds} seed{'s' * (seeds > 1)} even the clearest "
-            f"difference would have p = {p}; at least 6 seeds are needed."
+            f"No test of significance: with {seeds} run{'s' * (seeds > 1)} of each even the "
+            f"clearest difference would have p = {p}; at least 6 are needed."
         )
         assert "p (Holm)" not in table_page(few)
     assert significance(comparison(9, {})) == "With one strategy there is nothing to test."

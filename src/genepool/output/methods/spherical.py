@@ -50,7 +50,7 @@ class Slerp:
             raise InputError("ratio: a split point goes with one number, not with several")
         # Pairs, since a mapping's order counts, which JSON does not keep.
         told = list(ratio.items()) if isinstance(ratio, Mapping) else ratio
-        where = "" if whole else f", split at position {position} of the axis"
+        where = "" if whole else f", split at position {position} of the parameter axis"
         return Combined(
             genome,
             {"method": "slerp", "ratio": told, "split": position, "angle": self.angle},

@@ -58,7 +58,7 @@ class ClassifierOptions(BaseModel):
         "or the data's own test set where there is one.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Score on the first so many training examples only."
+        default=None, description="Select by the first so many examples only."
     )
     scale: float = Field(
         default=1.0,
@@ -125,7 +125,7 @@ class Classifier(StoredTask):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class of each training example, as text."""
+        """The class of each selection example, as text."""
         return tuple(str(label) for label in self._labels[: self._n].tolist())
 
     @property
@@ -225,7 +225,7 @@ def _split(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Label
             )
         if test.inputs.shape[1:] != data.inputs.shape[1:]:
             raise ConfigError(
-                f"held-out examples have shape {test.inputs.shape[1:]}, training examples "
+                f"held-out examples have shape {test.inputs.shape[1:]}, selection examples "
                 f"{data.inputs.shape[1:]}"
             )
         return data, test

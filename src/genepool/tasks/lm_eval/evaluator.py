@@ -83,11 +83,11 @@ class LmEvalOptions(BaseModel):
     )
     split: Literal["train", "validation", "test"] | None = Field(
         default=None,
-        description="Where training examples come from; by default what the harness would score: "
-        "'test' if there is one, else 'validation'.",
+        description="Where the selection examples come from; by default what the harness would "
+        "score: 'test' if there is one, else 'validation'.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Score on the first so many training examples only."
+        default=None, description="Select by the first so many examples only."
     )
     held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
@@ -352,7 +352,7 @@ class LmEval(StoredTask):
                 )
             if options.held_out_split == name:
                 raise ConfigError(
-                    f"held_out_split: the training examples come from split '{name}' too; name "
+                    f"held_out_split: the selection examples come from split '{name}' too; name "
                     "another, or hold out a share of it by 'held_out'"
                 )
             test = harness.documents(self._task, options.held_out_split)

@@ -44,8 +44,7 @@ class _MethodName(click.ParamType[str]):
 @click.argument("member", default="best")
 @output_option
 @click.option(
-    "--seed",
-    "moved",
+    "--moved",
     multiple=True,
     metavar="NAME=PATH",
     help="Where the seed NAME lies now, if it has moved; may be repeated.",
@@ -72,7 +71,7 @@ def export(
     from genepool.pool.reader import Pool
     from genepool.ui.terminal.progress import watcher
 
-    seeds, shard_bytes = _places(moved, "--seed"), _bytes(shard_size)
+    seeds, shard_bytes = _places(moved, "--moved"), _bytes(shard_size)
     with Pool(pool) as opened, watcher() as progress:
         number = member_number(opened, member)
         progress.stage(f"writing member {number}")
@@ -85,6 +84,10 @@ def export(
             shard_bytes=shard_bytes,
             advance=progress.advance,
         )
+        seeds_there = opened.seeds()
+        if number < len(seeds_there) and member == "best":
+            name = seeds_there[number].name
+            progress.notice(f"no child has beaten the best seed: this is {name} as it is")
     _report_checkpoint(written.directory, written.genome, written.details, as_json)
 
 
@@ -150,13 +153,14 @@ def rebuild(
 @click.option(
     "--split",
     metavar="S",
-    help="Split point: a fraction of the axis, or the name of the first tensor right of it; "
-    "1 merges everything at R.  [default: 1]",
+    help="Split point: a fraction of the parameter axis, or the name of the first tensor right of "
+    "it; 1 merges everything at R.  [default: 1]",
 )
 @click.option(
     "--angle",
     type=click.Choice(["global", "side", "tensor"]),
-    help="SLERP angle over the whole axis, each side, or each tensor.  [default: global]",
+    help="The SLERP angle is taken over the whole parameter axis, each side, or each tensor.  "
+    "[default: global]",
 )
 @click.option(
     "--base",

@@ -47,8 +47,8 @@ def digits(
     """Breed two digit specialists into one better classifier.
 
     Trains one small network on the digits 0-4 and another on 5-9, writes them as checkpoints,
-    evolves, and shows seeds, the best single merge and the champion on training and held-out data.
-    The same command again goes on where it stopped.
+    evolves, and shows seeds, the best single merge and the champion on selection and held-out
+    examples. The same command again goes on where it stopped.
     """
     from genepool.ui.cli.demo import digits_demo
 
@@ -162,11 +162,14 @@ def _report(result: Result, as_json: bool) -> None:
     if as_json:
         print_json({**result.status, "session": result.session, "seconds": result.seconds})
         return
+    from genepool.ui.terminal.console import command, plain
     from genepool.ui.terminal.tables import print_session, print_status
 
     out = console()
     print_session(out, result.status, result.session, result.seconds)
     print_status(out, result.status)
+    out.print()
+    out.print(f"next: {plain(command('export', result.pool, '-o', 'champion'))}")
 
 
 COMMANDS = (demo, evolve, compare)

@@ -20,7 +20,7 @@ from genepool.ui.terminal.console import count, number, percent
 if TYPE_CHECKING:
     from genepool.ui.figures import Axes
 
-_NAMES = {"held_out": "held-out", "train": "training"}
+_NAMES = {"held_out": "held-out", "train": "selection"}
 # Seven colours, then the same ones with other lines.
 _LINES = ("-", "--", ":", "-.")
 
@@ -48,7 +48,7 @@ def write_pages(found: Comparison) -> tuple[list[Path], str | None]:
 def table_page(found: Comparison) -> str:
     """The table and what it means, as Markdown."""
     name = _NAMES[found.score]
-    header = ["strategy", "train"]
+    header = ["strategy", "selection"]
     if found.score == "held_out":
         header.append("held-out")
     header.append("examples asked")
@@ -58,12 +58,14 @@ def table_page(found: Comparison) -> str:
         header += ["p", "p (Holm)"]
     lines = _table(header, [_cells(found, row) for row in found.rows])
     first = found.seeds[0]
-    seeds = f"seed {first}" if len(found.seeds) == 1 else f"seeds {first} to {found.seeds[-1]}"
+    seeds = f"random seed {first}"
+    if len(found.seeds) > 1:
+        seeds = f"random seeds {first} to {found.seeds[-1]}"
     parts = [
         "# Comparison of strategies",
         f"{count(len(found.labels), 'strategy').replace('strategys', 'strategies')}, "
         f"{seeds}, {number(found.budget)} children each. Scores of the final champion: mean ± "
-        "standard deviation over seeds.",
+        "standard deviation over the runs.",
         "\n".join(lines),
         significance(found),
     ]
@@ -75,9 +77,9 @@ def table_page(found: Comparison) -> str:
         ]
         parts += [
             "## Children needed to be as good as another strategy in the end",
-            "Until the champion's training score first was at or above the mean final training "
-            "score of the strategy that the column names: the median over seeds, with the number "
-            "of seeds that got there if not all did. Where half or more did not, there is no "
+            "Until the champion's selection score first was at or above the mean final selection "
+            "score of the strategy that the column names: the median over the runs, with the "
+            "number of runs that got there if not all did. Where half or more did not, there is no "
             "median.",
             "\n".join(_table(header, rows)),
         ]
@@ -91,19 +93,21 @@ def significance(found: Comparison) -> str:
         return "With one strategy there is nothing to test."
     if not _tested(found):
         return (
-            f"No test of significance: with {count(runs, 'seed')} even the clearest difference "
-            f"would have p = {smallest_p(runs, 1):.2g}; at least {FEWEST_SEEDS} seeds are needed."
+            f"No test of significance: with {count(runs, 'run')} of each even the clearest "
+            f"difference would have p = {smallest_p(runs, 1):.2g}; at least {FEWEST_SEEDS} are "
+            "needed."
         )
     text = (
         f"Each strategy is compared with {found.labels[0]} on the final "
         f"{_NAMES[found.score]} score: two-sided permutation test of the mean difference, paired "
-        f"by seed (signs flipped), p corrected for {count(others, 'comparison')} by Holm's method."
+        f"by random seed (signs flipped), p corrected for {count(others, 'comparison')} by Holm's "
+        "method."
     )
     least = smallest_p(runs, others)
     if least > SIGNIFICANT:
         return (
-            f"{text} With {runs} seeds and {others} comparisons no corrected p can be below "
-            f"{least:.2g}: more seeds are needed for a verdict."
+            f"{text} With {runs} runs of each and {others} comparisons no corrected p can be below "
+            f"{least:.2g}: more runs are needed for a verdict."
         )
     better: list[str] = []
     worse: list[str] = []
@@ -168,7 +172,7 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def comparison_figure(found: Comparison) -> list[Path]:
-    """Draw mean curves with 95 % confidence bands over seeds, as PNG and SVG.
+    """Draw mean curves with 95 % confidence bands over the runs, as PNG and SVG.
 
     Raises:
         MissingExtraError: matplotlib or scipy is not installed.
@@ -182,7 +186,7 @@ def comparison_figure(found: Comparison) -> list[Path]:
         for index, score in enumerate(scores):
             _draw(figure.add_subplot(1, len(scores), index + 1), found, score)
         runs = len(found.seeds)
-        title = f"Champion's score, mean of {count(runs, 'seed')}"
+        title = f"Champion's score, mean of {count(runs, 'run')}"
         if runs > 1:
             title += ", with the 95 % confidence interval of the mean"
         figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")

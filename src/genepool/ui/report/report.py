@@ -19,7 +19,7 @@ from genepool.core.genome import Genome, Recipe, decode
 from genepool.core.shares import seed_shares, shares_between
 from genepool.output.own_files import REPORT, require_replaceable, write_own
 from genepool.pool.history import History, history
-from genepool.pool.members import describe, known_means, task_means
+from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.pool.records import Record
 from genepool.pool.score_matrix import ScoreMatrix, score_matrix
@@ -95,7 +95,7 @@ def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:
             }
             for task in pool.tasks()
         ],
-        "models": _models(pool, status, champion),
+        "models": _models(status, champion),
         "history": _history(past),
         "champion": None if champion is None else describe(pool, champion),
         "tree": None if champion is None else _tree(pool, champion),
@@ -111,7 +111,7 @@ def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:
     return found
 
 
-def _models(pool: Pool, status: dict[str, Any], champion: int | None) -> list[dict[str, Any]]:
+def _models(status: dict[str, Any], champion: int | None) -> list[dict[str, Any]]:
     """Seeds and champion, task by task."""
     rows: list[dict[str, Any]] = []
     for number, seed in enumerate(status["seeds"]):
@@ -126,17 +126,9 @@ def _models(pool: Pool, status: dict[str, Any], champion: int | None) -> list[di
                 "name": "champion",
                 "train": best["train"],
                 "held_out": best["held_out"],
+                "tasks": best["tasks"],
             }
         )
-    members = [row["member"] for row in rows]
-    records, measured = pool.chosen(members), pool.held_out_of(members)
-    for row in rows:
-        trains = task_means(pool, records[row["member"]])
-        means = known_means(pool, measured.get(row["member"]), held_out=True)
-        row["tasks"] = [
-            {"name": task["name"], "train": task["mean"], "held_out": mean}
-            for task, mean in zip(trains, means, strict=True)
-        ]
     return rows
 
 

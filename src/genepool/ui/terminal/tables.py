@@ -9,8 +9,8 @@ from rich.table import Table
 
 from genepool.ui.terminal.console import cell, count, duration, number, percent, plain
 
-# Members of the archive that are listed; the rest is counted.
-_LISTED = 10
+# Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
+_LISTED, _TASKS = 10, 5
 
 
 def print_status(out: Console, status: dict[str, Any]) -> None:
@@ -29,24 +29,20 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         ("examples", _saved(status)),
         *_rounds(status["rounds"]),
     )
-    table = _table("", "member", "train", "held-out")
-    for position, seed in enumerate(status["seeds"]):
-        _row(table, seed["name"], position, seed["train"], seed["held_out"])
-    champion = status["champion"]
-    if champion is not None:
-        _row(table, "champion", champion["member"], champion["train"], champion["held_out"])
     out.print()
-    out.print(table)
+    out.print(_models(status))
+    if (told := unbeaten(status)) is not None:
+        out.print(told)
     _print_guards(out, status["guards"], status["guarded"])
     archive = sorted(status["archive"], key=lambda entry: (-entry["train"], entry["member"]))
     if archive:
         out.print()
         out.print(f"archive, {len(archive)} members, best first")
-        table = _table("slot", "member", "train", "genome")
+        table = _table("slot", "member", "selection", "genome")
         for entry in archive[:_LISTED]:
             table.add_row(
                 cell(entry["slot"]),
-                cell(entry["member"]),
+                cell(_member(status, entry["member"])),
                 cell(percent(entry["train"])),
                 cell((entry["genome"] or "–")[:12]),
             )
@@ -66,7 +62,7 @@ def _rounds(rounds: dict[str, Any] | None) -> list[tuple[str, str]]:
             f"{number(rounds['number'] + 1)}, for {number(rounds['examples'])} examples; others "
             f"every {number(rounds['renew'])} children",
         ),
-        ("finalists", f"{said}; train is over what was asked"),
+        ("finalists", f"{said}; the selection score is over what was asked"),
     ]
 
 
@@ -95,11 +91,9 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
                 f"{count(member['ancestors'], 'ancestor')}",
             )
         )
-    facts.append(("train", percent(member["train"])))
+    facts.append(("selection", percent(member["train"])))
     if member["held_out"] is not None:
         facts.append(("held-out", percent(member["held_out"])))
-    if member["fitness"] is not None:
-        facts.append(("fitness", f"{member['fitness']:.4g} when it was scored"))
     facts.append(("genome", _genome(member["genome"])))
     if member["digest"]:
         facts.append(("digest", member["digest"]))
@@ -136,8 +130,8 @@ def print_session(out: Console, status: dict[str, Any], session: int, seconds: f
 
 
 def print_scores(out: Console, rows: list[tuple[str, float | None, float | None, str]]) -> None:
-    """Models side by side: name, training score, held-out score, remark."""
-    table = _table("", "train", "held-out", "")
+    """Models side by side: name, selection score, held-out score, remark."""
+    table = _table("", "selection", "held-out", "")
     for name, train, held_out, remark in rows:
         table.add_row(cell(name), cell(percent(train)), cell(percent(held_out)), cell(remark))
     out.print(table)
@@ -178,8 +172,45 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _row(table: Table, name: str, member: int, train: float | None, held_out: float | None) -> None:
-    table.add_row(cell(name), cell(member), cell(percent(train)), cell(percent(held_out)))
+def unbeaten(status: dict[str, Any]) -> str | None:
+    """That no child has beaten the best seed, where that is so."""
+    champion, seeds = status["champion"], status["seeds"]
+    if champion is None or champion["member"] >= len(seeds):
+        return None
+    scored = f"of the {number(status['evaluations'])} scored " if status["evaluations"] else ""
+    return f"no child {scored}has beaten the best seed, {plain(seeds[champion['member']]['name'])}"
+
+
+def _models(status: dict[str, Any]) -> Table:
+    """Seeds and champion over all tasks and, where there are several, task by task."""
+    champion, seeds = status["champion"], status["seeds"]
+    rows = [(seed["name"], position, seed) for position, seed in enumerate(seeds)]
+    if champion is not None:
+        rows.append(("champion", champion["member"], champion))
+    names = [task["name"] for task in rows[0][2]["tasks"]]
+    names = names[:_TASKS] if len(names) > 1 else []
+    held_out = any(model["held_out"] is not None for _, _, model in rows)
+    heads = ["selection", *(["held-out"] if held_out else [])]
+    table = _table("", "member", *heads, *(f"{plain(name)}" for name in names))
+    for name, member, model in rows:
+        scores = [model["train"], *([model["held_out"]] if held_out else [])]
+        tasks = [_both(task, held_out) for task in model["tasks"][: len(names)]]
+        cells = (cell(text) for text in (name, member, *map(percent, scores), *tasks))
+        table.add_row(*cells)
+    if names:
+        table.caption = "task by task: selection" + (" / held-out" if held_out else "")
+        table.caption_justify = "left"
+    return table
+
+
+def _both(task: dict[str, Any], held_out: bool) -> str:
+    selection = percent(task["train"])
+    return f"{selection} / {percent(task['held_out'])}" if held_out else selection
+
+
+def _member(status: dict[str, Any], member: int) -> str:
+    """A member as it is called everywhere: by its number, or a seed by its name."""
+    return str(status["seeds"][member]["name"]) if member < len(status["seeds"]) else str(member)
 
 
 def _verdicts(status: dict[str, Any]) -> str:
@@ -230,7 +261,9 @@ def _plan(plan: dict[str, Any], size: int) -> str:
         if key == "parents" or (not value and key in ("mutation", "splits")):
             continue
         if key == "splits":
-            parts.append(f"split at {_values([split / size for split in value])} of the axis")
+            parts.append(
+                f"split at {_values([split / size for split in value])} of the parameter axis"
+            )
         elif len(plan["parents"]) > 1 or key not in ("ratio", "angle"):
             parts.append(f"{plain(key)} {_values(value)}")
     return ", ".join(parts) or "a copy"
