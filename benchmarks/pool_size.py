@@ -51,7 +51,8 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
     from genepool.pool.pool_header import Seed, TaskEntry
     from genepool.pool.records import Record
     from genepool.pool.writer import PoolWriter
-    from genepool.strategies import Niches, Problem
+    from genepool.strategies.m2n2 import M2N2
+    from genepool.strategies.problem import Problem
 
     warm_up()
     before = anonymous()
@@ -72,8 +73,8 @@ def measure(folder: Path, params: int, members: int, examples: int) -> dict[str,
         [Seed(f"s{k}", str(seeds[k]), checkpoints[k].digest()) for k in range(2)],
         [TaskEntry("drawn", "", 1.0, examples, 0, True)],
     )
-    strategy = Niches(size=members)
-    archive = strategy.begin(problem)
+    strategy = M2N2(archive=members)
+    archive = strategy.begin(problem, 1)
     draws = np.random.default_rng(0)
     number = 0
     while number < 2 or not archive.occupied.all():

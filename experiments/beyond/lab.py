@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from genepool.core.archive import Member
 from genepool.core.axis import Axis
-from genepool.core.early_stop.lossless import Exam, FullExam, Questions
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
+from genepool.core.early_stop.lossless import LosslessPlan
 from genepool.core.examples import examples_of
 from genepool.core.genome import Genome, Recipe, Vector, express, seed_recipe
 from genepool.core.rng import generator
@@ -141,9 +142,9 @@ class World:
         self.load(genome)
         return self.data.mlp.correct([self.data.model], at, 0, self.data.train)[0]
 
-    def answer(self, genome: Genome, exam: Questions) -> None:
+    def answer(self, genome: Genome, exam: EvaluationPlan) -> None:
         """Ask a genome until the exam is over."""
-        if isinstance(exam, Exam) and (rule := exam.rule) is not None:
+        if isinstance(exam, LosslessPlan) and (rule := exam.rule) is not None:
             self.load(genome)
             exam.conclude(self.data.mlp.settle(self.data.model, rule))
         while not exam.done:
@@ -227,7 +228,7 @@ def run(
         proposal = strategy.propose(problem, state, step)
         if watch is not None:
             watch(place, state, proposal)
-        exam = strategy.exam(state, proposal, unknown) if stop else FullExam(unknown)
+        exam = strategy.exam(state, proposal, unknown) if stop else FullPlan(unknown)
         place.answer(proposal.genome, exam)
         found.asked.append(int(np.count_nonzero(~np.isnan(exam.scores))))
         if np.isnan(exam.scores).any():

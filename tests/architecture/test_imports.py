@@ -53,12 +53,17 @@ IMPURE = {"open", "print", "input", "eval", "exec", "np.load", "np.save", "np.sa
 # Of numpy's randomness these alone: they take words that were hashed from seed and step.
 RANDOM = {"np.random.Generator", "np.random.Philox", "np.random.SeedSequence"}
 
-# What a strategy needs besides, and where: its options are checked by pydantic, strategies of other
-# packages are found by their entry points, and what one package is for is imported late.
+# What strategies need besides: their options are checked by pydantic, those of other packages are
+# found by their entry points, and what one package is for is imported late.
 STRATEGIES_MAY = {
-    "strategies/options.py": {"pydantic", "importlib.metadata", "importlib.util"},
-    "strategies/cma_es.py": {"cma"},
-    "strategies/map_elites.py": {"ribs"},
+    "strategies/base.py": {"pydantic", "importlib.util"},
+    "strategies/cma_es.py": {"pydantic", "cma"},
+    "strategies/ga.py": {"pydantic"},
+    "strategies/m2n2.py": {"pydantic"},
+    "strategies/map_elites.py": {"pydantic"},
+    "strategies/random.py": {"pydantic"},
+    "strategies/by_name.py": {"importlib.metadata"},
+    "strategies/sweep.py": {"pydantic"},
 }
 
 # What is compiled by numba, and so loads it when imported: nothing else does.

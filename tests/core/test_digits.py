@@ -12,7 +12,8 @@ from genepool.core.axis import Axis
 from genepool.core.examples import examples_of
 from genepool.core.genome import Genome, Vector
 from genepool.core.rng import noise, noise_words
-from genepool.strategies import Niches, Problem
+from genepool.strategies.m2n2 import M2N2
+from genepool.strategies.problem import Problem
 from tests.core.trial import Scorer, run
 
 HIDDEN, TRAIN = 256, 1437
@@ -63,7 +64,7 @@ def test_share_asked_from_two_specialists(shared: Callable[[str], Path]) -> None
     with np.load(shared("reference/digits_specialists.npz")) as file:
         seeds = [file[name].astype(np.float32) for name in sorted(file.files)]
     problem, score = problem_with(seeds), scorer()
-    trial = run(Niches(), problem, score, 1000)
+    trial = run(M2N2(), problem, score, 1000)
     # Over the 5,000 children of the paper's run it comes to 0.5 to 0.55.
     assert report("specialists", trial.asked) < 0.75
     assert report("specialists, later", trial.asked[500:]) < 0.7
@@ -76,7 +77,7 @@ def test_share_asked_from_two_specialists(shared: Callable[[str], Path]) -> None
 def test_share_asked_from_scratch() -> None:
     size = int(EDGES[-1])
     seeds = [noise(noise_words(0, 0, size, stream)) * np.float32(0.01) for stream in (2, 3)]
-    trial = run(Niches(mutation=0.01), problem_with(seeds), scorer(), 2800)
+    trial = run(M2N2(mutation=0.01), problem_with(seeds), scorer(), 2800)
     # Children resemble their parents little at first; over 20,000 children it comes to 0.4.
     # Six seeds gave 0.50 to 0.74 for the last 500, and 0.76 to 0.83 before.
     early, late = trial.asked[:2300], trial.asked[2300:]

@@ -1,4 +1,4 @@
-"""Rounds: which examples, with which capacities, and questions about them."""
+"""Subsets: which examples, with which capacities, and questions about them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.core.early_stop.lossless import FullExam
+from genepool.core.early_stop.evaluation_plan import FullPlan, Selected
 from genepool.core.examples import Examples, TaskExamples, examples_of, lay_out
-from genepool.core.subsets import Round, Rounds, Selected, draw_round, everything
+from genepool.core.subsets import Subset, Subsets, draw_subset, everything
 
 
 def _draw(
     sizes: list[int], weights: list[float], share: float, batch: int, number: int
-) -> tuple[Examples, Round]:
+) -> tuple[Examples, Subset]:
     blocks, first = [], 0
     for size in sizes:
         blocks.append(first + np.arange(size) // batch)
@@ -26,7 +26,7 @@ def _draw(
         for index, (size, weight) in enumerate(zip(sizes, weights, strict=True))
     ]
     examples = lay_out(tasks, binary=True, blocks=held)
-    return examples, draw_round(Rounds(share, 10), number, examples, seed=3)
+    return examples, draw_subset(Subsets(share, 10), number, examples, seed=3)
 
 
 @given(
@@ -80,7 +80,7 @@ def test_questions_keep_their_numbers_among_all_examples() -> None:
     known = np.full(10, np.nan, dtype=np.float32)
     known[[2, 3]] = 0.5
     examples = np.array([1, 3, 8])
-    questions = Selected(FullExam(known[examples]), examples, known)
+    questions = Selected(FullPlan(known[examples]), examples, known)
     assert questions.next().tolist() == [1, 8]
     questions.record(np.array([8, 1]), np.array([0.25, 1.0], dtype=np.float32))
     assert questions.done
@@ -92,7 +92,7 @@ def test_questions_keep_their_numbers_among_all_examples() -> None:
 def test_without_rounds_nothing_is_wrapped() -> None:
     whole = everything(examples_of(4, binary=True))
     scores = np.ones(4, dtype=np.float32)
-    questions = FullExam(scores)
+    questions = FullPlan(scores)
     assert whole.part(scores) is scores
     assert whole.whole(questions, scores) is questions
     assert whole.stop is None

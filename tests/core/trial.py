@@ -1,18 +1,21 @@
-"""A small problem and a loop over a strategy, as the driver runs it but without pool or workers."""
+"""A small problem, and `Evolution` driven over it without pool or workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from genepool.core.archive import Archive, Member
+from genepool.core.archive import Archive
 from genepool.core.axis import Axis
-from genepool.core.early_stop.lossless import Exam, FullExam
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.examples import examples_of
 from genepool.core.genome import Genome, Recipe, Vector, digest, seed_recipe
-from genepool.strategies import Outcome, Problem, Proposal, Strategy
+from genepool.strategies.base import Strategy
+from genepool.strategies.evolution import Evolution
+from genepool.strategies.problem import Outcome, Problem, Proposal
 from tests.core.dense import DenseProducts, densely
 
 Scorer = Callable[[Genome], np.ndarray]
@@ -90,56 +93,33 @@ def run(
     width: int = 1,
     stop: bool = True,
 ) -> Trial:
-    """Breed `steps` children, `width` in flight, absorbed in order.
+    """Breed `steps` children, `width` in flight, each scored when it is proposed."""
+    evolution = Evolution(problem, strategy, in_flight=width, early_stop=stop)
+    trial = Trial(evolution.archive)
+    blocks, truths, known = problem.examples.blocks, dict[int, np.ndarray](), dict[int, Any]()
 
-    Child t is proposed from the archive as it stood after child t - width. What is known of it by
-    the time that it is absorbed was asked with the archive of its proposal in mind; what is still
-    missing then is asked with the present one.
-    """
-    archive = strategy.begin(problem)
-    for number, genome in enumerate(problem.seeds):
-        scores = score(genome)
-        member = Member(number, genome, (), problem.examples.mean(scores))
-        archive, _ = strategy.absorb(archive, member, 0, scores)
-    trial, versions = Trial(archive), {0: archive}
-    flying: dict[int, tuple[Proposal, np.ndarray, np.ndarray]] = {}
-    unknown = np.full(problem.examples.capacity.size, np.nan, dtype=np.float32)
-
-    def questions(now: Archive, proposal: Proposal, known: np.ndarray) -> Exam | FullExam:
-        return strategy.exam(now, proposal, known) if stop else FullExam(known)
-
-    def answered(exam: Exam | FullExam, truth: np.ndarray) -> np.ndarray:
-        blocks = problem.examples.blocks
-        while not exam.done:
-            block = exam.next()
+    def answered(plan: EvaluationPlan, truth: np.ndarray) -> np.ndarray:
+        while not plan.done:
+            block = plan.next()
             if blocks is not None:  # never a part of one
                 assert np.isin(blocks, blocks[block]).sum() == block.size
-            exam.record(block, truth[block])
-        return exam.scores
+            plan.record(block, truth[block])
+        return plan.scores
 
-    for step in range(1, steps + 1):
-        for upcoming in range(step, min(step + width, steps + 1)):
-            if upcoming not in flying:
-                then = versions[max(0, upcoming - width)]
-                proposal = strategy.propose(problem, then, upcoming)
-                truth = score(proposal.genome)
-                known = answered(questions(then, proposal, unknown), truth)
-                flying[upcoming] = proposal, known, truth
-        proposal, known, truth = flying.pop(step)
-        now = versions[step - 1]
-        if np.isnan(known).any():
-            known = answered(questions(now, proposal, known), truth)
-        outcome = Outcome(accepted=False, slot=None, evicted=None, fitness=None)
-        if not np.isnan(known).any():
-            member = Member(
-                len(problem.seeds) + step - 1,
-                proposal.genome,
-                proposal.plan.parents,
-                problem.examples.mean(known),
-            )
-            now, outcome = strategy.absorb(now, member, step, known)
-        trial.asked.append(int(np.count_nonzero(~np.isnan(known))))
-        trial.outcomes.append(outcome)
-        trial.proposals.append(proposal)
-        versions[step] = trial.archive = now
+    while evolution.evaluations < steps:
+        while evolution.can_ask and evolution.asked < steps:
+            proposal = evolution.ask()
+            truths[proposal.step] = score(proposal.genome)
+            plan = evolution.plan_for(proposal)
+            known[proposal.step] = answered(plan, truths[proposal.step])
+        proposal = evolution.waiting[0]
+        step = proposal.step
+        if (plan := evolution.missing(step, known[step])) is not None:
+            known[step] = answered(plan, truths[step])
+        outcome = evolution.tell(step, known[step])
+        if step > 0:
+            trial.asked.append(int(np.count_nonzero(~np.isnan(known[step]))))
+            trial.outcomes.append(outcome)
+            trial.proposals.append(proposal)
+    trial.archive = evolution.archive
     return trial

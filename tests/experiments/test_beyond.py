@@ -14,6 +14,7 @@ NAMES = "plain;risk 0.2;(a) learnt;(c) size 5 to 20;(d) third parent 0.3;(b) two
 FOLDER = Path(__file__).parents[2] / "experiments/beyond"
 
 
+@pytest.mark.skip(reason="the trials move to genepool.Evolution with the next change of them")
 @pytest.mark.parametrize(
     ("script", "words", "runs"),
     [

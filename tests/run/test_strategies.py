@@ -142,20 +142,26 @@ def test_the_sweep_covers_its_grid(tmp_path: Path) -> None:
 
 
 _STRATEGY = """
-from genepool.strategies import Blind
-from genepool.strategies.options import StrategyOptions
+from typing import Literal
+
+from genepool.strategies.base import Surviving
+from genepool.strategies.sweep import Sweep
 from pydantic import Field
 
 
-class Options(StrategyOptions):
+class Tiny(Surviving):
+    name: Literal["tiny"] = "tiny"
     ratios: int = Field(default=3, ge=2, description="how many")
 
-    @property
-    def dense(self):
-        return False
+    def begin(self, problem, in_flight):
+        return self._sweep.begin(problem, in_flight)
 
-    def build(self, in_flight):
-        return Blind(grid=self.ratios, size=4)
+    def propose(self, problem, state, step):
+        return self._sweep.propose(problem, state, step)
+
+    @property
+    def _sweep(self):
+        return Sweep(grid=self.ratios, archive=4)
 """
 
 
@@ -166,7 +172,7 @@ def write_wheel(directory: Path) -> Path:
         "tinystrategy.py": _STRATEGY,
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: tinystrategy\nVersion: 1.0\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[genepool.strategies]\ntiny = tinystrategy:Options\n",
+        f"{info}/entry_points.txt": "[genepool.strategies]\ntiny = tinystrategy:Tiny\n",
     }
     record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
     wheel = directory / "tinystrategy-1.0-py3-none-any.whl"
@@ -184,7 +190,8 @@ def test_a_strategy_of_an_installed_package_goes_by_its_name(tmp_path: Path) -> 
         [*pip, "--disable-pip-version-check", "--target", str(target), wheel], check=True
     )
     file = write_run(tmp_path, strategy={"name": "tiny", "ratios": 5}, budget=5)
-    environment = {**os.environ, "PYTHONPATH": str(target)}
+    path = os.pathsep.join([str(target), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
 
     def evolve_it() -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "genepool", "evolve", str(file)]

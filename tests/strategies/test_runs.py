@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genepool.strategies import Blind, Niches
+from genepool.strategies.m2n2 import M2N2
+from genepool.strategies.random import RandomMerge
+from genepool.strategies.sweep import Sweep
 from tests.core.trial import Trial, problem_of, run
 
 STEPS = 150
@@ -33,7 +35,7 @@ def test_the_early_stop_changes_nothing(
 ) -> None:
     draws = np.random.default_rng([binary, int(10 * alpha), weighted])
     problem, score = problem_of(draws, binary=binary, weighted=weighted)
-    strategy = Niches(size=8, alpha=alpha)
+    strategy = M2N2(archive=8, alpha=alpha)
     stopped = run(strategy, problem, score, STEPS, width, stop=True)
     whole = run(strategy, problem, score, STEPS, width, stop=False)
     assert_same(stopped, whole)
@@ -46,14 +48,14 @@ def test_the_early_stop_changes_nothing(
 @pytest.mark.parametrize(
     "strategy",
     [
-        Niches(size=5, attraction=False),
-        Niches(size=5, alpha=0.0, attraction=False),
-        Niches(size=5, splits=0, angle="side"),
-        Niches(size=5, angle="tensor", warmup=20),
-        Niches(size=5, splits=3),
-        Niches(size=2),
-        Blind(size=5),
-        Blind(size=5, grid=7),
+        M2N2(archive=5, attraction=False),
+        M2N2(archive=5, alpha=0.0, attraction=False),
+        M2N2(archive=5, split_point=False, angle="side"),
+        M2N2(archive=5, angle="tensor", warmup=20),
+        M2N2(archive=5, splits=3),
+        M2N2(archive=2),
+        RandomMerge(archive=5),
+        Sweep(archive=5, grid=7),
     ],
     ids=[
         "no attraction",
@@ -68,7 +70,7 @@ def test_the_early_stop_changes_nothing(
 )
 @pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
 def test_the_early_stop_changes_nothing_for_other_strategies(
-    strategy: Niches | Blind, asking: dict[str, Any]
+    strategy: M2N2 | RandomMerge | Sweep, asking: dict[str, Any]
 ) -> None:
     problem, score = problem_of(np.random.default_rng(8), seeds=4)
     problem = replace(problem, examples=replace(problem.examples, **asking))
@@ -81,7 +83,7 @@ def test_the_early_stop_changes_nothing_for_other_strategies(
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_early_stop_changes_nothing_with_mutation(crossover: bool, binary: bool) -> None:
     problem, score = problem_of(np.random.default_rng(9), binary=binary, dense=True)
-    strategy = Niches(size=6, crossover=crossover, mutation=0.2)
+    strategy = M2N2(archive=6, crossover=crossover, mutation=0.2)
     for width in (1, 3):
         stopped = run(strategy, problem, score, STEPS, width, stop=True)
         assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
@@ -90,7 +92,7 @@ def test_the_early_stop_changes_nothing_with_mutation(crossover: bool, binary: b
 
 def test_runs_repeat_and_differ_by_seed_and_width() -> None:
     problem, score = problem_of(np.random.default_rng(1))
-    strategy = Niches(size=6)
+    strategy = M2N2(archive=6)
     first = run(strategy, problem, score, 60)
     again = run(strategy, problem, score, 60)
     assert_same_stopped(first, again)
@@ -104,7 +106,7 @@ def assert_same_stopped(one: Trial, two: Trial) -> None:
 
 def test_a_run_breeds_something_better_than_its_seeds() -> None:
     problem, score = problem_of(np.random.default_rng(3))
-    trial = run(Niches(size=10), problem, score, 300)
+    trial = run(M2N2(archive=10), problem, score, 300)
     best_seed = max(problem.examples.mean(score(genome)) for genome in problem.seeds)
     best = max(member.train for member in trial.archive.members if member is not None)
     assert best > best_seed + 0.1

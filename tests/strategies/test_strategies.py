@@ -15,6 +15,7 @@ from genepool.core.examples import examples_of
 from genepool.core.genome import (
     Recipe,
     Vector,
+    breed,
     compose,
     encode,
     express,
@@ -24,8 +25,10 @@ from genepool.core.genome import (
 from genepool.core.rng import noise, noise_words
 from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.errors import InputError
-from genepool.strategies import Blind, Niches, Problem, Proposal, breed
-from genepool.strategies.baselines import grid_ratio
+from genepool.strategies.m2n2 import M2N2
+from genepool.strategies.problem import Problem, Proposal
+from genepool.strategies.random import RandomMerge
+from genepool.strategies.sweep import Sweep, grid_ratio
 from tests.core.dense import DenseProducts
 from tests.core.trial import problem_of, run
 
@@ -54,7 +57,7 @@ def archive_of(scores: list[list[float]], alpha: float = 1.0, empty: int = 0) ->
 
 
 def propose(
-    strategy: Niches, archive: Archive, steps: int, along: Axis | None = None
+    strategy: M2N2, archive: Archive, steps: int, along: Axis | None = None
 ) -> list[Proposal]:
     problem = dense_problem(3, archive.scores.shape[1], along)
     return [strategy.propose(problem, archive, step) for step in range(1, steps + 1)]
@@ -74,7 +77,7 @@ SCORES = [[1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 1, 1], [1, 0, 0, 
 def test_parents_follow_fitness_and_attraction(alpha: float) -> None:
     archive = archive_of(SCORES, alpha, empty=2)
     pairs = np.zeros((6, 6))
-    for proposal in propose(Niches(size=6, alpha=alpha), archive, 6000):
+    for proposal in propose(M2N2(archive=6, alpha=alpha), archive, 6000):
         first, second = proposal.plan.parents
         pairs[first - 10, second - 10] += 1
     assert_in_proportion(pairs.sum(axis=1), fitness(archive.scores, None, alpha))
@@ -85,7 +88,7 @@ def test_parents_follow_fitness_and_attraction(alpha: float) -> None:
 def test_without_attraction_both_parents_follow_fitness() -> None:
     archive = archive_of(SCORES)
     pairs = np.zeros((4, 4))
-    for proposal in propose(Niches(size=4, attraction=False), archive, 6000):
+    for proposal in propose(M2N2(archive=4, attraction=False), archive, 6000):
         first, second = proposal.plan.parents
         pairs[first - 10, second - 10] += 1
     share = fitness(archive.scores)
@@ -93,7 +96,7 @@ def test_without_attraction_both_parents_follow_fitness() -> None:
 
 
 def test_ratio_and_splits_are_uniform() -> None:
-    proposals = propose(Niches(size=4), archive_of(SCORES), 3000, TWO)
+    proposals = propose(M2N2(archive=4), archive_of(SCORES), 3000, TWO)
     ratios = np.sort([proposal.plan.ratio for proposal in proposals])
     assert np.abs(ratios - np.arange(3000) / 3000).max() < 2 / np.sqrt(3000)
     for number, (low, high) in enumerate(((0, 10), (10, SIZE))):
@@ -107,7 +110,7 @@ def test_ratio_and_splits_are_uniform() -> None:
 
 
 def test_several_splits_per_chromosome_are_uniform_and_in_order() -> None:
-    proposals = propose(Niches(size=4, splits=3), archive_of(SCORES), 2000, TWO)
+    proposals = propose(M2N2(archive=4, splits=3), archive_of(SCORES), 2000, TWO)
     splits = np.array([proposal.plan.splits for proposal in proposals])
     for number, (low, high) in enumerate(((0, 10), (10, SIZE))):
         mine = splits[:, 3 * number : 3 * number + 3]
@@ -120,7 +123,7 @@ def test_several_splits_per_chromosome_are_uniform_and_in_order() -> None:
 
 
 def test_split_points_can_be_switched_off() -> None:
-    for proposal in propose(Niches(size=4, splits=0), archive_of(SCORES), 50, TWO):
+    for proposal in propose(M2N2(archive=4, split_point=False), archive_of(SCORES), 50, TWO):
         assert proposal.plan.splits == (10, SIZE)
         # One ratio, one angle: a single segment.
         assert proposal.merge.bounds.tolist() == [0, SIZE]
@@ -129,7 +132,7 @@ def test_split_points_can_be_switched_off() -> None:
 def test_crossover_can_be_switched_off() -> None:
     archive = archive_of(SCORES, empty=1)
     counts = np.zeros(5)
-    strategy = Niches(size=5, crossover=False, mutation=0.5)
+    strategy = M2N2(archive=5, crossover=False, mutation=0.5)
     for proposal in propose(strategy, archive, 4000):
         (parent,) = proposal.plan.parents
         counts[parent - 10] += 1
@@ -144,7 +147,7 @@ def test_crossover_can_be_switched_off() -> None:
 def test_warm_up_pairs_different_seeds_at_random() -> None:
     archive = archive_of(SCORES)
     problem = dense_problem(3, 6)
-    strategy = Niches(size=4, warmup=3000)
+    strategy = M2N2(archive=4, warmup=3000)
     pairs = np.zeros((3, 3))
     for step in range(1, 3001):
         proposal = strategy.propose(problem, archive, step)
@@ -161,8 +164,8 @@ def test_warm_up_pairs_different_seeds_at_random() -> None:
 
 def test_mutation_is_noise_of_its_own_on_the_child() -> None:
     archive = archive_of(SCORES)
-    plain = propose(Niches(size=4), archive, 20)
-    mutated = propose(Niches(size=4, mutation=0.25), archive, 20)
+    plain = propose(M2N2(archive=4), archive, 20)
+    mutated = propose(M2N2(archive=4, mutation=0.25), archive, 20)
     for one, two in zip(plain, mutated, strict=True):
         # The same parents, ratio and splits: noise comes from another stream.
         assert replace(two.plan, mutation=0.0) == one.plan
@@ -178,7 +181,7 @@ def test_where_nobody_offers_anything_fitness_decides_without_the_first() -> Non
     # Member 0 solves all that anybody solves.
     archive = archive_of([[1, 1, 1], [1, 1, 0], [0, 0, 1]], empty=1)
     pairs = np.zeros((4, 4))
-    for proposal in propose(Niches(size=4), archive, 3000):
+    for proposal in propose(M2N2(archive=4), archive, 3000):
         first, second = proposal.plan.parents
         pairs[first - 10, second - 10] += 1
     left = archive.fitness.copy()
@@ -189,7 +192,7 @@ def test_where_nobody_offers_anything_fitness_decides_without_the_first() -> Non
 def test_where_nobody_offers_anything_and_the_rest_has_no_fitness_all_are_alike() -> None:
     archive = archive_of([[0, 0], [1, 1], [0, 0]], empty=1)
     pairs = np.zeros((4, 4))
-    for proposal in propose(Niches(size=4), archive, 2000):
+    for proposal in propose(M2N2(archive=4), archive, 2000):
         first, second = proposal.plan.parents
         pairs[first - 10, second - 10] += 1
     assert pairs[1].sum() == 2000
@@ -200,7 +203,7 @@ def test_where_nobody_offers_anything_and_the_rest_has_no_fitness_all_are_alike(
 def test_where_nobody_solves_anything_all_members_are_alike(attraction: bool) -> None:
     archive = archive_of([[0, 0], [0, 0], [0, 0]], empty=2)
     pairs = np.zeros((5, 5))
-    for proposal in propose(Niches(size=5, attraction=attraction), archive, 2000):
+    for proposal in propose(M2N2(archive=5, attraction=attraction), archive, 2000):
         first, second = proposal.plan.parents
         pairs[first - 10, second - 10] += 1
     occupied = np.array([1.0, 1.0, 1.0, 0.0, 0.0])
@@ -213,7 +216,7 @@ def test_where_nobody_solves_anything_all_members_are_alike(attraction: bool) ->
 @pytest.mark.parametrize("attraction", [True, False])
 def test_a_single_member_mates_with_itself(attraction: bool, solves: float) -> None:
     archive = archive_of([[solves, 0]], empty=3)
-    for proposal in propose(Niches(size=4, attraction=attraction), archive, 20):
+    for proposal in propose(M2N2(archive=4, attraction=attraction), archive, 20):
         assert proposal.plan.parents == (10, 10)
 
 
@@ -223,15 +226,13 @@ def test_a_single_member_mates_with_itself(attraction: bool, solves: float) -> N
 @pytest.mark.parametrize("dense", [True, False])
 def test_proposals_are_functions_of_their_arguments_alone(dense: bool) -> None:
     problem, score = problem_of(np.random.default_rng(4), dense=dense)
-    strategy = Niches(size=6, mutation=0.1 if dense else 0.0)
+    strategy = M2N2(archive=6, mutation=0.1 if dense else 0.0)
     archive = run(strategy, problem, score, 30).archive
     first = [strategy.propose(problem, archive, step) for step in range(40, 60)]
     np.random.seed(0)  # noqa: NPY002  (the global state must not matter)
     copy = Archive(archive.members, archive.scores.copy(), archive.examples, archive.alpha)
     for proposal in reversed(first):
-        again = Niches(**{name: getattr(strategy, name) for name in strategy.__slots__}).propose(
-            problem, copy, proposal.step
-        )
+        again = M2N2.model_validate(strategy.model_dump()).propose(problem, copy, proposal.step)
         assert again.plan == proposal.plan
         assert encode(again.merge) == encode(proposal.merge)
         assert encode(again.genome) == encode(proposal.genome)
@@ -244,7 +245,7 @@ def test_proposals_are_functions_of_their_arguments_alone(dense: bool) -> None:
 def test_the_plan_and_the_merge_make_the_child(angle: Angle, splits: int) -> None:
     for dense in (True, False):
         problem, score = problem_of(np.random.default_rng(5), dense=dense)
-        strategy = Niches(size=6, angle=angle, splits=splits, mutation=0.1 if dense else 0.0)
+        strategy = M2N2(archive=6, angle=angle, splits=splits, mutation=0.1 if dense else 0.0)
         trial = run(strategy, problem, score, 40)
         genomes = dict(enumerate(problem.seeds))
         for number, proposal in enumerate(trial.proposals):
@@ -282,7 +283,7 @@ def test_breed_composes_recipes_and_expresses_vectors() -> None:
 def test_shares_of_the_parents_tell_the_exam_what_to_expect() -> None:
     # Member 11 solves what 10 does not.
     archive = archive_of([[1] * 50 + [0] * 50, [0] * 50 + [1] * 50])
-    strategy = Niches(size=2)
+    strategy = M2N2(archive=2)
     problem = dense_problem(2, 100)
     proposal = strategy.propose(problem, archive, 1)
     unknown = np.full(100, np.nan, dtype=np.float32)
@@ -291,11 +292,13 @@ def test_shares_of_the_parents_tell_the_exam_what_to_expect() -> None:
     mostly_10 = recipe([0, 1, SIZE], np.array([[0.0, 1.0], [1.0, 0.02]]))
     for planned, asked in ((mostly_11, range(50)), (mostly_10, range(50, 100))):
         plan = replace(proposal.plan, parents=(10, 11))
-        exam = strategy.exam(archive, replace(proposal, plan=plan, merge=planned), unknown)
+        exam = strategy.evaluation_plan(
+            archive, replace(proposal, plan=plan, merge=planned), unknown
+        )
         assert set(exam.next().tolist()) <= set(asked)
     # Parents that have left the archive say nothing, and do no harm.
     gone = replace(proposal, plan=replace(proposal.plan, parents=(1, 2)))
-    assert strategy.exam(archive, gone, unknown).next().size > 0
+    assert strategy.evaluation_plan(archive, gone, unknown).next().size > 0
 
 
 # Baselines
@@ -313,17 +316,17 @@ def test_the_grid_of_ratios_is_filled_evenly() -> None:
 def test_blind_baselines_merge_seeds_only() -> None:
     archive = archive_of(SCORES)
     problem = dense_problem(3, 6, TWO)
-    plans = [Blind(grid=5).propose(problem, archive, step).plan for step in range(1, 16)]
+    plans = [Sweep(grid=5).propose(problem, archive, step).plan for step in range(1, 16)]
     assert [plan.parents for plan in plans] == [(0, 1), (0, 2), (1, 2)] * 5
     assert [getattr(plan, "ratio", None) for plan in plans[::3]] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert {getattr(plan, "splits", None) for plan in plans} == {(10, SIZE)}
     pairs = np.zeros((3, 3))
     for step in range(1, 3001):
-        first, second = Blind().propose(problem, archive, step).plan.parents
+        first, second = RandomMerge().propose(problem, archive, step).plan.parents
         pairs[first, second] += 1
     assert_in_proportion(pairs.ravel(), 1 - np.eye(3).ravel())
     alone = dense_problem(1, 6)
-    for strategy in (Blind(), Blind(grid=3)):
+    for strategy in (RandomMerge(), Sweep(grid=3)):
         assert strategy.propose(alone, archive, 1).plan.parents == (0, 0)
 
 
@@ -332,8 +335,8 @@ def test_blind_baselines_merge_seeds_only() -> None:
 
 def test_begin_and_absorb() -> None:
     problem = dense_problem(2, 4)
-    strategy = Niches(size=3, alpha=2.0)
-    archive = strategy.begin(problem)
+    strategy = M2N2(archive=3, alpha=2.0)
+    archive = strategy.begin(problem, 1)
     assert archive.members == (None, None, None) and archive.alpha == 2.0
     assert archive.scores.shape == (3, 4) and not archive.scores.any()
     rows = np.array(
@@ -401,7 +404,7 @@ def test_recipes_and_vectors_breed_the_same_child() -> None:
         for problem in problems:
             members = [Member(k, genome, (), 0.0) for k, genome in enumerate(problem.seeds)]
             archive = Archive(tuple(members), np.array(SCORES[:3], dtype=float), scored, 1.0)
-            pair.append(Niches(size=3).propose(problem, archive, step))
+            pair.append(M2N2(archive=3).propose(problem, archive, step))
         one, two = pair
         assert one.plan == two.plan
         assert isinstance(one.genome, Recipe) and isinstance(two.genome, Vector)
@@ -412,12 +415,11 @@ def test_recipes_and_vectors_breed_the_same_child() -> None:
 
 def test_nobody_is_evicted_while_a_slot_is_empty() -> None:
     scored = examples_of(3, binary=True)
-    archive = Niches(size=3).begin(
-        Problem(axis(4), None, scored, (Vector(np.zeros(4, dtype=np.float32)),), 0)
-    )
+    nothing = (Vector(np.zeros(4, dtype=np.float32)),)
+    archive = M2N2(archive=3).begin(Problem(axis(4), None, scored, nothing, 0), 1)
     # Members that solve nothing are as unfit as empty slots.
     for number in range(3):
         member = Member(number, Vector(np.full(4, number, dtype=np.float32)), (), 0.0)
-        archive, outcome = Niches(size=3).absorb(archive, member, 0, np.zeros(3, np.float32))
+        archive, outcome = M2N2(archive=3).absorb(archive, member, 0, np.zeros(3, np.float32))
         assert (outcome.slot, outcome.evicted) == (number, None)
     assert [member.id for member in archive.members if member is not None] == [0, 1, 2]

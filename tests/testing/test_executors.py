@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genepool.errors import EvaluationError
-from genepool.run.executors.executor import Answer, SerialExecutor
+from genepool.run.executors.executor import Evaluation, SerialExecutor
 from genepool.run.executors.process import ProcessExecutor
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
@@ -55,8 +55,8 @@ class Good:
         self.closed = True
 
 
-def changed(answer: Answer, **changes: Any) -> Answer:
-    return Answer(**{"scores": answer.scores, "error": answer.error, "seconds": 0.0, **changes})
+def changed(answer: Evaluation, **changes: Any) -> Evaluation:
+    return Evaluation(**{"scores": answer.scores, "error": answer.error, "seconds": 0.0, **changes})
 
 
 class Rounded(Good):
@@ -87,7 +87,7 @@ class Once(Good):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Evaluation] = {}
 
     def result(self, step: int) -> Any:
         if step not in self.answers:
@@ -102,7 +102,7 @@ class Thorough(Good):
         genome, questions = self.jobs[step]
         self.inner.result(step)
         everything = np.arange(questions.scores.size)
-        return Answer(self.inner.score(genome, "train", everything), None, 0.0)
+        return Evaluation(self.inner.score(genome, "train", everything), None, 0.0)
 
 
 class Copying(Good):
@@ -121,7 +121,7 @@ class Forgiving(Good):
         try:
             return self.inner.result(step)
         except ArithmeticError as error:
-            return Answer(None, str(error), 0.0)
+            return Evaluation(None, str(error), 0.0)
 
 
 class Raising(Good):
@@ -138,7 +138,7 @@ class Inventing(Good):
     def result(self, step: int) -> Any:
         answer = self.inner.result(step)
         if answer.scores is None:
-            return Answer(np.zeros(40, dtype=np.float32), None, 0.0)
+            return Evaluation(np.zeros(40, dtype=np.float32), None, 0.0)
         return answer
 
 

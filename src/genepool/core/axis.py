@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -66,3 +68,36 @@ class InnerProducts(Protocol):
             segments, and an edge inside a block is read from the seeds once and remembered.
         """
         ...
+
+
+_BLOCK = 4096
+
+
+class ArrayProducts:
+    """Inner products of seeds that are held in memory."""
+
+    def __init__(self, seeds: Sequence[NDArray[np.float32]]) -> None:
+        """Take the seeds, float32[D] each, and sum their products block by block."""
+        self._seeds = np.stack(seeds)
+        starts = np.arange(0, int(self._seeds.shape[1]), _BLOCK, dtype=np.int64)
+        sums = np.zeros((len(seeds), len(seeds), starts.size + 1))
+        for i, one in enumerate(self._seeds.astype(np.float64)):
+            for j, other in enumerate(self._seeds):
+                np.cumsum(np.add.reduceat(one * other, starts), out=sums[i, j, 1:])
+        self._sums = sums
+
+    def between(self, edges: NDArray[np.int64]) -> NDArray[np.float64]:
+        """See `InnerProducts`."""
+        return np.stack([self._sum(a, b) for a, b in pairwise(edges.tolist())])
+
+    def _sum(self, start: int, stop: int) -> NDArray[np.float64]:
+        """float64[K, K] over one stretch: whole blocks as they were summed, the ends anew."""
+        first, last = -(-start // _BLOCK), stop // _BLOCK
+        if first >= last:
+            return self._dots(start, stop)
+        whole = self._sums[:, :, last] - self._sums[:, :, first]
+        return whole + self._dots(start, first * _BLOCK) + self._dots(last * _BLOCK, stop)
+
+    def _dots(self, start: int, stop: int) -> NDArray[np.float64]:
+        part = self._seeds[:, start:stop].astype(np.float64)
+        return part @ part.T

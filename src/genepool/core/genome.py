@@ -262,6 +262,24 @@ def express(outer: Recipe, sources: Sequence[Float32]) -> Float32:
     return out
 
 
+def breed(
+    merge: Recipe, parents: Sequence[Genome], mutation: float, seed: int, step: int
+) -> Genome:
+    """Make a child from its parents; exact, so that it can be made again at any time.
+
+    Args:
+        merge: a recipe over the parents.
+        parents: their genomes, all recipes or all vectors.
+        mutation: standard deviation of the noise; 0 for recipes.
+        seed, step: where the noise comes from.
+    """
+    recipes = [genome for genome in parents if isinstance(genome, Recipe)]
+    if recipes:
+        return compose(merge, recipes)
+    dense = tuple(genome for genome in parents if isinstance(genome, Vector))
+    return Vector(Origin(merge, dense, mutation, seed, step))
+
+
 _MAGIC = {b"GPR1": Recipe, b"GPV1": Vector}
 
 

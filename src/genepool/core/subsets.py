@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.early_stop.lossless import Questions
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan, Selected
 from genepool.core.examples import Examples
 from genepool.core.rng import generator
 
@@ -24,7 +24,7 @@ _STREAM = 1 << 33
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class Subsets:
     """How examples are spent.
 
     Attributes:
@@ -38,13 +38,13 @@ class Rounds:
     renew: int
     finalists: int = 5
 
-    def at(self, done: int) -> int:
-        """The round that the last of this many children belongs to, from 0."""
+    def number_after(self, done: int) -> int:
+        """The number of the subset that the last of this many children belongs to, from 0."""
         return max(0, done - 1) // self.renew
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Round:
+class Subset:
     """The examples that members compete for, while it lasts.
 
     Attributes:
@@ -74,47 +74,18 @@ class Round:
         """Mean score on these examples, of float32[N]."""
         return self.examples.mean(self.part(scores))
 
-    def whole(self, questions: Questions, known: Float32) -> Questions:
-        """Questions about these examples as questions about all, of which `known` is known."""
+    def whole(self, questions: EvaluationPlan, known: Float32) -> EvaluationPlan:
+        """EvaluationPlan about these examples as questions about all, of which `known` is known."""
         return questions if self.indices is None else Selected(questions, self.indices, known)
 
 
-class Selected:
-    """Questions about some of the examples, numbered as among all of them."""
-
-    def __init__(self, questions: Questions, examples: Int64, known: Float32) -> None:
-        """Wrap questions.
-
-        Args:
-            questions: about n examples.
-            examples: int64[n], rising, where these are among all N.
-            known: float32[N], NaN where not asked.
-        """
-        self.scores = known.copy()
-        self._questions, self._examples = questions, examples
-
-    @property
-    def done(self) -> bool:
-        """Nothing is left to ask."""
-        return self._questions.done
-
-    def next(self) -> Int64:
-        """The examples to ask next, int64[m], among all N."""
-        return self._examples[self._questions.next()]
-
-    def record(self, indices: Int64, scores: Float32) -> None:
-        """Take in the answers to `next()`."""
-        self.scores[indices] = scores
-        self._questions.record(self._examples.searchsorted(indices), scores)
-
-
-def everything(examples: Examples) -> Round:
+def everything(examples: Examples) -> Subset:
     """The one round of a run in which members compete for all examples."""
-    return Round(0, 0, None, None, examples)
+    return Subset(0, 0, None, None, examples)
 
 
-def draw_round(rounds: Rounds, number: int, examples: Examples, seed: int) -> Round:
-    """Round `number`, a function of its arguments alone.
+def draw_subset(rounds: Subsets, number: int, examples: Examples, seed: int) -> Subset:
+    """Subset `number`, a function of its arguments alone.
 
     From every task the same share is drawn, in whole blocks where examples are asked in blocks, and
     at least one block; a task weighs what it weighs as a whole.
@@ -137,4 +108,4 @@ def draw_round(rounds: Rounds, number: int, examples: Examples, seed: int) -> Ro
         chosen.append(start + np.flatnonzero(np.isin(names, found[order[:count]])))
     indices = np.concatenate(chosen)
     begin = number * rounds.renew
-    return Round(number, begin, begin + rounds.renew, indices, examples.select(indices))
+    return Subset(number, begin, begin + rounds.renew, indices, examples.select(indices))

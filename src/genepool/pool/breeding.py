@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from genepool.core.genome import Genome, Recipe, decode, digest, seed_recipe
+from genepool.core.genome import Genome, Recipe, breed, decode, digest, seed_recipe
 from genepool.errors import PoolError
 from genepool.pool.pool_header import Header
 from genepool.pool.records import Record
-from genepool.strategies import breed
 
 
 def bred_again(header: Header, lineage: Iterable[Record]) -> dict[int, Genome]:

@@ -117,7 +117,7 @@ class _Subsets:
 
     def number(self, step: int) -> int:
         """The subset that child `step` is scored on."""
-        return 0 if self._rule is None else self._rule.at(step)
+        return 0 if self._rule is None else self._rule.number_after(step)
 
     def standing(
         self, number: int, living: dict[int, int], scores: dict[int, NDArray[np.float32]]

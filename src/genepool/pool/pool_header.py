@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.examples import Examples, TaskExamples, lay_out
-from genepool.core.subsets import Rounds
+from genepool.core.subsets import Subsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Header:
     guards: tuple[GuardEntry, ...]
     examples: Examples
     held_out: Examples | None
-    subsets: Rounds | None
+    subsets: Subsets | None
     kind: str
     axis_size: int
     tensors: tuple[tuple[str, int], ...]
@@ -86,7 +86,7 @@ def header_of(meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[Ta
         tuple(GuardEntry(**entry) for entry in meta.get("guards", ())),
         lay_out(train, binary=binary),
         lay_out(held_out, binary=binary, held_out=True) if any(t.held_out for t in tasks) else None,
-        None if subsets is None else Rounds(**subsets),
+        None if subsets is None else Subsets(**subsets),
         str(meta["kind"]),
         int(meta["axis_size"]),
         tuple((name, int(start)) for name, start in meta.get("tensors", ())),

@@ -16,7 +16,7 @@ from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
-from genepool.run.driver import Driver
+from genepool.run.driver import drive
 from genepool.run.executors.executor import Executor, SerialExecutor
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
@@ -25,6 +25,7 @@ from genepool.run.interrupt import interruptible
 from genepool.run.pins import check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run
+from genepool.run.session import Session
 from genepool.threads import available_threads
 
 
@@ -107,8 +108,8 @@ def evolve(
                 "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
                 "kind": inputs.kind,
                 "rounds": None
-                if inputs.run.strategy.rounds is None
-                else asdict(inputs.run.strategy.rounds),
+                if inputs.run.strategy.subsets is None
+                else asdict(inputs.run.strategy.subsets),
                 "seed": loaded.config.seed,
                 "budget": target,
                 "opening": opening(inputs),
@@ -125,11 +126,11 @@ def evolve(
         watcher.stage("building the model")
         executor = _executor(inputs, threads, watcher)
         try:
-            driver = Driver(inputs, pins.guards, pool, problem, executor, watcher, interrupted)
-            session, seconds = driver.run(target)
+            session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
+            children, seconds = drive(session, problem, target)
         finally:
             executor.close()
-        return Result(path, pool.status(), session, seconds, (*inputs.notices, *twins))
+        return Result(path, pool.status(), children, seconds, (*inputs.notices, *twins))
 
 
 def _finished(pool: Pool, run: Run, budget: int) -> bool:

@@ -22,7 +22,7 @@ from genepool.errors import (
 )
 from genepool.materialise.gram import load_or_build_gram
 from genepool.run.run_file import Run, TaskOptions, task_options
-from genepool.strategies import Problem
+from genepool.strategies.problem import Problem
 from genepool.tasks.task import Batched, Blocked, Labelled, Task
 
 

@@ -20,7 +20,8 @@ from genepool.messages import at, is_text
 from genepool.models.build import ModelOptions
 from genepool.run.yaml_lines import Lines, load_with_lines
 from genepool.settings import Section
-from genepool.strategies.options import StrategyOptions, find_strategy
+from genepool.strategies.base import Strategy
+from genepool.strategies.by_name import find_strategy
 from genepool.tasks.task import find_evaluator
 
 
@@ -148,8 +149,8 @@ class Run(Section):
         return self.source
 
     @property
-    def strategy(self) -> StrategyOptions:
-        """The strategy's options, validated.
+    def strategy(self) -> Strategy:
+        """The strategy with its options, validated.
 
         Raises:
             ConfigError: no such strategy, or one of its options is wrong.
@@ -217,7 +218,7 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
     for index, task in enumerate(config.tasks):
         task_options(out, index, task)
     try:
-        out.strategy.build(config.in_flight)
+        out.strategy.check(config.in_flight)
     except MissingExtraError:
         raise
     except ConfigError as error:

@@ -1,65 +1,94 @@
-"""Asking members again, in a run with rounds: what is new to them of other examples."""
+"""Re-evaluation, where members compete for subsets: the archive is asked what is new to it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.early_stop.lossless import FullExam
-from genepool.core.subsets import Selected
-from genepool.pool.records import Record, Reevaluation
-from genepool.pool.writer import PoolWriter
-from genepool.run.executors.executor import Executor
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
+from genepool.core.genome import Genome
+from genepool.pool.records import FINAL, Reevaluation
+from genepool.run.session import Session
+from genepool.strategies.evolution import Evolution, Renewal
 
 # By member: float32[N], NaN where it was never asked; None if it failed.
 Known = dict[int, NDArray[np.float32] | None]
 
 
-def ask_again(
-    pool: PoolWriter,
-    executor: Executor,
-    records: Sequence[Record],
-    number: int,
-    examples: NDArray[np.int64],
-    interrupted: threading.Event,
-) -> Known:
-    """Ask members those examples that they do not know, and write the answers as they come.
-
-    Args:
-        pool: where they live.
-        executor: who asks them.
-        records: of the members, with all that is known of them.
-        number: of the round, or `FINAL`.
-        examples: int64[n], positions among all N.
-        interrupted: set when nothing new should be begun.
+def renew(session: Session, evolution: Evolution, renewal: Renewal) -> None:
+    """Let members compete for other examples, on which the archive is scored first.
 
     Raises:
-        KeyboardInterrupt: it was; what has been answered is written.
+        KeyboardInterrupt: the run was interrupted; what has been answered is written.
+    """
+    pool, subset = session.pool, renewal.subset
+    if subset.indices is None:
+        raise RuntimeError("a run without subsets has nothing to renew")
+    session.progress.stage(f"subset {subset.number}: scoring the archive on other examples")
+    pool.add_subset(subset.number, subset.indices)
+    # Those that failed on these examples before the run was interrupted.
+    known: Known = dict.fromkeys(pool.departed())
+    asked = [
+        (member.id, member.genome, plan)
+        for member, plan in zip(renewal.members, renewal.plans(), strict=True)
+        if member.id not in known
+    ]
+    evolution.renew({**known, **_reevaluate(session, subset.number, asked)})
+    session.progress.stage("evolving")
+
+
+def score_finalists(session: Session) -> None:
+    """Score the most promising of the archive on all examples: the best of them is champion.
+
+    Raises:
+        KeyboardInterrupt: as `renew`.
+    """
+    pool = session.pool
+    subsets = pool.header.subsets
+    if subsets is None:
+        return
+    session.progress.stage("scoring the finalists on all examples")
+    # As they were before any final: asked in pieces or in one, they are the same.
+    alive = list(pool.chosen(pool.slots().values(), finals=False).values())
+    alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
+    finalists = pool.chosen([record.id for record in alive[: subsets.finalists]])
+    genomes = pool.genomes(finalists)
+    plans = {m: FullPlan(r.scores) for m, r in finalists.items() if r.scores is not None}
+    asked = [(member, genomes[member], plan) for member, plan in plans.items() if not plan.done]
+    _reevaluate(session, FINAL, asked)
+
+
+def _reevaluate(
+    session: Session, number: int, asked: Iterable[tuple[int, Genome, EvaluationPlan]]
+) -> Known:
+    """Ask members what they do not know, and write the answers as they come.
+
+    Args:
+        session: where they live, and who asks.
+        number: of the subset, or `FINAL`.
+        asked: id and genome of each member, and what to ask it.
+
+    Raises:
+        KeyboardInterrupt: as `renew`.
     """
     out: Known = {}
-    waiting: list[tuple[int, Record, NDArray[np.float32]]] = []
-    for key, record in enumerate(records):
-        if record.scores is None:
-            raise RuntimeError(f"member {record.id} has no scores")
-        out[record.id] = record.scores
-        if np.isnan(record.scores[examples]).any():
-            exam = Selected(FullExam(record.scores[examples]), examples, record.scores)
-            # Numbers that no child has.
-            executor.submit(-2 - key, pool.genome(record.id), exam)
-            waiting.append((-2 - key, record, record.scores))
-    for key, record, before in waiting:
-        if interrupted.is_set():
+    waiting: list[tuple[int, int, NDArray[np.float32]]] = []
+    for place, (member, genome, plan) in enumerate(asked):
+        # Numbers that no child has.
+        key = -2 - place
+        waiting.append((key, member, plan.scores.copy()))
+        session.executor.submit(key, genome, plan)
+    for key, member, before in waiting:
+        if session.interrupted.is_set():
             raise KeyboardInterrupt
-        answer = executor.result(key)
-        new, asked = None, 0
-        if answer.scores is not None:
-            new = np.where(np.isnan(before), answer.scores, np.float32(np.nan))
-            asked = int(np.count_nonzero(~np.isnan(new)))
-        pool.add_reevaluation(
-            Reevaluation(record.id, number, new, answer.error, asked, answer.seconds)
-        )
-        out[record.id] = answer.scores
+        found = session.executor.result(key)
+        new, count = None, 0
+        if found.scores is not None:
+            new = np.where(np.isnan(before), found.scores, np.float32(np.nan))
+            count = int(np.count_nonzero(~np.isnan(new)))
+        again = Reevaluation(member, number, new, found.error, count, found.seconds)
+        session.pool.add_reevaluation(again)
+        out[member] = found.scores
     return out

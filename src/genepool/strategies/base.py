@@ -1,238 +1,307 @@
-"""What strategies share: the problem, plans, proposals, outcomes, and how a child is bred."""
+"""What strategies share: their face, and how two members become a child."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
-from genepool.core.archive import Member
-from genepool.core.axis import Axis, InnerProducts
-from genepool.core.early_stop.lossless import FullExam, Questions
-from genepool.core.examples import Examples
-from genepool.core.genome import Genome, Origin, Recipe, Vector, compose
+from genepool.core.archive import Archive, Member, Verdict
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
+from genepool.core.early_stop.lossless import LosslessPlan
+from genepool.core.early_stop.risk_limited import RiskLimitedPlan
+from genepool.core.genome import Genome, breed, recipe
+from genepool.core.rng import generator, pick
 from genepool.core.slerp import Angle, merge_recipe, products_of
+from genepool.core.subsets import Subsets
+from genepool.errors import ConfigError, MissingExtraError
+from genepool.strategies.problem import REJECTED, Outcome, Plan, Problem, Proposal, Trial
+
+Float32 = NDArray[np.float32]
+
+_RISK_STREAM = 1 << 32
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Problem:
-    """What a strategy works on.
+class Strategy(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
+    """Proposes children and decides which survive; its fields are its options.
+
+    A strategy is a value. All methods are pure: they take a state and return a new one, whose type
+    is the strategy's own affair. `genepool.Evolution` asks `propose` for child t with the state
+    after child t - W, W children being in flight, and hands every child to `absorb`, or to `skip`
+    if it was not fully scored, in the order of the steps. All randomness comes from
+    `genepool.core.rng.generator(problem.seed, step)`, so that a run repeats on every machine.
 
     Attributes:
-        axis: where the genomes divide.
-        gram: inner products of the seeds; None when genomes are vectors.
-        examples: what members are scored on.
-        seeds: genomes of the seeds, all of one kind; they are the members 0..K-1.
-        seed: of the randomness.
-        tensors: names of the tensors, in axis order; may be empty.
+        remembers: the state depends on more than on who sits in which slot. Then resuming goes
+            through all that was ever absorbed, else only through the survivors.
+        learns_from_rejected: the scores of children that are not accepted shape what is proposed
+            later. Then guards are asked about every child that was fully scored, else only about
+            those that would be accepted.
     """
 
-    axis: Axis
-    gram: InnerProducts | None
-    examples: Examples
-    seeds: tuple[Genome, ...]
-    seed: int
-    tensors: tuple[str, ...] = ()
+    remembers: ClassVar[bool] = False
+    learns_from_rejected: ClassVar[bool] = False
 
-
-class Drawn(Protocol):
-    """What was drawn to make a child."""
+    name: str = Field(description="which strategy")
 
     @property
-    def parents(self) -> tuple[int, ...]:
-        """Member ids."""
-        ...
-
-    @property
-    def mutation(self) -> float:
-        """Standard deviation of the noise added; 0 for none."""
-        ...
-
-    def as_json(self) -> str:
-        """For people and reports; a child is made again from its merge."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that makes a child.
-
-    Attributes:
-        parents: member ids; one without crossover, else two.
-        ratio: SLERP ratio left of the first split, in [0, 1]; it and its complement take turns.
-        splits: positions, equally many per chromosome.
-        angle: over what the SLERP angle is measured.
-        mutation: standard deviation of the normal noise added; 0 for none.
-    """
-
-    parents: tuple[int, ...]
-    ratio: float
-    splits: tuple[int, ...]
-    angle: Angle
-    mutation: float
-
-    def as_json(self) -> str:
-        """For people and reports; a child is made again from its merge."""
-        parents, places = ", ".join(map(str, self.parents)), ", ".join(map(str, self.splits))
-        return (
-            f'{{"parents": [{parents}], "ratio": {self.ratio!r}, "splits": [{places}], '
-            f'"angle": "{self.angle}", "mutation": {self.mutation!r}}}'
-        )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Proposal:
-    """A child to be scored.
-
-    Attributes:
-        step: from 1; numbers the children in order.
-        plan: how it came about.
-        merge: recipe over the parents, with the coefficients that the plan led to. With it the
-            child can be made again from its parents without any inner product. None if the child
-            has none (its weights were drawn).
-        genome: the child.
-    """
-
-    step: int
-    plan: Drawn
-    merge: Recipe | None
-    genome: Genome
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a child.
-
-    Attributes:
-        accepted: it entered the archive.
-        slot: where; None if rejected.
-        evicted: id of the member that it replaced; None if the slot was empty, or rejected.
-        fitness: its fitness among archive and child; None where it was not fully scored.
-    """
-
-    accepted: bool
-    slot: int | None
-    evicted: int | None
-    fitness: float | None
-
-
-REJECTED = Outcome(accepted=False, slot=None, evicted=None, fitness=None)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Past:
-    """What a pool remembers of one absorbed member, for resuming.
-
-    Attributes:
-        step: of the child, from 1; 0 for a seed.
-        member: the member; None unless it was accepted.
-        slot: where it went; None unless it was accepted.
-        scores: float32[N], NaN where not asked; None if it failed.
-    """
-
-    step: int
-    member: Member | None
-    slot: int | None
-    scores: NDArray[np.float32] | None
-
-
-State = TypeVar("State")
-
-
-class Strategy(Protocol[State]):
-    """Proposes children and decides which survive.
-
-    All methods are pure: they return a new state. A run asks `propose` for child t with the state
-    after child t - W, and hands every child to `absorb`, or to `skip` if it was not fully scored,
-    in the order of the steps. What most strategies have in common is here, for those that derive
-    from it.
-    """
-
-    @property
-    def remembers(self) -> bool:
-        """Whether the state depends on more than on who sits in which slot.
-
-        Then resuming goes through all that was ever absorbed, else only through the survivors.
-        """
+    def dense(self) -> bool:
+        """Whether genomes are dense vectors, because noise is added or weights are drawn."""
         return False
 
     @property
-    def learns_from_rejected(self) -> bool:
-        """Whether the scores of children that are not accepted shape what is proposed later.
+    def subsets(self) -> Subsets | None:
+        """How members compete for a part of the examples at a time; None: for all, always.
 
-        Then guards are asked about every child that was scored, else only about those that would
-        be accepted.
+        Only where the state is an archive, and nothing hangs on where in it a member is.
         """
-        return False
+        return None
 
-    def begin(self, problem: Problem) -> State:
-        """The state before anything is absorbed."""
-        ...
+    def check(self, in_flight: int) -> None:
+        """Refuse options that do not go together, before anything is read or run.
 
-    def propose(self, problem: Problem, state: State, step: int) -> Proposal:
-        """The child of step `step`, a function of its arguments alone."""
-        ...
+        Args:
+            in_flight: number W of children that are proposed before the oldest is absorbed.
 
-    def exam(self, state: State, proposal: Proposal, known: NDArray[np.float32]) -> Questions:
+        Raises:
+            ConfigError: they do not.
+            MissingExtraError: the strategy needs a package that is not installed.
+        """
+        return
+
+    @abstractmethod
+    def begin(self, problem: Problem, in_flight: int) -> Any:
+        """The state before anything is absorbed, W children being in flight.
+
+        Raises:
+            ConfigError: the options do not fit the problem.
+        """
+
+    @abstractmethod
+    def propose(self, problem: Problem, state: Any, step: int) -> Proposal:
+        """The child of step `step`, from 1: a function of its arguments alone."""
+
+    @abstractmethod
+    def absorb(self, state: Any, member: Member, step: int, scores: Float32) -> tuple[Any, Outcome]:
+        """Decide about a fully scored child, or seed (step 0).
+
+        Args:
+            state: before it.
+            member: the child.
+            step: its number.
+            scores: float32[N], every one known.
+        """
+
+    @abstractmethod
+    def recall(self, state: Any, trial: Trial) -> Any:
+        """Take in what was decided in an earlier session."""
+
+    @abstractmethod
+    def archive_of(self, state: Any) -> Archive:
+        """The members of a state."""
+
+    def evaluation_plan(self, state: Any, proposal: Proposal, known: Float32) -> EvaluationPlan:
         """In which order to ask for the examples not yet known (NaN), and when to stop.
 
         Unless there is more to say, everything is asked.
         """
-        return FullExam(known)
+        return FullPlan(known)
 
-    def absorb(
-        self, state: State, member: Member, step: int, scores: NDArray[np.float32]
-    ) -> tuple[State, Outcome]:
-        """Decide about a fully scored child, or seed (step 0)."""
-        ...
-
-    def skip(self, state: State, step: int) -> State:
-        """Take note that a child was stopped or failed."""
+    def skip(self, state: Any, step: int) -> Any:
+        """Take note that a child was stopped, failed or broke a guard."""
         return state
 
-    def recall(self, state: State, past: Past) -> State:
-        """Take in what was decided in an earlier session."""
-        ...
+
+class Surviving(Strategy, frozen=True):
+    """Strategies whose state is an archive: of archive and child all but the least fit survive."""
+
+    archive: int = Field(
+        default=20, ge=2, le=100_000, description="number of members that the archive holds"
+    )
+
+    def absorb(
+        self, state: Archive, member: Member, step: int, scores: Float32
+    ) -> tuple[Archive, Outcome]:
+        """Survival of all but the least fit, archive and child together."""
+        return survival(state, member, scores)
+
+    def recall(self, state: Archive, trial: Trial) -> Archive:
+        """Put a survivor back."""
+        return put_back(state, trial)
+
+    def archive_of(self, state: Archive) -> Archive:
+        """The state itself."""
+        return state
+
+    def evaluation_plan(self, state: Archive, proposal: Proposal, known: Float32) -> EvaluationPlan:
+        """The lossless early stop: until it is certain that the child will not survive."""
+        return LosslessPlan(state, parent_shares(state, proposal), known)
 
 
-def mate(
-    problem: Problem,
-    step: int,
-    draws: np.random.Generator,
-    first: Member,
-    second: Member,
-    *,
-    splits: int,
-    angle: Angle,
-    mutation: float,
-) -> Proposal:
-    """Merge two members at a random ratio and random split points (paper, eq. 2).
+class Merging(Strategy, frozen=True):
+    """Strategies that merge two parents at a random ratio and random split points."""
 
-    Args:
-        problem, step: what for.
-        draws: where ratio and splits come from.
-        first, second: the parents.
-        splits: split points per chromosome; 0: one ratio throughout.
-        angle: over what the SLERP angle is measured.
-        mutation: standard deviation of the noise added.
+    split_point: bool = Field(
+        default=True, description="draw a split point per chromosome; false: one ratio throughout"
+    )
+    splits: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="split points per chromosome, between which the ratio and its complement take "
+        "turns; 1 is the paper's",
+    )
+    angle: Angle = Field(
+        default="global", description="SLERP angle over the whole axis, each side, or each tensor"
+    )
+    mutation: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="standard deviation of the noise added to a child; above 0, genomes are dense",
+    )
+    warmup: int = Field(
+        default=0, ge=0, description="number of first children bred from random pairs of seeds"
+    )
+
+    @property
+    def dense(self) -> bool:
+        """With mutation."""
+        return self.mutation > 0
+
+    def check(self, in_flight: int) -> None:
+        """Refuse splits without split points."""
+        if not self.split_point and self.splits > 1:
+            raise ConfigError(
+                f"strategy.splits: split_point is false, so there are none; got {self.splits}"
+            )
+
+    def propose(self, problem: Problem, state: Any, step: int) -> Proposal:
+        """The child of step `step`, of two parents (`choose`), or of seeds while warming up."""
+        draws = generator(problem.seed, step)
+        if step <= self.warmup and len(problem.seeds) > 1:
+            first, second = random_seeds(problem, draws)
+        else:
+            first, second = self.choose(state, draws)
+        splits = self.splits if self.split_point else 0
+        ratio, points = draw_merge(problem, draws, splits)
+        plan = Plan((first.id, second.id), ratio, points, self.angle, self.mutation)
+        return merged(problem, step, plan, first.genome, second.genome)
+
+    @abstractmethod
+    def choose(self, state: Any, draws: np.random.Generator) -> tuple[Member, Member]:
+        """The two parents of a child."""
+
+
+class Breeding(Merging, Surviving, frozen=True):
+    """What M2N2 and the plain genetic algorithm have in common: parents from the archive."""
+
+    crossover: bool = Field(default=True, description="merge two parents; false: copy one")
+    risk: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="with early_stop, at most this chance that a child that belongs in the archive "
+        "is turned away, to save examples; 0: never",
+    )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="part of the examples that members compete for at a time; below 1, others are "
+        "drawn every 'renew' children, on which the whole archive is scored, and the best five of "
+        "the last archive are scored on all",
+    )
+    renew: int = Field(
+        default=100, ge=1, description="with share below 1: children until other examples are drawn"
+    )
+
+    @property
+    def subsets(self) -> Subsets | None:
+        """With a share."""
+        return Subsets(self.share, self.renew) if self.share < 1 else None
+
+    def check(self, in_flight: int) -> None:
+        """Refuse splits without split points, and subsets shorter than what is in flight."""
+        super().check(in_flight)
+        if self.share < 1 and self.renew < in_flight:
+            raise ConfigError(
+                f"strategy.renew: at least as many children as are in flight ({in_flight}) must "
+                f"share their examples; got {self.renew}"
+            )
+
+    def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
+        """The child of step `step`: a merge, or without crossover a copy (to be mutated)."""
+        if self.crossover:
+            return super().propose(problem, state, step)
+        draws = generator(problem.seed, step)
+        if step <= self.warmup and len(problem.seeds) > 1:
+            first, _ = random_seeds(problem, draws)
+        else:
+            first = member_in(state, pick_any(draws, state.fitness, state.occupied))
+        plan = Plan((first.id,), 1.0, (), self.angle, self.mutation)
+        merge = recipe([0, problem.axis.size], np.ones((1, 1)))
+        genome = breed(merge, [first.genome], self.mutation, problem.seed, step)
+        return Proposal(step, plan, merge, genome)
+
+    def evaluation_plan(self, state: Archive, proposal: Proposal, known: Float32) -> EvaluationPlan:
+        """The lossless early stop, or with a risk the one that is limited by it."""
+        if self.risk == 0:
+            return LosslessPlan(state, parent_shares(state, proposal), known)
+        # Where one child is asked twice (several in flight) the second time needs other draws.
+        asked = int(np.count_nonzero(~np.isnan(known)))
+        draws = generator(0, proposal.step, stream=_RISK_STREAM + asked)
+        return RiskLimitedPlan(state, parent_shares(state, proposal), known, self.risk, draws)
+
+
+# Mating
+
+
+def pick_any(
+    draws: np.random.Generator, weights: NDArray[np.float64], allowed: NDArray[np.bool_]
+) -> int:
+    """A slot in proportion to weights; where all of these are 0, any that is allowed alike."""
+    return pick(draws, weights if weights.max() > 0 else allowed.astype(np.float64))
+
+
+def member_in(archive: Archive, slot: int) -> Member:
+    """Who is in a slot that is not empty."""
+    member = archive.members[slot]
+    if member is None:
+        raise RuntimeError("an empty slot was chosen as a parent")
+    return member
+
+
+def random_seeds(problem: Problem, draws: np.random.Generator) -> tuple[Member, Member]:
+    """Two different seeds, any two alike; twice the same one if there is only one."""
+    count = len(problem.seeds)
+    pair: list[int] = draws.choice(count, size=2, replace=False).tolist() if count > 1 else [0, 0]
+    first, second = (Member(number, problem.seeds[number], (), 0.0) for number in pair)
+    return first, second
+
+
+def draw_merge(
+    problem: Problem, draws: np.random.Generator, splits: int
+) -> tuple[float, tuple[int, ...]]:
+    """A random ratio, and that many random split points per chromosome (paper, eq. 2).
+
+    With 0 of them one ratio holds throughout: the only split of each chromosome is its end.
     """
     edges = problem.axis.cuts
     ratio = float(draws.random())
-    points = (
-        tuple(
-            point
-            for low, high in pairwise(edges)
-            for point in sorted([int(draws.integers(low, high)) for _ in range(splits)])
-        )
-        if splits
-        else edges[1:]
+    if not splits:
+        return ratio, edges[1:]
+    return ratio, tuple(
+        point
+        for low, high in pairwise(edges)
+        for point in sorted([int(draws.integers(low, high)) for _ in range(splits)])
     )
-    plan = Plan((first.id, second.id), ratio, points, angle, mutation)
-    return merged(problem, step, plan, first.genome, second.genome)
 
 
 def merged(problem: Problem, step: int, plan: Plan, first: Genome, second: Genome) -> Proposal:
@@ -249,33 +318,56 @@ def merged(problem: Problem, step: int, plan: Plan, first: Genome, second: Genom
     return Proposal(step, plan, merge, genome)
 
 
-def seed_member(problem: Problem, number: int) -> Member:
-    """Seed `number` as a parent."""
-    return Member(number, problem.seeds[number], (), 0.0)
+def parent_shares(archive: Archive, proposal: Proposal) -> list[tuple[int | None, float]]:
+    """Slot of each parent (None: not in the archive), and its share of the child's weights."""
+    merge = proposal.merge
+    if merge is None:
+        return [(None, 1.0)]
+    edges: list[int] = merge.bounds.tolist()
+    rows: list[list[float]] = merge.coefs.tolist()
+    # Most merges have two segments: plain numbers are faster than arrays.
+    sums = [
+        sum(
+            abs(row[k]) * (stop - start)
+            for row, (start, stop) in zip(rows, pairwise(edges), strict=True)
+        )
+        for k in range(merge.sources)
+    ]
+    slots = [archive.slots.get(parent) for parent in proposal.plan.parents]
+    total = sum(sums)
+    shares = [part / total for part in sums]
+    return list(zip(slots, shares, strict=True))
 
 
-def random_seeds(problem: Problem, draws: np.random.Generator) -> tuple[Member, Member]:
-    """Two different seeds, any two alike; twice the same one if there is only one."""
-    count = len(problem.seeds)
-    if count == 1:
-        return seed_member(problem, 0), seed_member(problem, 0)
-    pair: list[int] = draws.choice(count, size=2, replace=False).tolist()
-    return seed_member(problem, pair[0]), seed_member(problem, pair[1])
+# Survival
 
 
-def breed(
-    merge: Recipe, parents: Sequence[Genome], mutation: float, seed: int, step: int
-) -> Genome:
-    """Make a child from its parents; exact, so that it can be made again at any time.
+def survival(archive: Archive, member: Member, scores: Float32) -> tuple[Archive, Outcome]:
+    """Survival of all but the least fit, archive and child together."""
+    slot, fitness = archive.challenge(scores)
+    if slot is None:
+        return archive, replace(REJECTED, fitness=fitness)
+    evicted = archive.members[slot]
+    return archive.replaced(slot, member, scores), Outcome(
+        Verdict.ACCEPTED,
+        slot=slot,
+        evicted=None if evicted is None else evicted.id,
+        fitness=fitness,
+    )
 
-    Args:
-        merge: recipe over the parents.
-        parents: their genomes, all recipes or all vectors.
-        mutation: standard deviation of the noise; 0 for recipes.
-        seed, step: where the noise comes from.
+
+def put_back(archive: Archive, trial: Trial) -> Archive:
+    """The archive with a survivor back in its slot."""
+    if trial.member is None or trial.slot is None or trial.scores is None:
+        return archive
+    return archive.replaced(trial.slot, trial.member, trial.scores)
+
+
+def require_package(package: str, strategy: str) -> None:
+    """Refuse before anything is read or run; importing it here would take seconds.
+
+    Raises:
+        MissingExtraError: the package is not installed.
     """
-    recipes = [genome for genome in parents if isinstance(genome, Recipe)]
-    if recipes:
-        return compose(merge, recipes)
-    dense = tuple(genome for genome in parents if isinstance(genome, Vector))
-    return Vector(Origin(merge, dense, mutation, seed, step))
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, "strategies", f"strategy '{strategy}'")

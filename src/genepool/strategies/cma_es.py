@@ -17,20 +17,22 @@ import copy
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.genome import Recipe, Vector, compose, recipe
 from genepool.core.rng import generator
 from genepool.core.slerp import slerp_weights
 from genepool.errors import ConfigError
-from genepool.strategies import Outcome, Past, Problem, Proposal, Strategy
-from genepool.strategies.m2n2 import put_back, survival
+from genepool.strategies.base import Strategy, put_back, require_package, survival
+from genepool.strategies.problem import Outcome, Problem, Proposal, Trial
 
 Float64 = NDArray[np.float64]
 
@@ -73,8 +75,8 @@ class Search:
         archive: the best members, without competition.
         model: the distribution (`cma.CMAEvolutionStrategy`); never changed, only copied.
         generation: number of complete generations.
-        points: of the next one, and of one more with children in flight. They are drawn all at
-            once, since copying the distribution takes longer than most else.
+        points: of the next one, and of one more with children in flight (a lag of 1). They are
+            drawn all at once, since copying the distribution takes longer than most else.
         results: (step, score or None) of the next one, so far.
         problem: what is searched.
         groups: int64[T], the group of each tensor; empty over raw weights.
@@ -91,45 +93,56 @@ class Search:
     grams: Float64
 
 
-@dataclass(frozen=True, slots=True)
-class CmaEs(Strategy[Search]):
-    """CMA-ES.
+class CmaEs(Strategy, frozen=True):
+    """CMA-ES over merging ratios by layer (as mergekit-evolve), or over raw weights.
 
-    Attributes:
-        population: children per generation, at least 3.
-        sigma: initial step size, of a ratio in [0, 1] or of a weight.
-        weights: search the raw weights (separable) instead of merging ratios.
-        groups: patterns of tensor names, one group each and one for the rest; None: by layer.
-        lag: generations by which the distribution is behind; 0, or 1 with children in flight.
-        size: number of archive slots, at least 2.
+    With children in flight the distribution is one generation behind.
     """
 
-    population: int = 20
-    sigma: float = 0.2
-    weights: bool = False
-    groups: tuple[str, ...] | None = None
-    lag: int = 0
-    size: int = 20
+    # The distribution follows from every score there was, and the better half of each generation,
+    # be it accepted or not, moves it.
+    remembers: ClassVar[bool] = True
+    learns_from_rejected: ClassVar[bool] = True
+
+    name: Literal["cma-es"] = Field(default="cma-es", description="which strategy")
+    population: int = Field(default=20, ge=3, le=10_000, description="children per generation")
+    sigma: float = Field(
+        default=0.2, gt=0, allow_inf_nan=False, description="initial step, of a ratio or a weight"
+    )
+    weights: bool = Field(
+        default=False, description="search the raw weights (separable) instead of merging ratios"
+    )
+    groups: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="patterns of tensor names, each merged at ratios of its own; none: by layer",
+    )
+    archive: int = Field(default=20, ge=2, le=100_000, description="number of best members kept")
 
     @property
-    def remembers(self) -> bool:
-        """The distribution follows from every score there was."""
-        return True
+    def dense(self) -> bool:
+        """Over raw weights."""
+        return self.weights
 
-    @property
-    def learns_from_rejected(self) -> bool:
-        """The better half of each generation, be it accepted or not, moves the distribution."""
-        return True
+    def check(self, in_flight: int) -> None:
+        """Refuse more than a generation in flight."""
+        require_package("cma", self.name)
+        if in_flight > self.population:
+            raise ConfigError(
+                f"in_flight: cma-es can have at most one generation in flight (population "
+                f"{self.population}); got {in_flight}"
+            )
 
-    def begin(self, problem: Problem) -> Search:
+    def begin(self, problem: Problem, in_flight: int) -> Search:
         """The distribution before anything is known: ratios 1/2, 1/3, ... give every seed alike."""
-        archive = empty_archive(self.size, problem.examples, 0.0)
+        archive = empty_archive(self.archive, problem.examples, 0.0)
+        lag = int(in_flight > 1)
         none = np.zeros(0, dtype=np.int64)
         if self.weights:
             seeds = [genome.values for genome in problem.seeds if isinstance(genome, Vector)]
             start = np.stack(seeds).mean(axis=0, dtype=np.float64)
             model = _model(start, self.sigma, self.population, ratios=False)
-            points = self._first(model, problem)
+            points = self._first(model, problem, lag)
             return Search(archive, model, 0, points, (), problem, none, np.zeros((0, 0, 0)))
         if len(problem.seeds) < 2 or problem.gram is None:
             raise ConfigError("strategy 'cma-es' merges: it needs at least two seeds")
@@ -139,7 +152,8 @@ class CmaEs(Strategy[Search]):
         even = 1.0 / np.arange(2, len(problem.seeds) + 1)
         start = np.tile(even, len(grams))
         model = _model(start, self.sigma, self.population, ratios=True)
-        return Search(archive, model, 0, self._first(model, problem), (), problem, groups, grams)
+        points = self._first(model, problem, lag)
+        return Search(archive, model, 0, points, (), problem, groups, grams)
 
     def propose(self, problem: Problem, state: Search, step: int) -> Proposal:
         """The child of step `step`, a function of its arguments alone."""
@@ -163,17 +177,21 @@ class CmaEs(Strategy[Search]):
         """A child that failed takes its place in the generation, and teaches nothing."""
         return self._learn(state, step, None)
 
-    def recall(self, state: Search, past: Past) -> Search:
+    def recall(self, state: Search, trial: Trial) -> Search:
         """Go through what was learnt."""
-        state = replace(state, archive=put_back(state.archive, past))
-        scores = past.scores
+        state = replace(state, archive=put_back(state.archive, trial))
+        scores = trial.scores
         known = None if scores is None or np.isnan(scores).any() else scores
         train = None if known is None else state.problem.examples.mean(known)
-        return self._learn(state, past.step, train)
+        return self._learn(state, trial.step, train)
 
-    def _first(self, model: Any, problem: Problem) -> tuple[Points, ...]:
+    def archive_of(self, state: Search) -> Archive:
+        """The best members."""
+        return state.archive
+
+    def _first(self, model: Any, problem: Problem, lag: int) -> tuple[Points, ...]:
         """The points that are drawn before anything is known."""
-        return tuple(self._drawn(model, problem, generation) for generation in range(1 + self.lag))
+        return tuple(self._drawn(model, problem, generation) for generation in range(1 + lag))
 
     def _drawn(self, model: Any, problem: Problem, generation: int) -> Points:
         """The points of a generation, each of the randomness of its step.
@@ -206,18 +224,18 @@ class CmaEs(Strategy[Search]):
             return replace(state, results=results)
         told = [(at, value) for at, value in results if value is not None]
         points = [self._draw(state, at) for at, _ in told]
-        model, problem = copy.deepcopy(state.model), state.problem
+        model, problem, lag = copy.deepcopy(state.model), state.problem, len(state.points) - 1
         # It learns from the better half; with fewer children than that it learns nothing.
         if len(told) > self.population // 2:
             _seeded(model, problem.seed, step, _STREAM + 1)
             model.ask()  # cma counts an iteration only between asking and telling
-            if self.lag:
+            if lag:
                 points = [_brought_up(model, point, state.points[0]) for point in points]
             with warnings.catch_warnings():
                 # With children in flight the covariance has moved on; cma may find points far out.
                 warnings.simplefilter("ignore")
                 model.tell(points, [-value for _, value in told], check_points=False)
-        following = self._drawn(model, problem, state.generation + 1 + self.lag)
+        following = self._drawn(model, problem, state.generation + 1 + lag)
         return replace(
             state,
             results=(),
@@ -227,7 +245,7 @@ class CmaEs(Strategy[Search]):
         )
 
 
-def group_tensors(names: tuple[str, ...], patterns: tuple[str, ...] | None) -> NDArray[np.int64]:
+def group_tensors(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np.int64]:
     """The group of each tensor, numbered from 0 in order of first appearance.
 
     Args:

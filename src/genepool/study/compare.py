@@ -157,7 +157,7 @@ def _check(run: Run, entry: StrategyEntry, origin: str) -> None:
     own = entry is run.config.strategy
     probe = run if own else Run(config=config, directory=run.directory, source=origin)
     try:
-        probe.strategy.build(config.in_flight)
+        probe.strategy.check(config.in_flight)
     except ConfigError as error:
         text = str(error)
         if not text.startswith(probe.source):

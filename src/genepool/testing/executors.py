@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from genepool.core.early_stop.lossless import FullExam
+from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.core.genome import Genome, Recipe, Vector, seed_recipe
 from genepool.errors import EvaluationError
-from genepool.run.executors.executor import Answer, Executor, SerialExecutor
+from genepool.run.executors.executor import Evaluation, Executor, SerialExecutor
 from genepool.run.executors.scorer import Part, Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import Run, load_run
@@ -70,7 +70,7 @@ def check_executor(make_executor: Callable[[Run], Executor], directory: Path) ->
     again once it was answered. `score` answers for training, held-out and guard examples in the
     order asked, between the jobs too, and raises EvaluationError for a child that cannot be
     scored. `pending` says of a job whether its work is still to begin; a job that has begun does
-    not go back. Questions that fail raise in `result`. `close` may be called twice, and with jobs
+    not go back. A plan that fails raises in `result`. `close` may be called twice, and with jobs
     unanswered.
 
     Args:
@@ -97,7 +97,7 @@ def check_executor(make_executor: Callable[[Run], Executor], directory: Path) ->
     idle.close()
     busy = make_executor(run)
     for step, genome in enumerate(genomes):
-        busy.submit(step, genome, FullExam(_unknown()))
+        busy.submit(step, genome, FullPlan(_unknown()))
     busy.close()
     busy.close()
 
@@ -106,7 +106,7 @@ def _check_jobs(executor: Executor, serial: Executor, genomes: Sequence[Genome])
     """Several jobs in flight, all asked in full, and the same steps once more."""
     for way in ("", ", submitted again"):
         for step, genome in enumerate(genomes):
-            executor.submit(step, genome, FullExam(_unknown()))
+            executor.submit(step, genome, FullPlan(_unknown()))
         begun: set[int] = set()
         for step, genome in enumerate(genomes):
             for later in range(step, len(genomes)):
@@ -158,7 +158,7 @@ def _check_failure(
 ) -> None:
     """A child that cannot be scored, between two that can."""
     for step, genome in enumerate((genomes[0], unfit, genomes[1])):
-        executor.submit(step, genome, FullExam(_unknown()))
+        executor.submit(step, genome, FullPlan(_unknown()))
     _check_answer(executor.result(0), "the job before", expected=_full(serial, genomes[0]))
     try:
         answer = executor.result(1)
@@ -180,7 +180,7 @@ def _check_score(
     executor: Executor, serial: Executor, genomes: Sequence[Genome], unfit: Genome
 ) -> None:
     """Scores on request, while a job is in flight."""
-    executor.submit(7, genomes[2], FullExam(_unknown()))
+    executor.submit(7, genomes[2], FullPlan(_unknown()))
     parts: tuple[Part, ...] = ("train", "held-out", "guard")
     for part in parts:
         everything = np.arange(_COUNTS[part], dtype=np.int64)
@@ -203,7 +203,7 @@ def _check_score(
     _check_answer(executor.result(7), "a job while score() was called", expected=expected)
 
 
-def _check_answer(answer: Answer, what: str, expected: Float32) -> None:
+def _check_answer(answer: Evaluation, what: str, expected: Float32) -> None:
     require(answer.error is None, f"{what}: failed: {answer.error}")
     got = cast("Any", answer.scores)
     if type(got) is not np.ndarray or got.dtype != np.float32 or got.shape != expected.shape:
@@ -223,7 +223,7 @@ def _check_answer(answer: Answer, what: str, expected: Float32) -> None:
 
 
 class _Asking:
-    """Asks the first few of some blocks; see `Questions`."""
+    """Asks the first few examples of some blocks; see `EvaluationPlan`."""
 
     def __init__(self, blocks: Sequence[Int64], wanted: int) -> None:
         self.scores = _unknown()

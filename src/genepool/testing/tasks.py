@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive
-from genepool.core.early_stop.lossless import Exam
+from genepool.core.early_stop.lossless import LosslessPlan
 from genepool.core.examples import examples_of
 from genepool.errors import EvaluationError
 from genepool.models.language import LanguageModel
@@ -182,7 +182,7 @@ def _check_settling(
         examples = examples_of(size, binary=True, capacity=draws.choice([0.5, 1.0, 2.0], size=size))
         archive = Archive((None,) * 4, rows, examples, 1.0)
         unknown = np.full(size, np.nan, dtype=np.float32)
-        one, other = (Exam(archive, [(0, 0.7), (None, 0.3)], unknown) for _ in range(2))
+        one, other = (LosslessPlan(archive, [(0, 0.7), (None, 0.3)], unknown) for _ in range(2))
         rule = one.rule
         if rule is None:
             raise AssertionError("an exam over 0/1 scores has a rule")

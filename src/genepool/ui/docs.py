@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from genepool.models.build import ModelOptions
 from genepool.run.run_file import RunConfig, SeedOptions, TaskOptions
-from genepool.strategies.options import BUILT_IN, MeasureOptions
+from genepool.strategies.by_name import BUILT_IN
+from genepool.strategies.map_elites import Measure
 from genepool.tasks.lm_eval.evaluator import GenerationOptions
 from genepool.tasks.task import find_evaluator
 from genepool.ui.cli.main import cli
@@ -72,7 +73,7 @@ def _run_file() -> str:
     ]
     for name, options in BUILT_IN.items():
         parts.append(_table(f"`strategy` with `name: {name}`", options, leave_out=("name",)))
-    parts.append(_table("An entry of `measures` of `map-elites`", MeasureOptions))
+    parts.append(_table("An entry of `measures` of `map-elites`", Measure))
     for name in ("classifier", "function", "lm-eval"):
         title = f"A task with `evaluator: {name}`, besides"
         parts.append(_table(title, find_evaluator(name).Options))

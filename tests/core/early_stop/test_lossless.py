@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from genepool.core.archive import Archive
-from genepool.core.early_stop.lossless import Exam, FullExam, bounds
+from genepool.core.early_stop.evaluation_plan import FullPlan
+from genepool.core.early_stop.lossless import LosslessPlan, bounds
 from tests.core.populations import archive_of, random_archive, random_child
 
 ALPHAS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
@@ -67,7 +68,7 @@ def completions(
     yield completed(grid[table.min(axis=1).argmax(axis=1)])
 
 
-def sit(exam: Exam, child: np.ndarray) -> list[np.ndarray]:
+def sit(exam: LosslessPlan, child: np.ndarray) -> list[np.ndarray]:
     """Let a child answer until it is settled: the blocks asked."""
     blocks: list[np.ndarray] = []
     while not exam.done:
@@ -98,7 +99,7 @@ def test_a_stop_is_right_whatever_came_next(binary: bool, alpha: float) -> None:
         draws = np.random.default_rng([seed, int(10 * alpha), binary])
         archive = random_archive(draws, binary, alpha)
         child = random_child(draws, archive)
-        exam = Exam(archive, parents_of(draws, archive), unknown(archive))
+        exam = LosslessPlan(archive, parents_of(draws, archive), unknown(archive))
         sit(exam, child)
         asked = ~np.isnan(exam.scores)
         np.testing.assert_array_equal(exam.scores[asked], child[asked])
@@ -155,7 +156,7 @@ def test_a_child_is_settled_as_soon_as_it_can_be(binary: bool, alpha: float) -> 
         at_best = np.stack([difference(archive, j, grid).max(axis=1) for j in range(size)])
         # The grid may miss the very best score, where that lies between 0 and 1.
         doubt = 1e-3 if not binary and alpha > 2 else 1e-7
-        exam = Exam(archive, parents_of(draws, archive), unknown(archive))
+        exam = LosslessPlan(archive, parents_of(draws, archive), unknown(archive))
         while not exam.done:
             block = exam.next()
             exam.record(block, child[block])
@@ -176,7 +177,7 @@ def test_every_example_is_asked_once_in_blocks_of_the_grain(grain: int, binary: 
         archive = replace(archive, examples=replace(archive.examples, grain=grain))
         size = archive.scores.shape[1]
         # Better than everybody: never settled.
-        exam = Exam(archive, parents_of(draws, archive), unknown(archive))
+        exam = LosslessPlan(archive, parents_of(draws, archive), unknown(archive))
         blocks = sit(exam, np.ones(size, dtype=np.float32))
         asked = np.concatenate(blocks)
         assert asked.dtype == np.int64
@@ -197,7 +198,7 @@ def test_blocks_of_examples_are_asked_as_a_whole(binary: bool) -> None:
         # Some of them are known from before.
         known = unknown(archive)
         known[blocks == blocks[0]] = 1.0
-        exam = Exam(archive, parents_of(draws, archive), known)
+        exam = LosslessPlan(archive, parents_of(draws, archive), known)
         asked = sit(exam, np.ones(size, dtype=np.float32))
         sizes.add(len(asked))
         for part in asked:
@@ -219,7 +220,7 @@ def test_what_is_asked_depends_on_nothing_else() -> None:
             archive.alpha,
         )
         child, parents = random_child(draws, archive), parents_of(draws, archive)
-        exams = [Exam(one, parents, unknown(archive)) for one in (archive, archive, again)]
+        exams = [LosslessPlan(one, parents, unknown(archive)) for one in (archive, archive, again)]
         first, *others = [[block.tolist() for block in sit(exam, child)] for exam in exams]
         assert all(blocks == first for blocks in others)
 
@@ -227,10 +228,10 @@ def test_what_is_asked_depends_on_nothing_else() -> None:
 def test_the_known_is_copied() -> None:
     archive = random_archive(np.random.default_rng(0), True, 1.0)
     known = unknown(archive)
-    exam = Exam(archive, [(0, 1.0)], known)
+    exam = LosslessPlan(archive, [(0, 1.0)], known)
     exam.record(exam.next(), np.ones(exam.next().size, dtype=np.float32))
     assert bool(np.isnan(known).all()) and not np.isnan(exam.scores).all()
-    full = FullExam(known)
+    full = FullPlan(known)
     full.record(full.next(), np.ones(known.size, dtype=np.float32))
     assert bool(np.isnan(known).all()) and full.done
 
@@ -242,7 +243,7 @@ def test_an_exam_can_be_resumed_against_another_archive(binary: bool, alpha: flo
         draws = np.random.default_rng([seed, int(10 * alpha), binary])
         archive = random_archive(draws, binary, alpha)
         child, parents = random_child(draws, archive), parents_of(draws, archive)
-        exam = Exam(archive, parents, unknown(archive))
+        exam = LosslessPlan(archive, parents, unknown(archive))
         sit(exam, child)
         # Meanwhile others have entered the archive.
         later = archive
@@ -252,7 +253,7 @@ def test_an_exam_can_be_resumed_against_another_archive(binary: bool, alpha: flo
             member = later.members[0]
             if slot is not None and member is not None:
                 later = later.replaced(slot, member, rival)
-        resumed = Exam(later, parents, exam.scores)
+        resumed = LosslessPlan(later, parents, exam.scores)
         asked = np.concatenate([unknown(archive)[:0].astype(np.int64), *sit(resumed, child)])
         # Nothing is asked twice, and what has been answered stands.
         assert bool(np.isnan(exam.scores[asked]).all())
@@ -278,14 +279,14 @@ def test_bounds_are_kept_no_longer_than_their_archive() -> None:
 def test_nothing_left_to_ask() -> None:
     archive = random_archive(np.random.default_rng(1), True, 1.0)
     answered = np.ones(archive.scores.shape[1], dtype=np.float32)
-    exam = Exam(archive, [(0, 1.0)], answered)
+    exam = LosslessPlan(archive, [(0, 1.0)], answered)
     assert exam.done and exam.next().size == 0 and not exam.rejected
 
 
 def test_while_a_slot_is_empty_nobody_is_rejected() -> None:
     scores = np.ones((2, 40), dtype=np.float32)
     archive = archive_of(scores, np.ones(40), True, 1.0, empty=1)
-    exam = Exam(archive, [(0, 1.0)], unknown(archive))
+    exam = LosslessPlan(archive, [(0, 1.0)], unknown(archive))
     # So everything may as well be asked at once.
     assert len(sit(exam, np.zeros(40, dtype=np.float32))) == 1
     assert not np.isnan(exam.scores).any() and not exam.rejected
@@ -300,7 +301,7 @@ def test_stopping_does_not_depend_on_the_unit_of_capacity(scale: float) -> None:
     counts = []
     for unit in (1.0, scale):
         archive = archive_of(scores, np.full(300, unit), True, 1.0)
-        exam = Exam(archive, [(0, 1.0)], unknown(archive))
+        exam = LosslessPlan(archive, [(0, 1.0)], unknown(archive))
         sit(exam, child)
         counts.append(int((~np.isnan(exam.scores)).sum()))
     assert counts[0] == counts[1] < 200
@@ -317,7 +318,7 @@ def test_a_child_that_ties_but_for_rounding_is_asked_to_the_end(order: int) -> N
     for last in range(4):
         known = child.copy()
         known[last] = np.nan
-        assert not Exam(archive, [(0, 1.0)], known).rejected
+        assert not LosslessPlan(archive, [(0, 1.0)], known).rejected
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -338,11 +339,11 @@ def test_clones_are_asked_to_the_end_however_many_examples_there_are(binary: boo
         assert archive.challenge(child)[0] == weakest
         solved = np.flatnonzero(child == 1)
         known = np.where(np.isin(np.arange(size), solved), np.nan, child).astype(np.float32)
-        exam = Exam(archive, [(weakest, 1.0)], unknown(archive))
+        exam = LosslessPlan(archive, [(weakest, 1.0)], unknown(archive))
         for block in np.array_split(np.setdiff1d(np.arange(size), solved), 97):
             exam.record(block, child[block])
             assert not exam.rejected
-        assert not Exam(archive, [(weakest, 1.0)], known).rejected
+        assert not LosslessPlan(archive, [(weakest, 1.0)], known).rejected
 
 
 def test_the_expected_failures_are_asked_first() -> None:
@@ -351,7 +352,7 @@ def test_the_expected_failures_are_asked_first() -> None:
     scores[:2, :50] = 1
     scores[2:, 50:] = 1
     archive = archive_of(scores, np.ones(100), True, 1.0)
-    exam = Exam(archive, [(0, 0.5), (1, 0.5)], unknown(archive))
+    exam = LosslessPlan(archive, [(0, 0.5), (1, 0.5)], unknown(archive))
     first = exam.next()
     assert bool((first >= 50).all())
     exam.record(first, np.zeros(first.size, dtype=np.float32))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from genepool.core.archive import Archive
-from genepool.core.early_stop.lossless import Exam
-from genepool.core.early_stop.risk_limited import Audit
+from genepool.core.early_stop.lossless import LosslessPlan
+from genepool.core.early_stop.risk_limited import RiskLimitedPlan
 from genepool.core.rng import generator
-from genepool.strategies import Niches
+from genepool.strategies.m2n2 import M2N2
 from tests.core.early_stop.test_lossless import parents_of, sit, unknown
 from tests.core.populations import archive_of, random_archive
 from tests.core.trial import problem_of, run
@@ -69,7 +69,9 @@ def test_a_child_that_belongs_is_turned_away_no_more_often_than_the_bound(
         child, parents = barely_good(draws, archive), parents_of(draws, archive)
         here = 0
         for repeat in range(100):
-            audit = Audit(archive, parents, unknown(archive), risk, generator(repeat, seed))
+            audit = RiskLimitedPlan(
+                archive, parents, unknown(archive), risk, generator(repeat, seed)
+            )
             sit(audit, child)
             here += bool(np.isnan(audit.scores).any())
         trials, wrong, worst = trials + 100, wrong + here, max(worst, here / 100)
@@ -89,9 +91,11 @@ def test_it_asks_less_than_the_lossless_stop(binary: bool, alpha: float) -> None
         child = np.where(draws.random(400) < 0.5, one, two) * (draws.random(400) < 0.7)
         for name in asked:
             exam = (
-                Exam(archive, parents, unknown(archive))
+                LosslessPlan(archive, parents, unknown(archive))
                 if name == "lossless"
-                else Audit(archive, parents, unknown(archive), float(name), generator(1, seed))
+                else RiskLimitedPlan(
+                    archive, parents, unknown(archive), float(name), generator(1, seed)
+                )
             )
             sit(exam, child.astype(np.float32))
             asked[name] += int(np.count_nonzero(~np.isnan(exam.scores)))
@@ -109,9 +113,9 @@ def test_any_child_of_any_archive_can_be_asked(binary: bool, alpha: float) -> No
         known = np.where(draws.random(child.size) < 0.3, child, np.float32(np.nan))
         parents = parents_of(draws, archive)
         with np.errstate(all="raise", under="ignore"):
-            audit = Audit(archive, parents, known, 0.2, generator(0, seed))
+            audit = RiskLimitedPlan(archive, parents, known, 0.2, generator(0, seed))
             blocks = sit(audit, child)
-            again = sit(Audit(archive, parents, known, 0.2, generator(0, seed)), child)
+            again = sit(RiskLimitedPlan(archive, parents, known, 0.2, generator(0, seed)), child)
         asked = np.concatenate([np.empty(0, dtype=np.int64), *blocks])
         assert np.isnan(known[asked]).all() and np.unique(asked).size == asked.size
         left = np.isnan(audit.scores)
@@ -133,7 +137,7 @@ def test_examples_are_asked_in_the_evaluators_batches_and_blocks() -> None:
     for grain, blocks in ((7, None), (1, draws.permutation(200) // 9)):
         examples = replace(archive.examples, grain=grain, blocks=blocks)
         here = Archive(archive.members, archive.scores.copy(), examples, 1.0)
-        asked = sit(Audit(here, [(0, 1.0)], unknown(here), 0.01, generator(0, 0)), child)
+        asked = sit(RiskLimitedPlan(here, [(0, 1.0)], unknown(here), 0.01, generator(0, 0)), child)
         for block in asked[:-1]:
             if blocks is None:
                 assert block.size % grain == 0
@@ -144,7 +148,9 @@ def test_examples_are_asked_in_the_evaluators_batches_and_blocks() -> None:
 def test_what_is_asked_first_is_drawn() -> None:
     archive = specialists(np.random.default_rng(1), True, 1.0, 200)
     first = [
-        frozenset(Audit(archive, [], unknown(archive), 0.1, generator(seed, 1)).next().tolist())
+        frozenset(
+            RiskLimitedPlan(archive, [], unknown(archive), 0.1, generator(seed, 1)).next().tolist()
+        )
         for seed in range(10)
     ]
     assert len(set(first)) == 10
@@ -153,10 +159,10 @@ def test_what_is_asked_first_is_drawn() -> None:
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_run_turns_few_away_wrongly_and_repeats(width: int) -> None:
     problem, score = problem_of(np.random.default_rng(4), seeds=4, examples=200)
-    trial = run(Niches(size=8, risk=0.2), problem, score, 200, width)
-    again = run(Niches(size=8, risk=0.2), problem, score, 200, width)
+    trial = run(M2N2(archive=8, risk=0.2), problem, score, 200, width)
+    again = run(M2N2(archive=8, risk=0.2), problem, score, 200, width)
     assert trial.asked == again.asked and trial.slots == again.slots
-    lossless = run(Niches(size=8), problem, score, 200, width)
+    lossless = run(M2N2(archive=8), problem, score, 200, width)
     assert sum(trial.asked) < sum(lossless.asked)
     best = [
         max(m.train for m in found.archive.members if m is not None) for found in (trial, lossless)

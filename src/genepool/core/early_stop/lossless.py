@@ -19,7 +19,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -220,7 +219,7 @@ class Rule:
     grain: int
 
 
-class Exam:
+class LosslessPlan:
     """One child's questions, against one archive.
 
     Not a value: `record` moves it on. What it asks is a function of its arguments and the answers,
@@ -363,42 +362,3 @@ def _block_ranks(worth: Float64, blocks: Int64) -> Int64:
 def ends_of(blocks: Int64) -> Int64:
     """Where runs of equal numbers end."""
     return np.append(np.flatnonzero(np.diff(blocks)) + 1, blocks.size)
-
-
-class Questions(Protocol):
-    """What to ask a child: an `Exam`, or a `FullExam` where nothing may be left out."""
-
-    scores: NDArray[np.float32]
-
-    @property
-    def done(self) -> bool:
-        """Nothing is left to ask."""
-        ...
-
-    def next(self) -> Int64:
-        """The examples to ask next, int64[n]; empty when done."""
-        ...
-
-    def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
-        """Take in the answers to `next()`."""
-        ...
-
-
-class FullExam:
-    """Every example not yet known, in stored order, in one block."""
-
-    def __init__(self, known: NDArray[np.float32]) -> None:
-        self.scores = known.copy()
-
-    @property
-    def done(self) -> bool:
-        """Every example is answered."""
-        return not bool(np.isnan(self.scores).any())
-
-    def next(self) -> Int64:
-        """All that is left, int64[n]."""
-        return np.flatnonzero(np.isnan(self.scores))
-
-    def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
-        """Take in the answers to `next()`."""
-        self.scores[indices] = scores

@@ -94,7 +94,7 @@ def _stakes(archive: Archive) -> _Stakes:
     return found
 
 
-class Audit:
+class RiskLimitedPlan:
     """One child's questions, against one archive, at a bounded risk of turning it away wrongly.
 
     Not a value: `record` moves it on. What it asks is a function of its arguments and the answers.

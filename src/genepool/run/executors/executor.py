@@ -14,14 +14,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.early_stop.lossless import Questions
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.genome import Genome
 from genepool.errors import EvaluationError
 from genepool.run.executors.scorer import Part, Scorer
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Answer:
+class Evaluation:
     """What became of a job.
 
     Attributes:
@@ -44,11 +44,11 @@ class Answer:
 class Executor(Protocol):
     """Scores children. `submit` may return before the work is done; `result` waits for it."""
 
-    def submit(self, step: int, genome: Genome, questions: Questions) -> None:
+    def submit(self, step: int, genome: Genome, questions: EvaluationPlan) -> None:
         """Take a job, known from then on by its step."""
         ...
 
-    def result(self, step: int) -> Answer:
+    def result(self, step: int) -> Evaluation:
         """Wait for a job. Each job is asked for once.
 
         Raises:
@@ -78,13 +78,13 @@ class SerialExecutor:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._jobs: dict[int, tuple[Genome, Questions]] = {}
+        self._jobs: dict[int, tuple[Genome, EvaluationPlan]] = {}
 
-    def submit(self, step: int, genome: Genome, questions: Questions) -> None:
+    def submit(self, step: int, genome: Genome, questions: EvaluationPlan) -> None:
         """Remember a job."""
         self._jobs[step] = (genome, questions)
 
-    def result(self, step: int) -> Answer:
+    def result(self, step: int) -> Evaluation:
         """Do a job."""
         genome, questions = self._jobs.pop(step)
         started = time.perf_counter()
@@ -92,8 +92,8 @@ class SerialExecutor:
             self._scorer.load(genome)
             self._scorer.answer(questions)
         except EvaluationError as error:
-            return Answer(None, str(error), time.perf_counter() - started)
-        return Answer(questions.scores, None, time.perf_counter() - started)
+            return Evaluation(None, str(error), time.perf_counter() - started)
+        return Evaluation(questions.scores, None, time.perf_counter() - started)
 
     def pending(self, step: int) -> bool:
         """Jobs start when their result is asked for."""

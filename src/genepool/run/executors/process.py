@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.early_stop.lossless import FullExam, Questions
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.messages import cause
-from genepool.run.executors.executor import Answer
+from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Part
 from genepool.run.run_file import Run
@@ -44,10 +44,10 @@ _PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 class _Job:
     step: int
     genome: Genome
-    questions: Questions
+    questions: EvaluationPlan
     part: Part = "train"
     started: bool = False
-    answer: Answer | BaseException | None = None
+    answer: Evaluation | BaseException | None = None
 
 
 class ProcessExecutor:
@@ -87,12 +87,12 @@ class ProcessExecutor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, step: int, genome: Genome, questions: Questions) -> None:
+    def submit(self, step: int, genome: Genome, questions: EvaluationPlan) -> None:
         """Queue a job for the next free worker."""
         job = self._jobs[step] = _Job(step, genome, questions)
         self._queue.put(job)
 
-    def result(self, step: int) -> Answer:
+    def result(self, step: int) -> Evaluation:
         """Wait for a job."""
         answer = self._wait(self._jobs[step])
         del self._jobs[step]
@@ -106,7 +106,7 @@ class ProcessExecutor:
         """Scores on other examples, float32[n] for int64[n]."""
         unknown = np.zeros(int(indices.max(initial=-1)) + 1, dtype=np.float32)
         unknown[indices] = np.nan
-        job = _Job(-1, genome, FullExam(unknown), part)
+        job = _Job(-1, genome, FullPlan(unknown), part)
         self._queue.put(job)
         answer = self._wait(job)
         if answer.scores is None:
@@ -123,12 +123,12 @@ class ProcessExecutor:
         for process, _ in self._workers:
             process.join(timeout=5)
 
-    def _wait(self, job: _Job) -> Answer:
+    def _wait(self, job: _Job) -> Evaluation:
         with self._ready:
             # Waking up now and then lets Ctrl-C through.
             while job.answer is None and self._failed is None:
                 self._ready.wait(_POLL)
-        if isinstance(job.answer, Answer):
+        if isinstance(job.answer, Evaluation):
             return job.answer
         raise job.answer or self._failed or RuntimeError("a job ended without an answer")
 
@@ -136,7 +136,7 @@ class ProcessExecutor:
         while (job := self._queue.get()) is not None:
             job.started = True
             try:
-                answer: Answer | BaseException = _conduct(job, connection)
+                answer: Evaluation | BaseException = _conduct(job, connection)
             except (EOFError, OSError):
                 if self._closing:
                     return
@@ -155,7 +155,7 @@ class ProcessExecutor:
             self._ready.notify_all()
 
 
-def _conduct(job: _Job, connection: Connection) -> Answer:
+def _conduct(job: _Job, connection: Connection) -> Evaluation:
     """Ask a worker a job's questions."""
     started = time.perf_counter()
     error = _ask(connection, b"load" + encode(job.genome))
@@ -166,10 +166,10 @@ def _conduct(job: _Job, connection: Connection) -> Answer:
             job.questions.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
     seconds = time.perf_counter() - started
     if isinstance(error, EvaluationError):
-        return Answer(None, str(error), seconds)
+        return Evaluation(None, str(error), seconds)
     if isinstance(error, BaseException):
         raise error
-    return Answer(job.questions.scores, None, seconds)
+    return Evaluation(job.questions.scores, None, seconds)
 
 
 def _ask(connection: Connection, message: bytes) -> bytes | BaseException:

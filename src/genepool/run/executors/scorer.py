@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.early_stop.lossless import Exam, Questions
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan
+from genepool.core.early_stop.lossless import LosslessPlan
 from genepool.core.genome import Genome, seed_recipe
 from genepool.models.build import build_model
 from genepool.run.inputs import Inputs
@@ -72,13 +73,17 @@ class Scorer:
                 self.load(loaded)
         return found
 
-    def answer(self, questions: Questions) -> None:
-        """Answer questions about the loaded genome until they are done.
+    def answer(self, questions: EvaluationPlan) -> None:
+        """Evaluation questions about the loaded genome until they are done.
 
         Raises:
             EvaluationError: the model could not be scored.
         """
-        if self._settling is not None and isinstance(questions, Exam) and (rule := questions.rule):
+        if (
+            self._settling is not None
+            and isinstance(questions, LosslessPlan)
+            and (rule := questions.rule)
+        ):
             settled = self._settling.settle(self._value, rule)
             if settled is not None:
                 questions.conclude(settled)

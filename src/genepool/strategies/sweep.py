@@ -1,0 +1,50 @@
+"""A sweep: one SLERP ratio for all weights, on a grid, for every pair of seeds."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Literal
+
+from pydantic import Field
+
+from genepool.core.archive import Archive, empty_archive
+from genepool.core.slerp import Angle
+from genepool.strategies.base import Surviving, merged
+from genepool.strategies.problem import Plan, Problem, Proposal
+
+
+class Sweep(Surviving, frozen=True):
+    """One SLERP ratio for all weights, on a grid, for every pair of seeds."""
+
+    name: Literal["sweep"] = Field(default="sweep", description="which strategy")
+    angle: Angle = Field(
+        default="global", description="SLERP angle over the whole axis, each side, or each tensor"
+    )
+    grid: int = Field(default=101, ge=2, le=10**6, description="ratios from 0 to 1; then halved")
+
+    def begin(self, problem: Problem, in_flight: int) -> Archive:
+        """Empty slots, without competition: the best are kept."""
+        return empty_archive(self.archive, problem.examples, 0.0)
+
+    def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
+        """The child of step `step`; what was bred before does not matter."""
+        pairs = list(combinations(range(len(problem.seeds)), 2)) or [(0, 0)]
+        turn, number = divmod(step - 1, len(pairs))
+        one, two = pairs[number]
+        plan = Plan((one, two), grid_ratio(turn, self.grid), problem.axis.cuts[1:], self.angle, 0.0)
+        return merged(problem, step, plan, problem.seeds[one], problem.seeds[two])
+
+
+def grid_ratio(index: int, grid: int) -> float:
+    """Ratio number `index`: 0, 1 / (grid - 1), ..., 1, then the middles of the gaps, and so on.
+
+    Later ratios halve the gaps of the grid, again and again, so that any budget is used.
+    """
+    if index < grid:
+        return index / (grid - 1)
+    index -= grid
+    gaps = grid - 1
+    while index >= gaps:
+        index -= gaps
+        gaps *= 2
+    return (index + 0.5) / gaps

@@ -1,0 +1,62 @@
+"""The cells of MAP-Elites' grid are pyribs', bit for bit."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genepool.strategies.map_elites import cell_of
+
+pytest.importorskip("ribs")
+
+
+@cache
+def grid(cells: int, dimensions: int) -> Any:
+    from ribs.archives import GridArchive
+
+    return GridArchive(solution_dim=0, dims=[cells] * dimensions, ranges=[(0.0, 1.0)] * dimensions)
+
+
+def theirs(measures: list[float], cells: int) -> int:
+    return int(grid(cells, len(measures)).index_of(np.array([measures]))[0])
+
+
+@st.composite
+def near_edges(draw: st.DrawFn) -> tuple[int, list[float]]:
+    """Numbers of cells, and measures on, just below or just above the edges of cells."""
+    cells = draw(st.sampled_from([2, 3, 7, 10, 20, 100]))
+    edge = st.integers(0, cells).map(lambda k: k / cells)
+    shift = st.sampled_from([0.0, 1e-16, -1e-16, 1e-9, -1e-9, 1e-8, -1e-8, 1.1e-7, -1.1e-7, 1e-6])
+    on = st.tuples(edge, shift).map(lambda pair: min(1.0, max(0.0, pair[0] + pair[1])))
+    below = edge.map(lambda value: max(0.0, float(np.nextafter(value, 0.0))))
+    # As they come about: means of float32 scores.
+    mean = st.tuples(st.integers(1, 400), st.integers(0, 400)).map(
+        lambda pair: float(np.float32(min(pair) / pair[0]))
+    )
+    anything = st.floats(0.0, 1.0)
+    measures = draw(st.lists(st.one_of(on, below, mean, anything), min_size=1, max_size=4))
+    return cells if cells ** len(measures) <= 100_000 else 10, measures
+
+
+@given(near_edges())
+def test_the_cell_is_the_one_of_pyribs(case: tuple[int, list[float]]) -> None:
+    cells, measures = case
+    assert cell_of(measures, cells) == theirs(measures, cells)
+
+
+@pytest.mark.parametrize("cells", [2, 3, 7, 10, 33, 100])
+def test_borders(cells: int) -> None:
+    assert cell_of([0.0], cells) == 0 and cell_of([1.0], cells) == cells - 1
+    assert cell_of([1.0, 0.0], cells) == cells * (cells - 1)
+    for k in range(cells + 1):
+        # pyribs adds a millionth of a cell, so that a product's rounding does not matter; a value
+        # that lies further below an edge is in the cell below.
+        for value in (k / cells, k / cells - 0.9e-6 / cells, k / cells - 1.1e-6 / cells):
+            if value >= 0:
+                assert cell_of([value], cells) == theirs([value], cells)
+        assert cell_of([k / cells], cells) == min(k, cells - 1)
