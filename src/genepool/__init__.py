@@ -17,14 +17,30 @@ if TYPE_CHECKING:
     from genepool.output.member import export
     from genepool.output.rebuild import rebuild
     from genepool.pool.reader import Pool
+    from genepool.strategies.cma_es import CmaEs
+    from genepool.strategies.evolution import Evolution
+    from genepool.strategies.ga import GA
+    from genepool.strategies.m2n2 import M2N2
+    from genepool.strategies.map_elites import MapElites
+    from genepool.strategies.problem import Problem
+    from genepool.strategies.random import RandomMerge
+    from genepool.strategies.sweep import Sweep
     from genepool.tasks.task import evaluator
     from genepool.ui.functions import compare, evolve, report, show, status
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "CmaEs": "genepool.strategies.cma_es",
+    "Evolution": "genepool.strategies.evolution",
+    "GA": "genepool.strategies.ga",
     "GenepoolError": "genepool.errors",
+    "M2N2": "genepool.strategies.m2n2",
+    "MapElites": "genepool.strategies.map_elites",
     "Pool": "genepool.pool.reader",
+    "Problem": "genepool.strategies.problem",
+    "RandomMerge": "genepool.strategies.random",
+    "Sweep": "genepool.strategies.sweep",
     "attraction": "genepool.core.competition",
     "blend": "genepool.output.by_hand",
     "compare": "genepool.ui.functions",
@@ -44,8 +60,16 @@ _WHERE = {
 }
 
 __all__ = [
+    "GA",
+    "M2N2",
+    "CmaEs",
+    "Evolution",
     "GenepoolError",
+    "MapElites",
     "Pool",
+    "Problem",
+    "RandomMerge",
+    "Sweep",
     "attraction",
     "blend",
     "compare",
