@@ -14,6 +14,7 @@ from genepool.core.genome import express, recipe
 from genepool.errors import InputError
 from genepool.materialise import cpu as materialise
 from genepool.materialise import torch as torch_tensors
+from genepool.materialise.cpu import Materialiser
 from genepool.materialise.torch import DeviceMaterialiser, destination
 from tests.build import TORCH, bits, network, opened, values
 
@@ -83,6 +84,34 @@ def test_staged_tensors_equal_direct_ones(
             got = tensors[slot.name]
             assert got is not None
             assert np.array_equal(bits(got), bits(expected))
+
+
+@pytest.mark.parametrize("code", list(TORCH))
+@pytest.mark.parametrize("first", list(TORCH))
+def test_what_is_written_is_what_loading_an_export_would_give(
+    tmp_path: Path, first: str, code: str
+) -> None:
+    """Rounded to the first seed's dtype, and then to the destination's as torch does it."""
+    kinds = [first, "BF16", "F16"]
+    models = [network(i, c) for i, c in enumerate(kinds)]
+    checkpoints = [opened(tmp_path / str(i), model) for i, model in enumerate(models)]
+    layout = build_layout(checkpoints)
+    chance = np.random.default_rng(1)
+    for sources in (chance.normal(size=(2, 3)), [[0.3, 0.7, 0.0], [0.0, 0.4, 0.0]]):
+        genome = recipe([0, 100, layout.axis.size], np.array(sources))
+        dense = express(genome, [values(m, layout) for m in models])
+        direct = {s.name: torch.zeros(s.shape, dtype=TORCH[code]) for s in layout.slots}
+        strided = {
+            s.name: torch.zeros(*s.shape, 2, dtype=TORCH[code])[..., 1] for s in layout.slots
+        }
+        places = {name: destination(tensor) for name, tensor in direct.items()}
+        Materialiser(checkpoints, layout, places, as_exported=True).write(genome)
+        DeviceMaterialiser(checkpoints, layout, strided, as_exported=True).write(genome)
+        for slot in layout.slots:
+            exact = torch.from_numpy(dense[slot.start : slot.stop])
+            expected = bits(exact.to(TORCH[slot.dtype]).to(TORCH[code]))
+            assert np.array_equal(bits(direct[slot.name]), expected)
+            assert np.array_equal(bits(strided[slot.name]), expected)
 
 
 def test_a_scalar_parameter_is_staged(tmp_path: Path) -> None:

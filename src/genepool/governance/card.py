@@ -81,6 +81,7 @@ class Card:
         ancestry: a sentence about all of them; "" leaves the section out.
         notices: remarks of one line each, such as differences between the seeds' model files.
         rebuild: the command, or "" where it cannot be rebuilt from a recipe.
+        caveat: why the scores are not of this very file; "" if they are.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Card:
     ancestry: str = ""
     notices: tuple[str, ...] = ()
     rebuild: str = ""
+    caveat: str = ""
 
 
 def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
@@ -143,8 +145,10 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
             "The seeds do not all declare one and the same licence: what may be done with this "
             "model follows from all of those above.\n"
         )
-    if card.scores:
-        parts += ["## Scores\n", _score_table(card)]
+    if card.scores or card.caveat:
+        parts.append("## Scores\n")
+        parts += [_score_table(card)] if card.scores else []
+        parts += [f"{card.caveat[:1].upper()}{card.caveat[1:]}.\n"] if card.caveat else []
     if card.guards:
         parts += ["## Guards\n", _guard_table(card.guards)]
     if genome is not None:

@@ -53,6 +53,8 @@ class Materialiser:
             tensors that are given are copied from the first seed here, once.
         threads: None means all available cores; a model of less than two work items of 2**19
             parameters uses one.
+        as_exported: whether what is written passes through the dtype that each tensor has in the
+            first seed: then it is what loading an exported checkpoint would give.
 
     Raises:
         InputError: a tensor without a destination, a destination without a tensor, or one of the
@@ -66,12 +68,17 @@ class Materialiser:
         layout: Layout,
         destinations: Mapping[str, Destination | None],
         threads: int | None = None,
+        *,
+        as_exported: bool = False,
     ) -> None:
         self._sources = prepare_sources(checkpoints, layout)
         require_names(layout, destinations)
         tensors = len(layout.slots)
         self._out_addresses = np.zeros(tensors, dtype=np.int64)
         self._out_codes = np.zeros(tensors, dtype=np.int64)
+        self._via_codes = np.full(tensors, FLOATING.index("F32"), dtype=np.int64)
+        if as_exported:
+            self._via_codes[:] = [FLOATING.index(slot.dtype) for slot in layout.slots]
         self._kept: list[Destination] = []
         stretches: list[tuple[int, int]] = []
         for index, slot in enumerate(layout.slots):
@@ -96,7 +103,8 @@ class Materialiser:
 
         The arithmetic is that of `genepool.core.genome`: coefficients rounded to float32, float32
         products and sums in the seeds' order, and one rounding to each destination's dtype (to
-        nearest, ties to even; beyond the range infinity; NaN stays NaN).
+        nearest, ties to even; beyond the range infinity; NaN stays NaN), or to the exported dtype
+        and then to the destination's.
 
         Raises:
             InputError: the genome's length or number of seeds is another.
@@ -108,8 +116,15 @@ class Materialiser:
 
         def work(_worker: int, item: int) -> None:
             start, stop = self._items[item]
-            codes = self._out_codes
-            express_into(terms, start, stop, self._out_addresses, codes, self._past_caches)
+            express_into(
+                terms,
+                start,
+                stop,
+                self._out_addresses,
+                self._out_codes,
+                self._past_caches,
+                via_codes=self._via_codes,
+            )
 
         self._crew.run(len(self._items), work)
 
@@ -121,6 +136,8 @@ def express_into(
     out_addresses: Int64,
     out_codes: Int64,
     past_caches: bool = False,
+    *,
+    via_codes: Int64 | None = None,
 ) -> None:
     """Compute positions start..stop into memory; see `kernels.express`."""
     from genepool.materialise.kernels import express
@@ -135,6 +152,7 @@ def express_into(
         terms.coefs,
         out_addresses,
         out_codes,
+        np.full_like(out_codes, FLOATING.index("F32")) if via_codes is None else via_codes,
         terms.words,
         terms.mutation,
         quantiles() if terms.words.size else _NO_QUANTILES,
@@ -142,13 +160,19 @@ def express_into(
     )
 
 
-def express_piece(terms: Terms, tensor: int, start: int, stop: int, out: Destination) -> None:
-    """Compute positions start..stop, all of one tensor, into the beginning of `out`."""
+def express_piece(
+    terms: Terms, tensor: int, start: int, stop: int, out: Destination, via: str = "F32"
+) -> None:
+    """Compute positions start..stop, all of one tensor, into the beginning of `out`.
+
+    They are rounded to the dtype `via` before they are converted to that of `out`.
+    """
     # The kernel adds the offset inside the tensor to the tensor's address.
     offset = (start - int(terms.tensors[tensor])) * DTYPES[out.dtype].size
     address = np.array([address_of(out.raw) - offset], dtype=np.int64)
     code = np.array([FLOATING.index(out.dtype)], dtype=np.int64)
-    express_into(terms.only(tensor), start, stop, address, code)
+    via_code = np.array([FLOATING.index(via)], dtype=np.int64)
+    express_into(terms.only(tensor), start, stop, address, code, via_codes=via_code)
 
 
 def _items(stretches: list[tuple[int, int]], threads: int) -> list[tuple[int, int]]:

@@ -166,6 +166,17 @@ def _round_to(address: int, code: int, values: int, count: int) -> None:
 
 
 @_kernel
+def _round_through(values: int, count: int, code: int) -> None:
+    """Round values to a dtype and widen them again; float32 holds 32 and 64 bits as they are."""
+    if code == BF16:
+        for i in range(count):
+            store32(values, i, _from_bf16(_to_bf16(load32(values, i))))
+    elif code == F16:
+        for i in range(count):
+            store32(values, i, _from_f16(_to_f16(load32(values, i))))
+
+
+@_kernel
 def _fuse(
     out: int, blocks: int, sources: int, coefs: int, addresses: int, past_caches: bool
 ) -> None:
@@ -198,7 +209,7 @@ _EXPRESS = types.void(
     *[_table("int64", 2)] * 2,
     _table("int64", 1),
     _table("float32", 2),
-    *[_table("int64", 1)] * 2,
+    *[_table("int64", 1)] * 3,
     _table("uint16", 1),
     types.float32,
     _table("float32", 1),
@@ -217,6 +228,7 @@ def express(
     coefs: Float32,
     out_addresses: Int64,
     out_codes: Int64,
+    via_codes: Int64,
     words: UInt16,
     mutation: np.float32,
     quantiles: Float32,
@@ -231,6 +243,7 @@ def express(
         codes: int64[T, K]: its dtype, an index into FLOATING.
         bounds, coefs: int64[S+1] and float32[S, K]: the recipe.
         out_addresses, out_codes: int64[T]: where tensor t goes, and its dtype there.
+        via_codes: int64[T]: the dtype that tensor t is rounded to before it is converted to that.
         words: uint16[D], the random bits of the noise; empty for none.
         mutation: its standard deviation.
         quantiles: float32[65536], of the normal distribution; what the words choose from.
@@ -252,7 +265,9 @@ def express(
         out_code = out_codes[tensor]
         out = out_addresses[tensor] + offset * _element_size(out_code)
         used = 0
+        via_code = via_codes[tensor]
         fusable = words.size == 0 and out_code == BF16 and 8 * count_sources <= ROOM
+        fusable = fusable and via_code != F16
         for source in range(count_sources):
             coef = coefs[segment, source]
             if coef != 0 and fusable:
@@ -293,6 +308,8 @@ def express(
             for i in range(count):
                 noise = quantiles[words[position + i]]
                 store32(values, i, load32(values, i) + mutation * noise)
+        if via_code != out_code:
+            _round_through(values, count, via_code)
         _round_to(out, out_code, values, count)
         position = end
     if past_caches:

@@ -74,6 +74,7 @@ class DeviceMaterialiser:
         layout: of these seeds.
         tensors: by name, as `Materialiser` takes destinations.
         threads: None means all available cores.
+        as_exported: as `Materialiser` takes it.
 
     Raises:
         InputError: a name too many or too few, a wrong shape or dtype, two names for one tensor,
@@ -87,12 +88,15 @@ class DeviceMaterialiser:
         layout: Layout,
         tensors: Mapping[str, torch.Tensor | None],
         threads: int | None = None,
+        *,
+        as_exported: bool = False,
     ) -> None:
         self._sources = prepare_sources(checkpoints, layout)
         require_names(layout, tensors)
         given = {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
         _require_separate(given)
         self._tensors = given
+        self._as_exported = as_exported
         largest, pinned = 1, False
         for slot in layout.slots:
             if (tensor := given.get(slot.name)) is None:
@@ -137,11 +141,13 @@ class DeviceMaterialiser:
                 part.copy_(used.reshape(part.shape))
 
     def _fill(self, terms: Terms, tensor: int, start: int, out: Destination) -> None:
+        via = self._sources.layout.slots[tensor].dtype if self._as_exported else "F32"
+
         def work(_worker: int, item: int) -> None:
             low = item * ITEM
             high = min(low + ITEM, out.raw.size)
             piece = Destination(out.dtype, out.raw[low:high])
-            express_piece(terms, tensor, start + low, start + high, piece)
+            express_piece(terms, tensor, start + low, start + high, piece, via)
 
         self._crew.run(-(-out.raw.size // ITEM), work)
 

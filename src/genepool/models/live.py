@@ -67,15 +67,26 @@ class LiveModel:
     tensors: Mapping[str, Any]
 
     def writer(
-        self, checkpoints: Sequence[Checkpoint], layout: Layout, threads: int | None = None
+        self,
+        checkpoints: Sequence[Checkpoint],
+        layout: Layout,
+        threads: int | None = None,
+        *,
+        as_exported: bool = True,
     ) -> Writer:
         """What writes genomes over these seeds into the model; see `materialise.cpu`.
+
+        By default the model holds what loading an exported checkpoint would give.
 
         Raises:
             InputError, CheckpointError: the seeds or the layout are not those of the model.
         """
         if self.destinations:
-            return Materialiser(checkpoints, layout, self.destinations, threads)
+            return Materialiser(
+                checkpoints, layout, self.destinations, threads, as_exported=as_exported
+            )
         from genepool.materialise.torch import DeviceMaterialiser
 
-        return DeviceMaterialiser(checkpoints, layout, self.tensors, threads)
+        return DeviceMaterialiser(
+            checkpoints, layout, self.tensors, threads, as_exported=as_exported
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ def export(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     advance: Progress | None = None,
+    check: Callable[[str, Path], None] | None = None,
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
@@ -48,6 +50,9 @@ def export(
         dtype: of all merged tensors, as safetensors names it; None keeps the first seed's.
         shard_bytes: largest size of a file.
         advance: called with the fraction that is done.
+        check: called with why the pool's scores are not of these very weights ("" if they are) and
+            with the directory in which everything lies before it gets its name; what it raises
+            gives the export up.
 
     Raises:
         InputError, PoolError: no such member.
@@ -61,6 +66,7 @@ def export(
     checkpoints = family.checkpoints
     known = _card_seeds(pool, sources, checkpoints)
     meta = pool.meta()
+    converted, caveat = _caveat(pool, family, dtype)
     details: dict[str, Any] = {
         **describe_seeds(
             known,
@@ -72,13 +78,34 @@ def export(
         **describe_genome(genome),
         "member": number,
         "parents": list(record.parents),
-        "train": record.train,
-        "held_out": pool.held_out().get(number),
+        "train": None if converted else record.train,
+        "held_out": None if converted else pool.held_out().get(number),
         "strategy": meta["pins"]["strategy"].get("name"),
     }
     library = kind_of_seed(checkpoints[0]).library(checkpoints[0])
     card = member_card(pool, number, known, family, library, recipe="recipe" in details)
-    return write_model(genome, details, card, family, directory, writing, advance)
+    card = replace(card, caveat=caveat)
+    if converted:
+        card = replace(card, scores=(), guards=())
+    verify = None if check is None else partial(check, caveat)
+    return write_model(genome, details, card, family, directory, writing, advance, verify)
+
+
+def _caveat(pool: Pool, family: Family, dtype: str | None) -> tuple[bool, str]:
+    """Whether an export has another dtype than the pool's members were scored in, and why its
+    scores are not those of the pool; "" if they are."""
+    held = sorted({slot.dtype for slot in family.layout.slots})
+    if dtype is not None and held != [dtype]:
+        return True, (
+            f"scores were measured in {', '.join(held)}; this file is written as {dtype} and was "
+            "not scored"
+        )
+    if not pool.header.scored_as_exported and not set(held) <= {"F64", "F32"}:
+        return False, (
+            "scores were made by the rule of an older release, before the weights were rounded to "
+            f"{', '.join(held)}; this file may score otherwise"
+        )
+    return False, ""
 
 
 def open_seeds(

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.subsets import Subsets
 
+EXPORTED = "export"
+"""The pin `rounding` of pools whose members were scored as their exports are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seed:
@@ -60,6 +63,9 @@ class Header:
         tensors: name and first position of each tensor on the axis; empty in pools that are older
             than this entry.
         seed: of the randomness.
+        scored_as_exported: whether weights passed through the export's dtype before they were
+            scored. Pools of older releases do not say so: their members were scored before that
+            rounding, which matters where a model computes in another dtype than the seeds have.
     """
 
     seeds: tuple[Seed, ...]
@@ -72,6 +78,7 @@ class Header:
     axis_size: int
     tensors: tuple[tuple[str, int], ...]
     seed: int
+    scored_as_exported: bool
 
 
 def header_of(meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[TaskEntry]) -> Header:
@@ -91,6 +98,7 @@ def header_of(meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[Ta
         int(meta["axis_size"]),
         tuple((name, int(start)) for name, start in meta.get("tensors", ())),
         int(meta["seed"]),
+        meta["pins"].get("rounding") == EXPORTED,
     )
 
 

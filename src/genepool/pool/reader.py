@@ -468,6 +468,7 @@ class Pool:
             ],
             "guards": self.guard_standing(champion),
             "rounds": self._subsets_status(),
+            "scored_as_exported": self.header.scored_as_exported,
         }
 
     def _last_failure(self) -> dict[str, Any] | None:

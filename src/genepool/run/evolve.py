@@ -18,10 +18,10 @@ from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.driver import drive
 from genepool.run.executors.executor import Executor, SerialExecutor
+from genepool.run.executors.interrupt import interruptible
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs, problem_of
-from genepool.run.interrupt import interruptible
 from genepool.run.pins import check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run
@@ -113,6 +113,7 @@ def evolve(
                 "seed": loaded.config.seed,
                 "budget": target,
                 "opening": opening(inputs),
+                "directory": str(loaded.directory.resolve()),
                 "guards": [asdict(guard) for guard in pins.guards],
             }
             pool.set_up(meta, pins.seeds, pins.tasks)
@@ -121,10 +122,11 @@ def evolve(
             pool.set_meta("budget", max(target, pool.evaluations))
             pool.set_meta("config", loaded.config.model_dump())
             pool.set_meta("opening", opening(inputs))
+            pool.set_meta("directory", str(loaded.directory.resolve()))
         watcher.stage("preparing the seeds")
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
-        executor = _executor(inputs, threads, watcher)
+        executor = _executor(inputs, threads, watcher, pool.header.scored_as_exported)
         try:
             session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
             children, seconds = drive(session, problem, target)
@@ -142,11 +144,13 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
 
 
-def _executor(inputs: Inputs, threads: int | None, progress: Progress) -> Executor:
+def _executor(
+    inputs: Inputs, threads: int | None, progress: Progress, as_exported: bool
+) -> Executor:
     config = inputs.run.config
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
         workers = config.workers or min(available_threads(), config.in_flight)
-        return ProcessExecutor(inputs.run, workers)
-    return SerialExecutor(Scorer(inputs, threads, progress.asked))
+        return ProcessExecutor(inputs.run, workers, as_exported=as_exported)
+    return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

@@ -81,13 +81,17 @@ def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
     return tuple(sources), family
 
 
-def open_inputs(run: Run) -> Inputs:
+def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = None) -> Inputs:
     """Open seeds and tasks and check that they fit together.
+
+    Args:
+        run: the run file.
+        opened: the seeds, where others than the run file's are meant.
 
     Raises:
         ConfigError, CheckpointError, EvaluationError, MissingExtraError: naming file and field.
     """
-    sources, family = open_seeds(run)
+    sources, family = opened or open_seeds(run)
     tasks: list[Task] = []
     guards: list[Task] = []
     for index, entry in enumerate(run.config.tasks):

@@ -14,7 +14,7 @@ from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import PoolError
 from genepool.models.kind import Companions
 from genepool.models.kinds import kind_of
-from genepool.pool.pool_header import GuardEntry, Seed, TaskEntry
+from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
 
@@ -74,6 +74,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "in_flight": config.in_flight,
             "early_stop": config.early_stop,
             "layout": inputs.layout.digest,
+            "rounding": EXPORTED,
             "companions": {
                 name: part.digest for name, part in _companions(inputs).items() if part.digest
             },
@@ -139,6 +140,8 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     _check_guards(pool.guards(), pins.guards, refuse)
     pinned = _with_defaults(pool.meta()["pins"], inputs)
     given = json.loads(json.dumps(pins.settings))
+    # A pool goes on by the rule that it began with; see `Header.scored_as_exported`.
+    del given["rounding"]
     now: dict[str, str] = given.pop("companions")
     # A pool that is older than this pin does not say.
     then: dict[str, str] = pinned.pop("companions", now)

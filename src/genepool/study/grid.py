@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from genepool.errors import GenepoolError
+from genepool.run.executors.interrupt import interruptible
 from genepool.run.executors.process import death, shared_cores, unforeseen
-from genepool.run.interrupt import interruptible
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.run_file import Run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,21 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A checkpoint that was written: directory, digest of the genome, what it was made from."""
+    """A checkpoint that was written.
+
+    Attributes:
+        directory: where.
+        genome: digest of the genome.
+        details: what it was made from.
+        verified: number of examples on which it was scored again, as the pool says; 0: was not.
+        unverified: why it was not, where that was to be tried.
+    """
 
     directory: Path
     genome: str
     details: dict[str, Any]
+    verified: int = 0
+    unverified: str = ""
 
 
 def describe_seeds(
@@ -73,6 +83,7 @@ def write_model(
     directory: PathLike,
     writing: Writing,
     progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Exported:
     """Write weights, the files that go with them, `genepool.json` and the card.
 
@@ -84,6 +95,7 @@ def write_model(
         directory: new or empty.
         writing: dtype and size of the files.
         progress: called with the fraction that is done.
+        check: as `write_tensors` takes it.
     """
     target, layout = Path(directory), family.layout
     document = {**details, "dtype": writing.dtype}
@@ -98,5 +110,6 @@ def write_model(
         metadata=to_metadata(document),
         extra={FILE: to_bytes(document), "README.md": page},
         progress=progress,
+        check=check,
     )
     return Exported(target, str(document["genome"]), document)

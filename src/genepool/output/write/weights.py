@@ -133,6 +133,7 @@ def write_tensors(
     extra: Mapping[str, bytes] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write merged tensors as an ordinary checkpoint directory; equal input gives equal bytes.
 
@@ -153,6 +154,8 @@ def write_tensors(
         extra: further files by name, which take precedence over the seed's.
         threads: None means all available cores; the bytes do not depend on it.
         progress: called with the fraction done, from any thread.
+        check: called with the directory in which all files lie before it gets its name; what it
+            raises gives up, and nothing is left.
 
     Returns:
         The directory.
@@ -186,6 +189,8 @@ def write_tensors(
             for name, data in sorted(small.items()):
                 _write_small(temporary / name, data)
             sync_directory(temporary)
+            if check is not None:
+                check(temporary)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -53,12 +53,13 @@ class _Job:
 class ProcessExecutor:
     """Scores in worker processes on this machine."""
 
-    def __init__(self, run: Run, workers: int) -> None:
+    def __init__(self, run: Run, workers: int, *, as_exported: bool = True) -> None:
         """Start the workers; each builds its own live model.
 
         Args:
             run: the run file, which each worker opens again.
             workers: number of processes, at least 1.
+            as_exported: as `Scorer` takes it.
         """
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: dict[int, _Job] = {}
@@ -73,7 +74,7 @@ class ProcessExecutor:
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=_worker,
-                    args=(theirs, run, threads),
+                    args=(theirs, run, threads, as_exported),
                     name=f"genepool-worker-{number}",
                     daemon=True,
                 )
@@ -182,7 +183,7 @@ def _ask(connection: Connection, message: bytes) -> bytes | BaseException:
     return EvaluationError(text) if kind == b"eval" else GenepoolError(text)
 
 
-def _worker(connection: Connection, run: Run, threads: int) -> None:
+def _worker(connection: Connection, run: Run, threads: int, as_exported: bool) -> None:
     """What a worker process does until the pipe closes."""
     # Ctrl-C reaches the whole process group; the driver decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -198,7 +199,7 @@ def _worker(connection: Connection, run: Run, threads: int) -> None:
             kind, body = message[:4], message[4:]
             try:
                 if scorer is None:
-                    scorer = Scorer(open_inputs(run), threads)
+                    scorer = Scorer(open_inputs(run), threads, as_exported=as_exported)
                 if kind == b"load":
                     scorer.load(decode(body))
                     reply = b"fine"

@@ -30,6 +30,8 @@ class Scorer:
         inputs: Inputs,
         threads: int | None = None,
         asked: Callable[[int, int], None] | None = None,
+        *,
+        as_exported: bool = True,
     ) -> None:
         """Build the live model.
 
@@ -37,6 +39,8 @@ class Scorer:
             inputs: seeds, layout and tasks, opened.
             threads: that may materialise; None means the cores of this process.
             asked: told how many examples of a model were asked, of how many, while it is scored.
+            as_exported: whether a genome is scored as its export will be; pools of older releases
+                were scored before the weights were rounded to the seeds' dtype.
         """
         self._asked = asked
         run = inputs.run
@@ -44,7 +48,9 @@ class Scorer:
         self._model = build_model(
             run.config.model, inputs.layout, inputs.checkpoints, run.directory, self._of_seeds
         )
-        self._writer = self._model.writer(inputs.checkpoints, inputs.layout, threads)
+        self._writer = self._model.writer(
+            inputs.checkpoints, inputs.layout, threads, as_exported=as_exported
+        )
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
         first = inputs.tasks[0]

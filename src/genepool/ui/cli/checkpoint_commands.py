@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from genepool.ui.cli.options import (
     pool_argument,
     shards_option,
 )
+
+if TYPE_CHECKING:
+    from genepool.output.write.model import Exported
 
 
 class _MethodName(click.ParamType[str]):
@@ -51,6 +54,12 @@ class _MethodName(click.ParamType[str]):
 )
 @dtype_option
 @shards_option
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Load what was written and score it again; refuse it if it differs from the pool.  "
+    "[default: where that takes less than a minute]",
+)
 @json_option
 def export(
     pool: Path,
@@ -59,6 +68,7 @@ def export(
     moved: tuple[str, ...],
     dtype: str | None,
     shard_size: str,
+    verify: bool | None,
     as_json: bool,
 ) -> None:
     """Write a member as an ordinary checkpoint directory.
@@ -66,9 +76,9 @@ def export(
     MEMBER is its number, `best` for the champion (which is the default), or the name of a seed. A
     model card and a file genepool.json, which `genepool rebuild` reads, tell what it was made from.
     """
-    from genepool.output.member import export
     from genepool.pool.members import member_number
     from genepool.pool.reader import Pool
+    from genepool.run.verify import export
     from genepool.ui.terminal.progress import watcher
 
     seeds, shard_bytes = _places(moved, "--moved"), _bytes(shard_size)
@@ -83,12 +93,13 @@ def export(
             dtype=dtype,
             shard_bytes=shard_bytes,
             advance=progress.advance,
+            verify=verify,
         )
         seeds_there = opened.seeds()
         if number < len(seeds_there) and member == "best":
             name = seeds_there[number].name
             progress.notice(f"no child has beaten the best seed: this is {name} as it is")
-    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+    _report_checkpoint(written, as_json)
 
 
 @click.command()
@@ -128,7 +139,7 @@ def rebuild(
         written = rebuild(
             recipe, output, seeds=seeds, shard_bytes=shard_bytes, advance=progress.advance
         )
-    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+    _report_checkpoint(written, as_json)
 
 
 @click.command()
@@ -290,7 +301,7 @@ def merge(
         written = merge_models(given, specification, opening, output, writing, progress.advance)
         for notice in written.details["notices"]:
             progress.notice(notice)
-    _report_checkpoint(written.directory, written.genome, written.details, as_json)
+    _report_checkpoint(written, as_json)
 
 
 def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | list[float]] | None:
@@ -357,15 +368,21 @@ def _renamed(entry: str) -> tuple[str, str]:
     return old, new
 
 
-def _report_checkpoint(
-    directory: Path, genome: str, details: dict[str, Any], as_json: bool
-) -> None:
+def _report_checkpoint(written: Exported, as_json: bool) -> None:
     from genepool.ui.terminal.console import console, print_json
 
     if as_json:
-        print_json({"directory": str(directory), **details})
-    else:
-        console().print(f"wrote {directory} (genome {genome})")
+        found: dict[str, Any] = {"directory": str(written.directory), **written.details}
+        if written.verified or written.unverified:
+            found |= {"verified": written.verified, "unverified": written.unverified}
+        print_json(found)
+        return
+    out = console()
+    out.print(f"wrote {written.directory} (genome {written.genome})")
+    if written.verified:
+        out.print(f"loaded it and scored it on {written.verified:,} examples: as the pool says")
+    if written.unverified:
+        out.print(f"not scored again: {written.unverified}", markup=False)
 
 
 COMMANDS = (export, rebuild, merge)

@@ -23,7 +23,7 @@ from genepool.ui.cli.place import blame, mend_streams, silence
 
 def script() -> NoReturn:
     """Run the command that was typed: the console script `genepool`."""
-    from genepool.run.interrupt import end_like_ctrl_c
+    from genepool.run.executors.interrupt import end_like_ctrl_c
 
     end_like_ctrl_c()
     mend_streams()

@@ -28,6 +28,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         *_failure(status["last_failure"]),
         ("examples", _saved(status)),
         *_rounds(status["rounds"]),
+        *_rule(scored_as_exported=status["scored_as_exported"]),
     )
     out.print()
     out.print(_models(status))
@@ -49,6 +50,17 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         out.print(table)
         if len(archive) > _LISTED:
             out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
+
+
+def _rule(*, scored_as_exported: bool) -> list[tuple[str, str]]:
+    """By which rule scores were made, if it is that of older releases."""
+    if scored_as_exported:
+        return []
+    text = (
+        "by the rule of older releases: before the weights were rounded to the seeds' dtype (the "
+        "same for float32 seeds)"
+    )
+    return [("scored", text)]
 
 
 def _rounds(rounds: dict[str, Any] | None) -> list[tuple[str, str]]:

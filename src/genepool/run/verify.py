@@ -1,0 +1,150 @@
+"""A member as a checkpoint, scored again from what was written before it is announced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from genepool.checkpoints.family import make_family
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.core.genome import seed_recipe
+from genepool.errors import ConfigError, GenepoolError, InputError
+from genepool.messages import at, one_line
+from genepool.output import member as out
+from genepool.output.write.model import Exported, PathLike
+from genepool.output.write.weights import SHARD_BYTES
+from genepool.pool.members import member_number
+from genepool.pool.reader import Pool
+from genepool.run.executors.scorer import Part, Scorer
+from genepool.run.inputs import open_inputs
+from genepool.run.run_file import Run, RunConfig
+from genepool.threads import Progress
+
+# Seconds of scoring up to which an export is verified unless told otherwise.
+_AT_ONCE = 60.0
+
+
+class _Unverifiable(GenepoolError):
+    """What was written cannot be scored here."""
+
+
+def export(
+    pool: Pool,
+    member: int | str,
+    directory: PathLike,
+    *,
+    seeds: Mapping[str, PathLike] | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    advance: Progress | None = None,
+    verify: bool | None = None,
+) -> Exported:
+    """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
+
+    Args:
+        pool: where it lives.
+        member: id, "best" for the champion, or a seed's name.
+        directory: new or empty.
+        seeds: where seeds lie now, by name, for those that have moved.
+        dtype: of all merged tensors, as safetensors names it; None keeps the first seed's. What is
+            written in another dtype than the first seed's was never scored, and claims no scores.
+        shard_bytes: largest size of a file.
+        advance: called with the fraction that is done.
+        verify: whether what was written is loaded and scored again, and given up if it differs from
+            what the pool says; None where that can be done and takes less than a minute.
+
+    Raises:
+        InputError, PoolError: no such member.
+        CheckpointError: a seed is missing or holds other tensors than when the pool was made.
+        GenepoolError: what was written scores otherwise, or it cannot be verified and `verify` is
+            true. Nothing is left at `directory`.
+    """
+    number = member_number(pool, str(member))
+    found: list[str | int] = []
+
+    def check(caveat: str, written: Path) -> None:
+        if verify is False:
+            return
+        try:
+            if caveat:
+                raise _Unverifiable(caveat)
+            found.append(_verify(pool, number, written, hurry=verify is None))
+        except _Unverifiable as error:
+            if verify:
+                raise InputError(f"{at(Path(directory))}: cannot be verified: {error}") from None
+            found.append(str(error))
+
+    exported = out.export(
+        pool,
+        number,
+        directory,
+        seeds=seeds,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        advance=advance,
+        check=check,
+    )
+    for result in found:
+        if isinstance(result, int):
+            return replace(exported, verified=result)
+        return replace(exported, unverified=result)
+    return exported
+
+
+def _verify(pool: Pool, number: int, written: Path, *, hurry: bool) -> int:
+    """Score what was written on all that the pool has scores for; the number of examples.
+
+    Raises:
+        _Unverifiable: it cannot be scored here, or would take longer than somebody in a hurry has.
+        GenepoolError: the scores differ.
+    """
+    record, held_out = pool.record(number), pool.held_out_scores(number)
+    if record.scores is None:
+        raise _Unverifiable("the pool has no scores of this member")
+    known: dict[Part, NDArray[np.float32]] = {"train": record.scores}
+    if held_out is not None:
+        known["held-out"] = held_out
+    count = sum(int((~np.isnan(scores)).sum()) for scores in known.values())
+    if hurry and record.seconds * count / max(record.asked, 1) > _AT_ONCE:
+        raise _Unverifiable("it would take more than a minute; --verify does it")
+    try:
+        scorer = _scorer(pool, written)
+    except GenepoolError as error:
+        raise _Unverifiable(str(error)) from error
+    for part, scores in known.items():
+        asked = np.flatnonzero(~np.isnan(scores))
+        got, expected = scorer.score(asked, part), scores[asked]
+        if differing := int((got != expected).sum()):
+            raise GenepoolError(
+                f"what was written scores otherwise than the pool says on {differing} of "
+                f"{asked.size} {part} examples ({got.mean():.4f} on average against "
+                f"{expected.mean():.4f}), so that it was not kept. On another machine, or with "
+                "other releases of torch or transformers, last bits may differ, and what a task "
+                "asks may have changed; --no-verify writes it all the same"
+            )
+    return count
+
+
+def _scorer(pool: Pool, written: Path) -> Scorer:
+    """The run's tasks around a live model that holds what was written, and nothing else."""
+    meta = pool.meta()
+    # Pools of older releases do not say where the run file lay; mostly beside the pool.
+    directory = Path(meta.get("directory") or pool.path.absolute().parent)
+    try:
+        config = RunConfig.model_validate(meta["config"])
+    except ValidationError as error:
+        raise ConfigError(f"the pool's settings cannot be read: {one_line(error)}") from None
+    run = Run(config=config, directory=directory, source=str(pool.path))
+    family = make_family([open_checkpoint(written)])
+    inputs = open_inputs(run, ((), family))
+    for entry, task in zip(pool.tasks(), inputs.tasks, strict=True):
+        if entry.digest != task.digest:
+            raise ConfigError(f"task '{entry.name}' has other examples or settings now")
+    scorer = Scorer(inputs)
+    scorer.load(seed_recipe(family.layout.axis.size, 0, 1))
+    return scorer
