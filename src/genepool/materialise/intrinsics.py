@@ -2,11 +2,10 @@
 # (numba has no type stubs)
 """Memory by address, for compiled loops. Importing this imports numba: do so late.
 
-The sums of bfloat16 are written in LLVM's own terms because they move as many bytes as memory gives.
-A plain loop of numba over two uint16 arrays reaches 0.85 of their speed (one core, 2**19 elements in
-the caches, measured in turn), and does not take a number of sources that is not written out. Plain
-integer arithmetic does not make float16 faster either: two sums and a rounding are three conversions
-of about twelve operations, with the tables of selects that are here or with one multiplication.
+The sums of bfloat16 are written in LLVM's own terms because they move as many bytes as memory
+gives. A plain loop of numba over two uint16 arrays reaches 0.85 of their speed (one core, 2**19
+elements in the caches, measured in turn), and its number of sources is fixed. Plain integer
+arithmetic does not make float16 faster: it takes three conversions of about twelve operations.
 
 Whoever changes this file also changes `kernels.py`, `task_vector_kernels.py` and the other files
 that use it: numba's cache of their functions goes by their own dates, and would keep the old code.
