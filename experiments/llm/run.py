@@ -64,7 +64,7 @@ def compare_all(work: Path, budget: int, seeds: int) -> None:
         loaded(run),
         work / "compare",
         variants=list(STRATEGIES.items()),
-        seeds=seeds,
+        runs=seeds,
         budget=budget,
         workers=1,
     )

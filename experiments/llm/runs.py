@@ -54,4 +54,4 @@ def loaded(run: dict[str, Any]) -> Any:
     """The run, with the module of the scoring function looked for in this folder."""
     from genepool.run.run_file import load_run
 
-    return load_run(run).model_copy(update={"directory": HERE})
+    return load_run(run, directory=HERE)

@@ -23,6 +23,10 @@ class ConfigError(GenepoolError):
     """A run file cannot be used; the message names the file, the line and the field."""
 
 
+class RunFileErrors(ConfigError):
+    """Several things are wrong with a run file; the message has a line for each."""
+
+
 class CheckpointError(GenepoolError):
     """A checkpoint is unreadable, unsafe, or does not fit the others."""
 

@@ -25,7 +25,7 @@ ROOMS = [
 ]  # fmt: skip
 
 # Loose modules that every room may use.
-COMMON = {"errors", "messages", "settings", "threads"}
+COMMON = {"documents", "errors", "messages", "settings", "threads", "yaml_documents"}
 
 # The shipped contract tests of extensions, used by none of the rooms, and the package's faces.
 BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": ROOMS}

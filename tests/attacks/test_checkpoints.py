@@ -322,7 +322,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(
         ('{"weight_map": {}}', "expected an object 'weight_map'"),
         ('{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "name 'a' occurs twice"),
         ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "JSON|expected the plain name"),
-        ('{"weight_map": {"\\ud800": "model-1.safetensors"}}', r"lacks '\\ud800'|holds 'a'"),
+        ('{"weight_map": {"\\ud800": "model-1.safetensors"}}', "not text"),
         ("\udcff", "cannot be read as JSON"),
     ],
 )

@@ -153,7 +153,7 @@ def test_single_failures_are_children_like_others(tmp_path: Path) -> None:
 
 _CALLS = {
     "evolve": "genepool.evolve('run.yaml')",
-    "compare": "compare('run.yaml', 'all', strategies=['ga'], seeds=2, workers=2)",
+    "compare": "compare('run.yaml', 'all', strategies=['ga'], runs=2, workers=2)",
 }
 
 

@@ -156,7 +156,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("compare")
     file = write_run(folder, strategy={"name": "m2n2", "archive": 5, "alpha": 0.5})
     variants = [parse_variant("blind={name: m2n2, attraction: false}")]
-    compare(file, folder / "out", strategies=["m2n2", "ga"], variants=variants, seeds=2, budget=30)
+    compare(file, folder / "out", strategies=["m2n2", "ga"], variants=variants, runs=2, budget=30)
     return file, folder / "out"
 
 
@@ -214,12 +214,12 @@ def test_a_curve_stops_at_the_budget_though_the_pool_went_on(tmp_path: Path) -> 
 def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -> None:
     file, _ = small
     names = ["m2n2", "random"]
-    compare(file, tmp_path / "grown", strategies=names[:1], seeds=1, budget=10, workers=1)
-    compare(file, tmp_path / "grown", strategies=names, seeds=2, budget=15)
-    compare(file, tmp_path / "at once", strategies=names, seeds=2, budget=15)
-    first = compare(file, tmp_path / "grown", strategies=names[:1], seeds=1, budget=10)
+    compare(file, tmp_path / "grown", strategies=names[:1], runs=1, budget=10, workers=1)
+    compare(file, tmp_path / "grown", strategies=names, runs=2, budget=15)
+    compare(file, tmp_path / "at once", strategies=names, runs=2, budget=15)
+    first = compare(file, tmp_path / "grown", strategies=names[:1], runs=1, budget=10)
     assert len(first.curves) == 1
-    again = compare(file, tmp_path / "grown", strategies=names, seeds=2, budget=15)
+    again = compare(file, tmp_path / "grown", strategies=names, runs=2, budget=15)
     assert again.rows[0].train[0] > 0
     for name in ("curves.csv", "summary.csv"):
         assert (tmp_path / "grown" / name).read_bytes() == (
@@ -252,7 +252,7 @@ def test_the_seeds_are_read_once_for_all_runs(small: tuple[Path, Path]) -> None:
         ([], ["={name: ga}"], "'' cannot be a label"),
         ([], ["x=ga"], "expected LABEL={name: STRATEGY"),
         ([], ["x={name: ga"], "--variant x: not valid YAML"),
-        ([], ["x={name: 3}"], "--variant x: name: expected the name of a strategy; got 3"),
+        ([], ["x={name: 3}"], "--variant x: strategy.name: input should be a valid string; got 3"),
         ([], ["x"], "got 'x'"),
     ],
 )
@@ -274,7 +274,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line_before_anything_runs(
 
 def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path))
-    with pytest.raises(InputError, match="seeds: expected at least 1; got 0"):
+    with pytest.raises(InputError, match="runs: expected at least 1; got 0"):
         plan_jobs(run, tmp_path, ["ga"], [], 0, 10)
     with pytest.raises(InputError, match="budget: expected at least 0; got -1"):
         plan_jobs(run, tmp_path, ["ga"], [], 1, -1)
@@ -286,16 +286,16 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
     file = write_run(tmp_path)
-    compare(file, tmp_path / "out", strategies=["ga"], seeds=1, budget=5)
+    compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=5)
     write_data(tmp_path / "data.npz", seed=1)
     with pytest.raises(GenepoolError, match=r"^ga, seed 3: .* other examples or settings"):
-        compare(file, tmp_path / "out", strategies=["ga"], seeds=1, budget=6)
+        compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=6)
 
 
 def test_a_seed_that_cannot_be_read_is_named_before_any_run(tmp_path: Path) -> None:
     file = write_run(tmp_path, seeds=["seed1.safetensors", "nowhere.safetensors"])
     with pytest.raises(GenepoolError, match=r"run.yaml, line .*nowhere"):
-        compare(file, tmp_path / "out", strategies=["ga"], seeds=1)
+        compare(file, tmp_path / "out", strategies=["ga"], runs=1)
     assert not (tmp_path / "out/runs").exists()
 
 
@@ -306,7 +306,7 @@ def test_a_package_that_is_missing_is_noticed_before_any_run(
     monkeypatch.setitem(sys.modules, "cma", None)
     options = {"name": "cma-es"}
     with pytest.raises(MissingExtraError, match=r"'cma-es' needs .*'cma'.*\[strategies\]"):
-        compare(file, tmp_path / "out", strategies=["ga"], variants=[("x", options)], seeds=1)
+        compare(file, tmp_path / "out", strategies=["ga"], variants=[("x", options)], runs=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -317,9 +317,9 @@ def test_a_directory_serves_one_comparison_at_a_time(tmp_path: Path) -> None:
         FileLock(tmp_path / "out/compare.lock"),
         pytest.raises(PoolError, match="another `genepool compare` is at work here"),
     ):
-        compare(file, tmp_path / "out", strategies=["ga"], seeds=1)
+        compare(file, tmp_path / "out", strategies=["ga"], runs=1)
     with pytest.raises(PoolError, match="cannot write here"):
-        compare(file, tmp_path / "run.yaml", strategies=["ga"], seeds=1)
+        compare(file, tmp_path / "run.yaml", strategies=["ga"], runs=1)
 
 
 # Interrupted
@@ -466,7 +466,7 @@ def test_killed_before_a_pool_was_set_up_it_goes_on(tmp_path: Path) -> None:
     PoolWriter(out / "runs/ga/3").close()
     with pytest.raises(PoolError, match="interrupted before anything was written"):
         Pool(out / "runs/ga/3")
-    assert len(compare(file, out, strategies=["ga"], seeds=1, budget=5).curves) == 1
+    assert len(compare(file, out, strategies=["ga"], runs=1, budget=5).curves) == 1
     PoolWriter(tmp_path / "pool").close()
     assert evolve(file, budget=5).status["evaluations"] == 5
 

@@ -7,7 +7,6 @@ import fnmatch
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from genepool.checkpoints.depth import depth_key
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.checkpoints.naming import rename_hint
+from genepool.checkpoints.patterns import whole_match
 from genepool.core.axis import Axis
 from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, count, one_line, some
@@ -239,17 +239,27 @@ def _divide(
 def _matcher(chromosome: str, patterns: Sequence[str]) -> Callable[[str], bool]:
     if isinstance(patterns, str) or not patterns:
         raise InputError(f"chromosome '{one_line(chromosome)}': expected a list of patterns")
-    compiled: list[re.Pattern[str]] = []
+    tests: list[Callable[[str], bool]] = []
     for pattern in patterns:
-        source = pattern[3:] if pattern.startswith("re:") else fnmatch.translate(pattern)
         try:
-            compiled.append(re.compile(source))
-        except (re.error, RecursionError, OverflowError) as error:
+            tests.append(pattern_test(pattern))
+        except ValueError as error:
             raise InputError(
                 f"chromosome '{one_line(chromosome)}': '{one_line(pattern)}' is not a regular "
-                f"expression: {one_line(error)}"
+                f"expression that can be used: {one_line(error)}"
             ) from error
-    return lambda name: any(pattern.fullmatch(name) for pattern in compiled)
+    return lambda name: any(test(name) for test in tests)
+
+
+def pattern_test(pattern: str) -> Callable[[str], bool]:
+    """Whether a tensor's name fits a pattern; see `build_layout`.
+
+    Raises:
+        ValueError: what stands after `re:` is not a regular expression that can be used.
+    """
+    if pattern.startswith("re:"):
+        return whole_match(pattern.removeprefix("re:"))
+    return lambda name: fnmatch.fnmatchcase(name, pattern)
 
 
 def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int]) -> None:

@@ -88,14 +88,14 @@ def _front_matter(path: Path) -> dict[str, Any]:
 
     A seed's card is not ours to refuse: one that cannot be read declares nothing.
     """
-    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", _read(path), re.DOTALL)
-    if found is None:
+    lines = [line.rstrip() for line in _read(path).split("\n")]
+    if lines[0] != "---" or "---" not in lines[1:]:
         return {}
-    import yaml
+    from genepool.yaml_documents import parse_yaml
 
     try:
-        content: Any = yaml.safe_load(found[1])
-    except (yaml.YAMLError, RecursionError, ValueError):
+        content, _ = parse_yaml("\n".join(lines[1 : lines.index("---", 1)]))
+    except ValueError:
         return {}
     return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ import numpy as np
 from genepool.checkpoints.family import GGUFType, Words
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.files.dtypes import FLOATING
-from genepool.checkpoints.files.safetensors import refuse_duplicates
 from genepool.core.genome import Recipe, digest, recipe
+from genepool.documents import parse_json, read_bytes
 from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, one_line
 from genepool.output.methods.registry import read_specification
@@ -102,8 +103,8 @@ def read_recipe(path: Path) -> RecipeFile:
     """
     text, where = _find(path)
     try:
-        content: Any = json.loads(text, object_pairs_hook=refuse_duplicates)
-    except (ValueError, RecursionError) as error:
+        content: Any = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{where}: cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{where}: expected an object; got {type(content).__name__}")
@@ -112,8 +113,11 @@ def read_recipe(path: Path) -> RecipeFile:
 
 def _find(path: Path) -> tuple[str | bytes, str]:
     """The document's text, and where it was found."""
-    file = path / FILE if path.is_dir() else path
-    if path.is_dir() and not file.exists():
+    folder = False
+    with contextlib.suppress(OSError):  # A name too long, which reading will tell.
+        folder = path.is_dir()
+    file = path / FILE if folder else path
+    if folder and not file.exists():
         try:
             metadata = open_checkpoint(path).metadata
         except CheckpointError as error:
@@ -126,12 +130,11 @@ def _find(path: Path) -> tuple[str | bytes, str]:
             raise InputError(str(error)) from None
         return _of_metadata(metadata, file)
     try:
-        if file.stat().st_size > _LARGEST:
-            raise InputError(f"{at(file)}: is over {_LARGEST // 10**9} GB; expected {FILE}")
-        return file.read_bytes(), at(file)
-    except OSError as error:
+        return read_bytes(file, _LARGEST), at(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{at(file)}: cannot be read ({error.strerror}); expected the {FILE} of a checkpoint "
+            f"{at(file)}: cannot be read ({reason}); expected the {FILE} of a checkpoint "
             "that genepool wrote"
         ) from None
 

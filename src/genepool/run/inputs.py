@@ -21,7 +21,7 @@ from genepool.errors import (
     GenepoolError,
 )
 from genepool.materialise.gram import load_or_build_gram
-from genepool.run.run_file import Run, TaskOptions, task_options
+from genepool.run.run_file import Run, TaskOptions
 from genepool.strategies.problem import Problem
 from genepool.tasks.task import Batched, Blocked, Labelled, Task
 
@@ -94,13 +94,15 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     sources, family = opened or open_seeds(run)
     tasks: list[Task] = []
     guards: list[Task] = []
-    for index, entry in enumerate(run.config.tasks):
-        evaluator, options = task_options(run, index, entry)
+    for index, entry in enumerate(run.tasks):
+        where = f"{run.where('tasks', index)}: task '{entry.settings.name}'"
         try:
-            (guards if entry.guard else tasks).append(evaluator(options, run.directory))
+            opened = entry.evaluator(entry.options, run.directory)
         except GenepoolError as error:
-            where = f"{run.where('tasks', index)}: task '{entry.name}'"
             raise _prefixed(error, where) from error
+        except OSError as error:
+            raise ConfigError(f"{where}: cannot be opened ({error.strerror or error})") from error
+        (guards if entry.settings.guard else tasks).append(opened)
     return Inputs(
         run,
         sources,

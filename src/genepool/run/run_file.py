@@ -6,23 +6,45 @@ and docs/run-file.md are made from them.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from genepool.checkpoints.layout import pattern_test
 from genepool.checkpoints.seed_options import SeedOptions
-from genepool.errors import ConfigError, MissingExtraError
-from genepool.messages import at, is_text
+from genepool.documents import Unreadable, read_text
+from genepool.errors import ConfigError, GenepoolError, MissingExtraError, RunFileErrors
+from genepool.messages import at as path_of
+from genepool.messages import is_text
 from genepool.models.build import ModelOptions
-from genepool.run.yaml_lines import Lines, load_with_lines
+from genepool.run.faults import (
+    Fault,
+    Place,
+    at,
+    faults_of,
+    guesses,
+    line_of,
+    renamed,
+    report,
+    respelt,
+    shown,
+    unknown_key,
+)
 from genepool.settings import Section
 from genepool.strategies.base import Strategy
 from genepool.strategies.by_name import find_strategy
 from genepool.tasks.task import find_evaluator
+from genepool.yaml_documents import Lines, parse_yaml
+
+_LARGEST = 1_000_000
+_DEEPEST = 50
+# Where paths stand, and how long the names of files can be.
+_PATHS = {("pool",), ("seeds",), ("seeds", "path"), ("seeds", "base"), ("model", "tokenizer")}
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
 
 
 class StrategyEntry(BaseModel):
@@ -58,10 +80,6 @@ class TaskOptions(BaseModel):
         allow_inf_nan=False,
         description="of a guard: how far a child's mean score may fall below the best seed's",
     )
-
-    def own_options(self) -> dict[str, Any]:
-        """The evaluator's own options, as given."""
-        return dict(self.model_extra or {})
 
 
 class RunConfig(Section):
@@ -127,189 +145,301 @@ class RunConfig(Section):
         return [task for task in self.tasks if task.guard]
 
 
-class Run(Section):
-    """A validated run file and the folder that its relative paths start from."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A run file as it was read: plain values, which may go to other processes.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    Attributes:
+        data: its content.
+        directory: the folder that its relative paths start from.
+        source: what to call it in messages.
+        lines: on which line each value stands.
+    """
 
-    config: RunConfig
+    data: Mapping[str, Any]
     directory: Path
     source: str
-    lines: dict[tuple[str | int, ...], int] = Field(default_factory=dict)
+    lines: Lines = field(default_factory=dict[Place, int])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RunTask:
+    """A task of a run file, and what opens it: `evaluator(options, directory)`."""
+
+    settings: TaskOptions
+    evaluator: type[Any]
+    options: BaseModel
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Run:
+    """A run file, valid in all its parts; nothing of it needs a second look.
+
+    Attributes:
+        given: what it was made from, for other processes.
+        config: its settings.
+        seeds: with their names filled in; equal names get a number.
+        tasks: all of them, in order.
+        strategy: with its options.
+    """
+
+    given: Given
+    config: RunConfig
+    seeds: tuple[SeedOptions, ...]
+    tasks: tuple[RunTask, ...]
+    strategy: Strategy
+
+    @property
+    def directory(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.given.directory
 
     def resolve(self, path: str) -> Path:
         """A path of the run file, relative to the run file's folder."""
         return self.directory / Path(path).expanduser()
 
-    def where(self, *path: str | int) -> str:
-        """`run.yaml, line 7` for the value at this path, or the closest that has a line."""
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.lines and length:
-                return f"{self.source}, line {self.lines[path[:length]]}"
-        return self.source
-
-    @property
-    def strategy(self) -> Strategy:
-        """The strategy with its options, validated.
-
-        Raises:
-            ConfigError: no such strategy, or one of its options is wrong.
-        """
-        entry = self.config.strategy
-        try:
-            found = find_strategy(entry.name)
-        except ConfigError as error:
-            raise ConfigError(f"{self.where('strategy', 'name')}: strategy.name: {error}") from None
-        given = {"name": entry.name, **(entry.model_extra or {})}
-        try:
-            return found.model_validate(given)
-        except ValidationError as error:
-            text = _explain(error, self.source, self.lines, ("strategy",), found, given)
-            raise ConfigError(text) from None
-
-    @property
-    def seeds(self) -> list[SeedOptions]:
-        """The seeds with their names filled in; equal names get a number."""
-        out: list[SeedOptions] = []
-        for entry in self.config.seeds:
-            seed = SeedOptions(path=entry) if isinstance(entry, str) else entry
-            name = seed.name or Path(seed.path).name.removesuffix(".safetensors") or seed.path
-            taken = {other.name for other in out}
-            unique, number = name, 2
-            while unique in taken:
-                unique, number = f"{name}-{number}", number + 1
-            out.append(seed.model_copy(update={"name": unique}))
-        return out
+    def where(self, *place: str | int) -> str:
+        """`run.yaml, line 7` for the value at this place, or the closest that has a line."""
+        return at(self.given.source, line_of(place, self.given.lines))
 
 
-def load_run(run: str | os.PathLike[str] | Mapping[str, Any]) -> Run:
-    """Read and validate a run file, or a mapping with the same keys (relative to here).
+def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | None = None) -> Run:
+    """Read and validate a run file, or a mapping with the same keys.
+
+    Args:
+        run: the file, or the mapping.
+        directory: that relative paths start from; None means the file's folder, and for a mapping
+            the current one.
 
     Raises:
-        ConfigError: naming file, line and field.
+        ConfigError: naming file, line and field of everything that is wrong, a line for each.
+        MissingExtraError: the strategy needs a package that is not installed.
     """
     if isinstance(run, Mapping):
-        data, lines, source, directory = dict(run), {}, "run", Path.cwd()
-    else:
-        file = Path(run)
-        data, lines = load_with_lines(file)
-        source, directory = str(file), file.absolute().parent
-        if not is_text(str(directory)):
-            raise ConfigError(
-                f"{at(file)}: its folder has a name that is not UTF-8, and a pool keeps names as "
-                "text; rename the folder"
-            )
+        return resolve(Given(dict(run), directory or Path.cwd(), "run"))
+    file = Path(run)
+    source = path_of(file)
+    if not is_text(str(file.absolute().parent)):
+        raise ConfigError(
+            f"{source}: its folder has a name that is not UTF-8, and a pool keeps names as text; "
+            "rename the folder"
+        )
+    try:
+        data, lines = parse_yaml(read_text(file, _LARGEST))
+    except Unreadable as error:
+        raise ConfigError(f"{at(source, error.line)}: {error}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{source}: cannot read the run file ({error.strerror or error})"
+        ) from None
     if not isinstance(data, dict):
         raise ConfigError(
             f"{source}: expected a mapping with at least pool, seeds and tasks; "
             f"got {type(data).__name__ if data is not None else 'nothing'}"
         )
-    try:
-        config = RunConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, source, lines, (), RunConfig, data)) from None
-    names = [task.name for task in config.tasks]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            line = lines.get(("tasks", index, "name"))
-            raise ConfigError(f"{_at(source, line)}: tasks.{index}.name: {name!r} is used twice")
-    _check_guards(config, source, lines)
-    out = Run(config=config, directory=directory, source=source, lines=lines)
-    for index, task in enumerate(config.tasks):
-        task_options(out, index, task)
-    try:
-        out.strategy.check(config.in_flight)
-    except MissingExtraError:
-        raise
-    except ConfigError as error:
-        text = str(error)
-        known = text.startswith(source)
-        raise ConfigError(text if known else f"{out.where('strategy')}: {text}") from None
-    return out
+    content = cast("dict[str, Any]", data)
+    return resolve(Given(content, directory or file.absolute().parent, source, lines))
 
 
-def _check_guards(config: RunConfig, source: str, lines: Lines) -> None:
-    for index, task in enumerate(config.tasks):
-        key, hint = "tolerance", "add 'guard: true' or leave it out"
-        if task.guard:
-            key, hint = "weight", "nobody competes for a guard, so leave it out"
-        if key in task.model_fields_set:
-            line = lines.get(("tasks", index, key))
-            kind = "is" if task.guard else "is not"
-            raise ConfigError(
-                f"{_at(source, line)}: tasks.{index}.{key}: task {task.name!r} {kind} a guard; "
-                f"{hint}"
-            )
-    if not config.contested:
-        raise ConfigError(
-            f"{_at(source, lines.get(('tasks',)))}: tasks: all {len(config.tasks)} are guards; "
-            "at least one must be a task that members compete for"
-        )
-
-
-def task_options(run: Run, index: int, task: TaskOptions) -> tuple[type[Any], Any]:
-    """The evaluator of a task and its validated options.
+def resolve(given: Given) -> Run:
+    """Validate a run file and look up what it names; everything is parsed once.
 
     Raises:
-        ConfigError: no such evaluator, or one of its options is wrong.
+        ConfigError, MissingExtraError: as `load_run`.
     """
-    try:
-        found = find_evaluator(task.evaluator, run.directory)
-    except ConfigError as error:
-        where = run.where("tasks", index, "evaluator")
-        raise ConfigError(f"{where}: tasks.{index}.evaluator: {error}") from None
-    own = task.own_options()
-    try:
-        return found, found.Options.model_validate(own)
-    except ValidationError as error:
-        also, place = tuple(TaskOptions.model_fields), ("tasks", index)
-        text = _explain(error, run.source, run.lines, place, found.Options, own, also)
-        raise ConfigError(text) from None
+    data, lines = given.data, given.lines
+    faults: list[Fault] = []
+    guessed: set[Place] = set()
+    while True:
+        look = _Look(data, given.directory)
+        run = look.run(given)
+        if run is not None and not faults:
+            return run
+        meant = guesses(look.faults, data)
+        if not meant:
+            break
+        # What else is wrong is seen once the misspelt keys are read as they were meant.
+        faults += [fault for fault in look.faults if fault.place in meant]
+        missing = {fault.place for fault in look.faults if fault.missing}
+        guessed |= {respelt(place, meant) for place in meant} - missing
+        data = renamed(data, meant)
+        lines = {**{respelt(place, meant): line for place, line in lines.items()}, **lines}
+    # Of a value whose key may have been meant otherwise, nothing is said.
+    faults += [fault for fault in look.faults if fault.place not in guessed]
+    if not faults and look.missing is not None:
+        raise look.missing
+    found = report(faults, given.source, lines)
+    raise ConfigError(found[0]) if len(found) == 1 else RunFileErrors("\n".join(found))
 
 
-def _explain(
-    error: ValidationError,
-    source: str,
-    lines: Lines,
-    prefix: tuple[str | int, ...],
-    model: type[BaseModel],
-    data: Any,
-    also: tuple[str, ...] = (),
-) -> str:
-    """One line for the first thing that is wrong; `also` are keys that stand there beside."""
-    found = error.errors(include_url=False)
-    first = found[0]
-    if first["loc"][-1:] == ("str",) and isinstance(first.get("input"), dict) and len(found) > 1:
-        # A mapping was meant where a text could also stand.
-        first = found[1]
-    location = tuple(part for part in first["loc"] if part not in ("SeedOptions", "str", "[key]"))
-    path = (*prefix, *location)
-    line = next(
-        (lines[path[:length]] for length in range(len(path), 0, -1) if path[:length] in lines), None
-    )
-    field = ".".join(str(part) for part in path) or "the file"
-    given = first.get("input")
-    got = f"; got {given!r}" if isinstance(given, (str, int, float, bool, type(None))) else ""
-    if first["type"] == "extra_forbidden":
-        known = [*also, *_keys_beside(model, location)]
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"{_at(source, line)}: {field}: unknown key; {hint}"
-    if first["type"] == "missing":
-        return f"{_at(source, line)}: {field}: this is required and was not given"
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{_at(source, line)}: {field}: {message}{got}"
+class _Look:
+    """One look at a run file, which gathers all that is wrong."""
+
+    def __init__(self, data: Mapping[str, Any], directory: Path) -> None:
+        self.faults: list[Fault] = []
+        self.missing: MissingExtraError | None = None
+        self._data = data
+        self._directory = directory
+
+    def run(self, given: Given) -> Run | None:
+        """The run, if nothing is wrong."""
+        if not self._texts(self._data, ()):
+            return None
+        texts, self.faults = self.faults, []
+        config: RunConfig | None = None
+        try:
+            config = RunConfig.model_validate(self._data)
+        except ValidationError as error:
+            self.faults += faults_of(error, RunConfig, self._data)
+        tasks = _list(self._data.get("tasks"))
+        opened = [self._task(index, _mapping(task)) for index, task in enumerate(tasks)]
+        self._names_and_guards(tasks)
+        self._chromosomes()
+        strategy = self._strategy()
+        for fault in texts:
+            self._fault(*fault.place, text=fault.text)
+        if self.faults or self.missing or config is None or strategy is None:
+            return None
+        return Run(
+            given,
+            config,
+            _named(config.seeds),
+            tuple(
+                RunTask(settings, *pair)
+                for settings, pair in zip(config.tasks, opened, strict=True)
+                if pair is not None
+            ),
+            strategy,
+        )
+
+    def _fault(self, *place: str | int, text: object) -> None:
+        """Note what is wrong; of a value that should not be there, that alone."""
+        self.faults = [fault for fault in self.faults if fault.place != place]
+        self.faults.append(Fault(place, str(text)))
+
+    def _texts(self, value: Any, place: Place) -> bool:
+        """Look for text that is none and paths that cannot be; False if too deep to look on."""
+        if len(place) > _DEEPEST:
+            self._fault(*place[:2], text=f"nested more than {_DEEPEST} deep")
+            return False
+        if isinstance(value, str):
+            names = [part for part in place if isinstance(part, str)]
+            if "\0" in value or not is_text(value):
+                self._fault(*place, text=f"holds a character that is no text; got {shown(value)}")
+            elif tuple(names) in _PATHS and (
+                len(value) > _LONGEST_PATH
+                or any(len(part.encode()) > _LONGEST_NAME for part in value.split("/"))
+            ):
+                self._fault(*place, text=f"no file has so long a name; got {shown(value)}")
+        elif isinstance(value, Mapping):
+            inside = cast("Mapping[Any, Any]", value)
+            shallow = [self._texts(inside[key], (*place, key)) for key in inside]
+            return all(shallow)
+        elif isinstance(value, (list, tuple)):
+            parts = cast("list[Any]", value)
+            shallow = [self._texts(part, (*place, index)) for index, part in enumerate(parts)]
+            return all(shallow)
+        return True
+
+    def _task(self, index: int, task: dict[str, Any]) -> tuple[type[Any], BaseModel] | None:
+        """The evaluator of a task, and its own options."""
+        shared = tuple(TaskOptions.model_fields)
+        own = {key: value for key, value in task.items() if key not in shared}
+        name = task.get("evaluator")
+        if not isinstance(name, str):
+            # Which keys it would know cannot be said, but what stands for a missing one.
+            missing = [key for key in ("name", "evaluator") if key not in task]
+            found = [unknown_key(("tasks", index, key), missing) for key in own]
+            self.faults += [fault for fault in found if fault.meant]
+            return None
+        try:
+            evaluator = find_evaluator(name, self._directory)
+        except MissingExtraError as error:
+            self.missing = error
+            return None
+        except GenepoolError as error:
+            self._fault("tasks", index, "evaluator", text=error)
+            return None
+        try:
+            return evaluator, evaluator.Options.model_validate(own)
+        except ValidationError as error:
+            self.faults += faults_of(error, evaluator.Options, own, ("tasks", index), shared)
+            return None
+
+    def _names_and_guards(self, tasks: list[Any]) -> None:
+        taken: set[object] = set()
+        entries = [_mapping(task) for task in tasks]
+        for index, task in enumerate(entries):
+            name, guard = task.get("name"), task.get("guard", False)
+            if isinstance(name, str):
+                if name in taken:
+                    self._fault("tasks", index, "name", text=f"{name!r} is used twice")
+                taken.add(name)
+            if guard is True and "weight" in task:
+                text = f"task {name!r} is a guard; nobody competes for a guard, so leave it out"
+                self._fault("tasks", index, "weight", text=text)
+            if guard is False and "tolerance" in task:
+                text = f"task {name!r} is not a guard; add 'guard: true' or leave it out"
+                self._fault("tasks", index, "tolerance", text=text)
+        if entries and all(task.get("guard") is True for task in entries):
+            text = f"all {len(entries)} are guards; at least one must be a task that members"
+            self._fault("tasks", text=f"{text} compete for")
+
+    def _chromosomes(self) -> None:
+        for name, patterns in _mapping(self._data.get("chromosomes")).items():
+            for index, pattern in enumerate(_list(patterns)):
+                try:
+                    pattern_test(str(pattern))
+                except ValueError as error:
+                    text = f"{shown(pattern)} is not a regular expression that can be used: {error}"
+                    self._fault("chromosomes", name, index, text=text)
+
+    def _strategy(self) -> Strategy | None:
+        given = {"name": StrategyEntry().name, **_mapping(self._data.get("strategy"))}
+        name = given["name"]
+        if not isinstance(name, str) or not isinstance(self._data.get("strategy", {}), dict):
+            return None
+        try:
+            found = find_strategy(name)
+        except ConfigError as error:
+            self._fault("strategy", "name", text=error)
+            return None
+        try:
+            strategy = found.model_validate(given)
+        except ValidationError as error:
+            self.faults += faults_of(error, found, given, ("strategy",))
+            return None
+        in_flight = self._data.get("in_flight", 1)
+        try:
+            if not any(fault.place == ("in_flight",) for fault in self.faults):
+                strategy.check(in_flight)
+        except MissingExtraError as error:
+            self.missing = error
+        except ConfigError as error:
+            where, _, text = str(error).partition(": ")
+            known = where == "in_flight" or where.startswith("strategy.")
+            place = where.split(".") if known else ["strategy"]
+            self._fault(*place, text=text if known else error)
+        return strategy
 
 
-def _keys_beside(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    here: type[BaseModel] | None = model
-    section = location[0] if len(location) > 1 else None
-    if section == "seeds":
-        here = SeedOptions
-    elif section == "model":
-        here = ModelOptions
-    return list(here.model_fields)
+def _mapping(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _at(source: str, line: int | None) -> str:
-    return source if line is None else f"{source}, line {line}"
+def _list(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _named(entries: list[str | SeedOptions]) -> tuple[SeedOptions, ...]:
+    """Seeds with their names filled in; equal names get a number."""
+    out: list[SeedOptions] = []
+    for entry in entries:
+        seed = SeedOptions(path=entry) if isinstance(entry, str) else entry
+        name = seed.name or Path(seed.path).name.removesuffix(".safetensors") or seed.path
+        taken = {other.name for other in out}
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}-{number}", number + 1
+        out.append(seed.model_copy(update={"name": unique}))
+    return tuple(out)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
 from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import ConfigError, InputError, PoolError
@@ -32,10 +32,11 @@ from genepool.pool.reader import Pool
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.inputs import open_seeds
 from genepool.run.progress import Progress, Silence
-from genepool.run.run_file import Run, StrategyEntry, load_run
+from genepool.run.run_file import Run, load_run, resolve
 from genepool.study.comparison import Comparison, Curve, assemble, curves_csv, summary_csv
 from genepool.study.grid import Job, run_grid
 from genepool.threads import available_threads
+from genepool.yaml_documents import parse_yaml
 
 # Points of a curve, besides the one before any child.
 _POINTS = 200
@@ -63,13 +64,11 @@ def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     """
     label, _, body = text.partition("=")
     try:
-        value: object = yaml.safe_load(body)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise ConfigError(f"--variant {label}: not valid YAML ({reason})") from None
+        value, _ = parse_yaml(body)
+    except ValueError as error:
+        raise ConfigError(f"--variant {label}: {error}") from None
     if isinstance(value, dict) and "name" in value:
-        keys = cast("dict[object, Any]", value)
-        return label, {str(key): entry for key, entry in keys.items()}
+        return label, cast("dict[str, Any]", value)
     raise ConfigError(
         f"--variant: expected LABEL={{name: STRATEGY, OPTION: VALUE, ...}}, such as "
         f"'plain={{name: m2n2, attraction: false}}'; got '{text}'"
@@ -81,7 +80,7 @@ def plan_jobs(
     directory: Path,
     strategies: Sequence[str],
     variants: Iterable[tuple[str, Mapping[str, Any]]],
-    seeds: int,
+    runs: int,
     budget: int,
 ) -> list[Job]:
     """The runs of a comparison, strategy by strategy.
@@ -91,38 +90,29 @@ def plan_jobs(
         directory: of the comparison.
         strategies: names of strategies, which are also their labels.
         variants: labels, and strategies with their options.
-        seeds: runs per strategy; run k has the run file's seed + k.
+        runs: of each strategy; run k has the run file's random seed + k.
         budget: children of each run.
 
     Raises:
         ConfigError: no strategy, a bad or repeated label, an unknown strategy or option.
-        InputError: seeds or budget out of range.
+        InputError: runs or budget out of range.
     """
-    if seeds < 1:
-        raise InputError(f"seeds: expected at least 1; got {seeds}")
+    if runs < 1:
+        raise InputError(f"runs: expected at least 1; got {runs}")
     if budget < 0:
         raise InputError(f"budget: expected at least 0; got {budget}")
-    if run.config.seed + seeds > 2**63:
-        raise InputError(f"seed {run.config.seed} + {seeds} runs: expected at most 2**63 - 1")
-    own = run.config.strategy
-    entries: list[tuple[str, str, StrategyEntry]] = []
-    for name in strategies:
-        entry = own if name == own.name else StrategyEntry(name=name)
-        entries.append((name, "--strategies", entry))
-    for label, options in variants:
-        try:
-            entry = StrategyEntry.model_validate(dict(options))
-        except ValueError:
-            raise ConfigError(
-                f"--variant {label}: name: expected the name of a strategy; got "
-                f"{options.get('name')!r}"
-            ) from None
-        entries.append((label, f"--variant {label}", entry))
+    if run.config.seed + runs > 2**63:
+        raise InputError(f"seed {run.config.seed} + {runs} runs: expected at most 2**63 - 1")
+    own = {run.config.strategy.name: run.given.data.get("strategy", {})}
+    entries: list[tuple[str, str, Mapping[str, Any]]] = [
+        (name, "--strategies", own.get(name, {"name": name})) for name in strategies
+    ]
+    entries += [(label, f"--variant {label}", options) for label, options in variants]
     if not entries:
         raise ConfigError("nothing to compare: name strategies, such as --strategies m2n2,ga")
-    taken: dict[str, str] = {}
+    taken: set[str] = set()
     jobs: list[Job] = []
-    for label, origin, entry in entries:
+    for label, origin, strategy in entries:
         if not _LABEL.fullmatch(label):
             raise ConfigError(
                 f"{origin}: '{label}' cannot be a label: expected a letter or digit, then at most "
@@ -134,37 +124,32 @@ def plan_jobs(
                 f"{origin}: the label '{label}' is used twice; give one of them another with "
                 "--variant LABEL='{name: ...}'"
             )
-        taken[label.lower()] = label
-        _check(run, entry, origin)
-        for seed in range(run.config.seed, run.config.seed + seeds):
-            changes = {
+        taken.add(label.lower())
+        for seed in range(run.config.seed, run.config.seed + runs):
+            changes: dict[str, Any] = {
                 "pool": str((directory / "runs" / label / str(seed)).absolute()),
-                "strategy": entry,
+                "strategy": dict(strategy),
                 "seed": seed,
                 "budget": budget,
                 "track_held_out": True,
                 # The cores are shared among the runs.
                 "executor": "serial",
             }
-            config = run.config.model_copy(update=changes)
-            jobs.append(Job(label, seed, run.model_copy(update={"config": config})))
+            jobs.append(Job(label, seed, _changed(run, changes, origin)))
     return jobs
 
 
-def _check(run: Run, entry: StrategyEntry, origin: str) -> None:
-    """Refuse an unknown strategy or option before anything starts."""
-    config = run.config.model_copy(update={"strategy": entry})
-    own = entry is run.config.strategy
-    probe = run if own else Run(config=config, directory=run.directory, source=origin)
+def _changed(run: Run, changes: Mapping[str, Any], origin: str) -> Run:
+    """A run with another strategy, refused by the name of the option where that is wrong."""
+    given = replace(run.given, data={**run.given.data, **changes})
     try:
-        probe.strategy.check(config.in_flight)
+        changed = resolve(replace(given, source=origin, lines={}))
     except ConfigError as error:
-        text = str(error)
-        if not text.startswith(probe.source):
-            text = f"{origin}: {text}"
+        text, name = str(error), changes["strategy"].get("name")
         if origin == "--strategies" and "required" in text:
-            text += f"; give it with --variant {entry.name}='{{name: {entry.name}, ...}}'"
+            text += f"; give it with --variant {name}='{{name: {name}, ...}}'"
         raise ConfigError(text) from None
+    return replace(changed, given=given)
 
 
 # Running
@@ -176,12 +161,12 @@ def compare(
     *,
     strategies: Sequence[str] = (),
     variants: Iterable[tuple[str, Mapping[str, Any]]] = (),
-    seeds: int = 10,
+    runs: int = 10,
     budget: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run every strategy with every seed and write curves.csv and summary.csv.
+    """Run every strategy with every random seed and write curves.csv and summary.csv.
 
     The same call again goes on where it was left, and ends with the same bytes.
 
@@ -192,7 +177,7 @@ def compare(
         strategies: names; the run file's own strategy has the options that stand there, the others
             their defaults.
         variants: labels, and strategies with their options.
-        seeds: runs per strategy, with the run file's seed, seed + 1, and so on.
+        runs: of each strategy, with the run file's random seed, that seed + 1, and so on.
         budget: children of each run; None takes the run file's.
         workers: processes, with one thread each; None means one per core.
         progress: who watches.
@@ -210,7 +195,7 @@ def compare(
     refuse_pool_directory(path)
     for name, kind in FILES.items():
         require_replaceable(path / name, kind)
-    jobs = plan_jobs(loaded, path, strategies, variants, seeds, target)
+    jobs = plan_jobs(loaded, path, strategies, variants, runs, target)
     watcher = progress or Silence()
     count = min(len(jobs), workers or available_threads())
     try:

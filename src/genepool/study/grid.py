@@ -24,7 +24,7 @@ from genepool.errors import GenepoolError
 from genepool.run.executors.interrupt import interruptible
 from genepool.run.executors.process import death, shared_cores, unforeseen
 from genepool.run.progress import Progress, Silence, StepReport
-from genepool.run.run_file import Run
+from genepool.run.run_file import Given, Run, resolve
 
 _POLL = 0.2
 _REPORT_SECONDS = 0.1
@@ -143,7 +143,7 @@ def _hire(jobs: Sequence[Job], number: int, cache: Path | None) -> _Hand:
     ours, theirs = context.Pipe()
     process = context.Process(
         target=_work,
-        args=(theirs, [job.run for job in jobs], cache),
+        args=(theirs, [job.run.given for job in jobs], cache),
         name=f"genepool-compare-{number}",
         daemon=True,
     )
@@ -233,7 +233,7 @@ class _Reporter(Silence):
         self._pipe.send_bytes(json.dumps(message).encode())
 
 
-def _work(pipe: Connection, runs: list[Run], cache: Path | None) -> None:
+def _work(pipe: Connection, runs: list[Given], cache: Path | None) -> None:
     """What a worker does until it is told to stop."""
     # Ctrl-C reaches the whole process group; the parent decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -249,7 +249,7 @@ def _work(pipe: Connection, runs: list[Run], cache: Path | None) -> None:
         while (number := jobs.get()) is not None:
             reporter.job = number
             try:
-                evolve(runs[number], progress=reporter, threads=1, cache=cache)
+                evolve(resolve(runs[number]), progress=reporter, threads=1, cache=cache)
             except GenepoolError as error:
                 reporter.say("failed", text=str(error))
             except (KeyboardInterrupt, BrokenPipeError, ConnectionResetError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +9,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.documents import parse_json, read_text
 from genepool.errors import ConfigError
 from genepool.messages import at, cause, is_text, one_line, pass_on, shown
 from genepool.models.user_code import load_object
 from genepool.tasks import datasets
 from genepool.tasks.checks import content_digest
 
+_LARGEST = 4_000_000_000
 FILES = (".jsonl", ".json", ".npy", ".npz")
 
 
@@ -142,11 +143,11 @@ def _rows(array: NDArray[Any]) -> list[Any]:
 
 def _from_json(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, _LARGEST)
     except FileNotFoundError as error:
         raise ConfigError(f"{at(path)}: no such file") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{at(path)}: cannot be read: {cause(error)}") from error
+        raise ConfigError(f"{at(path)}: cannot be read: {one_line(error)}") from error
     if path.suffix == ".json":
         found = _parse(text, at(path))
         if not isinstance(found, list):
@@ -165,9 +166,9 @@ def _from_json(path: Path) -> list[Any]:
 
 def _parse(text: str, where: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid JSON: {cause(error)}") from error
+        return parse_json(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not valid JSON: {error}") from error
 
 
 def _from_object(source: str, directory: Path) -> list[Any]:

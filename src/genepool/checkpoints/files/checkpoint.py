@@ -14,8 +14,9 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.checkpoints.files.pickles import conversion
-from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file, refuse_duplicates
+from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.quantised import require_unquantised
+from genepool.documents import read_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 from genepool.threads import available_threads
@@ -180,10 +181,8 @@ def _gguf_advice(names: Sequence[str]) -> str:
 def _open_shards(directory: Path, index_name: str) -> list[MappedFile]:
     path = safe_target(directory, index_name)
     try:
-        if path.stat().st_size > _MAX_INDEX:
-            raise CheckpointError(f"{at(path)}: the index is over {_MAX_INDEX // 10**6} MB")
-        index: Any = json.loads(path.read_bytes(), object_pairs_hook=refuse_duplicates)
-    except (OSError, ValueError, RecursionError) as error:
+        index: Any = read_json(path, _MAX_INDEX)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{at(path)}: cannot be read as JSON: {one_line(error)}") from error
     entries: Any = (
         cast("dict[str, Any]", index).get("weight_map") if isinstance(index, dict) else None

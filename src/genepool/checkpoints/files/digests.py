@@ -9,10 +9,12 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.documents import read_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
 FILE = "digests.json"
+_MAX = 100_000_000
 _MOST = 1000
 
 
@@ -72,8 +74,8 @@ def recall_digests(
 def _read(file: Path) -> dict[str, str]:
     """What a cache holds; nothing, where there is none or it is damaged."""
     try:
-        content: Any = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content: Any = read_json(file, _MAX)
+    except (OSError, ValueError):
         return {}
     if not isinstance(content, dict):
         return {}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,10 +26,14 @@ from genepool.checkpoints.files.low_rank import LowRank, fold
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.tied import tied_embeddings
+from genepool.checkpoints.patterns import whole_match
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
 CONFIG = "adapter_config.json"
+
+# Pattern -> (whether it matches a module, what it says of such a module).
+_Patterns = Mapping[str, tuple[Callable[[str], bool], Any]]
 _WEIGHTS = "adapter_model.safetensors"
 _FORMAT = "genepool folded adapter 1"
 _PREFIX = "base_model.model."
@@ -62,8 +66,8 @@ class _Settings:
     file: Path
     rank: int
     alpha: float
-    ranks: Mapping[str, Any]
-    alphas: Mapping[str, Any]
+    ranks: _Patterns
+    alphas: _Patterns
     stabilised: bool
     dora: bool
     biased: bool
@@ -194,7 +198,7 @@ def _settings(directory: Path) -> _Settings:
     _require_number(path, "lora_alpha", alpha)
     ranks = _pattern(path, content, "rank_pattern")
     alphas = _pattern(path, content, "alpha_pattern")
-    for name, value in alphas.items():
+    for name, (_, value) in alphas.items():
         _require_number(path, f"alpha_pattern '{one_line(name)}'", value)
     return _Settings(
         path,
@@ -229,7 +233,7 @@ def _require_number(path: Path, name: str, value: object) -> None:
         raise CheckpointError(f"{at(path)}: {name}: expected a number; got {_shown(value)}")
 
 
-def _pattern(path: Path, content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _pattern(path: Path, content: Mapping[str, Any], name: str) -> _Patterns:
     value: Any = content.get(name) or {}
     if not isinstance(value, dict):
         raise CheckpointError(
@@ -237,14 +241,19 @@ def _pattern(path: Path, content: Mapping[str, Any], name: str) -> Mapping[str, 
             f"got {_shown(value)}"
         )
     found = cast("dict[str, Any]", value)
-    for key in found:
-        try:
-            re.compile(key)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise CheckpointError(
-                f"{at(path)}: {name}: '{one_line(key)}' is not a regular expression"
-            ) from error
-    return found
+    return {key: (_ends(path, name, key), value) for key, value in found.items()}
+
+
+def _ends(path: Path, name: str, key: str) -> Callable[[str], bool]:
+    """As peft looks modules up: whether a pattern matches a module's name or a tail of it."""
+    try:
+        whole_match(key)  # By itself, without the brackets around it, it must be one too.
+        return whole_match(rf"(.*\.)?({key})")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{at(path)}: {name}: '{one_line(key)}' is not a regular expression that can be used: "
+            f"{one_line(error)}"
+        ) from error
 
 
 class _Plan:
@@ -436,9 +445,6 @@ def _head_of(name: str) -> str | None:
     return f"{found[0]}weight" if found else None
 
 
-def _matched(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """As peft looks modules up: the first pattern that matches the name or a tail of it."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+def _matched(patterns: _Patterns, module: str, default: Any) -> Any:
+    """The value of the first pattern that matches, as in peft."""
+    return next((value for test, value in patterns.values() if test(module)), default)

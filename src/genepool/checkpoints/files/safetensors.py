@@ -8,7 +8,6 @@ repeats the bounds checks because they alone keep the kernels inside the mapping
 from __future__ import annotations
 
 import errno
-import json
 import math
 import mmap
 import os
@@ -27,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from genepool.checkpoints.files.dtypes import DTYPES, Raw
 from genepool.checkpoints.files.pickles import conversion
 from genepool.checkpoints.quantised import require_unquantised
+from genepool.documents import parse_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
@@ -131,23 +131,13 @@ def map_file(path: Path) -> MappedFile:
     return MappedFile(path, len(mapping), mapping, tensors, metadata)
 
 
-def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object hook that refuses an object that repeats a key (ValueError)."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the name '{one_line(twice)}' occurs twice")
-    return result
-
-
 def _header(path: Path, mapping: mmap.mmap) -> tuple[dict[str, Any], int]:
     (length,) = struct.unpack_from("<Q", mapping)
     if length > MAX_HEADER or 8 + length > len(mapping):
         raise CheckpointError(f"{at(path)}: not a valid safetensors file: header too large")
     try:
-        header = json.loads(mapping[8 : 8 + length], object_pairs_hook=refuse_duplicates)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(mapping[8 : 8 + length])
+    except ValueError as error:
         raise CheckpointError(
             f"{at(path)}: damaged safetensors header: {one_line(error)}"
         ) from error

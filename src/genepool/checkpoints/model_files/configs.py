@@ -13,7 +13,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any, cast
 
-from genepool.checkpoints.files.safetensors import refuse_duplicates
+from genepool import documents
 from genepool.checkpoints.model_files.built import NotBuilt, built_values, decoded
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
@@ -28,10 +28,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or holds something else.
     """
     try:
-        if path.stat().st_size > _MAX:
-            raise CheckpointError(f"{at(path)}: over {_MAX // 10**6} MB; is this the right file?")
-        content: Any = json.loads(path.read_bytes(), object_pairs_hook=refuse_duplicates)
-    except (OSError, ValueError, RecursionError) as error:
+        content: Any = documents.read_json(path, _MAX)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{at(path)}: cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{at(path)}: expected a JSON object; got {type(content).__name__}")

@@ -9,6 +9,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.dtypes import TORCH_NAMES
 from genepool.checkpoints.model_files.configs import read_json
+from genepool.documents import parse_json
 from genepool.messages import at, some
 
 _WEIGHTS = (
@@ -77,9 +78,9 @@ def _with_dtype(config: Path, dtype: str) -> bytes:
     """A transformers configuration that names the dtype that its weights now have."""
     data = config.read_bytes()
     try:
-        content: Any = json.loads(data)
+        content: Any = parse_json(data)
         changed = _set_dtype(content, TORCH_NAMES[dtype])
-    except (ValueError, RecursionError):
+    except ValueError:
         return data
     return (json.dumps(content, indent=2) + "\n").encode() if changed else data
 

@@ -31,7 +31,7 @@ from genepool.messages import cause
 from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Part
-from genepool.run.run_file import Run
+from genepool.run.run_file import Given, Run, resolve
 from genepool.threads import available_threads
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -74,7 +74,7 @@ class ProcessExecutor:
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=_worker,
-                    args=(theirs, run, threads, as_exported),
+                    args=(theirs, run.given, threads, as_exported),
                     name=f"genepool-worker-{number}",
                     daemon=True,
                 )
@@ -183,7 +183,7 @@ def _ask(connection: Connection, message: bytes) -> bytes | BaseException:
     return EvaluationError(text) if kind == b"eval" else GenepoolError(text)
 
 
-def _worker(connection: Connection, run: Run, threads: int, as_exported: bool) -> None:
+def _worker(connection: Connection, given: Given, threads: int, as_exported: bool) -> None:
     """What a worker process does until the pipe closes."""
     # Ctrl-C reaches the whole process group; the driver decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -199,7 +199,7 @@ def _worker(connection: Connection, run: Run, threads: int, as_exported: bool) -
             kind, body = message[:4], message[4:]
             try:
                 if scorer is None:
-                    scorer = Scorer(open_inputs(run), threads, as_exported=as_exported)
+                    scorer = Scorer(open_inputs(resolve(given)), threads, as_exported=as_exported)
                 if kind == b"load":
                     scorer.load(decode(body))
                     reply = b"fine"

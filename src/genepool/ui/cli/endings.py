@@ -10,11 +10,12 @@ from collections.abc import Generator
 import click
 
 
-def complain(text: str) -> None:
-    """Print one line on standard error, whatever stands in the text."""
+def complain(*texts: str) -> None:
+    """Print a line each on standard error, whatever stands in the texts."""
     from genepool.ui.terminal.console import plain
 
-    click.echo(f"genepool: {plain(text)}", err=True)
+    for text in texts:
+        click.echo(f"genepool: {plain(text)}", err=True)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from genepool.errors import GenepoolError
+from genepool.errors import GenepoolError, RunFileErrors
 from genepool.ui.cli import checkpoint_commands, pool_commands, run_commands
 from genepool.ui.cli.endings import complain
 from genepool.ui.cli.place import blame, mend_streams, silence
@@ -52,7 +52,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         complain("interrupted")
         return 130
     except GenepoolError as error:
-        complain(str(error))
+        complain(*(str(error).split("\n") if isinstance(error, RunFileErrors) else [str(error)]))
         return 1
     except Exception as error:
         found = blame(error)

@@ -141,7 +141,7 @@ def compare(
             output,
             strategies=names,
             variants=[parse_variant(text) for text in variants],
-            seeds=runs,
+            runs=runs,
             budget=budget,
             progress=progress,
         )

@@ -1,0 +1,235 @@
+"""Hostile YAML, JSON and patterns: each ends at once, with one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool.checkpoints.layout import pattern_test
+from genepool.checkpoints.model_files.configs import read_json
+from genepool.documents import Unreadable, parse_json, read_bytes, read_text
+from genepool.errors import CheckpointError, ConfigError, InputError
+from genepool.governance.licences import licence_of
+from genepool.output.recipe_file import read_recipe
+from genepool.run.run_file import load_run
+from genepool.tasks.example_files import read_examples
+from genepool.yaml_documents import parse_yaml
+
+# Far more than any of this takes on a busy machine, far less than what it would take unbounded.
+PATIENCE = 60
+
+
+@pytest.fixture(autouse=True)
+def at_once() -> Any:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < PATIENCE
+
+
+def bomb(form: str, levels: int = 12) -> str:
+    """Nine uses of what nine uses of ... are in: 9**levels values."""
+    lines = ["a0: &a0 {x: 1}" if "<<" in form else "a0: &a0 [x]"]
+    for level in range(1, levels):
+        uses = ", ".join([f"*a{level - 1}"] * 9)
+        lines.append(f"a{level}: &a{level} {form.format(uses)}")
+    return "\n".join(lines) + "\n"
+
+
+YAML: dict[str, tuple[str, str]] = {
+    "a bomb of aliases": (bomb("[{}]"), "more than 20,000 values, aliases written out"),
+    "a bomb of mappings": (
+        bomb("[{}]").replace("[x]", "{x: [y]}"),
+        "more than 20,000 values, aliases written out",
+    ),
+    "a bomb of merge keys": (bomb("{{<<: [{}]}}"), "more than 20,000 values|more than 50 deep"),
+    "an alias of itself": ("a: &a [*a]", "nested more than 50 deep"),
+    "a merge of itself": ("a: &a {<<: *a}", "nested more than 50 deep"),
+    "nested lists": ("a: " + "[" * 100_000, "nested more than 50 deep"),
+    "nested mappings": ("{a: " * 5000, "nested more than 50 deep"),
+    "many values": ("a: [" + "x," * 100_000 + "]", "more than 20,000 values"),
+    "many keys": ("\n".join(f"k{n}: x" for n in range(30_000)), "more than 20,000 values"),
+    "a bomb as a key": (bomb("[{}]") + "? *a11\n: x\n", "more than 20,000|a list or mapping"),
+    "a huge number": ("a: " + "9" * 5000, "a whole number of 5000 digits is too large"),
+    "a huge number in hexadecimal": ("a: 0x" + "f" * 9000, "9002 digits is too large"),
+    "a huge number of minutes": ("a: 1" + ":30" * 9000, "digits is too large"),
+    "a tag of a number": ("a: !!int many", "'many' is no int"),
+    "a tag of an empty number": ("a: !!int ''", "'' is no int"),
+    "a tag of a fraction": ("a: !!float x", "'x' is no float"),
+    "a tag of a truth value": ("a: !!bool perhaps", "'perhaps' is no bool"),
+    "a tag of a date": ("a: !!timestamp today", "'today' is no timestamp"),
+    "a date that is none": ("a: 2020-13-45", "'2020-13-45' is no timestamp"),
+    "a tag of bytes": ("a: !!binary é", "not valid YAML"),
+    "a tag that runs code": ("a: !!python/object/apply:os.system [x]", "has no use"),
+    "a tag of one's own": ("a: !mine {b: c}", "'!mine' has no use"),
+    "a NUL": ("a: \0", "line 1: not valid YAML"),
+    "a NUL further down": ("a: b\nc: d\ne: \0", "line 3: not valid YAML"),
+    "a merge of a word": ("a: {<<: b}", "'<<' takes a mapping"),
+    "a key that is a list": ("? [a]\n: b", "a key must be text"),
+    "two documents": ("a: b\n---\nc: d", "line 2: not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_yaml(tmp_path: Path, case: str) -> None:
+    text, words = YAML[case]
+    with pytest.raises(Unreadable) as caught:
+        parse_yaml(text)
+    assert "\n" not in str(caught.value)
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words) as refused:
+        load_run(file)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(str(file))
+
+
+def test_a_front_matter_is_bounded_too(tmp_path: Path) -> None:
+    for body in (bomb("[{}]"), "\n" * 190_000, "a: " + "[" * 100_000, "license: !!int x", "x: \0"):
+        (tmp_path / "README.md").write_text(f"---\nlicense: mit\n{body}\n---\n")
+        found = licence_of(tmp_path)
+        assert found == ("mit" if not body.strip() else None)
+    (tmp_path / "README.md").write_text("---" + "\n" * 190_000 + "-")
+    assert licence_of(tmp_path) is None
+    (tmp_path / "README.md").write_text("---" + " \n" * 90_000 + "---x")
+    assert licence_of(tmp_path) is None
+    (tmp_path / "README.md").write_text("---  \r\nlicense: MIT\r\n--- \r\ntext")
+    assert licence_of(tmp_path) == "mit"
+
+
+def run_of(path: Path) -> object:
+    return load_run(path)
+
+
+def examples_of(path: Path) -> object:
+    return read_examples(path.name, path.parent)
+
+
+# Who reads a file from outside, what it is called, and what is raised.
+READERS: dict[str, tuple[Callable[[Path], object], str, type[Exception]]] = {
+    "a run file": (run_of, "run.yaml", ConfigError),
+    "a recipe": (read_recipe, "genepool.json", InputError),
+    "a list of examples": (examples_of, "examples.json", ConfigError),
+    "examples line by line": (examples_of, "examples.jsonl", ConfigError),
+    "examples in an array": (examples_of, "examples.npy", ConfigError),
+    "examples in arrays": (examples_of, "examples.npz", ConfigError),
+    "a configuration": (read_json, "config.json", CheckpointError),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_plain_file(tmp_path: Path, reader: str) -> None:
+    read, name, kind = READERS[reader]
+    pipe, device, folder = (tmp_path / where / name for where in ("pipe", "device", "folder"))
+    for path in (pipe, device, folder):
+        path.parent.mkdir()
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    for path in (pipe, device, folder, tmp_path / "nowhere" / name, tmp_path / ("x" * 5000 + name)):
+        with pytest.raises(kind) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_text(tmp_path: Path, reader: str) -> None:
+    read, name, kind = READERS[reader]
+    for data in (b"\xff\xfea\x00", b"\x80abc", b"\x00", b"", b"\xef\xbb\xbf"):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(kind) as caught:
+            read(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_large_run_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("# " + "x" * 10_000_000)
+    with pytest.raises(ConfigError, match="is over 1 MB; is this the right file"):
+        load_run(file)
+    # Comments up to the limit are only slow to read.
+    file.write_text("pool: p\n" + "# x\n" * 200_000)
+    with pytest.raises(ConfigError, match="seeds: this is required"):
+        load_run(file)
+
+
+def test_what_a_text_is_encoded_in_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("pool: p", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"line 1: is UTF-16 .*save it as UTF-8"):
+        load_run(file)
+    file.write_bytes(b"a: b\nc: caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"line 2: is not UTF-8 text \(byte 0xe9\)"):
+        load_run(file)
+
+
+def test_files_that_grow_or_say_nothing_of_their_size(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="is over 10 bytes"):
+        read_bytes(Path("/proc/self/status"), 10)
+    with pytest.raises(Unreadable, match="null"):
+        read_text(Path("a\0b"), 10)
+    (tmp_path / "file").write_bytes(b"0123456789")
+    assert read_bytes(tmp_path / "file", 10) == b"0123456789"
+
+
+JSON: dict[str, tuple[str, str]] = {
+    "nested lists": ("[" * 100_000 + "]" * 100_000, "nested"),
+    "lists nested a little less": ("[" * 250 + "]" * 250, "nested more than 200 deep"),
+    "nested objects": ('{"a":' * 300 + "1" + "}" * 300, "nested more than 200 deep"),
+    "a huge number": ('{"a": ' + "9" * 5000 + "}", "5000 digits is too large"),
+    "a large number": ('{"a": -' + "9" * 100 + "}", "101 digits is too large"),
+    "half a character": ('["\\ud800"]', "not text"),
+    "half a character in a key": ('{"\\udfff\\ud801": 1}', "not text"),
+    "a key twice": ('{"a": 1, "a": 2}', "'a' occurs twice"),
+    "no JSON": ("{a: 1}", "Expecting property name"),
+}
+
+
+@pytest.mark.parametrize("case", JSON)
+def test_json(tmp_path: Path, case: str) -> None:
+    text, words = JSON[case]
+    with pytest.raises(Unreadable, match=words):
+        parse_json(text)
+    for reader in ("a recipe", "a list of examples", "examples line by line", "a configuration"):
+        read, name, kind = READERS[reader]
+        (tmp_path / name).write_text(text)
+        with pytest.raises(kind, match=words) as caught:
+            read(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_json_that_is_fine() -> None:
+    for value in ({"a": 10**30, "b": [1.5, None, "\U0001f600"]}, [[[[]]]], "x", {"": {}}):
+        assert parse_json(json.dumps(value)) == value
+        assert parse_json(json.dumps(value, ensure_ascii=False).encode()) == value
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
+def test_patterns_that_would_take_for_ever() -> None:
+    for pattern in ("(a+)+b", "(a|a)*b", "(a|aa)+b", "(.*a){20}b", ".*" * 300 + "b", "((a*)*)*b"):
+        test = pattern_test(f"re:{pattern}")
+        assert not test("a" * 5000)
+        assert test("a" * 50 + "b")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(", "[", "a)|(b", "(?!a)b", r"(a)\1", "x" * 1001, r"(\w{100}){10}", "(?x: a #"]
+)
+def test_patterns_that_cannot_be_used(pattern: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        pattern_test(f"re:{pattern}")
+    assert "\n" not in str(caught.value)
+
+
+def test_patterns_match_as_pythons_do() -> None:
+    layers = pattern_test(r"re:model\.layers\.(1[0-9]|2[0-3])\..*")
+    assert layers("model.layers.13.mlp") and layers("model.layers.20.")
+    assert not layers("model.layers.3.mlp") and not layers("x.model.layers.13.mlp")
+    assert pattern_test(r"re:^a|bc$")("bc") and not pattern_test(r"re:a|b")("ab")
+    assert pattern_test("re:(?i)a")("A") and not pattern_test("re:.")("\n")
+    assert pattern_test("*.mlp.[ab]")("x.mlp.a") and not pattern_test("*.mlp.[ab]")("x.mlp.c")
