@@ -156,7 +156,7 @@ def test_a_comparison_in_a_pool(finished: Path, tmp_path: Path, place: str) -> N
         (tmp_path / "link").symlink_to(out)
         out = tmp_path / "link"
     with pytest.raises(InputError, match="is a pool"):
-        compare(finished / "run.yaml", out, strategies=["m2n2"], seeds=1)
+        compare(finished / "run.yaml", out, strategies=["m2n2"], runs=1)
     assert digests(finished) == before
 
 

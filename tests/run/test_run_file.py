@@ -15,7 +15,7 @@ import yaml
 import genepool
 from genepool.errors import ConfigError
 from genepool.run.run_file import RunConfig, load_run, resolve
-from genepool.strategies.options import find_strategy
+from genepool.strategies.by_name import find_strategy
 from tests.cli import run_cli
 from tests.runs import write_run
 

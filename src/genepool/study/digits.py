@@ -20,11 +20,13 @@ from genepool.checkpoints.layout import flatten
 from genepool.core.genome import Vector, seed_recipe
 from genepool.core.rng import generator
 from genepool.core.slerp import merge_recipe, products_of
+from genepool.documents import read_text
 from genepool.errors import PoolError
 from genepool.materialise.gram import load_or_build_gram
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import Run, load_run
+from genepool.yaml_documents import parse_yaml
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -78,7 +80,8 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
             if not from_scratch:
                 arrays = train(arrays, *_digits(range(5 * number, 5 * number + 5)))
             _save(arrays, target)
-    write_bytes(file, yaml.safe_dump(config, sort_keys=False).encode())
+    text = yaml.safe_dump(config, sort_keys=False)  # pyright: ignore[reportUnknownMemberType]
+    write_bytes(file, text.encode())
     return load_run(file)
 
 
@@ -87,8 +90,8 @@ def _require_same(file: Path, config: dict[str, Any]) -> None:
     if not file.exists():
         return
     try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found, _ = parse_yaml(read_text(file, 1_000_000))
+    except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or {**found, "budget": 0} != {**config, "budget": 0}:
         raise PoolError(

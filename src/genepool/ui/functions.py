@@ -85,7 +85,7 @@ def compare(
             directory,
             strategies=strategies,
             variants=variants,
-            seeds=runs,
+            runs=runs,
             budget=budget,
             workers=workers,
             progress=watching,
