@@ -97,12 +97,12 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     for index, entry in enumerate(run.tasks):
         where = f"{run.where('tasks', index)}: task '{entry.settings.name}'"
         try:
-            opened = entry.evaluator(entry.options, run.directory)
+            task = entry.evaluator(entry.options, run.directory)
         except GenepoolError as error:
             raise _prefixed(error, where) from error
         except OSError as error:
             raise ConfigError(f"{where}: cannot be opened ({error.strerror or error})") from error
-        (guards if entry.settings.guard else tasks).append(opened)
+        (guards if entry.settings.guard else tasks).append(task)
     return Inputs(
         run,
         sources,

@@ -241,6 +241,19 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
     return resolve(Given(content, directory or file.absolute().parent, source, lines))
 
 
+def recorded_run(config: Mapping[str, Any], directory: Path, source: str) -> Run:
+    """The run that a pool was made by, from its settings as the pool records them, defaults too.
+
+    Raises:
+        ConfigError, MissingExtraError: as `load_run`.
+    """
+    tasks = [dict(_mapping(task)) for task in _list(config.get("tasks"))]
+    for task in tasks:
+        # What applies only to guards, or only to the others, may not stand with the rest.
+        task.pop("weight" if task.get("guard") else "tolerance", None)
+    return resolve(Given({**config, "tasks": tasks}, directory, source))
+
+
 def resolve(given: Given) -> Run:
     """Validate a run file and look up what it names; everything is parsed once.
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from genepool.checkpoints.family import make_family
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.core.genome import seed_recipe
 from genepool.errors import ConfigError, GenepoolError, InputError
-from genepool.messages import at, one_line
+from genepool.messages import at
 from genepool.output import member as out
 from genepool.output.write.model import Exported, PathLike
 from genepool.output.write.weights import SHARD_BYTES
@@ -22,7 +21,7 @@ from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Part, Scorer
 from genepool.run.inputs import open_inputs
-from genepool.run.run_file import Run, RunConfig
+from genepool.run.run_file import recorded_run
 from genepool.threads import Progress
 
 # Seconds of scoring up to which an export is verified unless told otherwise.
@@ -135,11 +134,7 @@ def _scorer(pool: Pool, written: Path) -> Scorer:
     meta = pool.meta()
     # Pools of older releases do not say where the run file lay; mostly beside the pool.
     directory = Path(meta.get("directory") or pool.path.absolute().parent)
-    try:
-        config = RunConfig.model_validate(meta["config"])
-    except ValidationError as error:
-        raise ConfigError(f"the pool's settings cannot be read: {one_line(error)}") from None
-    run = Run(config=config, directory=directory, source=str(pool.path))
+    run = recorded_run(meta["config"], directory, str(pool.path))
     family = make_family([open_checkpoint(written)])
     inputs = open_inputs(run, ((), family))
     for entry, task in zip(pool.tasks(), inputs.tasks, strict=True):
