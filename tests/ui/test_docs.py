@@ -86,6 +86,13 @@ def test_every_key_that_is_printed_as_json_is_explained(recipes: Path, tmp_path:
         assert not missing, f"{arguments[0]}: docs/cli.md does not explain {missing}"
 
 
+def test_every_strategy_has_a_line_in_the_table() -> None:
+    options = (ROOT / "docs/run-file.md").read_text(encoding="utf-8")
+    names = re.findall(r"^### `strategy` with `name: ([\w-]+)`", options, re.MULTILINE)
+    table = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == names
+
+
 def _keys(value: Any) -> set[str]:
     if isinstance(value, dict):
         return set(value).union(*map(_keys, value.values()))

@@ -66,6 +66,11 @@ def test_results_are_short_to_look_at(tmp_path: Path) -> None:
     assert "<b>" not in page
     assert "&lt;b&gt;one&lt;/b&gt;" in page
     assert page.count("<tr>") == 4
+    with genepool.Pool(tmp_path / "pool") as pool:
+        assert repr(pool) == text.replace("Result", "Pool")
+        assert pool._repr_html_() == page
+    # A closed pool, or one that is gone, can be looked at in a debugger all the same.
+    assert repr(pool) == f"<genepool.Pool '{tmp_path / 'pool'}'>"
 
 
 def test_looking_into_a_pool_loads_little(recipes: Path) -> None:

@@ -14,7 +14,6 @@ import sqlite3
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from genepool.core.examples import Examples
 from genepool.core.genome import Genome
 from genepool.errors import PoolError
+from genepool.pool import summary
 from genepool.pool.breeding import bred_again
 from genepool.pool.database import (
     DATABASE,
@@ -88,13 +88,18 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        try:
+            found = f": {summary.line(self.status())}"
+        except (PoolError, sqlite3.Error):
+            found = ""
+        return f"<genepool.Pool {str(self.path)!r}{found}>"
+
+    def _repr_html_(self) -> str:
+        return summary.html(self.status())
 
     def _reader(self) -> sqlite3.Connection:
         """A connection that sees all that was added."""

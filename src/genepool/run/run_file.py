@@ -111,7 +111,7 @@ class RunConfig(Section):
         default={}, description="name -> patterns of tensor names; each splits on its own"
     )
     budget: int = Field(default=1000, ge=0, le=10**9, description="number of children to score")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of the randomness")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="the random seed")
     in_flight: int = Field(
         default=1,
         ge=1,

@@ -1,0 +1,72 @@
+"""One word, one meaning: what users read holds none of the words that were given up.
+
+The table of words is in CONTRIBUTING.md. Looked at are the texts that are printed (strings with a
+blank in them, help of commands and options, descriptions of settings) and the documents; names in
+the code, keys of JSON and the pool's schema are not.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src/genepool"
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "examples/README.md"]
+
+# What was said, and what is said now.
+GIVEN_UP = {
+    r"\bresources?\b": "example",
+    r"\bcompanion": "model files",
+    r"\bside[ -]files?\b": "model files",
+    r"\btraining (score|example)": "selection score, selection example",
+    r"\btrain score": "selection score",
+    r"\brounds?\b(?! of\b)": "subset",
+    r"(?<!parameter )\b(the|an|whole|one) axis\b(?! of children| of values)": "parameter axis",
+    r"\brandomness\b": "random seed",
+    r"\bniches?\b": "competition",
+    r"\bexams?\b": "early stop, evaluation plan",
+    r"\basked again\b": "re-evaluated",
+}
+# Statements, and lists of columns.
+SQL = re.compile(r"^\s*(SELECT|CREATE|INSERT|DELETE|UPDATE|AND|DROP)\b|^\w+(, \w+)+$")
+
+
+def printed(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of all that a file may show to users."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden: set[int] = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            decorators = [ast.unparse(each) for each in getattr(node, "decorator_list", ())]
+            if not any("command" in each for each in decorators):
+                hidden.add(id(body[0].value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+            if id(node) not in hidden and " " in text.strip() and not SQL.match(text):
+                yield node.lineno, text
+
+
+@pytest.mark.parametrize(("word", "now"), GIVEN_UP.items())
+def test_words_that_were_given_up_are_not_printed(word: str, now: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text.strip()[:80]!r} (say: {now})"
+        for path in sorted(SOURCE.rglob("*.py"))
+        # What writes a task, a strategy or an executor reads the words of the code.
+        if "testing" not in path.parts
+        for line, text in printed(path)
+        if re.search(word, text, re.IGNORECASE)
+    ]
+    for page in PAGES:
+        text = re.sub(r"`[^`]*`|^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)
+        found += [
+            f"{page.relative_to(ROOT)}: {hit[0]!r} (say: {now})"
+            for hit in re.finditer(word, text, re.IGNORECASE)
+        ]
+    assert not found
