@@ -158,7 +158,8 @@ class Merging(Strategy, frozen=True):
         "turns; 1 is the paper's",
     )
     angle: Angle = Field(
-        default="global", description="SLERP angle over the whole parameter axis, each side or tensor"
+        default="global",
+        description="SLERP angle over the whole parameter axis, each side or tensor",
     )
     mutation: float = Field(
         default=0.0,

@@ -18,7 +18,8 @@ class RandomMerge(Surviving, frozen=True):
 
     name: Literal["random"] = Field(default="random", description="which strategy")
     angle: Angle = Field(
-        default="global", description="SLERP angle over the whole parameter axis, each side or tensor"
+        default="global",
+        description="SLERP angle over the whole parameter axis, each side or tensor",
     )
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:

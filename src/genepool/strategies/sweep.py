@@ -18,7 +18,8 @@ class Sweep(Surviving, frozen=True):
 
     name: Literal["sweep"] = Field(default="sweep", description="which strategy")
     angle: Angle = Field(
-        default="global", description="SLERP angle over the whole parameter axis, each side or tensor"
+        default="global",
+        description="SLERP angle over the whole parameter axis, each side or tensor",
     )
     grid: int = Field(default=101, ge=2, le=10**6, description="ratios from 0 to 1; then halved")
 
