@@ -92,10 +92,9 @@ class Pool:
         self.close()
 
     def __repr__(self) -> str:
-        try:
+        found = ""
+        with contextlib.suppress(PoolError, sqlite3.Error):
             found = f": {summary.line(self.status())}"
-        except (PoolError, sqlite3.Error):
-            found = ""
         return f"<genepool.Pool {str(self.path)!r}{found}>"
 
     def _repr_html_(self) -> str:
