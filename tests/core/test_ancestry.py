@@ -140,6 +140,7 @@ def test_random_ancestries(
             family.check(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", ANGLES)
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_thousand_merges_deep(angle: Angle, count: int) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "experiments/llm"
 
 
+@pytest.mark.slow
 def test_the_experiment_runs(tmp_path: Path) -> None:
     done = subprocess.run(
         [
@@ -69,6 +72,7 @@ print(json.dumps([generated, exact(model, tokenizer, examples)]))
 """
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_greedy_generation(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GENERATE, str(tmp_path)], capture_output=True, text=True, cwd=FOLDER

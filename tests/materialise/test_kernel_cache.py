@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import genepool
 
 
+@pytest.mark.slow
 def test_kernels_work_where_no_cache_can_be_kept(tmp_path: Path) -> None:
     # A copy of the package in which files stand where numba would make its cache directories:
     # beside the module, and in a home that is none.

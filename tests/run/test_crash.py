@@ -70,6 +70,7 @@ def _evaluations(pool: Path) -> int:
         return -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -107,6 +108,7 @@ def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> No
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"budget": 80, "in_flight": 2}
     _finish(_slow_run(tmp_path / "whole", **changes))

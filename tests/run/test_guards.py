@@ -110,6 +110,7 @@ def test_a_seed_below_the_bound_competes(tmp_path: Path) -> None:
         assert sorted(pool.slots().values()) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 4])
 def test_worker_processes_give_the_same_guarded_run(tmp_path: Path, width: int) -> None:
     changes: dict[str, Any] = {"in_flight": width, "budget": 30}

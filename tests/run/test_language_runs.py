@@ -93,15 +93,19 @@ def members(pool: Path) -> list[tuple[Any, ...]]:
         ]
 
 
-def test_early_stop_and_workers_change_nothing(tmp_path: Path) -> None:
+def test_early_stop_changes_nothing(tmp_path: Path) -> None:
     file = write_run(tmp_path, early_stop=False)
     whole = evolve(file)
     write_run(tmp_path, pool="stopped")
     stopped = evolve(file)
     assert members(tmp_path / "stopped") == members(tmp_path / "pool")
     assert stopped.status["examples_evaluated"] < whole.status["examples_evaluated"]
-    write_run(tmp_path, pool="parallel", executor="process", workers=2)
-    evolve(file)
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path))
+    evolve(write_run(tmp_path, pool="parallel", executor="process", workers=2))
     assert members(tmp_path / "parallel") == members(tmp_path / "pool")
 
 

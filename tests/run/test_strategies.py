@@ -67,6 +67,7 @@ def test_a_run_in_pieces_is_the_run_in_one(
 
 
 @pytest.mark.parametrize("strategy", [STRATEGIES[2], STRATEGIES[-1]], ids=["ratios", "splits"])
+@pytest.mark.slow
 def test_worker_processes_give_the_same_run(tmp_path: Path, strategy: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"strategy": strategy, "in_flight": 4, "budget": 30}
     evolve(write_run(tmp_path / "serial", **changes))

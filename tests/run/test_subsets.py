@@ -144,6 +144,7 @@ def test_interrupted_while_the_archive_is_asked_again(
     assert _whole(tmp_path / "pieces" / "pool") == _whole(whole)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_run(tmp_path: Path) -> None:
     here = _run(tmp_path, "here", in_flight=2)
     there = _run(tmp_path, "there", in_flight=2, executor="process", workers=2)

@@ -397,6 +397,7 @@ def check_same(out: Path, undisturbed: Path) -> None:
     assert (out / "table.md").read_bytes() == (undisturbed / "table.md").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) -> None:
     file, out = slow_run(tmp_path), tmp_path / "out"
     # The parent alone, so that its workers have to notice; then all of them at once.
@@ -414,6 +415,7 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) 
     check_same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     tmp_path: Path, undisturbed: Path
 ) -> None:
@@ -437,6 +439,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     check_same(out, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reach", [os.kill, os.killpg], ids=["parent", "all"])
 def test_ctrl_c_ends_it_cleanly_and_it_goes_on_to_the_same_bytes(
     reach: Any, tmp_path: Path, undisturbed: Path
@@ -471,6 +474,7 @@ def test_killed_before_a_pool_was_set_up_it_goes_on(tmp_path: Path) -> None:
     assert evolve(file, budget=5).status["evaluations"] == 5
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_it_in_one_line(tmp_path: Path, undisturbed: Path) -> None:
     file, out = slow_run(tmp_path), tmp_path / "out"
     process = start(file, out)

@@ -50,6 +50,7 @@ def barely_good(draws: np.random.Generator, archive: Archive) -> np.ndarray:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("risk", [0.05, 0.3])
 @pytest.mark.parametrize(
     ("binary", "alpha", "lots"),

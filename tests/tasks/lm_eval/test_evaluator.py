@@ -290,10 +290,8 @@ def test_garbage_is_refused_unless_let_through_or_as_the_seeds(tmp_path: Path) -
 def test_what_a_task_cannot_be(tmp_path: Path) -> None:
     write_task(tmp_path)
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"task": "sum", "include": "."}, "has no task 'sum'; did you mean 'sums'"),
         ({"task": "gone.yaml"}, "gone.yaml: no such file"),
         ({"task": "sums", "include": "gone"}, "gone: no such file or directory"),
-        ({"task": "mmlu"}, "'mmlu' is a group of lm-evaluation-harness with the members"),
         ({"task": "sums.yaml", "metric": "f1"}, "no metric 'f1'; it has 'acc', 'acc_norm'"),
         ({"task": "sums.yaml", "filter": "strict"}, "no filter 'strict'; it has 'none'"),
         ({"task": "sums.yaml", "split": "validation"}, "it has 'train', 'test'"),
@@ -309,6 +307,22 @@ def test_what_a_task_cannot_be(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ValidationError):
         opened(tmp_path, task="sums.yaml", batch=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "sum", "include": "."}, "has no task 'sum'; did you mean 'sums'"),
+        ({"task": "mmlu"}, "'mmlu' is a group of lm-evaluation-harness with the members"),
+    ],
+)
+def test_what_the_harness_looks_for_among_its_thousands(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    write_task(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        opened(tmp_path, **options)
 
 
 def test_data_that_cannot_be_used(tmp_path: Path) -> None:
