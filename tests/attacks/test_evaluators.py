@@ -129,7 +129,7 @@ def refused(directory: Path, evaluator: str, options: dict[str, Any], *words: st
         pytest.param(_npz(x=X.astype(np.float64) * 1e300, y=Y), ["NaN or infinity"], id="overflow"),
         pytest.param(_npz(x=OBJECTS, y=Y[:2]), ["a pickle", "refused"], id="objects"),
         pytest.param(_npz(x=X, y=Y, x_test=X[:, :2], y_test=Y), ["held-out", "(2,)"], id="narrow"),
-        pytest.param(_zip_of("x.npy", b"no"), ["lacks 'y'"], id="no array in the zip"),
+        pytest.param(_zip_of("x.npy", b"no"), ["'x' in it is no array"], id="no array in the zip"),
     ],
 )
 def test_npz_files(tmp_path: Path, write: Write, words: list[str]) -> None:
@@ -216,7 +216,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path, name: str) -> None:
         ({"labels": "y"}, ["'labels' needs 'images'"]),
         ({"images": "x", "labels": "y", "test_labels": "z"}, ["needs 'test_images'"]),
         ({"test_images": "x", "test_labels": "y"}, ["needs 'images'"]),
-        ({"held_out": 0.9999}, ["leaves none to train on"]),
+        ({"held_out": 0.9999}, ["leaves none to select by"]),
         ({"shape": [8, 9]}, ["[8, 9] has 72 values", "64"]),
         ({"scale": 1e38}, ["overflow float32"]),
         ({"data": "a\nb.npz"}, ["no such file", r"a\nb.npz"]),

@@ -17,6 +17,8 @@ import pytest
 from tests.cli import run_cli
 from tests.runs import contents, write_run
 
+SLOW = pytest.mark.slow
+
 RAISING = """
 import asyncio, os
 from pathlib import Path
@@ -125,7 +127,9 @@ def test_sys_exit_as_a_function(tmp_path: Path, place: str) -> None:
     fails(prepared(tmp_path, "exit", **changes), "sys:exit")
 
 
-@pytest.mark.parametrize("what", ["panic", "mute", "exit"])
+@pytest.mark.parametrize(
+    "what", ["panic", pytest.param("mute", marks=SLOW), pytest.param("exit", marks=SLOW)]
+)
 def test_workers_tell_it_in_one_line_too(tmp_path: Path, what: str) -> None:
     file = prepared(tmp_path, what, executor="process", workers=2)
     words = [sys.executable, "-m", "genepool", "evolve", str(file)]
@@ -150,7 +154,7 @@ def score(model, given):
 """
 
 
-@pytest.mark.parametrize("executor", ["serial", "process"])
+@pytest.mark.parametrize("executor", ["serial", pytest.param("process", marks=SLOW)])
 @pytest.mark.parametrize("code", [FORKING, FORKING.replace("if not children", "if True")])
 def test_a_function_that_forks_leaves_one_writer(tmp_path: Path, executor: str, code: str) -> None:
     task = {"name": "t", "evaluator": "function", "function": "forking:score"}
@@ -183,7 +187,12 @@ def score(model, given):
 
 
 @pytest.mark.parametrize(
-    "wait", ["time.sleep(600)", "[time.sleep(0.01) for _ in range(60000)]", "while True: pass"]
+    "wait",
+    [
+        "time.sleep(600)",
+        pytest.param("[time.sleep(0.01) for _ in range(60000)]", marks=SLOW),
+        pytest.param("while True: pass", marks=SLOW),
+    ],
 )
 def test_workers_end_with_their_driver(tmp_path: Path, wait: str) -> None:
     task = {"name": "t", "evaluator": "function", "function": "sleeping:score"}

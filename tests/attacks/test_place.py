@@ -18,6 +18,8 @@ from genepool.pool.reader import Pool
 from tests.cli import run_cli
 from tests.runs import contents, write_run
 
+SLOW = pytest.mark.slow
+
 PROGRAM = [sys.executable, "-c", "from genepool.ui.cli.main import script; script()"]
 
 
@@ -53,7 +55,9 @@ def one_line(done: subprocess.CompletedProcess[str], *words: str, code: int = 1)
         assert word in done.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["show"]])
+@pytest.mark.parametrize(
+    "command", [["status"], pytest.param(["status", "--json"], marks=SLOW), ["show"]]
+)
 def test_standard_output_is_full(run: Path, command: list[str]) -> None:
     member = ["3"] if command == ["show"] else []
     with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -61,14 +65,16 @@ def test_standard_output_is_full(run: Path, command: list[str]) -> None:
     one_line(done, "cannot write to standard output", "No space left")
 
 
-@pytest.mark.parametrize("command", ["status", "show"])
+@pytest.mark.parametrize("command", ["status", pytest.param("show", marks=SLOW)])
 def test_standard_output_is_closed(run: Path, command: str) -> None:
     member = ["3"] if command == "show" else []
     done = genepool(command, run.parent / "pool", *member, stdout=None, preexec_fn=closing(1))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", [["status", "/nowhere"], ["status"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["status", "/nowhere"], ["status"], pytest.param(["nonsense"], marks=SLOW)]
+)
 def test_errors_cannot_be_told(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         for options in ({"stderr": full}, {"stderr": None, "preexec_fn": closing(2)}):
@@ -110,7 +116,9 @@ def test_the_current_folder_is_gone(run: Path, tmp_path: Path) -> None:
     one_line(genepool(*words, preexec_fn=leave), "the current folder is gone")
 
 
-@pytest.mark.parametrize("megabytes", [170, 200, 300])
+@pytest.mark.parametrize(
+    "megabytes", [pytest.param(170, marks=SLOW), 200, pytest.param(300, marks=SLOW)]
+)
 def test_an_address_space_that_is_too_small(tmp_path: Path, megabytes: int) -> None:
     size = megabytes * 2**20
     done = genepool(
@@ -120,7 +128,9 @@ def test_an_address_space_that_is_too_small(tmp_path: Path, megabytes: int) -> N
     one_line(done, "not enough memory", f"ulimit -v allows {megabytes} MB")
 
 
-@pytest.mark.parametrize("command", ["evolve", "merge", "export"])
+@pytest.mark.parametrize(
+    "command", ["evolve", pytest.param("merge", marks=SLOW), pytest.param("export", marks=SLOW)]
+)
 def test_numba_that_is_told_not_to_compile(run: Path, tmp_path: Path, command: str) -> None:
     seeds = [str(run.parent / f"seed{number}.safetensors") for number in (1, 2)]
     words = {

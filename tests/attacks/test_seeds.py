@@ -238,6 +238,7 @@ def test_no_place_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     refused(merging("adapter", "base"), "the cache cannot be written")
 
 
+@pytest.mark.slow
 def test_a_pickle_and_the_command_that_converts_it(tmp_path: Path) -> None:
     folder = tmp_path / "with 'quotes' $HOME"
     folder.mkdir()

@@ -211,6 +211,7 @@ def test_a_curve_stops_at_the_budget_though_the_pool_went_on(tmp_path: Path) -> 
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
+@pytest.mark.slow
 def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -> None:
     file, _ = small
     names = ["m2n2", "random"]

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from genepool.tasks.task import open_task
 from genepool.testing.tasks import check_task
+from tests.cli import run_cli
 
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -47,7 +48,15 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def genepool(folder: Path, *arguments: str) -> str:
-    return run(folder, "-c", "from genepool.ui.cli.main import main; main()", *arguments)
+    """What a command prints that is typed in a folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        code, out, error = run_cli(list(arguments))
+    finally:
+        os.chdir(before)
+    assert code == 0, error
+    return out
 
 
 def improvement(folder: Path) -> float:

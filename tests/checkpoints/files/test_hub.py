@@ -133,6 +133,7 @@ def genepool(hub: Hub, folder: Path, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_two_models_of_the_hub_merge_and_are_fetched_once(hub: Hub, tmp_path: Path) -> None:
     hub.models = {"org/one": model(tmp_path, 1.0), "org/two": model(tmp_path, 3.0)}
     ids = ("org/one", f"org/two@{COMMIT}")

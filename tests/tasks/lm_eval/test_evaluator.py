@@ -325,7 +325,9 @@ def test_what_the_harness_looks_for_among_its_thousands(
         opened(tmp_path, **options)
 
 
-def test_data_that_cannot_be_used(tmp_path: Path) -> None:
+def test_data_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody waits here for a server that does not answer.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write_task(tmp_path, "loglikelihood_rolling")
     with pytest.raises(ConfigError, match="lower is better for metric 'word_perplexity'"):
         opened(tmp_path, task="sums.yaml")

@@ -230,7 +230,13 @@ def done(pool: Path) -> int:
 # demo
 
 
-@pytest.mark.parametrize("start", [[], ["--from-scratch"]], ids=["specialists", "from scratch"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param([], id="specialists"),
+        pytest.param(["--from-scratch"], id="from scratch", marks=pytest.mark.slow),
+    ],
+)
 def test_the_demo_ends_with_a_model_better_than_its_seeds(tmp_path: Path, start: list[str]) -> None:
     pool = tmp_path / "pool"
     common = ["demo", "digits", *start, "--pool", str(pool), "--seed", "4"]
