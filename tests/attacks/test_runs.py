@@ -21,7 +21,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from genepool.pool.reader import DATABASE, Pool
+from genepool.pool.database import DATABASE
+from genepool.pool.reader import Pool
 from tests.cli import run_cli
 from tests.runs import contents, write_run
 

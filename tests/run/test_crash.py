@@ -30,7 +30,7 @@ def score(model, examples):
 """
 
 
-def _slow_run(directory: Path, **changes: Any) -> Path:
+def slow_run(directory: Path, **changes: Any) -> Path:
     file = write_run(
         directory,
         tasks=[
@@ -62,7 +62,7 @@ def _start(file: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _evaluations(pool: Path) -> int:
+def evaluations(pool: Path) -> int:
     try:
         with Pool(pool) as opened:
             return opened.evaluations
@@ -88,15 +88,15 @@ def _evaluations(pool: Path) -> int:
     ids=["recipes", "vectors, three in flight", "rounds"],
 )
 def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> None:
-    _finish(_slow_run(tmp_path / "whole", **changes))
-    file = _slow_run(tmp_path / "killed", **changes)
+    _finish(slow_run(tmp_path / "whole", **changes))
+    file = slow_run(tmp_path / "killed", **changes)
     pool = tmp_path / "killed/pool"
     moments = random.Random(CRASHES)
     targets = sorted(moments.randrange(-1, 150) for _ in range(CRASHES))
     killed = 0
     for target in targets:
         process = _start(file)
-        while process.poll() is None and _evaluations(pool) < target:
+        while process.poll() is None and evaluations(pool) < target:
             time.sleep(0.002)
         time.sleep(moments.random() * 0.02)
         if process.poll() is None:
@@ -111,8 +111,8 @@ def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> No
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"budget": 80, "in_flight": 2}
-    _finish(_slow_run(tmp_path / "whole", **changes))
-    file = _slow_run(tmp_path / "killed", **changes, executor="process", workers=2)
+    _finish(slow_run(tmp_path / "whole", **changes))
+    file = slow_run(tmp_path / "killed", **changes, executor="process", workers=2)
     pool = tmp_path / "killed/pool"
     process = subprocess.Popen(
         [sys.executable, "-m", "genepool", "evolve", str(file)],
@@ -121,7 +121,7 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
         text=True,
         start_new_session=True,
     )
-    while process.poll() is None and _evaluations(pool) < 20:
+    while process.poll() is None and evaluations(pool) < 20:
         time.sleep(0.005)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [
@@ -137,14 +137,14 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
     assert "died (signal SIGKILL" in last
     assert "run the same command again" in last
     assert "Traceback" not in text
-    assert 20 <= _evaluations(pool) < 80
+    assert 20 <= evaluations(pool) < 80
     _finish(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
 def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
-    _finish(_slow_run(tmp_path / "whole", budget=100))
-    file = _slow_run(tmp_path / "stopped", budget=100)
+    _finish(slow_run(tmp_path / "whole", budget=100))
+    file = slow_run(tmp_path / "stopped", budget=100)
     pool = tmp_path / "stopped/pool"
     process = subprocess.Popen(
         [sys.executable, "-m", "genepool", "evolve", str(file)],
@@ -153,12 +153,12 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    while process.poll() is None and _evaluations(pool) < 10:
+    while process.poll() is None and evaluations(pool) < 10:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in text
-    assert 10 <= _evaluations(pool) < 100
+    assert 10 <= evaluations(pool) < 100
     _finish(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")

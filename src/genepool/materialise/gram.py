@@ -163,6 +163,9 @@ def load_or_build_gram(
     prefix = _load(path, key, edges, len(checkpoints))
     if prefix is None:
         prefix = _build(sources, edges, thread_count(threads), progress)
+        # The sums of anything else would be kept under these digests.
+        for checkpoint in checkpoints:
+            checkpoint.look()
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -163,8 +163,10 @@ def check(db: sqlite3.Connection, path: Path) -> None:
         tables = _tables(db)
     if not tables:
         raise PoolError(
-            f"{path}: this pool was interrupted before anything was written; run the same "
-            "`genepool evolve RUN.yaml` again"
+            f"{path}: this pool holds nothing: its run was interrupted before anything was written "
+            "(run the same `genepool evolve RUN.yaml` again), or it was copied while a run was "
+            f"writing and {DATABASE}-wal, where the latest is, was left out (copy it with "
+            "`genepool pack`)"
         )
     if not 1 <= version <= SCHEMA_VERSION or not {"meta", "members", "seeds", "tasks"} <= {*tables}:
         raise PoolError(
@@ -216,3 +218,50 @@ def writing(path: Path) -> Generator[None, None, None]:
             f"{path}: cannot write to the pool ({error}); nothing recorded so far is lost. Free "
             "some space or mend the directory, then run the same command to go on"
         ) from error
+
+
+# Inode, bytes, date of the last change of the content in nanoseconds; None: there is no such file.
+_Glance = tuple[int, int, int] | None
+
+
+class OwnFiles:
+    """The database and its log, as they were left after the last transaction."""
+
+    def __init__(self, pool: Path) -> None:
+        """Note how the files are now."""
+        self._pool = pool
+        self._places = [pool.absolute() / name for name in (DATABASE, f"{DATABASE}-wal")]
+        self.note()
+
+    def note(self) -> None:
+        """The files are as they should be."""
+        self._seen = [_glance(place) for place in self._places]
+
+    def look(self) -> None:
+        """Require that the files are as they were left.
+
+        Raises:
+            PoolError: naming the file and what became of it. What is written on would be lost.
+        """
+        for place, before in zip(self._places, self._seen, strict=True):
+            now = _glance(place)
+            if now == before:
+                continue
+            if now is None:
+                what = "was deleted or moved"
+            elif before is None or now[0] != before[0]:
+                what = "was replaced by another file"
+            else:
+                what = "was changed by another program"
+            raise PoolError(
+                f"{self._pool}: {place.name} {what} while the run was writing to it, "
+                "and the run ends; put the pool back, or run again to go on with what is there"
+            )
+
+
+def _glance(place: Path) -> _Glance:
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

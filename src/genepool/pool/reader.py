@@ -9,29 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.examples import Examples
 from genepool.core.genome import Genome
 from genepool.errors import PoolError
 from genepool.pool import summary
 from genepool.pool.breeding import bred_again
-from genepool.pool.database import (
-    DATABASE,
-    check,
-    connect,
-    reading,
-)
+from genepool.pool.database import reading
 from genepool.pool.guards import Means, standing
-from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of, task_scores
+from genepool.pool.pool_header import task_scores
 from genepool.pool.records import (
     COLUMNS,
     FINAL,
@@ -40,6 +31,7 @@ from genepool.pool.records import (
     from_row,
     unpack_scores,
 )
+from genepool.pool.store import Store
 
 # Among a list of numbers, given as JSON.
 _AMONG = "IN (SELECT value FROM json_each(?))"
@@ -56,40 +48,8 @@ SELECT {columns} FROM members WHERE id IN line ORDER BY id
 """
 
 
-class Pool:
-    """A pool opened for reading. `PoolWriter` adds to one.
-
-    What a pool was set up with is read once, what lives in it at every call.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open an existing pool.
-
-        Raises:
-            PoolError: there is none, it is damaged, or another version of genepool wrote it.
-        """
-        self.path = Path(path)
-        file = self.path / DATABASE
-        if not file.is_file():
-            raise PoolError(
-                f"{self.path}: there is no pool here (expected a directory with {DATABASE}); "
-                "`genepool evolve RUN.yaml` makes one"
-            )
-        self._connection = connect(file, write=False)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._connection.close)
-            check(self._connection, self.path)
-            undo.pop_all()
-
-    def close(self) -> None:
-        """Close the file; the pool stays."""
-        self._connection.close()
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+class Pool(Store):
+    """A pool opened for reading: its members. `PoolWriter` adds to one."""
 
     def __repr__(self) -> str:
         found = ""
@@ -99,69 +59,6 @@ class Pool:
 
     def _repr_html_(self) -> str:
         return summary.html(self.status())
-
-    def _reader(self) -> sqlite3.Connection:
-        """A connection that sees all that was added."""
-        return self._connection
-
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with reading(self.path):
-            return self._reader().execute(query, values).fetchall()
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Generator[None, None, None]:
-        """What is read inside is as it was at one moment, though a run goes on writing."""
-        database = self._reader()
-        if database.in_transaction:
-            yield
-            return
-        with reading(self.path):
-            database.execute("BEGIN")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(sqlite3.Error):
-                database.execute("END")
-
-    # What a pool was set up with
-
-    @cached_property
-    def header(self) -> Header:
-        """What all members have in common; it never changes."""
-        seeds = self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
-        tasks = self._rows(
-            "SELECT name, digest, weight, examples, held_out, is_binary FROM tasks "
-            "ORDER BY position"
-        )
-        entries = [TaskEntry(*row[:5], binary=bool(row[5])) for row in tasks]
-        with reading(self.path):
-            return header_of(self.meta(), [Seed(*row) for row in seeds], entries)
-
-    def seeds(self) -> tuple[Seed, ...]:
-        """The seeds, in order; seed k is member k."""
-        return self.header.seeds
-
-    def tasks(self) -> tuple[TaskEntry, ...]:
-        """The tasks that members compete for; their examples are laid end to end in this order."""
-        return self.header.tasks
-
-    def guards(self) -> tuple[GuardEntry, ...]:
-        """The guard tasks, in order."""
-        return self.header.guards
-
-    @property
-    def examples(self) -> Examples:
-        """The examples that members compete for."""
-        return self.header.examples
-
-    def meta(self) -> dict[str, Any]:
-        """What the run pinned (`pins`), and what its sessions change: `config`, `budget`, how the
-        seeds are opened (`opening`), and at how many children it was `finished`."""
-        rows = self._rows("SELECT key, value FROM meta")
-        with reading(self.path):
-            return {key: json.loads(value) for key, value in rows}
-
-    # Members
 
     @property
     def evaluations(self) -> int:
@@ -386,9 +283,7 @@ class Pool:
 
     def held_out_of(self, members: Iterable[int]) -> dict[int, NDArray[np.float32]]:
         """float32[M] over the held-out examples, for those of the members that were measured."""
-        query = (
-            "SELECT member, scores FROM held_out WHERE member IN (SELECT value FROM json_each(?))"
-        )
+        query = f"SELECT member, scores FROM held_out WHERE member {_AMONG}"
         held_out = self.header.held_out
         size = 0 if held_out is None else held_out.size
         rows = self._rows(query, (json.dumps(list(members)),))
@@ -444,6 +339,7 @@ class Pool:
 
         return {
             "pool": str(self.path),
+            "log_missing": self.log_missing,
             "evaluations": count,
             "budget": self.meta()["budget"],
             "accepted": int(accepted),

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.errors import PoolError
+from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.errors import InputError, PoolError, WriteError
+from genepool.messages import at
 from genepool.pool.database import (
     DATABASE,
+    OwnFiles,
     check,
     connect,
     create,
@@ -44,9 +48,17 @@ _GROUP_SECONDS = 0.02
 # Longest that finished work may be lost to a power cut (not to a crash: that loses nothing).
 _DURABLE_SECONDS = 1.0
 
+# The log is folded into the file each minute, and after every child that took longer than a second.
+_FOLD_SECONDS, _SLOW_SECONDS = 60.0, 1.0
+
 
 class PoolWriter(Pool):
-    """The one process that adds to a pool."""
+    """The one process that adds to a pool.
+
+    Attributes:
+        watch: raises where what children are made of has changed; asked before each transaction, so
+            that what was scored since the last good look is not kept.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open an existing pool for writing, or make the directory and an empty file.
@@ -84,14 +96,20 @@ class PoolWriter(Pool):
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            # Reading makes the log, if there is none.
+            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            self._files = OwnFiles(self.path)
             undo.pop_all()
+        self.watch: Callable[[], None] = _nothing
         self._pid = os.getpid()
-        self._durable = self._committed = time.monotonic()
+        self._durable = self._committed = self._folded = time.monotonic()
         self._full = False
         # What was added and is not written yet, as statements with their rows, and the seconds of
         # scoring that it took.
         self._waiting: list[tuple[str, tuple[object, ...]]] = []
         self._at_stake = 0.0
+        if not empty:
+            self._mark(writing=True)
 
     def close(self) -> None:
         """Write what is not written yet, close the file and let others write.
@@ -102,12 +120,29 @@ class PoolWriter(Pool):
         self._end_if_forked()
         try:
             self._flush()
+            self._files.look()
         finally:
+            self.watch = _nothing
+            with contextlib.suppress(sqlite3.Error, PoolError):
+                if not self.fresh:
+                    self._mark(writing=False)
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             with contextlib.suppress(OSError):
                 (self.path / "writer.pid").unlink()
             self._lock.release()
+
+    def _mark(self, *, writing: bool) -> None:
+        """Say in the file itself whether there is a log beside it that belongs to it."""
+        if self.meta().get("writing", False) != writing:
+            self.set_meta("writing", writing)
+        self._fold()
+
+    def _fold(self) -> None:
+        """Move what the log holds into the file, as far as nobody reads the older state."""
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._folded = time.monotonic()
+        self._files.note()
 
     def _reader(self) -> sqlite3.Connection:
         self._flush()
@@ -124,7 +159,8 @@ class PoolWriter(Pool):
         """Write the tables and what the run pins, in one transaction."""
         with self._transaction() as db:
             create(db)
-            entries = [(key, json.dumps(meta[key], sort_keys=True)) for key in sorted(meta)]
+            content = {**meta, "writing": True}
+            entries = [(key, json.dumps(content[key], sort_keys=True)) for key in sorted(content)]
             db.executemany(insertion("meta"), entries)
             db.executemany(
                 insertion("seeds"),
@@ -137,6 +173,7 @@ class PoolWriter(Pool):
                     for i, t in enumerate(tasks)
                 ],
             )
+        self._fold()
 
     def set_meta(self, key: str, value: object) -> None:
         """Change one entry of `meta`."""
@@ -237,6 +274,8 @@ class PoolWriter(Pool):
 
     def _begin(self) -> None:
         self._end_if_forked()
+        self.watch()
+        self._files.look()
         self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
         if self._full:
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -244,14 +283,67 @@ class PoolWriter(Pool):
 
     def _commit(self) -> None:
         self._connection.execute("COMMIT")
-        self._committed = time.monotonic()
+        self._files.note()
+        before, self._committed = self._committed, time.monotonic()
         if self._full:
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._durable = self._committed
+        # Whoever copies the file alone should have nearly everything.
+        if (
+            self._committed - before > _SLOW_SECONDS
+            or self._committed - self._folded > _FOLD_SECONDS
+        ):
+            self._fold()
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
+        # What could not be committed has changed the log all the same.
+        self._files.note()
+
+
+def pack_pool(pool: Pool, directory: Path) -> int:
+    """Copy a pool as it is at one moment into a directory, which then is a pool of one file.
+
+    Args:
+        pool: to copy.
+        directory: new or empty.
+
+    Returns:
+        Number of children in the copy.
+
+    Raises:
+        InputError: the directory holds something.
+        PoolError, WriteError: the copy cannot be written; nothing is left of it.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{at(directory)}: exists and is not empty; name another directory")
+    temporary = temporary_sibling(directory.absolute())
+    try:
+        temporary.mkdir(parents=True)
+        with (
+            writing(temporary),
+            contextlib.closing(connect(temporary / DATABASE, write=True)) as db,
+        ):
+            pool.copy_to(db)
+            db.execute(insertion("meta"), ("writing", "false"))
+            # No log: nothing is beside the file, also while it is read.
+            db.execute("PRAGMA journal_mode = DELETE").fetchall()
+        with Pool(temporary) as copy:
+            children = copy.evaluations
+        if directory.exists():
+            directory.rmdir()
+        temporary.rename(directory)
+        sync_directory(directory.absolute().parent)
+    except OSError as error:
+        raise WriteError(f"{at(directory)}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return children
+
+
+def _nothing() -> None:
+    """Nothing is watched."""
 
 
 def _held_out_row(

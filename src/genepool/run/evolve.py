@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genepool.checkpoints.files.digests import copies
-from genepool.errors import PoolError
+from genepool.checkpoints.files.digests import copies, stamps
+from genepool.errors import CheckpointError, PoolError
 from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
@@ -97,6 +98,7 @@ def evolve(
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
         pins = pins_of(inputs, cache or path)
+        pool.watch = partial(_look, inputs)
         twins = copies([seed.name for seed in pins.seeds], [seed.digest for seed in pins.seeds])
         for notice in twins:
             watcher.notice(notice)
@@ -135,6 +137,19 @@ def evolve(
         return Result(path, pool.status(), children, seconds, (*inputs.notices, *twins))
 
 
+def _look(inputs: Inputs) -> None:
+    """Refuse to go on with seeds that are not what was opened and digested.
+
+    Raises:
+        CheckpointError: naming the seed and what became of its file.
+    """
+    for seed, checkpoint in zip(inputs.run.seeds, inputs.checkpoints, strict=True):
+        try:
+            checkpoint.look()
+        except CheckpointError as error:
+            raise CheckpointError(f"seed '{seed.name}': {error}") from None
+
+
 def _finished(pool: Pool, run: Run, budget: int) -> bool:
     """Whether nothing is left to do for a pool that this very run file made."""
     meta = pool.meta()
@@ -152,5 +167,6 @@ def _executor(
         from genepool.run.executors.process import ProcessExecutor
 
         workers = config.workers or min(available_threads(), config.in_flight)
-        return ProcessExecutor(inputs.run, workers, as_exported=as_exported)
+        files = stamps(inputs.checkpoints)
+        return ProcessExecutor(inputs.run, workers, files, as_exported=as_exported)
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

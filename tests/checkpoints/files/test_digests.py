@@ -80,7 +80,7 @@ def test_recalling_writes_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
     checkpoint: Checkpoint = open_checkpoint(made(tmp_path / "a.safetensors", 1))
     (tmp_path / "a.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match="file was deleted or moved while in use"):
         remember_digests([checkpoint], [{}], tmp_path)
 
 

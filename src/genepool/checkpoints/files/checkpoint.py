@@ -57,6 +57,11 @@ class Checkpoint:
         for file in self.files:
             file.check()
 
+    def look(self) -> None:
+        """Raise CheckpointError if a file was changed, replaced or deleted since it was opened."""
+        for file in self.files:
+            file.look()
+
     def digest(self, threads: int | None = None) -> str:
         """SHA-256 over the tensors, as 64 hex digits; reads every byte once, then remembers.
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.safetensors import Stamp
 from genepool.documents import read_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
@@ -31,7 +32,7 @@ def remember_digests(
             size and dates of the files. It is safe to delete.
 
     Raises:
-        CheckpointError: a file has been cut short, or is gone.
+        CheckpointError: a file was changed while it was read, or is gone.
         WriteError: the cache cannot be written; the digests are known all the same.
     """
     known = _read(cache / FILE)
@@ -40,10 +41,8 @@ def remember_digests(
         stamp = _stamp(checkpoint, rename)
         if stamp in kept:
             checkpoint.remember_digest(kept.pop(stamp))
-        digest = checkpoint.digest()
-        # Files that were written to while they were read are read again the next time.
-        if _stamp(checkpoint, rename) == stamp:
-            kept[stamp] = digest
+        kept[stamp] = checkpoint.digest()
+        checkpoint.look()
     if kept.keys() != known.keys():
         latest = dict(list(kept.items())[-_MOST:])
         write_bytes(cache / FILE, json.dumps(latest, indent=1).encode())
@@ -88,16 +87,33 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
+    """Of the files that were opened, whatever lies at their paths by now."""
     parts: list[str] = [json.dumps(dict(rename))] if rename else []
     for file in checkpoint.files:
-        try:
-            stat = file.path.stat()
-        except OSError as error:
-            raise CheckpointError(
-                f"{at(file.path)}: cannot be read ({error.strerror}); restore the file"
-            ) from None
-        # The date of the last change of any kind shows files that were put in place with the
-        # date of others, as `cp -p` does.
-        dates = f"{stat.st_mtime_ns}:{stat.st_ctime_ns}"
-        parts.append(f"{file.path.absolute()}:{stat.st_size}:{dates}")
+        dates = f"{file.stamp.modified}:{file.stamp.changed}"
+        parts.append(f"{file.place}:{file.size}:{dates}")
     return "|".join(parts)
+
+
+# Of the files of checkpoints, by absolute path.
+Stamps = dict[Path, Stamp]
+
+
+def stamps(checkpoints: Sequence[Checkpoint]) -> Stamps:
+    """Which files were opened, to be compared where they are opened again."""
+    return {file.place: file.stamp for checkpoint in checkpoints for file in checkpoint.files}
+
+
+def require_stamps(checkpoints: Sequence[Checkpoint], expected: Stamps) -> None:
+    """Refuse checkpoints that were not opened from the very same files.
+
+    Raises:
+        CheckpointError: naming the file that is another.
+    """
+    found = stamps(checkpoints)
+    for place in sorted({*found, *expected}):
+        if found.get(place) != expected.get(place):
+            raise CheckpointError(
+                f"{at(place)}: the file was changed or replaced while the run began; restore "
+                "it and run again"
+            )

@@ -139,7 +139,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
         path=directory,
         name=directory.resolve().name,
         tensors=MappingProxyType(tensors),
-        files=(*base.files, folded),
+        files=(*base.files, weights, folded),
         _digest=[],
     )
 

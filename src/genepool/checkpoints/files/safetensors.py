@@ -53,23 +53,49 @@ class Tensor:
     raw: Raw
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the file system says of a file: where this is equal, nobody has touched the content.
+
+    The date of the last change of any kind (`changed`) shows files that were put in place with the
+    date of others, as `cp -p` does. Dates are in nanoseconds.
+    """
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Stamp:
+        """The stamp of a file by what `stat` says."""
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class MappedFile:
     """A mapped file; the mapping lives as long as any view of it.
 
     Attributes:
         path: as given.
-        size: bytes when it was opened.
+        place: the same, absolute.
+        stamp: of the file that was opened.
         mapping: the whole file, read-only.
         tensors: by name, in the order of their bytes.
         metadata: the header's `__metadata__`.
     """
 
     path: Path
-    size: int
+    place: Path
+    stamp: Stamp
     mapping: mmap.mmap
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes when it was opened."""
+        return self.stamp.size
 
     def check(self) -> None:
         """Raise CheckpointError if the file has shrunk: reading on would end the process."""
@@ -85,6 +111,24 @@ class MappedFile:
                 f"{self.size}); restore it and run again"
             )
 
+    def look(self) -> None:
+        """Raise CheckpointError unless the path still leads to the very file that was opened, as it
+        was then: what was read since may be of another content."""
+        try:
+            now = Stamp.of(self.place.stat())
+        except OSError as error:
+            raise CheckpointError(
+                f"{at(self.path)}: the file was deleted or moved while in use ({error.strerror}); "
+                "restore it and run again"
+            ) from error
+        if now == self.stamp:
+            return
+        self.check()
+        what = "written to" if now.inode == self.stamp.inode else "replaced by another one"
+        raise CheckpointError(
+            f"{at(self.path)}: the file was {what} while in use; restore it and run again"
+        )
+
 
 def map_file(path: Path) -> MappedFile:
     """Map a safetensors file.
@@ -99,7 +143,8 @@ def map_file(path: Path) -> MappedFile:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{at(path)}: expected a regular file")
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            size = stamp.size
             if size == 0:
                 raise CheckpointError(f"{at(path)}: the file is empty")
             _refuse_foreign(path, file.read(512), size)
@@ -128,7 +173,9 @@ def map_file(path: Path) -> MappedFile:
     tensors = _tensors(path, header, mapping, data_start)
     if not tensors:
         raise CheckpointError(f"{at(path)}: holds no tensors")
-    return MappedFile(path, len(mapping), mapping, tensors, metadata)
+    if len(mapping) != size:
+        raise CheckpointError(f"{at(path)}: the file was written to while it was opened")
+    return MappedFile(path, path.absolute(), stamp, mapping, tensors, metadata)
 
 
 def _header(path: Path, mapping: mmap.mmap) -> tuple[dict[str, Any], int]:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.checkpoints.files.digests import Stamps, require_stamps
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
@@ -53,12 +54,15 @@ class _Job:
 class ProcessExecutor:
     """Scores in worker processes on this machine."""
 
-    def __init__(self, run: Run, workers: int, *, as_exported: bool = True) -> None:
+    def __init__(
+        self, run: Run, workers: int, seeds: Stamps | None = None, *, as_exported: bool = True
+    ) -> None:
         """Start the workers; each builds its own live model.
 
         Args:
             run: the run file, which each worker opens again.
             workers: number of processes, at least 1.
+            seeds: the files of the seeds that each worker must find; None: whatever is there.
             as_exported: as `Scorer` takes it.
         """
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -74,7 +78,7 @@ class ProcessExecutor:
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=_worker,
-                    args=(theirs, run.given, threads, as_exported),
+                    args=(theirs, run.given, threads, seeds, as_exported),
                     name=f"genepool-worker-{number}",
                     daemon=True,
                 )
@@ -183,7 +187,9 @@ def _ask(connection: Connection, message: bytes) -> bytes | BaseException:
     return EvaluationError(text) if kind == b"eval" else GenepoolError(text)
 
 
-def _worker(connection: Connection, given: Given, threads: int, as_exported: bool) -> None:
+def _worker(
+    connection: Connection, given: Given, threads: int, seeds: Stamps | None, as_exported: bool
+) -> None:
     """What a worker process does until the pipe closes."""
     # Ctrl-C reaches the whole process group; the driver decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -199,7 +205,10 @@ def _worker(connection: Connection, given: Given, threads: int, as_exported: boo
             kind, body = message[:4], message[4:]
             try:
                 if scorer is None:
-                    scorer = Scorer(open_inputs(resolve(given)), threads, as_exported=as_exported)
+                    inputs = open_inputs(resolve(given))
+                    if seeds is not None:
+                        require_stamps(inputs.checkpoints, seeds)
+                    scorer = Scorer(inputs, threads, as_exported=as_exported)
                 if kind == b"load":
                     scorer.load(decode(body))
                     reply = b"fine"

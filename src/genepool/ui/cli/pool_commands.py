@@ -83,4 +83,33 @@ def report(pool: Path, output: Path, as_json: bool) -> None:
         console().print(f"wrote {output}")
 
 
-COMMANDS = (status, show, report)
+@click.command()
+@pool_argument
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory to write; new or empty. It is a pool, of one file.",
+)
+@json_option
+def pack(pool: Path, output: Path, as_json: bool) -> None:
+    """Copy a pool as it is at this moment, also while a run is writing to it.
+
+    Copying pool.sqlite by other means leaves out what the run has not yet moved into it from its
+    log, pool.sqlite-wal. The copy opens as any pool does; caches are left out.
+    """
+    from genepool.pool.reader import Pool
+    from genepool.pool.writer import pack_pool
+    from genepool.ui.terminal.console import console, print_json
+
+    with Pool(pool) as opened:
+        children = pack_pool(opened, output)
+    if as_json:
+        print_json({"pool": str(output), "evaluations": children})
+    else:
+        console().print(f"wrote {output}, {children} children")
+
+
+COMMANDS = (status, show, report, pack)

@@ -24,6 +24,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
     _facts(
         out,
         ("pool", plain(status["pool"])),
+        *_log(status["log_missing"]),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
         *_failure(status["last_failure"]),
         ("examples", _saved(status)),
@@ -61,6 +62,18 @@ def _rule(*, scored_as_exported: bool) -> list[tuple[str, str]]:
         "same for float32 seeds)"
     )
     return [("scored", text)]
+
+
+def _log(missing: bool) -> list[tuple[str, str]]:
+    if not missing:
+        return []
+    return [
+        (
+            "log",
+            "missing: copied without pool.sqlite-wal while a run was writing, so that the latest "
+            "children may be missing too; `genepool pack` copies all",
+        )
+    ]
 
 
 def _rounds(rounds: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -1,0 +1,262 @@
+"""Seeds and pools that change under a run: never a wrong number with exit 0."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.errors import CheckpointError, PoolError
+from genepool.pool.database import DATABASE
+from genepool.pool.pool_header import Seed, TaskEntry
+from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
+from genepool.run.evolve import evolve
+from tests.cli import run_cli
+from tests.run.test_crash import evaluations, slow_run
+from tests.runs import contents, write_run
+
+BUDGET = 120
+
+
+def _overwrite(file: Path, other: Path) -> None:
+    """As `cp` and `rsync --inplace` do."""
+    with file.open("r+b") as handle:
+        handle.write(other.read_bytes())
+
+
+def _replace(file: Path, other: Path) -> None:
+    """As a trainer does that saves again, and `cp -p` with `mv`."""
+    shutil.copy2(other, file.with_suffix(".new"))
+    times = file.stat()
+    os.utime(file.with_suffix(".new"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    file.with_suffix(".new").replace(file)
+
+
+def _truncate(file: Path, _: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _delete(file: Path, _: Path) -> None:
+    file.unlink()
+
+
+def _delete_folder(file: Path, _: Path) -> None:
+    shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def _touch_up(file: Path, _: Path) -> None:
+    """One byte, by another program."""
+    with file.open("r+b") as handle:
+        handle.seek(40)
+        handle.write(b"\x07")
+
+
+EXECUTORS: list[Any] = [
+    pytest.param({}, id="serial"),
+    pytest.param(
+        {"executor": "process", "workers": 2, "in_flight": 2},
+        id="process",
+        marks=pytest.mark.slow,
+    ),
+]
+Change = Callable[[Path, Path], None]
+
+
+def _slow(change: Change) -> Any:
+    return pytest.param(change, marks=pytest.mark.slow)
+
+
+def _run_and_change(
+    run: Path, target: int, change: Callable[[], None], draws: random.Random
+) -> tuple[int, str]:
+    """Exit code and errors of a run in which something happens after so many children."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genepool", "evolve", str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pool = run.parent / "pool"
+    while process.poll() is None and evaluations(pool) < target:
+        time.sleep(0.002)
+    time.sleep(draws.random() * 0.02)
+    if process.poll() is None:
+        change()
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("change", [_overwrite, _slow(_replace), _slow(_truncate), _slow(_delete)])
+def test_a_seed_that_changes_during_a_run(
+    tmp_path: Path, change: Change, executor: dict[str, Any]
+) -> None:
+    run = slow_run(tmp_path, budget=BUDGET, **executor)
+    seed = tmp_path / "seed2.safetensors"
+    kept = seed.read_bytes()
+    draws = random.Random(f"{change.__name__} {executor}")
+    target = draws.randrange(1, BUDGET // 2)
+    code, errors = _run_and_change(
+        run, target, lambda: change(seed, tmp_path / "seed3.safetensors"), draws
+    )
+    assert "Traceback" not in errors
+    # Memory that a file no longer stands behind ends a process at once: by a signal, in silence.
+    if change is not _truncate or code > 0:
+        assert code == 1, errors
+        last = errors.strip().splitlines()[-1]
+        assert "seed2.safetensors" in last or change is _truncate, errors
+    assert code != 0
+    seed.write_bytes(kept)
+    _evolve(run)
+    _evolve(slow_run(tmp_path / "whole", budget=BUDGET, **executor))
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole/pool")
+
+
+def _evolve(run: Path) -> None:
+    subprocess.run([sys.executable, "-m", "genepool", "evolve", str(run)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("change", [_overwrite, _replace, _delete])
+def test_a_seed_that_changes_while_a_run_begins(
+    tmp_path: Path, change: Change, executor: dict[str, Any]
+) -> None:
+    """Where it ends with 0, all of it was made from the very seed whose digest the pool has."""
+    expected: dict[str, list[dict[str, Any]]] = {}
+    for name, number in (("before", 2), ("after", 3)):
+        run = slow_run(tmp_path / name, budget=20, **executor)
+        seed = tmp_path / name / "seed2.safetensors"
+        shutil.copy(tmp_path / name / f"seed{number}.safetensors", tmp_path / "content")
+        seed.write_bytes((tmp_path / "content").read_bytes())
+        _evolve(run)
+        expected[open_checkpoint(seed).digest()] = contents(tmp_path / name / "pool")
+    assert len(expected) == 2
+    draws = random.Random(f"{change.__name__} {executor}")
+    codes: list[int] = []
+    for attempt in range(6):
+        run = slow_run(tmp_path / f"{attempt}", budget=20, **executor)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "genepool", "evolve", str(run)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(draws.random() * 2)
+        folder = run.parent
+        change(folder / "seed2.safetensors", folder / "seed3.safetensors")
+        _, errors = process.communicate(timeout=120)
+        assert "Traceback" not in errors
+        codes.append(process.returncode)
+        if process.returncode == 0:
+            with Pool(folder / "pool") as pool:
+                digest = pool.header.seeds[1].digest
+            assert contents(folder / "pool") == expected[digest]
+    assert set(codes) <= {0, 1}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize(
+    "change", [_delete, *map(_slow, (_delete_folder, _replace, _truncate, _touch_up))]
+)
+def test_a_pool_that_changes_under_a_run(
+    tmp_path: Path, change: Change, executor: dict[str, Any]
+) -> None:
+    _evolve(slow_run(tmp_path / "other", budget=3))
+    run = slow_run(tmp_path, budget=BUDGET, **executor)
+    file = tmp_path / "pool" / DATABASE
+    draws = random.Random(f"{change.__name__} {executor}")
+    target = draws.randrange(1, BUDGET // 2)
+    code, errors = _run_and_change(
+        run, target, lambda: change(file, tmp_path / "other/pool" / DATABASE), draws
+    )
+    assert code == 1, errors
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert DATABASE in last
+    assert "while the run was writing to it" in last
+
+
+@pytest.mark.parametrize("change", [_delete, _replace, _truncate, _touch_up])
+def test_a_log_that_changes_under_a_writer(tmp_path: Path, change: Change) -> None:
+    writer = PoolWriter(tmp_path / "pool")
+    meta = {"pins": {}, "kind": "recipe", "axis_size": 4, "seed": 0, "budget": 0}
+    task = TaskEntry("t", "", 1.0, 3, 0, binary=True)
+    writer.set_up(meta, [Seed("s", "s", "")], [task])
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * 1000)
+    change(tmp_path / "pool" / f"{DATABASE}-wal", other)
+    with pytest.raises(PoolError, match=f"{DATABASE}-wal was .* while the run was writing to it"):
+        writer.set_meta("budget", 1)
+    with pytest.raises(PoolError, match="while the run was writing to it"):
+        writer.close()
+
+
+def test_what_was_scored_since_the_last_good_look_is_not_kept(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, budget=5))
+    before = contents(tmp_path / "pool")
+    writer = PoolWriter(tmp_path / "pool")
+    last = writer.record(6)
+
+    def changed() -> None:
+        raise CheckpointError("seed 's': the file was written to")
+
+    writer.watch = changed
+    with pytest.raises(CheckpointError, match="seed 's'"):
+        writer.add(replace(last, id=7, step=6, seconds=60.0))
+    writer.close()
+    assert contents(tmp_path / "pool") == before
+
+
+def test_pack_copies_a_living_pool(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, budget=5))
+    writer = PoolWriter(tmp_path / "pool")
+    writer.set_meta("budget", 77)
+    code, _, errors = run_cli(["pack", str(tmp_path / "pool"), "-o", str(tmp_path / "copy")])
+    assert code == 0, errors
+    assert sorted(file.name for file in (tmp_path / "copy").iterdir()) == [DATABASE]
+    assert contents(tmp_path / "copy") == contents(tmp_path / "pool")
+    with Pool(tmp_path / "copy") as copy:
+        assert copy.status()["budget"] == 77
+        assert not copy.log_missing
+    # The file alone has nearly everything, and says what it lacks.
+    (tmp_path / "lonely").mkdir()
+    shutil.copy(tmp_path / "pool" / DATABASE, tmp_path / "lonely" / DATABASE)
+    with Pool(tmp_path / "lonely") as lonely:
+        assert lonely.evaluations == 5
+        assert lonely.log_missing
+    assert "pool.sqlite-wal" in run_cli(["status", str(tmp_path / "lonely")])[1]
+    writer.close()
+    with Pool(tmp_path / "pool") as pool:
+        assert not pool.log_missing
+    code, _, errors = run_cli(["pack", str(tmp_path / "pool"), "-o", str(tmp_path / "copy")])
+    assert code == 1
+    assert "not empty" in errors
+
+
+def test_a_copied_pool_goes_on(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, budget=20))
+    assert run_cli(["pack", str(tmp_path / "pool"), "-o", str(tmp_path / "copy")])[0] == 0
+    evolve(write_run(tmp_path, budget=40, pool="copy"))
+    evolve(write_run(tmp_path, budget=40))
+    assert contents(tmp_path / "copy") == contents(tmp_path / "pool")
+
+
+def test_a_pool_that_holds_nothing_says_why(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / DATABASE).touch()
+    _, _, errors = run_cli(["status", str(tmp_path / "pool")])
+    assert "holds nothing" in errors
+    assert "genepool pack" in errors
