@@ -46,7 +46,7 @@ bench-smoke: $(DEV_READY) ## run the benchmarks at a tiny size, to see that they
 	@$(MAKE) --no-print-directory bench ARGS=--smoke
 
 docs: $(DEV_READY) ## write anew the pages of docs/ that are made from the code
-	$(BIN)/python -m genepool.ui.docs docs
+	$(BIN)/python -m genepool.ui.docs docs CONTRIBUTING.md
 
 clean: ## remove what make made: the environment and the caches (pools stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -164,3 +164,38 @@ def test_the_readme_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
                 assert code == 0, error
                 assert out
     assert {"champion", "champion-from-python", "merged"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_the_library_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    known: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        exec(compile(block, "library.md", "exec"), known)
+    number, score = capsys.readouterr().out.split()[:2]
+    assert (int(number), float(score)) == (known["champion"].id, known["champion"].train)
+    problem, seeds = known["problem"], known["seeds"]
+    assert float(score) > max(known["score"](seed).mean() for seed in seeds)
+    assert known["score"](known["weights"]).mean() == pytest.approx(float(score))
+
+    sent: dict[int, Any] = {}
+    rate = known["score"]
+    best = known["run"](
+        problem, sent.__setitem__, lambda step: rate(problem.express(sent.pop(step))), children=100
+    )
+    assert best.train >= max(rate(seed).mean() for seed in seeds)
+
+    def some(genome: Any, indices: Any) -> Any:
+        return rate(problem.express(genome))[indices]
+
+    runs = []
+    for early in (True, False):
+        evolution = genepool.Evolution(problem, genepool.M2N2(archive=4), early_stop=early)
+        asked = 0
+        while evolution.evaluations < 60:
+            proposal = evolution.ask()
+            scores = known["evaluate"](evolution, proposal, some)
+            asked += int((scores == scores).sum())
+            evolution.tell(proposal.step, scores)
+        runs.append((evolution.champion.id, evolution.champion.train, asked))
+    assert runs[0][:2] == runs[1][:2]
+    assert runs[0][2] < runs[1][2]

@@ -1,4 +1,4 @@
-"""A family of seeds: each opened from wherever it is found, compared, and laid on one axis."""
+"""A family of seeds: each opened from where it is, compared, and laid on one parameter axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout: which tensors merge, and where each of them lies on the axis."""
+"""The layout: which tensors merge, and where each of them lies on the parameter axis."""
 
 from __future__ import annotations
 

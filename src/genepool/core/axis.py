@@ -1,4 +1,4 @@
-"""The axis: every mergeable parameter end to end in depth order, and what core asks of seeds."""
+"""The parameter axis: mergeable parameters in depth order, and what core asks of seeds."""
 
 from __future__ import annotations
 

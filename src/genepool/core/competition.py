@@ -1,4 +1,4 @@
-"""Competition for limited resources: fitness, attraction, survival, coverage, entropy.
+"""Competition for examples: fitness, attraction, survival, coverage, entropy.
 
 Abrantes, Lange, Tang 2025, "Competition and Attraction Improve Model Fusion" (arXiv 2508.16204).
 Every scored example j is a resource of capacity c_j; the members that solve it share it.

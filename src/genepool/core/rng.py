@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, step): nothing to store, so nothing to lose on resuming."""
+"""Random numbers of (random seed, step): nothing to store, so nothing to lose on resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inner products of the seeds over any stretch of the axis, from sums taken once.
+"""Inner products of the seeds over any stretch of the parameter axis, from sums taken once.
 
 A SLERP angle needs `<A,B>`, `|A|` and `|B|` over a stretch; for recipes they follow from the inner
 products of the seeds. Fine-tunes of one base have cosines within 1e-4 of 1, and a stretch may hold

@@ -1,4 +1,4 @@
-"""Torch tensors as places to write genomes into; the only file of `weights` that imports torch."""
+"""Torch tensors as places to write genomes into; the only one here that imports torch."""
 
 from __future__ import annotations
 

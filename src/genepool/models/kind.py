@@ -1,5 +1,4 @@
-"""What a kind of live model knows about itself: one value of this type for each, in a file of its
-own, and a line in `kinds`."""
+"""What a kind of live model knows about itself; each kind is such a value, in its own file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing strategies: every strategy with every seed, one pool each, and what came of them.
+"""Comparing strategies: each with every random seed, one pool each, and what came of them.
 
 A comparison is a directory: `runs/LABEL/SEED` are ordinary pools, and the tables are made from them
 alone. So it can be interrupted at any moment, and the same call goes on to the same tables.

@@ -1,4 +1,4 @@
-"""Statistics over runs that differ in their seed only. Pure."""
+"""Statistics over runs that differ in their random seed only. Pure."""
 
 from __future__ import annotations
 

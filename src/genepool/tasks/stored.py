@@ -1,4 +1,4 @@
-"""Tasks over a stored list of examples, of which the first train and the rest are held out."""
+"""Tasks over a stored list of examples, of which the last are held out."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """The parts of docs/ that are made from the code, so that they cannot fall behind it.
 
-`python -m genepool.ui.docs docs` (or `make docs`) writes them anew; a test fails when they differ.
+`python -m genepool.ui.docs docs CONTRIBUTING.md` (or `make docs`) writes them anew; a test fails
+when they differ.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -17,6 +19,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import genepool
 from genepool.models.build import ModelOptions
 from genepool.run.run_file import RunConfig, SeedOptions, TaskOptions
 from genepool.strategies.by_name import BUILT_IN
@@ -25,6 +28,11 @@ from genepool.tasks.lm_eval.evaluator import GenerationOptions
 from genepool.tasks.task import find_evaluator
 from genepool.ui.cli.main import cli
 
+# The rooms, each of which uses only those before it.
+ROOMS = (
+    *("core", "strategies", "checkpoints", "materialise", "models", "tasks", "pool", "governance"),
+    *("output", "run", "study", "ui"),
+)
 _PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -81,7 +89,32 @@ def _run_file() -> str:
     return "\n".join(parts)
 
 
-_PARTS: dict[str, Callable[[], str]] = {"commands": _commands, "run-file": _run_file}
+def _files() -> str:
+    """One line for every file of the package, room by room, as the file itself says it."""
+    package = Path(genepool.__file__).parent
+    out: list[str] = []
+    for room in ("", *ROOMS, "testing"):
+        here = package / room if room else package
+        if room:
+            out += [f"\n**{room}/** {_first(here / '__init__.py')}\n"]
+        files = here.rglob("*.py") if room else here.glob("*.py")
+        for file in sorted(files):
+            if file.name != "__init__.py" or not room:
+                out.append(f"- `{file.relative_to(package).as_posix()}`: {_first(file)}")
+    return "\n".join(out)
+
+
+def _first(file: Path) -> str:
+    """The first paragraph of a file's docstring."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+_PARTS: dict[str, Callable[[], str]] = {
+    "commands": _commands,
+    "files": _files,
+    "run-file": _run_file,
+}
 
 
 def _table(title: str, model: type[BaseModel], leave_out: Sequence[str] = ()) -> str:
@@ -149,9 +182,10 @@ def _unwrapped(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def main(directory: Path) -> None:
-    """Write the pages of a directory anew, where they differ."""
-    for page in sorted(directory.glob("*.md")):
+def main(*places: Path) -> None:
+    """Write pages, or those of directories, anew where they differ."""
+    pages = [page for place in places for page in (sorted(place.glob("*.md")) or [place])]
+    for page in pages:
         before = page.read_text(encoding="utf-8")
         after = renewed(before)
         if after != before:
@@ -160,4 +194,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What lies beside the weights of a checkpoint directory and goes with them into a new one."""
+"""Model files: what lies beside the weights of a checkpoint and goes with them into a new one."""
 
 from __future__ import annotations
 

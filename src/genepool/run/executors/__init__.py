@@ -1,0 +1,1 @@
+"""Where children are scored: in this process, or in worker processes."""

@@ -1,0 +1,1 @@
+"""The evaluator `classifier`: labelled examples, for plain arrays and for torch networks."""

@@ -1,0 +1,1 @@
+"""The evaluator `lm-eval`: tasks of lm-evaluation-harness."""

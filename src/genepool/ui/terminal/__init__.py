@@ -1,0 +1,1 @@
+"""The terminal: tables, progress, and numbers as people read them."""
