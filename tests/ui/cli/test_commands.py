@@ -273,7 +273,9 @@ def test_export_writes_the_champion_and_says_what_it_is(recipes: Path, tmp_path:
     assert found["directory"] == str(tmp_path / "best")
     assert (found["member"], found["genome"]) == (champion, record.digest)
     stored = json.loads((tmp_path / "best/genepool.json").read_text())
-    assert {**stored, "directory": str(tmp_path / "best")} == found
+    # All 120 selection and 30 held-out examples were asked of what was written.
+    told = {"directory": str(tmp_path / "best"), "verified": 150, "unverified": ""}
+    assert {**stored, **told} == found
     ours = load_file(tmp_path / "best/model.safetensors")
     seeds = [load_file(recipes.parent / f"seed{k}.safetensors") for k in (1, 2)]
     names = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
@@ -284,7 +286,9 @@ def test_export_writes_the_champion_and_says_what_it_is(recipes: Path, tmp_path:
         np.concatenate([ours[name].ravel() for name in names]), express(genome, flat)
     )
     out = ok("export", str(recipes), "seed1", "-o", str(tmp_path / "first"), "--dtype", "F16")
-    assert out == f"wrote {tmp_path / 'first'} (genome {record_of(recipes, 0)})\n"
+    wrote, unscored = out.splitlines()
+    assert wrote == f"wrote {tmp_path / 'first'} (genome {record_of(recipes, 0)})"
+    assert "this file is written as F16 and was not scored" in unscored
     halves = load_file(tmp_path / "first/model.safetensors")
     for name in names:
         assert np.array_equal(halves[name], seeds[0][name].astype(np.float16))
