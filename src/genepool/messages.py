@@ -75,5 +75,5 @@ def pass_on(error: BaseException) -> None:
 
 def spoken(error: BaseException) -> str:
     """An exception in one line: its type and all that it says, white space made single."""
-    text = " ".join(str(error).split())
+    text = " ".join(words(error).split())
     return f"{type(error).__name__}: {one_line(text)}" if text else type(error).__name__

@@ -16,17 +16,22 @@ from genepool.checkpoints.files.safetensors import Tensor
 from genepool.checkpoints.layout import Layout, build_layout
 from genepool.checkpoints.model_files.configs import (
     compare_configs,
-    compare_settings,
     language_config,
 )
 from genepool.checkpoints.model_files.side_files import code_notice
 from genepool.checkpoints.model_files.tied import tie_notice, without_tied_head
+from genepool.checkpoints.model_files.tokenizer_files import (
+    compare_settings,
+    compare_tokenizer_settings,
+)
 from genepool.checkpoints.model_files.vocabularies import (
     Vocabulary,
     common_rows,
+    comparable,
     conflict,
     read_vocabulary,
     same_files,
+    with_own_tokenizer,
 )
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
@@ -139,7 +144,7 @@ def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None)
         ) from None
     except CheckpointError as error:
         raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
-    return adapters.open_adapter(place, whole)
+    return with_own_tokenizer(adapters.open_adapter(place, whole), place)
 
 
 def renamed(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> Checkpoint:
@@ -211,6 +216,7 @@ def make_family(
     """
     told = [code_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
     notices = [notice for notice in told if notice is not None]
+    notices += dict.fromkeys(notice for each in checkpoints for notice in each.notices)
     for other in checkpoints[1:]:
         notices += _compare(checkpoints[0], other, partial, vocabulary)
     rows: dict[str, int] = {}
@@ -232,25 +238,41 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
             f"{at(first.path)} has no config.json beside it and {at(theirs)} has; files come from "
             "the first seed, so that what is made will have none: put another first, or copy it"
         )
-    if ours is None or theirs is None or ours == theirs:
+    if ours is None or theirs is None:
         return notices
-    notices += compare_configs(ours, theirs, partial=partial, vocabulary=words == "common")
-    if not same_files(ours, theirs):
-        a, b = read_vocabulary(ours), read_vocabulary(theirs)
-        if a is None or b is None:
-            has, lacks = (ours, theirs) if b is None else (theirs, ours)
-            notices.append(
-                f"{at(lacks)} has no tokenizer; its tokens are taken to be those of {at(has)}"
-            )
-        elif words == "same" and (reason := conflict(a, b, nested=partial)):
-            raise CheckpointError(
-                f"{at(b.file)} does not fit {at(a.file)}: {reason}; rows of the embeddings would "
-                "be mixed that mean different tokens ('vocabulary: common' merges only the rows "
-                "of the tokens that are the same)"
-            )
-        elif words == "same":
-            notices.append(f"{at(b.file)} differs from {at(a.file)}; the first seed's is kept")
-    return [*notices, *compare_settings(ours, theirs)]
+    if ours != theirs:
+        notices += compare_configs(ours, theirs, partial=partial, vocabulary=words == "common")
+    if first.words is not None and other.words is not None and first.words != other.words:
+        notices += _compare_tokenizers(first.words, other.words, partial, words)
+        notices += compare_tokenizer_settings(first.words, other.words)
+    return [*notices, *compare_settings("generation_config.json", ours, theirs)]
+
+
+def _compare_tokenizers(ours: Path, theirs: Path, partial: bool, words: Words) -> list[str]:
+    if same_files(ours, theirs):
+        return []
+    a, b = read_vocabulary(ours), read_vocabulary(theirs)
+    if a is None or b is None:
+        has, lacks = (ours, theirs) if b is None else (theirs, ours)
+        return [f"{at(lacks)} has no tokenizer; its tokens are taken to be those of {at(has)}"]
+    if words != "same":
+        return []
+    if not comparable(a, b):
+        return [
+            f"{at(b.file)} could not be compared with {at(a.file)}, because they number tokens in "
+            "different forms: make sure that the tokens are the same, or save both tokenizers in "
+            "one form (in transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)); "
+            "the first seed's is kept"
+        ]
+    if reason := conflict(a, b, nested=partial):
+        raise CheckpointError(
+            f"{at(b.file)} does not fit {at(a.file)}: {reason}; rows of the embeddings would "
+            "be mixed that mean different tokens ('vocabulary: common' merges only the rows "
+            "of the tokens that are the same)"
+        )
+    same = a.ids == b.ids and bool(a.ids)
+    tokens = "its tokens are the same" if same else "the tokens that both have are the same"
+    return [f"{at(b.file)} differs from {at(a.file)}; {tokens}, and the first seed's is kept"]
 
 
 def _has_config(directory: Path) -> bool:
@@ -264,7 +286,7 @@ def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str
     for checkpoint in checkpoints:
         directory = checkpoint.directory
         size = language_config(directory).get("vocab_size")
-        words = None if directory is None else read_vocabulary(directory)
+        words = None if checkpoint.words is None else read_vocabulary(checkpoint.words)
         if not isinstance(size, int) or words is None or not words.ids:
             raise CheckpointError(
                 f"{at(checkpoint.path)}: 'vocabulary: common' needs a config.json with vocab_size "

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.model_files.configs import companion_digests, read_json
+from genepool.checkpoints.model_files.configs import read_json
+from genepool.checkpoints.model_files.side_files import companion_digests
 from genepool.errors import ConfigError
 from genepool.messages import at
 from genepool.models.kind import (
@@ -135,7 +136,7 @@ def _build(building: Building) -> LiveModel:
 
 def _companions(options: Options, first: Checkpoint, directory: Path) -> Companions:
     model = first.directory or first.path
-    words = model if options.tokenizer is None else directory / options.tokenizer
+    words = (first.words or model) if options.tokenizer is None else directory / options.tokenizer
     found = companion_digests(model, words)
     places = {
         "configuration": model,

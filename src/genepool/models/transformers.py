@@ -72,7 +72,7 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
                 f"{cause(error)}"
             ) from error
         held = _held(model, directory)
-        words = _tokenizer(tokenizer or directory, needed=tokenizer is not None)
+        words = _tokenizer(tokenizer or first.words or directory, needed=tokenizer is not None)
     model.eval()
     model.requires_grad_(False)
     return model, words, held

@@ -42,6 +42,8 @@ class Checkpoint:
         metadata: string to string, from the header (with shards, the first to set a key wins).
         files: the mapped files.
         directory: where configuration, tokenizer and the like lie; None if the weights came alone.
+        tokenizer: where the tokenizer lies instead, of an adapter that brings its own.
+        notices: one line each, of what was done to open it and is good to know.
     """
 
     path: Path
@@ -50,7 +52,14 @@ class Checkpoint:
     metadata: Mapping[str, str]
     files: tuple[MappedFile, ...]
     directory: Path | None = None
+    tokenizer: Path | None = None
+    notices: tuple[str, ...] = ()
     _digest: list[str] = field(default_factory=list[str], repr=False)
+
+    @property
+    def words(self) -> Path | None:
+        """Where tokenizer and chat template are looked for."""
+        return self.tokenizer or self.directory
 
     def check(self) -> None:
         """Raise CheckpointError if a file has been cut short since it was opened."""

@@ -17,8 +17,10 @@ _WANTED = (
     *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"),
     *("README.md", "LICENSE*"),
 )
-# Folders hold other formats, and `consolidated` files the same weights under other names.
-_UNWANTED = ("*/*", "consolidated*")
+# Folders hold other formats, but for `additional_chat_templates`; the patterns cannot say "not that
+# name", so all are unwanted whose names begin otherwise. `consolidated` files hold the same weights
+# under other names.
+_UNWANTED = ("[!a]*/*", "a[!d]*/*", "ad[!d]*/*", "*/*/*", "consolidated*")
 
 
 def is_hub_id(text: str) -> bool:

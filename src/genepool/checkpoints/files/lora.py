@@ -355,13 +355,21 @@ class _Plan:
         )
 
     def _require_shape(self, name: str, tensor: Tensor, target: Tensor) -> None:
-        if tensor.shape != target.shape:
-            raise CheckpointError(
-                f"{at(self._weights.path)}: '{one_line(name)}' has shape {list(tensor.shape)}, and "
-                f"'{one_line(target.name)}' of the base {at(self._base.path)} has "
-                f"{list(target.shape)}: is the adapter of another base, or was the vocabulary "
-                "resized?"
-            )
+        if tensor.shape == target.shape:
+            return
+        rows = tensor.shape[:1] != target.shape[:1] and tensor.shape[1:] == target.shape[1:]
+        advice = (
+            f"was the vocabulary resized in training? Then resize the base to as many rows (in "
+            f"transformers: model.resize_token_embeddings({tensor.shape[0]})), save it with its "
+            "new tokenizer, and give it as the base"
+            if rows
+            else "is the adapter of another base?"
+        )
+        raise CheckpointError(
+            f"{at(self._weights.path)}: '{one_line(name)}' has shape {list(tensor.shape)}, and "
+            f"'{one_line(target.name)}' of the base {at(self._base.path)} has "
+            f"{list(target.shape)}: {advice}"
+        )
 
     def _require_both_or_neither(self) -> None:
         """Embeddings that are the head, too: what is folded changes both uses of them."""

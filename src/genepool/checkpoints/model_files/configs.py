@@ -1,4 +1,4 @@
-"""What lies beside the weights, read as plain JSON and compared across seeds.
+"""config.json of two models, compared as transformers would build them.
 
 What must agree and does not is refused, with file, field and both values; what may differ is told
 in notices, one line each.
@@ -6,7 +6,6 @@ in notices, one line each.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Set
@@ -56,13 +55,16 @@ _MUST = {
     *("scale_embedding", "embedding_scale", "scale_emb", "scale_depth", "dim_model_base"),
     *("mlp_hidden_act", "mamba_hidden_act", "time_step_limit", "clip_qkv"),
 }
-# What says nothing about the model's function, or is of its training only.
-_SILENT = {
+# What says nothing about the model's function, or is of its training only. Pools pin the rest.
+_UNPINNED = {
     *("torch_dtype", "dtype", "_name_or_path", "name_or_path", "_model_name_or_path"),
     *("transformers_version", "use_cache", "initializer_range", "attention_dropout", "embd_pdrop"),
     *("resid_pdrop", "attn_pdrop", "hidden_dropout", "classifier_dropout", "pretraining_tp"),
     *("_from_model_config", "router_aux_loss_coef", "output_router_logits", "unsloth_fixed"),
     *("unsloth_version", "gradient_checkpointing", "_attn_implementation_autoset", "auto_map"),
+}
+_SILENT = {
+    *_UNPINNED,
     *("activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"),
     *("output_attentions", "output_hidden_states", "return_dict", "torchscript", "init_std"),
     *("layerdrop", "chunk_size_feed_forward", "problem_type", "_diffusers_version"),
@@ -184,111 +186,33 @@ def _against(field: str, left: dict[str, Any], right: dict[str, Any]) -> str:
     return f"{one_line(field)} is {theirs} against {ours}"
 
 
-def compare_settings(first: Path, other: Path) -> list[str]:
-    """Notices of how chat template, generation settings and special tokens differ.
+def optional_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a file holds; None where there is no file.
 
     Raises:
-        CheckpointError: a file cannot be read.
+        CheckpointError: it cannot be read, or holds something else.
     """
-    notices: list[str] = []
-
-    def note(what: str) -> None:
-        notices.append(f"{at(other)}: {what} than in {at(first)} (the first seed's is kept)")
-
-    ours, theirs = _template(first), _template(other)
-    if ours is not None and theirs is not None and ours != theirs:
-        note("another chat template")
-    elif (ours is None) != (theirs is None) and _tokenized(first) and _tokenized(other):
-        has, lacks = (first, other) if theirs is None else (other, first)
-        kept = "it is kept" if theirs is None else "the result will have none"
-        notices.append(f"{at(has)} has a chat template and {at(lacks)} has none ({kept})")
-    for name, skipped in (
-        ("generation_config.json", _SILENT),
-        ("special_tokens_map.json", set[str]()),
-    ):
-        a, b = (_optional(directory / name) for directory in (first, other))
-        if a is None or b is None:
-            continue
-        fields = [
-            key
-            for key in sorted(a.keys() | b.keys())
-            if key not in skipped and not _equal(_plain(a.get(key)), _plain(b.get(key)))
-        ]
-        if fields:
-            note(f"other values of {', '.join(one_line(key) for key in fields[:6])} in {name}")
-    return notices
-
-
-# Files that say, together, how text becomes tokens; those of the second row as JSON objects.
-_WORDS = (
-    *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
-    *("spiece.model", "sentencepiece.bpe.model"),
-)
-_WORD_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
-def companion_digests(model: Path, tokenizer: Path) -> dict[str, str]:
-    """Digests of what decides, beside the weights, what a language model reads and answers.
-
-    Args:
-        model: directory of config.json and generation_config.json.
-        tokenizer: directory of the tokenizer.
-
-    Returns:
-        "configuration", "generation settings", "tokenizer" and "chat template" to 16 hex digits, as
-        far as there is one. What says nothing about the model's function does not count.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
-    parts = {
-        "configuration": [_settings(model / "config.json")],
-        "generation settings": [_settings(model / "generation_config.json")],
-        "tokenizer": [
-            *(_bytes(tokenizer / name) for name in _WORDS),
-            *(_settings(tokenizer / name) for name in _WORD_SETTINGS),
-        ],
-        "chat template": [(_template(tokenizer) or "").encode()],
-    }
-    return {name: _joined(found) for name, found in parts.items() if any(found)}
-
-
-def _settings(path: Path) -> bytes:
-    """A JSON object without what is silent, whatever its layout; empty if there is no file."""
-    silent = {*_SILENT, "chat_template", "tokenizer_class", "processor_class"}
-    found = _optional(path) or {}
-    kept = {key: value for key, value in found.items() if key not in silent}
-    return json.dumps(kept, sort_keys=True).encode() if kept else b""
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except OSError as error:
-        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
-
-
-def _joined(parts: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()[:16]
-
-
-def _optional(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _tokenized(directory: Path) -> bool:
-    return (directory / "tokenizer_config.json").is_file()
+def pinned_settings(path: Path, also_silent: Set[str] = frozenset()) -> bytes:
+    """A JSON object without what is silent, whatever its layout; empty if there is no file.
+
+    Raises:
+        CheckpointError: as `read_json`.
+    """
+    found = optional_json(path) or {}
+    kept = {k: v for k, v in found.items() if k not in _UNPINNED and k not in also_silent}
+    return json.dumps(kept, sort_keys=True).encode() if kept else b""
 
 
-def _template(directory: Path) -> str | None:
-    file = directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text("utf-8", errors="replace").strip()
-    found = (_optional(directory / "tokenizer_config.json") or {}).get("chat_template")
-    return None if found is None else found.strip() if isinstance(found, str) else json.dumps(found)
+def differing_fields(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Keys of two plain JSON objects with other values in them, silent ones left out."""
+    return [
+        key
+        for key in sorted(first.keys() | other.keys())
+        if key not in _SILENT and not _equal(_plain(first.get(key)), _plain(other.get(key)))
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.dtypes import TORCH_NAMES
-from genepool.checkpoints.model_files.configs import read_json
+from genepool.checkpoints.model_files.configs import pinned_settings, read_json
+from genepool.checkpoints.model_files.tokenizer_files import (
+    FURTHER_TEMPLATES,
+    SETTINGS,
+    VOCABULARIES,
+    further_templates,
+    is_tokenizer_file,
+    pinned_templates,
+)
 from genepool.documents import parse_json
+from genepool.errors import CheckpointError
 from genepool.messages import at, some
+
+# Keys of a tokenizer's settings that say nothing about which text becomes which tokens.
+_OF_TOKENIZERS = frozenset({"chat_template", "tokenizer_class", "processor_class"})
 
 _WEIGHTS = (
     *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"),
@@ -30,8 +44,8 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     """The files that a new checkpoint takes from the directory of its first seed.
 
     Configurations, tokenizer, chat template, licence and the like: everything except weights and
-    pickles, code, hidden files, subdirectories, and what describes the seed itself (README,
-    genepool.json).
+    pickles, code, hidden files, subdirectories but that of chat templates, and what describes the
+    seed itself (README, genepool.json). The tokenizer is an adapter's own, if that brings one.
 
     Args:
         first: the seed; one that is came without a directory has none.
@@ -45,17 +59,53 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     """
     if first.directory is None:
         return {}
-    found: dict[str, bytes | Path] = {}
-    for path in sorted(first.directory.iterdir()):
-        lower = path.name.lower()
-        left_out = lower.startswith((".", *_OF_THE_SEED)) or lower.endswith((*_WEIGHTS, *_CODE))
-        if left_out or path.is_dir():
-            continue
-        if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
-            found[path.name] = safe_target(first.directory, path.name)
+    own = first.tokenizer
+    found = _copied(first.directory, lambda name: own is None or not is_tokenizer_file(name))
+    if own is not None:
+        found.update(_copied(own, is_tokenizer_file))
     if dtype is not None and (config := found.get("config.json")) is not None:
         found["config.json"] = _with_dtype(cast(Path, config), dtype)
     return found
+
+
+def _copied(directory: Path, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:
+    found: dict[str, bytes | Path] = {}
+    for path in sorted(directory.iterdir()):
+        lower = path.name.lower()
+        left_out = lower.startswith((".", *_OF_THE_SEED)) or lower.endswith((*_WEIGHTS, *_CODE))
+        if left_out or path.is_dir() or not wanted(path.name):
+            continue
+        if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
+            found[path.name] = safe_target(directory, path.name)
+    for name in further_templates(directory) if wanted(FURTHER_TEMPLATES) else ():
+        found[name] = safe_target(directory, name)
+    return found
+
+
+def companion_digests(model: Path, tokenizer: Path) -> dict[str, str]:
+    """Digests of what decides, beside the weights, what a language model reads and answers.
+
+    Args:
+        model: directory of config.json and generation_config.json.
+        tokenizer: directory of the tokenizer.
+
+    Returns:
+        "configuration", "generation settings", "tokenizer" and "chat template" to 16 hex digits, as
+        far as there is one. What says nothing about the model's function does not count.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    parts = {
+        "configuration": [pinned_settings(model / "config.json")],
+        "generation settings": [pinned_settings(model / "generation_config.json")],
+        "tokenizer": [
+            *(_bytes(tokenizer / name) for name in VOCABULARIES),
+            *(pinned_settings(tokenizer / name, _OF_TOKENIZERS) for name in SETTINGS),
+        ],
+        "chat template": [pinned_templates(tokenizer)],
+    }
+    return {name: _joined(found) for name, found in parts.items() if any(found)}
 
 
 def code_notice(first: Checkpoint) -> str | None:
@@ -99,3 +149,17 @@ def _set_dtype(content: Any, dtype: str) -> bool:
         elif _set_dtype(value, dtype):
             changed = True
     return changed
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
+
+
+def _joined(parts: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]

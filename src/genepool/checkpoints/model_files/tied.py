@@ -67,6 +67,12 @@ def tied_embeddings(checkpoint: Checkpoint) -> Tensor | None:
     return found[0] if len(found) == 1 and ties_embeddings(checkpoint.directory) else None
 
 
+def embedding_rows(checkpoint: Checkpoint) -> int | None:
+    """How many tokens the embeddings have rows for; None where they are not known by name."""
+    rows = {t.shape[0] for n, t in checkpoint.tensors.items() if _EMBEDDINGS.search(n) and t.shape}
+    return max(rows, default=None)
+
+
 def _stored_head(checkpoint: Checkpoint) -> Tensor | None:
     named = [tensor for name, tensor in checkpoint.tensors.items() if _HEAD.search(name)]
     return named[0] if len(named) == 1 else None

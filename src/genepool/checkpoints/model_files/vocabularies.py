@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from genepool.checkpoints.model_files.configs import read_json
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.model_files.configs import optional_json, read_json
+from genepool.checkpoints.model_files.tied import embedding_rows
+from genepool.checkpoints.model_files.tokenizer_files import chat_templates, holds_tokenizer
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
-# The first of these that a directory holds; all but the last two say which token has which id.
-_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+# The first of these that a directory holds says which token has which id.
+_FILES = (
+    *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"),
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,8 +28,8 @@ class Vocabulary:
 
     Attributes:
         file: that it was read from.
-        ids: token to id; empty for a SentencePiece model, which is compared by its bytes.
-        content: the file's bytes, if it can only be compared so.
+        ids: token to id; empty where the file is of a form that is not read here.
+        content: the file's bytes then: it can only be compared by them.
     """
 
     file: Path
@@ -39,7 +46,7 @@ def same_files(first: Path, other: Path) -> bool:
         ours.name == theirs.name
         and ours.stat().st_size == theirs.stat().st_size
         and ours.read_bytes() == theirs.read_bytes()
-        and _added(first) == _added(other)
+        and (ours.name == "tokenizer.json" or _added(first) == _added(other))
     )
 
 
@@ -53,7 +60,12 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     if file is None:
         return None
     if file.suffix == ".model":
-        return Vocabulary(file, {}, file.read_bytes())
+        content = file.read_bytes()
+        pieces = _pieces(content)
+        if pieces is None:
+            return Vocabulary(file, {}, content)
+        ids = {token: number for number, token in enumerate(pieces)}
+        return Vocabulary(file, {**ids, **_added(directory)}, b"")
     if file.name == "tokenizer.json":
         ids = _tokenizer_ids(file)
     elif file.name == "vocab.json":
@@ -69,8 +81,65 @@ def _file(directory: Path) -> Path | None:
 
 
 def _added(directory: Path) -> dict[str, int]:
+    """The tokens that were added to a tokenizer without tokenizer.json, wherever that is said."""
+    file = directory / "tokenizer_config.json"
+    given: Any = (optional_json(file) or {}).get("added_tokens_decoder") or {}
+    try:
+        later = {str(entry["content"]): int(number) for number, entry in given.items()}
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise _odd(file, "added_tokens_decoder") from error
     file = directory / "added_tokens.json"
-    return _whole(file, read_json(file)) if file.is_file() else {}
+    return {**later, **_whole(file, optional_json(file) or {})}
+
+
+def _pieces(content: bytes) -> list[str] | None:
+    """The pieces of a SentencePiece model in the order of their ids; None if it is none.
+
+    The file is a message of Protocol Buffers, `ModelProto` of sentencepiece_model.proto: its field
+    1 repeats messages whose field 1 is the text of a piece.
+    """
+    try:
+        pieces = [_texts(piece)[0] for piece in _texts(content)]
+        return [piece.decode("utf-8") for piece in pieces] or None
+    except (IndexError, ValueError):
+        return None
+
+
+def _texts(message: bytes) -> list[bytes]:
+    """What the fields numbered 1 of a message of Protocol Buffers hold.
+
+    Raises:
+        IndexError, ValueError: it is no such message.
+    """
+    found: list[bytes] = []
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == 0:
+            size, place = 0, _varint(message, place)[1]
+        elif kind == 2:
+            size, place = _varint(message, place)
+        else:
+            size = {1: 8, 5: 4}[kind] if kind in (1, 5) else -1
+        if size < 0 or place + size > len(message):
+            raise ValueError("no message of Protocol Buffers")
+        if key == 0x0A:
+            found.append(message[place : place + size])
+        place += size
+    return found
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 64:
+        byte = message[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+        shift += 7
+    raise ValueError("no number of Protocol Buffers")
 
 
 def _tokenizer_ids(file: Path) -> dict[str, int]:
@@ -129,6 +198,20 @@ def common_rows(vocabularies: Sequence[Vocabulary]) -> int | None:
     return min(differing, default=None)
 
 
+def comparable(first: Vocabulary, other: Vocabulary) -> bool:
+    """Whether two vocabularies are in forms that can be compared.
+
+    Some tokenizers shift the ids of the SentencePiece model that they are saved with.
+    """
+    if bool(first.ids) != bool(other.ids):
+        return False
+    if (first.file.suffix == ".model") == (other.file.suffix == ".model"):
+        return True
+    shifts = Counter(other.ids[t] - n for t, n in first.ids.items() if t in other.ids)
+    ((shift, number),) = shifts.most_common(1) or [(0, 0)]
+    return shift == 0 or 2 * number < min(len(first.ids), len(other.ids))
+
+
 def conflict(first: Vocabulary, other: Vocabulary, *, nested: bool) -> str | None:
     """What stands in the way of merging embeddings row by row, in words; None if nothing does.
 
@@ -136,10 +219,8 @@ def conflict(first: Vocabulary, other: Vocabulary, *, nested: bool) -> str | Non
         first, other: the vocabularies.
         nested: whether one of them may have tokens besides (in rows that the other leaves unused).
     """
-    if first.content or other.content:
-        if first.content and other.content and first.content != other.content:
-            return "the files differ"
-        return None
+    if not (first.ids and other.ids):
+        return "the files differ" if first.content != other.content else None
     moved = [t for t, number in first.ids.items() if other.ids.get(t, number) != number]
     if moved:
         token = min(moved, key=lambda t: first.ids[t])
@@ -152,7 +233,8 @@ def conflict(first: Vocabulary, other: Vocabulary, *, nested: bool) -> str | Non
     if taken:
         number, token = min(taken)
         return f"id {number} is token '{one_line(token)}' against '{one_line(names[number])}'"
-    if nested:
+    # What was added to a SentencePiece model afterwards may be said nowhere beside it.
+    if nested or (first.file.suffix == ".model") != (other.file.suffix == ".model"):
         return None
     parts: list[str] = []
     for verb, has, lacks in (
@@ -165,3 +247,54 @@ def conflict(first: Vocabulary, other: Vocabulary, *, nested: bool) -> str | Non
             more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
             parts.append(f"it {verb} the tokens {shown}{more}")
     return " and ".join(parts) or None
+
+
+def with_own_tokenizer(folded: Checkpoint, adapter: Path) -> Checkpoint:
+    """A folded adapter with the tokenizer that its directory holds, if that holds one.
+
+    Raises:
+        CheckpointError: it has tokens beyond the rows of the embeddings, or cannot be read.
+    """
+    own, base = chat_templates(adapter), chat_templates(folded.directory or adapter)
+    if not holds_tokenizer(adapter):
+        if not own or own == base:
+            return folded
+        return _told(
+            folded,
+            f"{at(adapter)} holds a chat template but no tokenizer: tokenizer and chat template of "
+            "the base are used; to use its own, save the tokenizer beside it",
+        )
+    folded = replace(folded, tokenizer=adapter)
+    ours = None if folded.directory is None else read_vocabulary(folded.directory)
+    theirs = read_vocabulary(adapter)
+    if theirs is not None and theirs.ids:
+        _require_rows(folded, theirs, ours)
+    notes: list[str] = []
+    if ours is not None and theirs is not None:
+        if not comparable(ours, theirs):
+            notes.append("could not be compared with the base's")
+        elif reason := conflict(ours, theirs, nested=False):
+            notes.append(reason)
+    if own != base and folded.directory is not None:
+        notes.append("another chat template" if own else "no chat template, which the base has")
+    if not notes:
+        return folded
+    return _told(folded, f"{at(adapter)}: its own tokenizer is used ({'; '.join(notes)})")
+
+
+def _require_rows(folded: Checkpoint, own: Vocabulary, base: Vocabulary | None) -> None:
+    """The tokens of an adapter must have rows in the embeddings, unless the base's have none."""
+    rows = embedding_rows(folded)
+    if rows is None or (base is not None and max(base.ids.values(), default=-1) >= rows):
+        return
+    token, last = max(own.ids.items(), key=lambda item: item[1])
+    if last >= rows:
+        raise CheckpointError(
+            f"{at(own.file)}: token '{one_line(token)}' has id {last}, and the embeddings have "
+            f"only {rows} rows; resize the base as it was for training (in transformers: "
+            f"model.resize_token_embeddings({last + 1})), or take the tokenizer away"
+        )
+
+
+def _told(checkpoint: Checkpoint, notice: str) -> Checkpoint:
+    return replace(checkpoint, notices=(*checkpoint.notices, notice))

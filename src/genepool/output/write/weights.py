@@ -335,6 +335,7 @@ def _index(files: Sequence[_File]) -> bytes:
 
 
 def _write_small(path: Path, data: bytes | Path) -> None:
+    path.parent.mkdir(exist_ok=True)
     with path.open("xb") as file:
         if isinstance(data, Path):
             with data.open("rb") as source:

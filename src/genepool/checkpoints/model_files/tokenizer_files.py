@@ -1,0 +1,137 @@
+"""Tokenizers as they are saved: which files are theirs, and their chat templates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from genepool.checkpoints.model_files.configs import differing_fields, optional_json
+from genepool.errors import CheckpointError
+from genepool.messages import at, one_line, some
+
+# Files that say, together, how text becomes tokens; and what goes with them, as JSON objects.
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+    *("spiece.model", "sentencepiece.bpe.model"),
+)
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TEMPLATE = "chat_template.jinja"
+# Transformers 5 saves all chat templates but the default one here, each in a file of its name.
+FURTHER_TEMPLATES = "additional_chat_templates"
+_OTHERS = (".tiktoken", ".spm", "tekken.json", _TEMPLATE, "chat_template.json")
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a file of that name goes with the tokenizer, not with the model."""
+    return name in (*VOCABULARIES, *SETTINGS, FURTHER_TEMPLATES) or name.endswith(_OTHERS)
+
+
+def holds_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds a tokenizer's tokens."""
+    return any(
+        path.name in VOCABULARIES or path.name.endswith((".tiktoken", ".spm", "tekken.json"))
+        for path in directory.iterdir()
+    )
+
+
+def further_templates(directory: Path) -> list[str]:
+    """The chat templates that have files in a folder of their own, as paths from the directory."""
+    folder = directory / FURTHER_TEMPLATES
+    found = sorted(folder.glob("*.jinja")) if folder.is_dir() else []
+    return [f"{FURTHER_TEMPLATES}/{path.name}" for path in found]
+
+
+def chat_templates(directory: Path) -> dict[str, str]:
+    """The chat templates of a tokenizer by name, "default" first of all; empty if it has none.
+
+    As transformers reads them: files of their own come before what tokenizer_config.json says, and
+    chat_template.json is a processor's.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    found: dict[str, str] = {}
+    if (directory / _TEMPLATE).is_file():
+        found["default"] = _text(directory / _TEMPLATE)
+    for name in further_templates(directory):
+        found[Path(name).stem] = _text(directory / name)
+    for name in () if found else ("tokenizer_config.json", "chat_template.json"):
+        given: Any = (optional_json(directory / name) or {}).get("chat_template")
+        if isinstance(given, str):
+            return {"default": given}
+        pairs: list[tuple[Any, Any]] = []
+        if isinstance(given, dict):
+            pairs = list(cast("dict[Any, Any]", given).items())
+        elif isinstance(given, list):
+            pairs = [_named(entry) for entry in cast("list[Any]", given)]
+        if pairs:
+            return {str(name): str(text) for name, text in pairs}
+    return found
+
+
+def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
+    """Notices of how the chat templates and special tokens of two tokenizers' directories differ.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    notices: list[str] = []
+    ours, theirs = (
+        {name: text.strip() for name, text in chat_templates(directory).items()}
+        for directory in (first, other)
+    )
+    changed = [n for n in sorted(ours.keys() | theirs.keys()) if ours.get(n) != theirs.get(n)]
+    if ours and theirs and changed:
+        what = "another chat template" if changed == ["default"] else "other chat templates"
+        names = "" if changed == ["default"] else f" ({some(changed)})"
+        notices.append(f"{at(other)}: {what}{names} than in {at(first)} (the first seed's is kept)")
+    elif changed and _tokenized(first) and _tokenized(other):
+        has, lacks = (other, first) if theirs else (first, other)
+        kept = "the result will have none" if theirs else "it is kept"
+        notices.append(f"{at(has)} has a chat template and {at(lacks)} has none ({kept})")
+    return notices + compare_settings("special_tokens_map.json", first, other)
+
+
+def compare_settings(name: str, first: Path, other: Path) -> list[str]:
+    """Notices of how the JSON file of that name differs in two directories that both have it.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    a, b = (optional_json(directory / name) for directory in (first, other))
+    fields = [] if a is None or b is None else differing_fields(a, b)
+    if not fields:
+        return []
+    return [
+        f"{at(other)}: other values of {', '.join(one_line(key) for key in fields[:6])} in {name} "
+        f"than in {at(first)} (the first seed's is kept)"
+    ]
+
+
+def pinned_templates(directory: Path) -> bytes:
+    """The chat templates as a pool pins them; empty if there are none.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    found = chat_templates(directory)
+    if found.keys() <= {"default"}:
+        return found.get("default", "").strip().encode()
+    return json.dumps([{"name": n, "template": text} for n, text in found.items()]).encode()
+
+
+def _tokenized(directory: Path) -> bool:
+    return (directory / "tokenizer_config.json").is_file()
+
+
+def _named(entry: Any) -> tuple[Any, Any]:
+    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+    return fields.get("name", "default"), fields.get("template", entry)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except OSError as error:
+        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
