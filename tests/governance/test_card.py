@@ -55,7 +55,7 @@ def test_hostile_names_stay_names(tmp_path: Path) -> None:
     ).stdout.decode()
     given = [f"{name}=PATH" for name in HOSTILE]
     assert words.split("\0")[:-1] == [
-        *("rebuild", "genepool.json", "--seeds"),
+        *("rebuild", "genepool.json", "--moved"),
         *given,
         *("-o", "DIR"),
     ]

@@ -90,7 +90,7 @@ def test_a_word_of_a_command_is_handed_on(name: str) -> None:
         ["bash", "-c", f"printf %s {argument(name)}"], capture_output=True, check=True
     )
     assert done.stdout.decode() == name
-    command = f"genepool rebuild genepool.json --seeds {argument(name + '=PATH')} -o DIR"
+    command = f"genepool rebuild genepool.json --moved {argument(name + '=PATH')} -o DIR"
     assert "\n" not in command
     (fence,) = parsed(block(command))
     assert (fence.type, fence.content) == ("fence", f"{command}\n")

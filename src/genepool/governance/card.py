@@ -111,7 +111,7 @@ def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = 
 def rebuild_command(seeds: Sequence[CardSeed]) -> str:
     """How the card says that the model is made again."""
     given = " ".join(argument(f"{seed.name}=PATH") for seed in seeds)
-    return f"genepool rebuild genepool.json --seeds {given} -o DIR"
+    return f"genepool rebuild genepool.json --moved {given} -o DIR"
 
 
 def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:

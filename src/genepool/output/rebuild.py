@@ -77,7 +77,7 @@ def _recipe_seed(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Checkpoint
     if seed.name not in places and seed.hub is None:
         raise InputError(
             f"the recipe needs the seed '{seed.name}'; say where it is with "
-            f"--seeds {seed.name}=PATH"
+            f"--moved {seed.name}=PATH"
         )
     source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype)
     source = moved(source, seed.name, places)
@@ -85,7 +85,7 @@ def _recipe_seed(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Checkpoint
         checkpoint = open_source(source)
     except CheckpointError as error:
         raise CheckpointError(
-            f"seed '{seed.name}': {error}; say where it is with --seeds {seed.name}=PATH"
+            f"seed '{seed.name}': {error}; say where it is with --moved {seed.name}=PATH"
         ) from None
     if checkpoint.digest() != seed.digest:
         raise CheckpointError(

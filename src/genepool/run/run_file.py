@@ -21,6 +21,7 @@ from genepool.errors import ConfigError, GenepoolError, MissingExtraError, RunFi
 from genepool.messages import at as path_of
 from genepool.messages import is_text
 from genepool.models.build import ModelOptions
+from genepool.output.mergekit import mergekit_advice
 from genepool.run.faults import (
     Fault,
     Place,
@@ -108,7 +109,10 @@ class RunConfig(Section):
         default=ModelOptions(), description="the live model into which children are materialised"
     )
     chromosomes: dict[str, list[str]] = Field(
-        default={}, description="name -> patterns of tensor names; each splits on its own"
+        default={},
+        description="name -> patterns of tensor names; each splits on its own. A pattern is one of "
+        "file names (`*.mlp.*`), or after `re:` a regular expression that a whole name must match, "
+        "without look-around and back-references",
     )
     budget: int = Field(default=1000, ge=0, le=10**9, description="number of children to score")
     seed: int = Field(default=0, ge=0, lt=2**63, description="the random seed")
@@ -238,6 +242,8 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
             f"got {type(data).__name__ if data is not None else 'nothing'}"
         )
     content = cast("dict[str, Any]", data)
+    if (advice := mergekit_advice(content)) is not None:
+        raise ConfigError(f"{source}: {advice}")
     return resolve(Given(content, directory or file.absolute().parent, source, lines))
 
 

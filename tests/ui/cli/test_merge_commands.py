@@ -143,7 +143,7 @@ def test_a_ratio_for_every_layer(tmp_path: Path) -> None:
     other = merge(*models, tmp_path / "again", ratio=dict(details["ratio"]), angle="tensor")
     assert weights(other.directory) == weights(out)
     built = ["rebuild", str(out / "genepool.json"), "-o", str(tmp_path / "built")]
-    seeds = [word for name in ("a", "b") for word in ("--seed", f"{name}={tmp_path / name}")]
+    seeds = [word for name in ("a", "b") for word in ("--moved", f"{name}={tmp_path / name}")]
     code, _, error = run_cli([*built, *seeds])
     assert code == 0, error
     assert weights(tmp_path / "built") == weights(out)

@@ -106,8 +106,8 @@ def export(
 @click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE.json")
 @click.argument("more", nargs=-1, metavar="NAME=PATH")
 @click.option(
+    "--moved",
     "--seeds",
-    "--seed",
     "places",
     multiple=True,
     metavar="NAME=PATH",
@@ -133,7 +133,7 @@ def rebuild(
     from genepool.output.rebuild import rebuild
     from genepool.ui.terminal.progress import watcher
 
-    seeds, shard_bytes = _places((*places, *more), "--seeds"), _bytes(shard_size)
+    seeds, shard_bytes = _places((*places, *more), "--moved"), _bytes(shard_size)
     with watcher() as progress:
         progress.stage("rebuilding")
         written = rebuild(
@@ -269,11 +269,14 @@ def merge(
     tokenizer.
     """
     from genepool.output.by_hand import Opening, merge_models
+    from genepool.output.mergekit import refuse_config
     from genepool.output.methods.registry import specify
     from genepool.output.methods.specification import Options, WrongOptions
     from genepool.output.write.weights import Writing
     from genepool.ui.terminal.progress import watcher
 
+    for model in models:
+        refuse_config(model)
     options = Options(
         ratio=_ratio(ratios),
         split=_split(split),

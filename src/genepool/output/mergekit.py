@@ -1,0 +1,173 @@
+"""Configurations of mergekit, known by their keys, and the command that does the same here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from genepool.documents import read_text
+from genepool.errors import InputError
+from genepool.messages import at, one_line
+
+_METHODS = {
+    "slerp": "slerp",
+    "linear": "linear",
+    "task_arithmetic": "task-arithmetic",
+    "ties": "ties",
+    "dare_linear": "dare-linear",
+    "dare_ties": "dare-ties",
+}
+_KEYS = {"merge_method", "slices", "models", "genome", "modules"}
+_OURS = {"pool", "seeds"}
+_LARGEST = 1_000_000
+
+
+class _NoCounterpart(Exception):
+    """Why no command does the same."""
+
+
+def refuse_config(model: str) -> None:
+    """Refuse a configuration of mergekit where a model is expected, and say what to type instead.
+
+    Raises:
+        InputError: the path is that of such a file.
+    """
+    path = Path(model)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return
+    from genepool.yaml_documents import parse_yaml
+
+    try:
+        content, _ = parse_yaml(read_text(path, _LARGEST))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{at(path)}: expected a model; got a YAML file: {error}") from None
+    advice = mergekit_advice(content)
+    raise InputError(f"{at(path)}: {advice or 'expected a model; got a YAML file'}")
+
+
+def mergekit_advice(content: object) -> str | None:
+    """What to say of a document that is meant for mergekit; None for any other.
+
+    Args:
+        content: plain values, as they are read from YAML.
+    """
+    entries = _mapping(content)
+    if not _KEYS & entries.keys() or _OURS & entries.keys():
+        return None
+    if "genome" in entries:
+        genome = _mapping(entries["genome"])
+        seeds = ", ".join(str(model) for model in _list(genome.get("models")))
+        return one_line(
+            "this is a configuration of mergekit-evolve; here a run file says it, with "
+            f"'seeds: [{seeds}]', 'strategy: {{name: cma-es}}', its tasks with 'evaluator: "
+            "lm-eval', and a pool: see docs/run-file.md"
+        )
+    try:
+        command = shlex.join(["genepool", "merge", *_arguments(entries), "-o", "merged"])
+    except _NoCounterpart as reason:
+        return one_line(
+            f"this is a configuration of mergekit, and no command does the same here: {reason}; "
+            "see docs/merge-methods.md"
+        )
+    return f"this is a configuration of mergekit; this does the same: {one_line(command)}"
+
+
+def _arguments(content: Mapping[str, Any]) -> list[str]:
+    named = content.get("merge_method")
+    method = _METHODS.get(str(named))
+    if method is None:
+        raise _NoCounterpart(f"merge_method '{named}' is not among {', '.join(_METHODS)}")
+    listed, shared = _models(content)
+    base = None if content.get("base_model") is None else _model(content["base_model"])
+    models = {name: own for name, own in listed.items() if name != base}
+    out: list[str]
+    if method == "slerp":
+        if base is None or len(models) != 1:
+            raise _NoCounterpart("slerp takes a base_model and one other")
+        out = [base, *models, "--angle", "tensor", *_ratios(shared.get("t"))]
+    else:
+        if method == "linear":
+            models, base = listed, None
+        elif base is None:
+            raise _NoCounterpart(f"{named} takes a base_model")
+        out = [*models, "--method", method, *(() if base is None else ("--base", base))]
+        out += _each("weight", models, shared, None)
+        if method.startswith(("ties", "dare")):
+            # Where mergekit is told nothing, it keeps everything.
+            out += _each("density", models, shared, 1)
+        if (normalise := shared.get("normalize")) is not None:
+            out.append("--normalise" if normalise else "--no-normalise")
+        if (scale := shared.get("lambda")) is not None:
+            out += ["--scale", _number(scale, "lambda")]
+        if shared.get("rescale") is False:
+            raise _NoCounterpart("'rescale: false' has none")
+    dtype = content.get("out_dtype") or content.get("dtype")
+    return [*out, *(() if dtype is None else ("--dtype", str(dtype)))]
+
+
+def _models(content: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The models with their own parameters, and those of all of them."""
+    shared = _mapping(content.get("parameters"))
+    entries = _list(content.get("models"))
+    if "slices" in content:
+        slices = [_mapping(part) for part in _list(content["slices"])]
+        entries = _list(slices[0].get("sources")) if len(slices) == 1 else []
+        ranges = [_list(_mapping(entry).get("layer_range")) for entry in entries]
+        if not ranges or any(given != ranges[0] or given[:1] not in ([], [0]) for given in ranges):
+            raise _NoCounterpart("slices of models have none")
+        shared = {**shared, **_mapping(slices[0].get("parameters"))}
+    source = content.get("tokenizer_source")
+    if "modules" in content or "tokenizer" in content or source not in (None, "base"):
+        raise _NoCounterpart("modules and tokenizers of several sources have none")
+    models = {
+        _model(_mapping(entry).get("model")): _mapping(_mapping(entry).get("parameters"))
+        for entry in entries
+    }
+    if len(models) != len(entries):
+        raise _NoCounterpart("a model is named twice")
+    return models, shared
+
+
+def _model(value: object) -> str:
+    if not isinstance(value, str) or "+" in value:
+        raise _NoCounterpart(f"{value!r} is no plain path or id of a model")
+    return value
+
+
+def _ratios(given: object) -> list[str]:
+    out: list[str] = []
+    for entry in _list(given) if _mapping((_list(given) or [None])[0]) else [{"value": given}]:
+        part = _mapping(entry)
+        values = part.get("value")
+        numbers = ",".join(_number(value, "t") for value in (_list(values) or [values]))
+        text = part.get("filter")
+        out += ["--ratio", numbers if text in (None, "*") else f"{text}={numbers}"]
+    return out
+
+
+def _each(
+    key: str, models: Mapping[str, Mapping[str, Any]], shared: Mapping[str, Any], default: object
+) -> list[str]:
+    """An option for each model; none where nothing is said."""
+    values = [own.get(key, shared.get(key, default)) for own in models.values()]
+    if all(value is None for value in values):
+        return []
+    return [word for value in values for word in (f"--{key}", _number(value, key))]
+
+
+def _number(value: object, key: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _NoCounterpart(f"{key} {value!r} has none; a number has")
+    return str(value)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -1,0 +1,137 @@
+"""Files that are meant for mergekit are known by their keys, and what to type here is said."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from genepool.errors import ConfigError
+from genepool.output.mergekit import mergekit_advice
+from genepool.run.run_file import load_run
+from tests.cli import run_cli
+from tests.runs import write_seed
+
+SLERP = """
+slices:
+- sources:
+  - {model: a, layer_range: [0, 32]}
+  - {model: b, layer_range: [0, 32]}
+merge_method: slerp
+base_model: a
+parameters:
+  t:
+  - {filter: self_attn, value: [0, 0.5, 1]}
+  - {filter: mlp, value: [1, 0.5, 0]}
+  - value: 0.5
+dtype: bfloat16
+"""
+TIES = """
+models:
+- model: base
+- model: a
+  parameters: {density: 0.5, weight: 0.5}
+- model: b
+  parameters: {density: 0.25, weight: 0.3}
+merge_method: ties
+base_model: base
+parameters: {normalize: false, int8_mask: true, lambda: 0.9}
+dtype: float16
+"""
+DARE = """
+merge_method: dare_ties
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.4}
+"""
+LINEAR = """
+merge_method: linear
+models: [{model: org/a b, parameters: {weight: 1}}, {model: b, parameters: {weight: 3}}]
+out_dtype: float32
+dtype: float16
+"""
+SAME = {
+    SLERP: "a b --angle tensor --ratio self_attn=0,0.5,1 --ratio mlp=1,0.5,0 --ratio 0.5 "
+    "--dtype bfloat16",
+    TIES: "a b --method ties --base base --weight 0.5 --weight 0.3 --density 0.5 --density 0.25 "
+    "--no-normalise --scale 0.9 --dtype float16",
+    DARE: "a b --method dare-ties --base base --weight 0.4 --weight 0.4 --density 1 --density 1",
+    LINEAR: "'org/a b' b --method linear --weight 1 --weight 3 --dtype float32",
+}
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_the_command_that_does_the_same_is_printed(tmp_path: Path, text: str) -> None:
+    line = f"genepool merge {SAME[text]} -o merged"
+    file = tmp_path / "config.yml"
+    file.write_text(text)
+    for command in (["evolve", str(file)], ["merge", str(file), "-o", str(tmp_path / "out")]):
+        code, out, error = run_cli(command)
+        assert (code, out) == (1, "")
+        assert error.strip().endswith(f"a configuration of mergekit; this does the same: {line}")
+        assert len(error.splitlines()) == 1
+
+
+PLAIN = SLERP.partition("parameters")[0] + "parameters: {t: 0.3}"
+
+
+@pytest.mark.parametrize("text", [TIES, DARE, PLAIN])
+def test_the_command_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("a", "b", "base")):
+        write_seed(tmp_path / f"{name}.safetensors", number)
+    advice = mergekit_advice(yaml.safe_load(text.replace("model: ", "model: ./")))
+    assert advice is not None
+    words = shlex.split(advice.partition("does the same: ")[2])[1:]
+    there = {f"./{name}": f"{name}.safetensors" for name in ("a", "b", "base")}
+    code, _, error = run_cli([there.get(word, word) for word in words])
+    assert code == 0, error
+    assert (tmp_path / "merged/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"merge_method": "passthrough"}, "'passthrough' is not among slerp"),
+        ({"merge_method": None, "slices": []}, "'None' is not among"),
+        ({"slices": [{"sources": []}, {"sources": []}]}, "slices of models have none"),
+        ({"slices": [{"sources": [{"model": "a", "layer_range": [8, 16]}]}]}, "slices of models"),
+        ({"models": [{"model": "a+adapter"}]}, "'a+adapter' is no plain path"),
+        ({"models": [{"model": "a"}, {"model": "a"}]}, "a model is named twice"),
+        ({"models": [{"model": "a", "parameters": {"weight": [0, 1]}}]}, "weight [0, 1] has none"),
+        ({"models": "a"}, None),
+        ({"base_model": None}, "dare_ties takes a base_model"),
+        ({"tokenizer_source": "union"}, "tokenizers of several sources"),
+        ({"parameters": {"rescale": False}}, "'rescale: false' has none"),
+        ({"parameters": {"lambda": "x\ny"}}, "lambda 'x\\ny' has none"),
+        ({"modules": {}}, "modules"),
+    ],
+)
+def test_where_no_command_does_the_same(changes: dict[str, Any], words: str | None) -> None:
+    advice = mergekit_advice({**yaml.safe_load(DARE), **changes})
+    assert advice is not None and "\n" not in advice
+    if words is not None:
+        assert "no command does the same here" in advice
+        assert words in advice
+
+
+def test_what_mergekit_evolve_reads(tmp_path: Path) -> None:
+    file = tmp_path / "evolve.yaml"
+    genome = {"models": ["a", "b"], "merge_method": "slerp", "layer_granularity": 8}
+    file.write_text(yaml.safe_dump({"genome": genome, "tasks": [{"name": "gsm8k"}]}))
+    with pytest.raises(ConfigError, match=r"mergekit-evolve; .*'seeds: \[a, b\]'.*cma-es"):
+        load_run(file)
+
+
+def test_other_files_are_taken_for_what_they_are(tmp_path: Path) -> None:
+    for content in ({"pool": "p", "seeds": ["a"], "models": []}, {}, [], None, "models", {"a": 1}):
+        assert mergekit_advice(content) is None
+    (tmp_path / "run.yaml").write_text("a: 1")
+    code, _, error = run_cli(["merge", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "out")])
+    assert code == 1 and "expected a model; got a YAML file" in error
+    (tmp_path / "run.yaml").write_text("a: [")
+    code, _, error = run_cli(["merge", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "out")])
+    assert code == 1 and "got a YAML file: not valid YAML" in error
