@@ -1,4 +1,4 @@
-"""What a run works on: seeds, their layout, the tasks, and what of it the pool pins."""
+"""What a run works on, opened: seeds, their layout and the tasks."""
 
 from __future__ import annotations
 
