@@ -1,4 +1,4 @@
-"""Held-out accuracy against the share of examples asked: what `fewer.py` left, a panel per file.
+"""Held-out accuracy against the share of examples asked: a panel per file of results.
 
 python experiments/beyond/plot.py results/fewer-*.jsonl -o fewer.png
 """

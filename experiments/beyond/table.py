@@ -1,4 +1,4 @@
-"""Tables of what `run.py` and `fewer.py` left: means, paired differences, sign-flip tests.
+"""Tables of `results/`: means, paired differences, sign-flip tests.
 
 python experiments/beyond/table.py experiments/beyond/results/*.jsonl
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# What `fewer.py` compares with.
+# What ways to spend fewer examples are compared with.
 AGAINST = ("random", "irt")
 # What is compared over all data sets together.
 PAIRS = (
