@@ -29,7 +29,7 @@ def require_compiler() -> None:
     Raises:
         ConfigError: NUMBA_DISABLE_JIT is set.
     """
-    if config.DISABLE_JIT:
+    if getattr(config, "DISABLE_JIT", False):
         raise ConfigError(
             "NUMBA_DISABLE_JIT is set, and genepool's loops run only when they are compiled: unset "
             "it (unset NUMBA_DISABLE_JIT)"

@@ -19,8 +19,7 @@ from genepool.tasks.checks import checked_indices, checked_scores, content_diges
 from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.sizes import train_size
-from genepool.tasks.stored import StoredTask
+from genepool.tasks.stored import StoredTask, train_size
 from genepool.tasks.task import evaluator
 
 

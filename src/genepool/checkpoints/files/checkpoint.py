@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from genepool.checkpoints.files.pickles import conversion
-from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
+from genepool.checkpoints.files.safetensors import MappedFile, Tensor, conversion, map_file
 from genepool.checkpoints.quantised import require_unquantised
 from genepool.documents import read_json
 from genepool.errors import CheckpointError

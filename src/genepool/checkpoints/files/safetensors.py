@@ -8,14 +8,16 @@ repeats the bounds checks because they alone keep the kernels inside the mapping
 from __future__ import annotations
 
 import errno
+import json
 import math
 import mmap
 import os
 import re
+import shlex
 import stat
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +26,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from genepool.checkpoints.files.dtypes import DTYPES, Raw
-from genepool.checkpoints.files.pickles import conversion
 from genepool.checkpoints.quantised import require_unquantised
 from genepool.documents import parse_json
 from genepool.errors import CheckpointError
@@ -258,3 +259,17 @@ def _refuse_foreign(path: Path, head: bytes, size: int) -> None:
                 safe = path.with_name(path.name.rsplit(".", 1)[0] + "-converted.safetensors")
                 advice = f"; convert it with: {conversion([path], safe)}"
             raise CheckpointError(f"{at(path)}: this is {text}{advice}")
+
+
+def conversion(files: Sequence[Path], target: Path) -> str:
+    """A shell command, one line, that converts pickled state dicts to one safetensors file.
+
+    It loads with `weights_only=True`, so that the pickles run no code.
+    """
+    code = (
+        "import torch, safetensors.torch as s; d = {k: v.contiguous().clone() for f in "
+        f"{json.dumps([str(file) for file in files])} for k, v in "
+        'torch.load(f, map_location="cpu", weights_only=True).items()}; '
+        f's.save_file(d, {json.dumps(str(target))}, {{"format": "pt"}})'
+    )
+    return f"python -c {shlex.quote(code)}"

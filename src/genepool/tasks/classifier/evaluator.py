@@ -17,8 +17,7 @@ from genepool.errors import ConfigError, EvaluationError
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
 from genepool.tasks.datasets import Labelled
-from genepool.tasks.sizes import train_size
-from genepool.tasks.stored import StoredTask
+from genepool.tasks.stored import StoredTask, train_size
 from genepool.tasks.task import evaluator
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.sizes import train_size
-from genepool.tasks.stored import StoredTask
+from genepool.tasks.stored import StoredTask, train_size
 from genepool.tasks.task import evaluator
 
 # Metrics that are 0 or 1 for each example, whatever the model says.
