@@ -132,6 +132,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     'pool: "a\\0b"': ("pool", "holds a character that is no text"),
     'pool: "\\ud800"': ("pool", "holds a character that is no text"),
     f"pool: {'x' * 300}": ("pool", "no file has so long a name"),
+    f"pool: {'x/' * 1500}": ("pool", "no file has so long a name"),
     f"seeds: [{'x/' * 3000}]": ("seeds.0", "no file has so long a name"),
 }
 FINE = {

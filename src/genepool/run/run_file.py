@@ -45,7 +45,7 @@ _LARGEST = 1_000_000
 _DEEPEST = 50
 # Where paths stand, and how long the names of files can be.
 _PATHS = {("pool",), ("seeds",), ("seeds", "path"), ("seeds", "base"), ("model", "tokenizer")}
-_LONGEST_NAME, _LONGEST_PATH = 255, 4000
+_LONGEST_NAME, _LONGEST_PATH, _DEEPEST_PATH = 255, 4000, 200
 
 
 class StrategyEntry(BaseModel):
@@ -347,6 +347,7 @@ class _Look:
                 self._fault(*place, text=f"holds a character that is no text; got {shown(value)}")
             elif tuple(names) in _PATHS and (
                 len(value) > _LONGEST_PATH
+                or value.count("/") > _DEEPEST_PATH
                 or any(len(part.encode()) > _LONGEST_NAME for part in value.split("/"))
             ):
                 self._fault(*place, text=f"no file has so long a name; got {shown(value)}")
