@@ -39,16 +39,16 @@ print("RESULT", int(sys.argv[2]) / seconds, float(found["train_values"][-1]))
 """
 
 _GENEPOOL = """
-import sys, tempfile
+import os, sys, tempfile
 from pathlib import Path
-import genepool
+from genepool.run.evolve import evolve
 from genepool.study.digits import prepare
 with tempfile.TemporaryDirectory() as folder:
-    run = prepare(Path(folder), from_scratch=True, budget=int(sys.argv[1]), seed=0)
-    config = run.config.model_copy(update={"early_stop": sys.argv[2] == "on"})
-    genepool.evolve(run.model_copy(update={"config": config.model_copy(
-        update={"pool": "warm-up", "budget": 30})}))  # compiles
-    result = genepool.evolve(run.model_copy(update={"config": config}))
+    steps, early_stop = int(sys.argv[1]), sys.argv[2] == "on"
+    evolve(prepare(Path(folder, "warm-up"), from_scratch=True, budget=30, seed=0))  # compiles
+    run = prepare(Path(folder, "run"), from_scratch=True, budget=steps, seed=0)
+    os.chdir(run.directory)
+    result = evolve({**run.given.data, "early_stop": early_stop})
     status = result.status
     print("RESULT", result.session / result.seconds, status["champion"]["train"],
           status["examples_evaluated"] / status["examples_total"])

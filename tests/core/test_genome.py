@@ -184,9 +184,9 @@ def test_mismatched_parts_are_refused() -> None:
     one = recipe([0, 4], np.array([[1.0, 2.0]]))
     with pytest.raises(InputError, match="expected 2 recipes to substitute; got 1"):
         compose(one, [one])
-    with pytest.raises(InputError, match="one axis and one list of seeds"):
+    with pytest.raises(InputError, match="one parameter axis and one list of seeds"):
         compose(one, [one, seed_recipe(5, 0, 2)])
-    with pytest.raises(InputError, match="one axis and one list of seeds"):
+    with pytest.raises(InputError, match="one parameter axis and one list of seeds"):
         compose(one, [one, seed_recipe(4, 0, 3)])
     with pytest.raises(InputError, match=r"expected 2 vectors of 4 values; got shapes \[\(4,\)\]"):
         express(one, [np.ones(4, dtype=np.float32)])

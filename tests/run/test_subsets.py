@@ -17,6 +17,7 @@ from genepool.pool.score_matrix import score_matrix
 from genepool.run.evolve import evolve
 from genepool.run.progress import Silence
 from genepool.study.compare import read_curve
+from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
 from tests.cli import run_cli
 from tests.runs import contents, write_run
@@ -242,7 +243,7 @@ def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
 
 def test_who_fails_on_other_examples_leaves_the_archive(tmp_path: Path) -> None:
     @evaluator("brittle")
-    class Brittle(_classifier()):
+    class Brittle(Classifier):
         """Fails for good on one example, for models that are right on another."""
 
         def score(self, model: Any, indices: Any, *, held_out: bool) -> Any:
@@ -270,19 +271,6 @@ def test_who_fails_on_other_examples_leaves_the_archive(tmp_path: Path) -> None:
     file = write_run(tmp_path / "b", strategy=ROUNDS, **changes)
     _in_pieces(file, 30, 100, 141)
     assert _whole(tmp_path / "b" / "pool") == whole
-
-
-def _classifier() -> Any:
-    from genepool.tasks.classifier.evaluator import Classifier
-
-    # Without the compiled way through an exam: what it asks is to be seen.
-    class Plain(Classifier):
-        """The classifier, example by example."""
-
-        def settle(self, model: Any, rule: Any) -> None:
-            """Not."""
-
-    return Plain
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ class Verbose(Good):
         (Above, r"scores must lie in \[0, 1\]"),
         (Unknown, r"scores must lie in \[0, 1\]; got \[nan"),
         (NotBinary, "binary is true, but scores such as"),
-        (Random, "when asked again"),
+        (Random, "when asked a second time"),
         (Positional, "when asked in another order"),
         (Neighbourly, "when asked in a block"),
         (LastBit, "when asked alone|when asked in a block of 1"),

@@ -1,8 +1,8 @@
 """The archive: the P members that currently compete, as a value.
 
 Members are never changed in place; `replaced` returns a new archive. What follows from the scores
-(contest, fitness, attraction, the bounds of `exam`) is computed when first asked for and kept with
-the value, since most children are rejected and leave the archive as it is.
+(contest, fitness, attraction, the bounds of the early stop) is computed when first asked for and
+kept with the value, since most children are rejected and leave the archive as it is.
 """
 
 from __future__ import annotations

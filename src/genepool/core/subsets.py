@@ -1,8 +1,8 @@
 """Competing for a part of the examples at a time, renewed every so often.
 
-Members are comparable only on the same examples. So in a round all of them, the archive and every
-child, are asked the same ones; when the round is over others are drawn, and whoever is in the
-archive is asked what is new to it before the next child is bred.
+Members are comparable only on the same examples. So the archive and every child are asked the same
+subset; when it has served its number of children another is drawn, and whoever is in the archive is
+asked what is new to it before the next child is bred.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Subsets:
     """How examples are spent.
 
     Attributes:
-        share: part of the examples of a round, in (0, 1).
+        share: part of the examples that a subset has, in (0, 1).
         renew: number of children after which others are drawn, at least 1.
         finalists: members of the archive that are scored on all examples in the end, so that the
             best of them is known for certain.
@@ -80,18 +80,18 @@ class Subset:
 
 
 def everything(examples: Examples) -> Subset:
-    """The one round of a run in which members compete for all examples."""
+    """The one subset of a run in which members compete for all examples."""
     return Subset(0, 0, None, None, examples)
 
 
-def draw_subset(rounds: Subsets, number: int, examples: Examples, seed: int) -> Subset:
+def draw_subset(subsets: Subsets, number: int, examples: Examples, seed: int) -> Subset:
     """Subset `number`, a function of its arguments alone.
 
     From every task the same share is drawn, in whole blocks where examples are asked in blocks, and
     at least one block; a task weighs what it weighs as a whole.
 
     Args:
-        rounds: the share, and how long a round is.
+        subsets: the share, and for how many children one serves.
         number: from 0.
         examples: all N examples.
         seed: of the randomness.
@@ -103,9 +103,9 @@ def draw_subset(rounds: Subsets, number: int, examples: Examples, seed: int) -> 
         names = np.arange(start, stop) if blocks is None else blocks[start:stop]
         found, sizes = np.unique(names, return_counts=True)
         order = draws.permutation(found.size)
-        enough = max(1, round(rounds.share * (stop - start)))
+        enough = max(1, round(subsets.share * (stop - start)))
         count = int(sizes[order].cumsum().searchsorted(enough)) + 1
         chosen.append(start + np.flatnonzero(np.isin(names, found[order[:count]])))
     indices = np.concatenate(chosen)
-    begin = number * rounds.renew
-    return Subset(number, begin, begin + rounds.renew, indices, examples.select(indices))
+    begin = number * subsets.renew
+    return Subset(number, begin, begin + subsets.renew, indices, examples.select(indices))

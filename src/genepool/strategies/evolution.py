@@ -234,11 +234,12 @@ class Evolution:
             step: of the oldest proposal in flight.
             scores: float32[N], NaN where not asked.
         """
-        flight = self._flight(step)
+        flight, state = self._flight(step), self._versions[max(0, step - 1)]
+        if flight.plan is not None and flight.met is state and flight.plan.done:
+            return None
         part = scores if step <= 0 else self._subset.part(scores)
         if not np.isnan(part).any():
             return None
-        state = self._versions[max(0, step - 1)]
         if flight.plan is None or flight.met is not state:
             if flight.plan is None or step <= 0:
                 raise InputError(
@@ -308,12 +309,11 @@ class Evolution:
         if scores.shape != (size,):
             raise InputError(f"expected {size} scores, one per example; got shape {scores.shape}")
         part = self._subset.part(scores)
-        # A comparison with NaN is false.
-        if not (part.min() >= 0 and part.max() <= 1):
-            known = part[~np.isnan(part)]
-            if known.size and not (known.min() >= 0 and known.max() <= 1):
-                wrong = known[(known < 0) | (known > 1)][0]
-                raise InputError(f"scores must be in [0, 1]; got {wrong}")
+        # These leave NaN out.
+        low, high = np.fmin.reduce(part), np.fmax.reduce(part)
+        if low < 0 or high > 1:
+            raise InputError(f"scores must be in [0, 1]; got {low if low < 0 else high}")
+        if np.isnan(part).any():
             if self.missing(step, scores) is not None:
                 raise InputError(
                     f"the proposal of step {step} must be asked more examples: see `missing`"

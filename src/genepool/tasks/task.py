@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from genepool.core.early_stop.lossless import Rule
 from genepool.errors import ConfigError, GenepoolError
 from genepool.messages import cause, one_line, pass_on, some
 from genepool.models.user_code import load_object
@@ -34,7 +33,6 @@ __all__ = [
     "Batched",
     "Blocked",
     "Labelled",
-    "Settling",
     "Task",
     "checked_indices",
     "checked_scores",
@@ -117,30 +115,6 @@ class Blocked(Protocol):
     @property
     def blocks(self) -> NDArray[np.int64]:
         """int64[N], the block of each selection example, counted from 0, never falling."""
-        ...
-
-
-@runtime_checkable
-class Settling(Protocol):
-    """A task whose scores are 0 or 1, that can itself decide when a child is settled; optional.
-
-    For examples that are cheaper than asking for them.
-    """
-
-    def settle(self, model: Any, rule: Rule) -> NDArray[np.float32] | None:
-        """Score a model on as many selection examples as a rule asks for.
-
-        Args:
-            model: as for `Task.score`.
-            rule: in which order, and until when.
-
-        Returns:
-            float32[N], 0 or 1: bit for bit what `Task.score` gives for the examples that the rule
-            leads to; NaN for the others. None if such a model must be asked block by block.
-
-        Raises:
-            EvaluationError: as `Task.score`.
-        """
         ...
 
 

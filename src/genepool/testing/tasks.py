@@ -19,12 +19,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.core.archive import Archive
-from genepool.core.early_stop.lossless import LosslessPlan
-from genepool.core.examples import examples_of
 from genepool.errors import EvaluationError
 from genepool.models.language import LanguageModel
-from genepool.tasks.task import Blocked, Settling, Task
+from genepool.tasks.task import Blocked, Task
 from genepool.testing.require import require
 
 __all__ = ["check_task"]
@@ -46,11 +43,11 @@ def check_task(
 
     Ids are text, all different, held-out ones apart from selection ones. Scores are float32 in
     [0, 1], one per example asked, 0 or 1 if the task says that it is binary, in a new array. They
-    are the same bits when asked a second time, in any order, in any blocks and one by one, and
-    where the task decides itself when a child is settled (see `Settling`). Fixed blocks (see
-    `Blocked`) number the selection examples without falling or leaving out a number. The model is
-    left as it was. A model that cannot be judged ends in EvaluationError, and a position that does
-    not exist in an error. Opened again, the task has the same ids, digest and scores.
+    are the same bits when asked a second time, in any order, in any blocks and one by one. Fixed
+    blocks (see `Blocked`) number the selection examples without falling or leaving out a number.
+    The model is left as it was. A model that cannot be judged ends in EvaluationError, and a
+    position that does not exist in an error. Opened again, the task has the same ids, digest and
+    scores.
 
     Args:
         task: the task.
@@ -71,8 +68,6 @@ def check_task(
     for held_out, ids in ((False, task.samples), (True, task.held_out)):
         if ids:
             _check_scores(task, model, held_out, ids, at_most, np.random.default_rng(seed))
-    if isinstance(task, Settling):
-        _check_settling(task, model, len(task.samples), lambda block: task.score(model, block))
     require(_same(before, _snapshot(model)), "scoring changed the model")
     _check_refusal(task, _with_nan(model) if broken is None else broken)
     if reopen is not None:
@@ -169,39 +164,6 @@ def _check_scores(
     agree(twice, ask(twice), "when asked twice in one call")
     for wrong in (len(ids), -1):
         _check_out_of_range(task, model, wrong, held_out, where)
-
-
-def _check_settling(
-    task: Settling, model: Any, size: int, score: Callable[[Int64], Float32]
-) -> None:
-    """That `settle` asks and answers what an exam and `score` would, block by block."""
-    draws = np.random.default_rng(7)
-    for level in (0.1, 0.5, 0.9, 0.9):
-        rows = (draws.random((4, size)) < level).astype(np.float64)
-        rows[:, 0] = 1.0
-        examples = examples_of(size, binary=True, capacity=draws.choice([0.5, 1.0, 2.0], size=size))
-        archive = Archive((None,) * 4, rows, examples, 1.0)
-        unknown = np.full(size, np.nan, dtype=np.float32)
-        one, other = (LosslessPlan(archive, [(0, 0.7), (None, 0.3)], unknown) for _ in range(2))
-        rule = one.rule
-        if rule is None:
-            raise AssertionError("an exam over 0/1 scores has a rule")
-        settled = task.settle(model, rule)
-        if settled is None:
-            return
-        one.conclude(settled)
-        while not other.done:
-            block = other.next()
-            other.record(block, score(block))
-        require(
-            one.done and one.scores.tobytes() == other.scores.tobytes(),
-            "settle() asks or answers otherwise than an exam does with score(): "
-            f"{_answered(settled)} examples against {_answered(other.scores)}",
-        )
-
-
-def _answered(scores: Float32) -> int:
-    return int(np.count_nonzero(~np.isnan(scores)))
 
 
 def _asked(task: Task, model: Any, wanted: Int64, held_out: bool, where: str) -> Float32:

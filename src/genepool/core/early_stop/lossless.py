@@ -192,7 +192,7 @@ def _excess(archive: Archive, full: Float64) -> Float64:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rule:
-    """How an exam over 0/1 scores goes on, in plain arrays.
+    """How a plan for 0/1 scores goes on, in plain arrays.
 
     The order is that of falling `worth`: of rising `keys`, equal ones as they are stored. Let
     `expected` be the running sums of `worth` in that order. Start with `done` = 0 questions asked.
@@ -269,7 +269,7 @@ class LosslessPlan:
     @cached_property
     def _expected(self) -> Float64:
         """float64[M], what failing in this order is expected to cost, so far."""
-        return np.cumsum(self._worth[self._order])
+        return self._worth.take(self._order).cumsum()
 
     @cached_property
     def _ends(self) -> Int64 | None:
@@ -311,21 +311,21 @@ class LosslessPlan:
 
     def next(self) -> Int64:
         """The examples to ask next, int64[n]; empty when done."""
-        start = self._next
+        start, order, expected = self._next, self._order, self._expected
         if self.done:
-            return self._order[:0]
+            return order[:0]
         if self._bounds.margin == math.inf:
-            return self._order[start:]
-        before = float(self._expected[start - 1]) if start else 0.0
+            return order[start:]
+        before = float(expected[start - 1]) if start else 0.0
         goal = before + _EAGER * self._lead
-        enough = int(self._expected.searchsorted(goal)) + 1 - start
+        enough = int(expected.searchsorted(goal)) + 1 - start
         size = self.scores.size
         block = min(max(enough, math.ceil(_SMALLEST * size)), math.ceil(_LARGEST * size))
         if self._ends is not None:
             last = int(self._ends.searchsorted(min(start + block, self._left)))
-            return self._order[start : self._ends[last]]
+            return order[start : self._ends[last]]
         grain = self._archive.examples.grain
-        return self._order[start : start - (-block // grain) * grain]
+        return order[start : start - (-block // grain) * grain]
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Take in the answers to `next()`: float32[n] for int64[n]."""
@@ -339,7 +339,7 @@ class LosslessPlan:
         if self._archive.examples.binary:
             # Solving an example is the best case.
             # Row by row, as compiled code does that asks in our place (`Rule`).
-            self._totals += np.add.reduce(limits.swing[indices[scores == 0]], axis=0)
+            self._totals += np.add.reduce(limits.swing.take(indices[scores == 0], axis=0), axis=0)
         else:
             child, full = scores.astype(np.float64), limits.full[indices]
             price = prices_at(self._archive, child, indices)

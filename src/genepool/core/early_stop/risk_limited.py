@@ -1,8 +1,9 @@
-"""Early stop with a bounded risk: a child is turned away on evidence, before it is certain.
+"""Risk-limited early stop: a child is turned away on evidence, by a betting martingale.
 
-What is bounded: for every child that the whole exam would let into the archive, the chance that it
-is turned away is at most `risk`, over the random order in which it is asked. Nothing is supposed of
-the child, the examples or the predictions made here; those only decide how soon evidence is found.
+What is bounded: for every child that would enter the archive if it were asked every example, the
+chance that it is turned away is at most `risk`, over the random order in which it is asked. Nothing
+is supposed of the child, the examples or the predictions made here; those only decide how soon
+evidence is found.
 
 How: a child belongs in the archive if for some member i its losses x_ij (what it falls short of its
 best case against i on example j) sum up to at most T_i, its lead over i in the best case. Examples
@@ -12,11 +13,14 @@ proportion to its eagerness. With any prediction y_ij of what is left, made befo
     Z = (x_ij - y_ij) / p_j + sum of y_ik over the examples k that are left
 
 has as its mean the losses left, which are at most m_i (T_i less the losses so far) for a child that
-beats i. A gambler who stakes part of his money on `Z > m_i` each time, never more than he can pay,
-has money that is then a supermartingale: the chance that it ever reaches `1 / risk` times what he
-started with is at most `risk` (Ville 1939). The child is turned away once every member's gambler
-has done that. As a child that belongs is refused only if the gambler of the member that it beats
-was among them, no correction for their number is needed.
+beats i. A bet on `Z > m_i` multiplies the money M_i of the member that makes it, at first 1:
+
+    M_i <- M_i * (1 + stake * (Z - m_i)),    stake >= 0, chosen before the answer, M_i never below 0
+
+which for such a child is a supermartingale: the chance that M_i ever reaches `1 / risk` is at most
+`risk` (Ville 1939). The child is turned away once every M_i has reached it. As a child that belongs
+is refused only if the member that it beats was among them, no correction for their number is
+needed.
 
 The construction is that of risk-limiting audits of elections and accounts (Waudby-Smith, Stark,
 Ramdas 2021, arXiv 2107.11323; Shekhar, Xu, Lipton, Liang, Ramdas 2023, arXiv 2305.06884).

@@ -1,8 +1,9 @@
 """Executors: where children are scored.
 
-A job is a genome and the questions to ask it. Blocks of examples are asked one after another, and
-the exam decides after each whether another is needed, so a worker needs to know nothing of the
-archive. Results are asked for in the order of the jobs, whatever the order in which they are ready.
+A job is a genome and the evaluation plan to ask it by. Blocks of examples are asked one after
+another, and the plan decides after each whether another is needed, so a worker needs to know
+nothing of the archive. Results are asked for in the order of the jobs, whatever the order in which
+they are ready.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Evaluation:
 class Executor(Protocol):
     """Scores children. `submit` may return before the work is done; `result` waits for it."""
 
-    def submit(self, step: int, genome: Genome, questions: EvaluationPlan) -> None:
+    def submit(self, step: int, genome: Genome, plan: EvaluationPlan) -> None:
         """Take a job, known from then on by its step."""
         ...
 
@@ -80,20 +81,20 @@ class SerialExecutor:
         self._scorer = scorer
         self._jobs: dict[int, tuple[Genome, EvaluationPlan]] = {}
 
-    def submit(self, step: int, genome: Genome, questions: EvaluationPlan) -> None:
+    def submit(self, step: int, genome: Genome, plan: EvaluationPlan) -> None:
         """Remember a job."""
-        self._jobs[step] = (genome, questions)
+        self._jobs[step] = (genome, plan)
 
     def result(self, step: int) -> Evaluation:
         """Do a job."""
-        genome, questions = self._jobs.pop(step)
+        genome, plan = self._jobs.pop(step)
         started = time.perf_counter()
         try:
             self._scorer.load(genome)
-            self._scorer.answer(questions)
+            self._scorer.answer(plan)
         except EvaluationError as error:
             return Evaluation(None, str(error), time.perf_counter() - started)
-        return Evaluation(questions.scores, None, time.perf_counter() - started)
+        return Evaluation(plan.scores, None, time.perf_counter() - started)
 
     def pending(self, step: int) -> bool:
         """Jobs start when their result is asked for."""

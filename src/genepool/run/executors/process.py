@@ -1,7 +1,7 @@
 """The process executor: worker processes that hold a live model each.
 
 A worker opens the seeds itself and gets genomes of a few kilobytes; no weights travel. A thread per
-worker asks the questions over a pipe. A worker that dies ends the run with a clear message and
+worker asks by the plan over a pipe. A worker that dies ends the run with a clear message and
 nothing lost: what it was working on is done again on resuming, with the same result. A worker whose
 driver dies ends too, at once, so that it does not hold a device that nobody will ask anything of.
 """
@@ -45,7 +45,7 @@ _PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 class _Job:
     step: int
     genome: Genome
-    questions: EvaluationPlan
+    plan: EvaluationPlan
     part: Part = "train"
     started: bool = False
     answer: Evaluation | BaseException | None = None
@@ -92,9 +92,9 @@ class ProcessExecutor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, step: int, genome: Genome, questions: EvaluationPlan) -> None:
+    def submit(self, step: int, genome: Genome, plan: EvaluationPlan) -> None:
         """Queue a job for the next free worker."""
-        job = self._jobs[step] = _Job(step, genome, questions)
+        job = self._jobs[step] = _Job(step, genome, plan)
         self._queue.put(job)
 
     def result(self, step: int) -> Evaluation:
@@ -161,20 +161,20 @@ class ProcessExecutor:
 
 
 def _conduct(job: _Job, connection: Connection) -> Evaluation:
-    """Ask a worker a job's questions."""
+    """Ask a worker what a job's plan wants to know."""
     started = time.perf_counter()
     error = _ask(connection, b"load" + encode(job.genome))
-    while isinstance(error, bytes) and not job.questions.done:
-        block = job.questions.next()
+    while isinstance(error, bytes) and not job.plan.done:
+        block = job.plan.next()
         error = _ask(connection, _KINDS[job.part] + block.astype("<i8").tobytes())
         if isinstance(error, bytes):
-            job.questions.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
+            job.plan.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
     seconds = time.perf_counter() - started
     if isinstance(error, EvaluationError):
         return Evaluation(None, str(error), seconds)
     if isinstance(error, BaseException):
         raise error
-    return Evaluation(job.questions.scores, None, seconds)
+    return Evaluation(job.plan.scores, None, seconds)
 
 
 def _ask(connection: Connection, message: bytes) -> bytes | BaseException:

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan
-from genepool.core.early_stop.lossless import LosslessPlan
 from genepool.core.genome import Genome, seed_recipe
 from genepool.models.build import build_model
 from genepool.run.inputs import Inputs
-from genepool.tasks.task import Settling
+from genepool.tasks.classifier.settle import settle
 
 # Which examples: those that members compete for, the held-out ones, or those of the guards.
 Part = Literal["train", "held-out", "guard"]
@@ -53,10 +52,6 @@ class Scorer:
         )
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
-        first = inputs.tasks[0]
-        self._settling: Settling | None = None
-        if len(inputs.tasks) == 1 and isinstance(first, Settling):
-            self._settling = first
 
     def load(self, genome: Genome) -> None:
         """Materialise a genome into the live model, unless it is there already."""
@@ -79,37 +74,35 @@ class Scorer:
                 self.load(loaded)
         return found
 
-    def answer(self, questions: EvaluationPlan) -> None:
-        """Evaluation questions about the loaded genome until they are done.
+    def answer(self, plan: EvaluationPlan) -> None:
+        """Ask the loaded genome what a plan wants to know.
 
         Raises:
             EvaluationError: the model could not be scored.
         """
-        if (
-            self._settling is not None
-            and isinstance(questions, LosslessPlan)
-            and (rule := questions.rule)
-        ):
-            settled = self._settling.settle(self._value, rule)
-            if settled is not None:
-                questions.conclude(settled)
-                return
-        done, total = 0, questions.scores.size
-        while not questions.done:
-            indices = questions.next()
-            scores = np.empty(indices.size, dtype=np.float32)
-            for part in self._parts(indices):
-                scores[part] = self.score(indices[part])
-                done += part.size
+        if settle(self._inputs.tasks, self._value, plan):
+            return
+        done, total = 0, plan.scores.size
+        while not plan.done:
+            indices = plan.next()
+            blocks = self._inputs.examples.blocks
+            if self._asked is None or blocks is None:
+                scores = self.score(indices)
+                done += indices.size
                 if self._asked is not None:
                     self._asked(done, total)
-            questions.record(indices, scores)
+            else:
+                scores = np.empty(indices.size, dtype=np.float32)
+                for part in self._parts(indices, blocks):
+                    scores[part] = self.score(indices[part])
+                    done += part.size
+                    self._asked(done, total)
+            plan.record(indices, scores)
 
-    def _parts(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """What is asked, in a few parts where somebody watches; the scores are the same."""
-        blocks = self._inputs.examples.blocks
-        if self._asked is None or blocks is None:
-            return [np.arange(indices.size)]
+    def _parts(
+        self, indices: NDArray[np.int64], blocks: NDArray[np.int64]
+    ) -> list[NDArray[np.int64]]:
+        """What is asked, in a few parts for who watches; the scores are the same."""
         asked = blocks[indices]
         numbers = np.unique(asked)
         parts = np.array_split(numbers, min(numbers.size, _PARTS))
@@ -131,6 +124,8 @@ class Scorer:
         """
         inputs, held_out = self._inputs, part == "held-out"
         tasks = inputs.guards if part == "guard" else inputs.tasks
+        if len(tasks) == 1:
+            return tasks[0].score(self._value, indices, held_out=held_out)
         parts = {"train": inputs.examples, "held-out": inputs.held_out}
         examples = parts.get(part, inputs.guard_examples)
         if examples is None:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from genepool.core.early_stop.lossless import Rule
 from genepool.errors import ConfigError, EvaluationError
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
@@ -169,19 +168,10 @@ class Classifier(StoredTask):
         if indices.dtype != np.int64 or indices.ndim != 1:
             indices = checked_indices(indices, sys.maxsize)
         first, last = self._range(held_out)
-        return self._mlps().correct(models, indices, first, last)
+        return self.mlp().correct(models, indices, first, last)
 
-    def settle(self, model: Any, rule: Rule) -> NDArray[np.float32] | None:
-        """See `Settling.settle`; only for plain arrays.
-
-        Raises:
-            EvaluationError: as `score`.
-        """
-        if not isinstance(model, Mapping):
-            return None
-        return self._mlps().settle(cast("ArrayModel", model), rule)
-
-    def _mlps(self) -> Mlp:
+    def mlp(self) -> Mlp:
+        """What scores models of plain arrays, in compiled code."""
         if self._mlp is None:
             from genepool.tasks.classifier.mlp import Mlp
 

@@ -252,25 +252,27 @@ def _pack(source, rows, width, padded, target, panels):
     Rows are padded with zeros to `padded`, and lie end to end or, with `panels`, are divided into
     stretches as `_panel` says: the first of each row end to end, then the second, and so on.
     """
-    given = carray(_pointer(source), (rows, width), np.uint32)
-    packed = carray(_pointer(target), (rows * padded,), np.uint32)
-    exponent = np.uint32(0x7F800000)
-    bad, begin, to = np.uint32(0), 0, 0
+    given = carray(_pointer(source), (rows * width,), np.uint32)
+    exponent, largest = np.uint32(0x7F800000), np.uint32(0)
+    for i in range(rows * width):
+        largest = max(largest, given[i] & exponent)
+    begin = 0
     while begin < padded:
         end = padded
         if panels:
             end = begin + LANES * _panel(begin, padded)
-        filled = min(end, width)
+        filled = min(end, width) - begin
         for row in range(rows):
-            for column in range(begin, filled):
-                bits = given[row, column]
-                packed[to + column - begin] = bits
-                bad |= np.uint32((bits & exponent) == exponent)
-            for column in range(filled, end):
-                packed[to + column - begin] = np.uint32(0)
-            to += end - begin
+            # Indices from 0 are known not to count from the end, so that the loops are vectorised.
+            part = carray(_pointer(source + 4 * (row * width + begin)), (filled,), np.uint32)
+            packed = carray(_pointer(target), (end - begin,), np.uint32)
+            for column in range(filled):
+                packed[column] = part[column]
+            for column in range(filled, end - begin):
+                packed[column] = np.uint32(0)
+            target += 4 * (end - begin)
         begin = end
-    return bad == 0
+    return largest != exponent
 
 
 @_kernel
@@ -350,7 +352,7 @@ def settle(
     order: Int64,
     out: Float32,
 ) -> tuple[int, int, int]:
-    """Score one model on as many rows as a rule (`core.exam.Rule`) asks for.
+    """Score one model on as many rows as a rule (`core.early_stop.lossless.Rule`) asks for.
 
     Args:
         addresses: int64[1, L, 2], and what follows up to `labels`, as for `score_rows`.
@@ -407,7 +409,7 @@ def settle(
 
 @_kernel
 def _by_worth(worth, order):
-    """Order examples as `core.exam.keys` ranks them: falling worth, equal ones as stored."""
+    """Order examples as `lossless.keys` ranks them: falling worth, equal ones as stored."""
     top = 2.2250738585072014e-308
     for i in range(worth.shape[0]):
         top = max(top, worth[i])
