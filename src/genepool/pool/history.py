@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core import competition
+from genepool.core.champion import first_best, leads
 from genepool.errors import InputError
-from genepool.pool.reader import Pool, first_best
+from genepool.pool.reader import Pool
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -67,7 +68,8 @@ def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
     subsets = _Subsets(pool)
     rows: list[tuple[float, float, float, float, float]] = []
     accepted = 0
-    train, held_out = float("-inf"), float("nan")
+    train: float | None = None
+    held_out = float("nan")
 
     def close_points(before: int | None) -> None:
         """Note the present state for every point that lies before step `before`."""
@@ -84,7 +86,7 @@ def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
                 if best is not None:
                     known = (best, known_held_out.get(held, float("nan")))
                 else:
-                    known = (train, held_out)
+                    known = (train or 0.0, held_out)
                 row = (accepted, *known, competition.coverage(matrix), competition.entropy(matrix))
             rows.append(row)
 
@@ -97,7 +99,7 @@ def history(pool: Pool, points: int = 500, last: int | None = None) -> History:
         scores[record.slot] = record.scores
         living[record.slot] = record.id
         accepted += record.step > 0
-        if record.train > train:
+        if leads(record.train, train):
             train = record.train
             held_out = known_held_out.get(record.id, float("nan"))
     close_points(None)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.champion import first_best
 from genepool.core.genome import Genome
 from genepool.errors import PoolError
 from genepool.pool import summary
@@ -199,10 +200,8 @@ class Pool(Store):
         """
         if self.header.subsets is not None:
             return self._champion_of_subsets()
-        rows = self._rows(
-            "SELECT id FROM members WHERE verdict = 'accepted' ORDER BY train DESC, id LIMIT 1"
-        )
-        return int(rows[0][0]) if rows else None
+        rows = self._rows("SELECT id, train FROM members WHERE verdict = 'accepted'")
+        return first_best(dict(rows)) if rows else None
 
     def _champion_of_subsets(self) -> int | None:
         finalists = self.finalists()
@@ -389,8 +388,3 @@ class Pool(Store):
             "examples": indices[-1].size,
             "finalists": self.finalists(),
         }
-
-
-def first_best(means: Mapping[int, float]) -> int:
-    """The member with the highest mean; of equals the one with the lowest id."""
-    return min(means, key=lambda member: (-means[member], member))

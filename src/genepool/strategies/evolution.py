@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
+from genepool.core.champion import leads
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
@@ -349,7 +350,7 @@ class Evolution:
 
     def _lead(self, member: Member) -> bool:
         """Whether a member is better than all before it, and so the champion from now on."""
-        if self.champion is not None and member.train <= self.champion.train:
+        if not leads(member.train, None if self.champion is None else self.champion.train):
             return False
         self.champion = member
         return True
