@@ -110,7 +110,7 @@ def test_positions(tmp_path: Path) -> None:
     for split, message in [
         (size + 1, rf"position in 0\.\.{size}; got {size + 1}"),
         (-1, "got -1"),
-        (1.5, r"fraction of the axis in \[0, 1\]; got 1.5"),
+        (1.5, r"fraction of the parameter axis in \[0, 1\]; got 1.5"),
         (float("nan"), "got nan"),
         (True, "got True"),
         ("model.layers.0.mlp.wieght", "did you mean 'model.layers.0.mlp.weight'"),

@@ -12,6 +12,7 @@ from genepool.checkpoints.depth import depth_key
 from genepool.checkpoints.files import gguf, hub
 from genepool.checkpoints.files import lora as adapters
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.lora import AdapterMismatch
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.checkpoints.layout import Layout, build_layout
 from genepool.checkpoints.model_files.configs import (
@@ -33,6 +34,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     same_files,
     with_own_tokenizer,
 )
+from genepool.checkpoints.naming import COMPILED
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
@@ -109,24 +111,46 @@ def open_source(source: Source) -> Checkpoint:
         MissingExtraError: it needs a package that is not installed.
         GenepoolError: the cache cannot be written.
     """
-    checkpoint = _open(source.path, source.base, source.dtype)
-    return renamed(checkpoint, source.rename) if source.rename else checkpoint
+    try:
+        checkpoint = _open(source.path, source.base, source.dtype)
+        return renamed(checkpoint, source.rename) if source.rename else checkpoint
+    except AdapterMismatch:
+        # An adapter may have been trained under the names that its base is to get.
+        if not source.rename:
+            raise
+        return _open(source.path, source.base, source.dtype, source.rename)
 
 
-def _open(path: str, base: str | None, dtype: str, adapter: Path | None = None) -> Checkpoint:
-    """Open what is at a path or under an id; `adapter` is whose base it is to be, if anyone's."""
+def _open(
+    path: str,
+    base: str | None,
+    dtype: str,
+    rename: Mapping[str, str] | None = None,
+    adapter: Path | None = None,
+) -> Checkpoint:
+    """Open what is at a path or under an id.
+
+    The tensors of an adapter's base get other names first, if they are given; `adapter` is whose
+    base it is to be, if anyone's.
+    """
     place = Path(path)
     if not place.is_absolute() and hub.is_hub_id(path):
-        opened = _open_local(hub.fetch(path), base, dtype, adapter)
+        opened = _open_local(hub.fetch(path), base, dtype, rename, adapter)
         return replace(opened, path=place, _digest=[])
-    return _open_local(place, base, dtype, adapter)
+    return _open_local(place, base, dtype, rename, adapter)
 
 
-def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None) -> Checkpoint:
+def _open_local(
+    place: Path,
+    base: str | None,
+    dtype: str,
+    rename: Mapping[str, str] | None,
+    adapter: Path | None,
+) -> Checkpoint:
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
-        return without_tied_head(open_checkpoint(place))
+        return without_tied_head(without_compilers_prefix(open_checkpoint(place)))
     if adapter is not None:
         raise CheckpointError(
             f"{at(place)}: is an adapter too, and an adapter's base must be a whole model; merge "
@@ -136,7 +160,8 @@ def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None)
     if named is None:
         raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
     try:
-        whole = _open(named, None, dtype, place)
+        whole = _open(named, None, dtype, adapter=place)
+        whole = renamed(whole, rename) if rename else whole
     except QuantisedError as error:
         raise QuantisedError(
             f"base of the adapter {at(place)}: {error}. An adapter that was trained on a quantised "
@@ -145,6 +170,20 @@ def _open_local(place: Path, base: str | None, dtype: str, adapter: Path | None)
     except CheckpointError as error:
         raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
     return with_own_tokenizer(adapters.open_adapter(place, whole), place)
+
+
+def without_compilers_prefix(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint under the names that its tensors had before `torch.compile` wrapped modules."""
+    names = {name: name.replace(COMPILED, "") for name in checkpoint.tensors}
+    if all(name == plain for name, plain in names.items()) or len(set(names.values())) < len(names):
+        return checkpoint
+    tensors = {names[n]: replace(t, name=names[n]) for n, t in checkpoint.tensors.items()}
+    notice = (
+        f"{at(checkpoint.path)}: was saved from a model that torch.compile had wrapped; its "
+        f"tensors are taken without '{COMPILED}' in their names"
+    )
+    notices = (*checkpoint.notices, notice)
+    return replace(checkpoint, tensors=MappingProxyType(tensors), notices=notices, _digest=[])
 
 
 def renamed(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> Checkpoint:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.depth import depth_key
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
-from genepool.checkpoints.naming import rename_hint
+from genepool.checkpoints.naming import experts_differ, rename_hint
 from genepool.checkpoints.patterns import whole_match
 from genepool.core.axis import Axis
 from genepool.errors import CheckpointError, InputError
@@ -301,6 +301,11 @@ def _cause(first: Checkpoint, other: Checkpoint, missing: list[str], extra: list
     names = [*missing, *extra]
     if any("lora_" in name for name in names):
         return "one of them is a LoRA adapter: merge it into its base model first"
+    if experts_differ(missing, extra):
+        return (
+            "one stores the experts of its layers one by one, and the other all together (fused); "
+            "save both with one release of transformers (from_pretrained, then save_pretrained)"
+        )
     if missing and (advice := rename_hint(first.tensors, other.tensors)):
         return f"the names differ by a prefix: {advice}"
     if all(depth_key(name)[0] == 2 for name in names):

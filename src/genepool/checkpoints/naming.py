@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.messages import one_line
+
+# What torch.compile puts into the names of what it wraps.
+COMPILED = "_orig_mod."
 
 # As transformers calls what holds the experts of a layer, all together or one by one.
 _EXPERTS = re.compile(r"(^|[._])(experts|moe|input_linear|output_linear)([._]|$)")
@@ -62,6 +65,24 @@ def _ends(name: str) -> Iterator[tuple[str, str]]:
         yield name[:place], name[place:]
         dot = name.find(".", place)
         place = dot + 1 if dot >= 0 else -1
+
+
+def bare(name: str) -> str:
+    """A name without the prefixes that releases of transformers put in another order.
+
+    A language model inside a larger one is stored as `language_model.model.layers...` by some, as
+    `model.language_model.layers...` by others, and trained as either.
+    """
+    first, *rest = re.split(r"(?<=\.)(?=\d+\.)", name, maxsplit=1)
+    kept = [part for part in first.split(".") if part not in ("model", "language_model")]
+    return ".".join(kept) + "".join(rest)
+
+
+def experts_differ(missing: Iterable[str], extra: Iterable[str]) -> bool:
+    """Whether one of two checkpoints stores experts one by one and the other all together."""
+    singles = [[bool(_ONE_EXPERT.search(n)) for n in names] for names in (missing, extra)]
+    mixed = [[bool(_EXPERTS.search(n)) for n in names] for names in (missing, extra)]
+    return any(singles[0]) != any(singles[1]) and any(mixed[0]) and any(mixed[1])
 
 
 def experts_within(name: str, shape: Sequence[int]) -> int:

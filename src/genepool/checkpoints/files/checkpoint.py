@@ -168,6 +168,7 @@ def _open_directory(directory: Path) -> Checkpoint:
         + (
             pickle_advice(directory, names)
             or _gguf_advice(names)
+            or _snapshot_advice(directory)
             or f"; expected {_SINGLE} or model{_INDEX}"
         )
     )
@@ -189,6 +190,18 @@ def pickle_advice(directory: Path, names: Sequence[str], target: str = _SINGLE) 
 def _gguf_advice(names: Sequence[str]) -> str:
     found = [name for name in names if name.endswith(".gguf")]
     return f"; it holds {some(found)}: name that file itself" if found else ""
+
+
+def _snapshot_advice(directory: Path) -> str:
+    """Where the models are if this is a folder of the Hugging Face Hub's cache above them."""
+    folder = directory if directory.name == "snapshots" else directory / "snapshots"
+    found = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not found:
+        return ""
+    return (
+        f"; this is the Hugging Face Hub's cache of a model, whose revisions lie in snapshots/: "
+        f"name one of them, {some(found)}"
+    )
 
 
 def _open_shards(directory: Path, index_name: str) -> list[MappedFile]:

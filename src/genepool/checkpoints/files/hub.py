@@ -12,6 +12,9 @@ from genepool.messages import one_line
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", re.ASCII)
 
+# No model of the Hub is called like a file of weights.
+_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".json", ".yaml")
+
 # Weights as safetensors, configuration, tokenizer, licence; never code and never pickles.
 _WANTED = (
     *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"),
@@ -24,8 +27,10 @@ _UNWANTED = ("[!a]*/*", "a[!d]*/*", "ad[!d]*/*", "*/*/*", "consolidated*")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text has the form `org/name` or `org/name@revision`."""
-    return _ID.fullmatch(text) is not None and ".." not in text
+    """Whether a text has the form `org/name` or `org/name@revision`, and is no file's name."""
+    return (
+        _ID.fullmatch(text) is not None and ".." not in text and not text.lower().endswith(_FILES)
+    )
 
 
 def fetch(model: str) -> Path:

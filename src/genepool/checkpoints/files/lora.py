@@ -26,6 +26,7 @@ from genepool.checkpoints.files.low_rank import LowRank, fold
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.tied import tied_embeddings
+from genepool.checkpoints.naming import bare
 from genepool.checkpoints.patterns import whole_match
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
@@ -57,6 +58,10 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|base_layer\.weight)"
 )
+
+
+class AdapterMismatch(CheckpointError):
+    """The base holds no tensor of a name that the adapter changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     key = hashlib.sha256(
         json.dumps(
             [
-                *(_FORMAT, _content(settings.file), _content(weights.path)),
+                *(_FORMAT, _content(settings.file), _content(weights.path), *plan.changed),
                 *([str(f.path.resolve()), f.size, f.path.stat().st_mtime_ns] for f in base.files),
             ]
         ).encode()
@@ -341,17 +346,26 @@ class _Plan:
         return np.frombuffer(np.ascontiguousarray(raw), dtype=np.uint8).data
 
     def _target(self, wanted: str, name: str) -> str:
-        """The base's tensor of that name, or the only one that ends in it or that it ends in."""
+        """The base's tensor of that name; or the only one that ends in it, that it ends in, or that
+        is called so but for the prefixes of the language model inside a larger one."""
         tensors = self._base.tensors
         if wanted in tensors:
             return wanted
         close = [n for n in tensors if n.endswith("." + wanted) or wanted.endswith("." + n)]
+        if not close:
+            close = [n for n in tensors if bare(n) == bare(wanted)]
         if len(close) == 1:
             return close[0]
-        raise CheckpointError(
+        cause = "is the adapter of another base, or the weight tied?"
+        if ".experts." in wanted and any(".experts." in n for n in tensors):
+            cause = (
+                "one of the two has its experts one by one, and the other has them fused; merge "
+                "the adapter into its base first (in peft: model.merge_and_unload())"
+            )
+        raise AdapterMismatch(
             f"{at(self._weights.path)}: '{one_line(name)}' changes '{one_line(wanted)}', which the "
             f"base {at(self._base.path)} does not hold (its tensors are called like "
-            f"{some(tensors, limit=2)}): is the adapter of another base, or the weight tied?"
+            f"{some(tensors, limit=2)}): {cause}"
         )
 
     def _require_shape(self, name: str, tensor: Tensor, target: Tensor) -> None:

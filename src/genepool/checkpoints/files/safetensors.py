@@ -29,7 +29,7 @@ from genepool.checkpoints.files.dtypes import DTYPES, Raw
 from genepool.checkpoints.quantised import require_unquantised
 from genepool.documents import parse_json
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line
+from genepool.messages import at, one_line, some
 
 MAX_HEADER = 100_000_000
 _METADATA = "__metadata__"
@@ -223,7 +223,23 @@ def _tensors(
         raw = np.frombuffer(mapping, dtype.storage, elements, data_start + begin)
         tensors[name] = Tensor(name, dtype.code, shape, raw)
         position = end
+    _require_weights(path, tensors)
     return tensors
+
+
+def _require_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    stubs = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.shape == (0,) and name.rsplit(".", 1)[-1] in ("weight", "bias")
+    ]
+    if stubs:
+        raise CheckpointError(
+            f"{at(path)}: {some(stubs)} hold nothing (shape [0]), as where training was spread "
+            "over several processes (FSDP, DeepSpeed ZeRO) and one saved its part; gather the "
+            "weights when saving (in accelerate: accelerator.get_state_dict(model); for ZeRO: "
+            "zero_to_fp32.py)"
+        )
 
 
 _FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable
@@ -64,7 +65,8 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     if own is not None:
         found.update(_copied(own, is_tokenizer_file))
     if dtype is not None and (config := found.get("config.json")) is not None:
-        found["config.json"] = _with_dtype(cast(Path, config), dtype)
+        data = config.read_bytes() if isinstance(config, Path) else config
+        found["config.json"] = _with_dtype(data, dtype)
     return found
 
 
@@ -76,10 +78,25 @@ def _copied(directory: Path, wanted: Callable[[str], bool]) -> dict[str, bytes |
         if left_out or path.is_dir() or not wanted(path.name):
             continue
         if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
-            found[path.name] = safe_target(directory, path.name)
+            target = safe_target(directory, path.name)
+            found[path.name] = _without_mark(target) if lower.endswith(".json") else target
     for name in further_templates(directory) if wanted(FURTHER_TEMPLATES) else ():
         found[name] = safe_target(directory, name)
     return found
+
+
+def _without_mark(path: Path) -> bytes | Path:
+    """A JSON file; its text in plain UTF-8 if it begins with a mark of its byte order, which
+    transformers does not read."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return path
+    data = path.read_bytes()
+    try:
+        return data.decode(json.detect_encoding(data)).encode()
+    except UnicodeDecodeError:
+        return path
 
 
 def companion_digests(model: Path, tokenizer: Path) -> dict[str, str]:
@@ -124,9 +141,8 @@ def code_notice(first: Checkpoint) -> str | None:
     )
 
 
-def _with_dtype(config: Path, dtype: str) -> bytes:
+def _with_dtype(data: bytes, dtype: str) -> bytes:
     """A transformers configuration that names the dtype that its weights now have."""
-    data = config.read_bytes()
     try:
         content: Any = parse_json(data)
         changed = _set_dtype(content, TORCH_NAMES[dtype])
