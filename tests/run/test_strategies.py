@@ -233,7 +233,7 @@ def test_a_child_of_several_splits_is_shown_and_made_again(tmp_path: Path) -> No
     code, out, _ = run_cli(["show", str(tmp_path / "pool"), str(member)])
     assert code == 0
     places = ", ".join(f"{split / size:.3g}" for split in plan["splits"])
-    assert f"split at {places} of the axis" in " ".join(out.split())
+    assert f"split at {places} of the parameter axis" in " ".join(out.split())
 
 
 def test_groups_by_layer_and_by_pattern() -> None:
