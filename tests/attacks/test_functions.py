@@ -226,11 +226,16 @@ def _until(done: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [{"id": "a\ud800"}, {"id": "x", "a\udfff": 1}])
-def test_halves_of_characters_in_examples(tmp_path: Path, data: dict[str, Any]) -> None:
+@pytest.mark.parametrize("source", ["given.jsonl", "raising:half"])
+def test_halves_of_characters_in_examples(
+    tmp_path: Path, data: dict[str, Any], source: str
+) -> None:
+    task = {"name": "t", "evaluator": "function", "function": "raising:score", "examples": source}
+    file = prepared(tmp_path, "panic", tasks=[task])
     (tmp_path / "given.jsonl").write_text(json.dumps(data) + "\n")
-    task = {"name": "t", "evaluator": "function", "function": "raising:score"}
-    changes = {"tasks": [{**task, "examples": "given.jsonl"}]}
-    fails(prepared(tmp_path, "panic", **changes), "half of a character")
+    with (tmp_path / "raising.py").open("a") as module:
+        module.write(f"half = [{ascii(data)}]\n")
+    fails(file, "not text" if source == "given.jsonl" else "half of a character")
 
 
 @pytest.mark.parametrize("name", ["readme.txt", "x", "folder/x"])

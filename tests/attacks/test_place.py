@@ -111,7 +111,7 @@ def test_the_current_folder_is_gone(run: Path, tmp_path: Path) -> None:
 
     assert genepool("status", pool, preexec_fn=leave).returncode == 0
     one_line(genepool("status", "pool", preexec_fn=leave), "there is no pool here")
-    one_line(genepool("evolve", "run.yaml", preexec_fn=leave), "cannot read the run file")
+    one_line(genepool("evolve", "run.yaml", preexec_fn=leave), "the current folder is gone")
     words = ["merge", "a", "b", "--ratio", "0.5", "-o", "c"]
     one_line(genepool(*words, preexec_fn=leave), "the current folder is gone")
 

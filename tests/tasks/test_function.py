@@ -101,7 +101,7 @@ class TestContract:
         ("function", "words"),
         [
             ("count", "when asked in another order|when asked in a block|when asked alone"),
-            ("changes", "when asked again"),
+            ("changes", "when asked a second time"),
         ],
     )
     def test_functions_that_break_it_are_found(
