@@ -93,7 +93,7 @@ def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
     for file in checkpoint.files:
         dates = f"{file.stamp.modified}:{file.stamp.changed}"
         parts.append(f"{file.place}:{file.size}:{dates}")
-    if checkpoint.tensors.keys() != {name for file in checkpoint.files for name in file.tensors}:
+    if set(checkpoint.tensors) != {name for file in checkpoint.files for name in file.tensors}:
         # What was left out or renamed when it was opened changes a digest and no file, too.
         names = json.dumps(sorted(checkpoint.tensors)).encode()
         parts.append(hashlib.sha256(names).hexdigest()[:16])
