@@ -234,7 +234,7 @@ def test_halves_of_characters_in_examples(
     file = prepared(tmp_path, "panic", tasks=[task])
     (tmp_path / "given.jsonl").write_text(json.dumps(data) + "\n")
     with (tmp_path / "raising.py").open("a") as module:
-        module.write(f"half = [{ascii(data)}]\n")
+        module.write(f"half = [{data!a}]\n")
     fails(file, "not text" if source == "given.jsonl" else "half of a character")
 
 

@@ -55,7 +55,8 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]
     abreast = config.in_flight if config.executor == "process" else 1
-    session.progress.begin(budget - first, sum(took) / len(took) / abreast)
+    # The first of them also waited for what is loaded and compiled once.
+    session.progress.begin(budget - first, min(took) / abreast)
     failures = Failures(session, problem.seeds[0])
     started = time.perf_counter()
     _breed(session, evolution, failures, budget, started)

@@ -205,7 +205,7 @@ def _estimate(children: int, seconds: float) -> str:
         return ""
     return (
         f"{number(children)} children: at most about {duration(children * seconds)}, at the "
-        f"{duration(seconds)} that a seed took"
+        f"{duration(seconds)} that the fastest seed took"
     )
 
 
