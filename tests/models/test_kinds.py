@@ -68,11 +68,11 @@ def test_what_the_pool_pins_is_said_by_the_kind(tmp_path: Path) -> None:
     other.mkdir()
     (other / "vocab.txt").write_text("a")
     options = ModelOptions(tokenizer="words")
-    parts = kind_of(options, first).companions(options, first, tmp_path)
+    parts = kind_of(options, first).pinned_files(options, first, tmp_path)
     assert {name for name, part in parts.items() if part.digest} == {"configuration", "tokenizer"}
     assert parts["tokenizer"].place == other and parts["configuration"].place == first.directory
     (other / "vocab.txt").write_text("b")
-    assert kind_of(options, first).companions(options, first, tmp_path) != parts
+    assert kind_of(options, first).pinned_files(options, first, tmp_path) != parts
 
 
 def test_every_kind_has_a_name_and_says_what_tasks_are_given() -> None:

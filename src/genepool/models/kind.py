@@ -70,17 +70,17 @@ class Building:
 
 
 @dataclass(frozen=True, slots=True)
-class Companion:
+class PinnedFile:
     """A part of a model that lies beside its weights: digest ("" where there is none) and place."""
 
     digest: str
     place: Path
 
 
-Companions = Mapping[str, Companion]
+PinnedFiles = Mapping[str, PinnedFile]
 
 
-def _no_companions(_options: Options, _first: Checkpoint, _directory: Path) -> Companions:
+def _nothing_pinned(_options: Options, _first: Checkpoint, _directory: Path) -> PinnedFiles:
     return {}
 
 
@@ -100,7 +100,7 @@ class Kind:
         check: raises ConfigError where options do not go with this kind, or the first seed does
             not.
         build: makes room for one model; see `build.build_model`.
-        companions: what the pool pins beside weights, by name.
+        pinned_files: what the pool pins beside weights, by name.
         library: the library that loads a model like the first seed, for the hub; "" where none is
             known.
         model_files: files that a new checkpoint takes from the first seed, when its merged tensors
@@ -112,7 +112,7 @@ class Kind:
     is_meant: Callable[[Options, Checkpoint], bool]
     check: Callable[[Options, Checkpoint], None]
     build: Callable[[Building], LiveModel]
-    companions: Callable[[Options, Checkpoint, Path], Companions] = _no_companions
+    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = _nothing_pinned
     library: Callable[[Checkpoint], str] = _library
     model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = side_files
 

@@ -10,16 +10,16 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import read_json
-from genepool.checkpoints.model_files.side_files import companion_digests
+from genepool.checkpoints.model_files.side_files import pinned_digests
 from genepool.errors import ConfigError
 from genepool.messages import at
 from genepool.models.kind import (
     CONFIG,
     Building,
-    Companion,
-    Companions,
     Kind,
     Options,
+    PinnedFile,
+    PinnedFiles,
     refuse_option,
     require_package,
 )
@@ -134,17 +134,17 @@ def _build(building: Building) -> LiveModel:
     return filled_by_genomes(value, held, list(held), pair, building.layout, first)
 
 
-def _companions(options: Options, first: Checkpoint, directory: Path) -> Companions:
+def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:
     model = first.directory or first.path
     words = (first.words or model) if options.tokenizer is None else directory / options.tokenizer
-    found = companion_digests(model, words)
+    found = pinned_digests(model, words)
     places = {
         "configuration": model,
         "generation settings": model,
         "tokenizer": words,
         "chat template": words,
     }
-    return {name: Companion(found.get(name, ""), place) for name, place in places.items()}
+    return {name: PinnedFile(found.get(name, ""), place) for name, place in places.items()}
 
 
 LANGUAGE_MODEL = Kind(
@@ -153,6 +153,6 @@ LANGUAGE_MODEL = Kind(
     is_meant=_is_meant,
     check=_check,
     build=_build,
-    companions=_companions,
+    pinned_files=_pinned_files,
     library=lambda _first: "transformers",
 )

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import PoolError
-from genepool.models.kind import Companions
+from genepool.models.kind import PinnedFiles
 from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
@@ -76,7 +76,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "layout": inputs.layout.digest,
             "rounding": EXPORTED,
             "companions": {
-                name: part.digest for name, part in _companions(inputs).items() if part.digest
+                name: part.digest for name, part in _pinned_files(inputs).items() if part.digest
             },
         },
     )
@@ -91,10 +91,10 @@ def opening(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _companions(inputs: Inputs) -> Companions:
+def _pinned_files(inputs: Inputs) -> PinnedFiles:
     """What the model needs beside its weights."""
     options, first = inputs.run.config.model, inputs.checkpoints[0]
-    return kind_of(options, first).companions(options, first, inputs.run.directory)
+    return kind_of(options, first).pinned_files(options, first, inputs.run.directory)
 
 
 def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
@@ -145,7 +145,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     now: dict[str, str] = given.pop("companions")
     # A pool that is older than this pin does not say.
     then: dict[str, str] = pinned.pop("companions", now)
-    places = _companions(inputs)
+    places = _pinned_files(inputs)
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             place = places[name].place if name in places else inputs.checkpoints[0].path

@@ -272,7 +272,7 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
         if step <= budget:
             asked[step] += count
     if final is not None:
-        # In rounds a champion is known for certain in the end.
+        # With subsets a champion is known for certain in the end.
         best = pool.record(final).train or 0.0
         if best > champions[-1][1]:
             champions.append((budget, best, held_out.get(final, float("nan"))))

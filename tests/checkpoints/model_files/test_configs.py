@@ -308,7 +308,7 @@ def test_common_rows_need_tokens(tmp_path: Path) -> None:
         ("generation_config", "nope", "generation_config.json: cannot be read"),
     ],
 )
-def test_damaged_companions(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_damaged_pinned_files(tmp_path: Path, name: str, text: str, message: str) -> None:
     model(tmp_path / "a", generation_config={})
     model(tmp_path / "b", generation_config={})
     (tmp_path / "b" / f"{name}.json").write_text(text)

@@ -12,7 +12,7 @@ import torch
 import genepool
 from genepool.checkpoints.family import Family, find_source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import open_checkpoint
-from genepool.checkpoints.model_files.side_files import companion_digests
+from genepool.checkpoints.model_files.side_files import pinned_digests
 from genepool.errors import CheckpointError
 from tests.build import save
 from tests.checkpoints.model_files.test_configs import VOCABULARY, model, tokenizer
@@ -119,7 +119,7 @@ def test_chat_templates_in_every_spelling(tmp_path: Path) -> None:
     (notice,) = make_family([open_checkpoint(b), open_checkpoint(c)]).notices
     assert "other chat templates ('tool_use')" in notice
     # A pool pins them, too.
-    digests = [companion_digests(path, path)["chat template"] for path in (b, c)]
+    digests = [pinned_digests(path, path)["chat template"] for path in (b, c)]
     assert digests[0] != digests[1]
     d = model(tmp_path / "d", tokenizer_config={}, chat_template={"chat_template": "another"})
     (notice,) = make_family([open_checkpoint(b), open_checkpoint(d)]).notices

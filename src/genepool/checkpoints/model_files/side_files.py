@@ -99,7 +99,7 @@ def _without_mark(path: Path) -> bytes | Path:
         return path
 
 
-def companion_digests(model: Path, tokenizer: Path) -> dict[str, str]:
+def pinned_digests(model: Path, tokenizer: Path) -> dict[str, str]:
     """Digests of what decides, beside the weights, what a language model reads and answers.
 
     Args:

@@ -91,7 +91,7 @@ def write_model(
         made: a genome over the family, or a function that computes the merged tensors.
         details: for `genepool.json`; `dtype` is added.
         card: its title is the directory's name.
-        family: the first seed gives names, carried tensors and companion files.
+        family: the first seed gives names, carried tensors and model files.
         directory: new or empty.
         writing: dtype and size of the files.
         progress: called with the fraction that is done.

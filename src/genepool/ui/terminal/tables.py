@@ -28,7 +28,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
         *_failure(status["last_failure"]),
         ("examples", _saved(status)),
-        *_rounds(status["rounds"]),
+        *_subsets(status["rounds"]),
         *_rule(scored_as_exported=status["scored_as_exported"]),
     )
     out.print()
@@ -76,16 +76,16 @@ def _log(missing: bool) -> list[tuple[str, str]]:
     ]
 
 
-def _rounds(rounds: dict[str, Any] | None) -> list[tuple[str, str]]:
-    if rounds is None:
+def _subsets(subsets: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if subsets is None:
         return []
-    finalists = len(rounds["finalists"])
+    finalists = len(subsets["finalists"])
     said = f"{number(finalists)}, scored on all examples" if finalists else "none yet"
     return [
         (
-            "round",
-            f"{number(rounds['number'] + 1)}, for {number(rounds['examples'])} examples; others "
-            f"every {number(rounds['renew'])} children",
+            "subset",
+            f"{number(subsets['number'] + 1)}, for {number(subsets['examples'])} examples; others "
+            f"every {number(subsets['renew'])} children",
         ),
         ("finalists", f"{said}; the selection score is over what was asked"),
     ]
