@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,6 +63,45 @@ def cause(error: BaseException) -> str:
     text = words(error).strip()
     first = text.splitlines()[0] if text else ""
     return f"{type(error).__name__}: {one_line(first)}" if first else type(error).__name__
+
+
+def blamed(error: BaseException, function: object = None) -> str:
+    """`cause` of what a user's code raised, and where in that code: file and line.
+
+    With GENEPOOL_DEBUG in the environment the traceback is printed here: what becomes of the error,
+    in workers too, is but its text.
+
+    Args:
+        error: as it was caught.
+        function: that was called, for an error that came before its first line.
+    """
+    if os.environ.get("GENEPOOL_DEBUG"):
+        traceback.print_exception(error)
+    found = _line_of(error) or _beginning_of(function)
+    return f"{cause(error)} (in {found})" if found else cause(error)
+
+
+def _line_of(error: BaseException) -> str:
+    """The innermost line that is neither ours nor of an installed package; "" if there is none."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f"{one_line(error.filename)}, line {error.lineno}"
+    others = [
+        str(Path(__file__).parent),
+        *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")),
+    ]
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith(("<", *(f"{place}{os.sep}" for place in others))):
+            found = f"{one_line(file)}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _beginning_of(function: object) -> str:
+    code = getattr(function, "__code__", None)
+    return f"{one_line(code.co_filename)}, line {code.co_firstlineno}" if code else ""
 
 
 def pass_on(error: BaseException) -> None:

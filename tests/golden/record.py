@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import shutil
 import sqlite3
 import sys
@@ -102,6 +103,9 @@ def _lines(row: Sequence[Any], size: int) -> tuple[str, str]:
     """A member for people, and to be hashed."""
     number, step, verdict, slot, evicted, parents, asked, digest, scores = row[:9]
     merge, mutation, _, genome, error = row[9:14]
+    if error is not None:
+        # Where a user's function failed is told since; it is the path of this very run.
+        error = re.sub(r" \(in [^()]+, line \d+\)", "", error)
     made = hashlib.sha256()
     for part in (merge, repr(mutation).encode(), genome, None if error is None else error.encode()):
         made.update(b"-" if part is None else b"%d:" % len(part) + part)

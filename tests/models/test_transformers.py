@@ -95,6 +95,28 @@ def examples() -> list[dict[str, str]]:
     return out
 
 
+def test_the_snippet_of_the_page_scores_the_same(tmp_path: Path) -> None:
+    """What docs/language-models.md says loads the result with the padding that scored it."""
+    page = (Path(__file__).parents[2] / "docs/language-models.md").read_text()
+    (snippet,) = [part for part in page.split("```") if 'from_pretrained("merged")' in part]
+    checkpoints, layout = opened(tmp_path)
+    model = live(checkpoints, layout)
+    genome = child(layout)
+    model.writer(checkpoints, layout).write(genome)
+    write_checkpoint(genome, checkpoints, layout, tmp_path / "merged")
+    there: dict[str, Any] = {}
+    code = snippet.removeprefix("python").replace('"merged"', repr(str(tmp_path / "merged")))
+    exec(code, there)
+    with torch.inference_mode():
+        inside = copying(model.value.model, model.value.tokenizer, examples())
+        outside = copying(there["model"].eval(), there["tokenizer"], examples())
+    assert inside == outside
+    # It is the padding that makes them so.
+    there["tokenizer"].padding_side = "right"
+    with torch.inference_mode():
+        assert copying(there["model"], there["tokenizer"], examples()) != inside
+
+
 def lengths(model: Any, examples: list[int]) -> list[float]:
     return [len(examples) / 10] * len(examples)
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.layout import build_layout, flatten
 from genepool.core.slerp import merge_vectors
-from genepool.errors import CheckpointError, InputError
+from genepool.errors import CheckpointError, EvaluationError, InputError, PoolError
 from genepool.output.by_hand import merge
 from genepool.output.member import export
 from genepool.pool.reader import Pool
@@ -81,3 +81,23 @@ def test_a_merge_by_hand_is_the_formula(tmp_path: Path, angle: Any, split: Any) 
     expected = merge_vectors(a, b, 0.3, layout.position(split), angle, inner)
     found = flatten(open_checkpoint(done.directory), layout)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_while_seeds_are_being_scored(tmp_path: Path) -> None:
+    (tmp_path / "gp_half.py").write_text(
+        "def score(tensors, examples):\n"
+        "    if len(seen) == 1: raise OSError('no network')\n"
+        "    seen.append(1)\n"
+        "    return [0.5] * len(examples)\n"
+        "seen = []\n"
+    )
+    (tmp_path / "e.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
+    task = {"name": "t", "evaluator": "function", "function": "gp_half:score"}
+    with pytest.raises(EvaluationError, match=r"gp_half.py, line 2\)"):
+        evolve(write_run(tmp_path, tasks=[{**task, "examples": "e.jsonl"}]))
+    with Pool(tmp_path / "pool") as pool:
+        scored, seeds = pool.seeds_scored, len(pool.header.seeds)
+        for name in ("best", "seed1", "1", "0"):
+            with pytest.raises(PoolError, match=rf"still being scored \({scored} of {seeds} are\)"):
+                export(pool, name, tmp_path / "out")
+    assert scored < seeds and not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.naming import COMPILED
 from genepool.errors import CheckpointError, ConfigError
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.messages import at, blamed, cause, one_line, pass_on, some
 from genepool.models.kind import Building, Kind, Options, refuse_option, require_package
 from genepool.models.live import LiveModel
 from genepool.models.user_code import load_function
@@ -77,7 +77,7 @@ def _make(building: Building) -> torch.nn.Module:
     except BaseException as error:
         pass_on(error)
         raise ConfigError(
-            f"network '{function}' failed when it was made: {cause(error)}"
+            f"network '{function}' failed when it was made: {blamed(error, make)}"
         ) from error
     if not isinstance(network, torch.nn.Module):
         raise ConfigError(

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from genepool.errors import ConfigError
-from genepool.messages import at, cause, one_line, pass_on, shown, some
+from genepool.messages import at, blamed, one_line, pass_on, shown, some
 
 
 def load_object(name: str, directory: Path) -> Any:
@@ -72,7 +72,7 @@ def _load_module(name: str, directory: Path) -> ModuleType:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-            raise ConfigError(f"importing '{name}' failed: {cause(error)}") from error
+            raise ConfigError(f"importing '{name}' failed: {blamed(error)}") from error
         raise ConfigError(
             f"there is no module '{name}': looked for {name.replace('.', '/')}.py in "
             f"{at(directory)} and among the installed packages"
@@ -80,7 +80,7 @@ def _load_module(name: str, directory: Path) -> ModuleType:
     except BaseException as error:
         pass_on(error)
         # SystemExit too: a script without a main guard must not end the run without a word.
-        raise ConfigError(f"importing '{name}' failed: {cause(error)}") from error
+        raise ConfigError(f"importing '{name}' failed: {blamed(error)}") from error
     _require_from_folder(name, module, Path(folder))
     return module
 

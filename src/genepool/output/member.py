@@ -59,6 +59,12 @@ def export(
         CheckpointError: a seed is missing or holds other tensors than when the pool was made.
     """
     writing = Writing(dtype, shard_bytes)
+    scored, entries = pool.seeds_scored, len(pool.header.seeds)
+    if scored < entries:
+        raise PoolError(
+            f"{pool.path}: the seeds are still being scored ({scored} of {entries} are); export "
+            "when they are, or let `genepool evolve` finish what was interrupted"
+        )
     number = member_number(pool, str(member))
     record = pool.record(number)
     genome = pool.genome(number)

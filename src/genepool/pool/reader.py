@@ -66,6 +66,11 @@ class Pool(Store):
         """Number of children absorbed; the seeds do not count."""
         return int(self._rows("SELECT count(*) FROM members WHERE step > 0")[0][0])
 
+    @property
+    def seeds_scored(self) -> int:
+        """Number of seeds whose scores are in the pool; a run begins with scoring them."""
+        return int(self._rows("SELECT count(*) FROM members WHERE step <= 0")[0][0])
+
     def records(
         self, since: int = 0, *, accepted: bool = False, last: int | None = None
     ) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import cause, one_line, pass_on, shown
+from genepool.messages import blamed, one_line, pass_on, shown
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
 from genepool.tasks.blocks import numbered, score_blocks
@@ -185,7 +185,9 @@ class Function(StoredTask):
                 hint = ""
                 if len(given) == 2 and given[1] is None:
                     hint = " (the first seed has no tokenizer; 'model.tokenizer' can name one)"
-                raise EvaluationError(f"{what} failed: {cause(error)}{hint}") from error
+                raise EvaluationError(
+                    f"{what} failed: {blamed(error, self._function)}{hint}"
+                ) from error
 
     def _scores(self, raw: object, rows: list[int]) -> NDArray[np.float32]:
         try:

@@ -3,13 +3,14 @@
 Everything but click is imported inside the command that needs it, so that commands which only read
 a pool start at once. Exit codes: 0 done; 1 failed, with the reason in one line on standard error;
 2 wrong usage; 130 interrupted. An exception that is not a `GenepoolError` is a bug and keeps its
-traceback.
+traceback; with `GENEPOOL_DEBUG=1` in the environment every error shows one.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -52,6 +53,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         complain("interrupted")
         return 130
     except GenepoolError as error:
+        if os.environ.get("GENEPOOL_DEBUG"):
+            traceback.print_exc()
         complain(*(str(error).split("\n") if isinstance(error, RunFileErrors) else [str(error)]))
         return 1
     except Exception as error:
