@@ -115,6 +115,20 @@ def test_rename_comes_before_folding(tmp_path: Path, module: str) -> None:
             open_source(find_source("adapter", tmp_path, base="base"))
 
 
+@pytest.mark.parametrize(
+    ("named", "word"), [("gone/model-bnb-4bit", "the original, where it is"), ("gone", "run file)")]
+)
+def test_a_base_that_is_not_here(tmp_path: Path, named: str, word: str) -> None:
+    own = adapter(tmp_path / "adapter", "q")
+    content = json.loads((own / "adapter_config.json").read_text())
+    named = str(tmp_path / named)
+    content["base_model_name_or_path"] = named
+    (own / "adapter_config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="no such file or directory; name another") as caught:
+        open_source(find_source("adapter", tmp_path))
+    assert "--adapter-base" in str(caught.value) and word in str(caught.value)
+
+
 def test_experts_one_by_one_and_fused(tmp_path: Path) -> None:
     single = {f"l.0.experts.{n}.up_proj.weight": torch.zeros(3, 3) for n in range(2)}
     a = save(tmp_path / "a", {**single, "l.0.q.weight": torch.zeros(3, 3)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ from genepool.checkpoints.naming import COMPILED
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
+
+# As bases are called that hold 4 or 8 bits a weight.
+_QUANTISED = re.compile(r"bnb|[48][-_]?bit|int[48]|gptq|awq|nf4", re.IGNORECASE)
 
 Words = Literal["same", "common"]
 GGUFType = Literal["BF16", "F16", "F32"]
@@ -168,7 +172,11 @@ def _open_local(
             "base fits the original: name it with --adapter-base (base: in a run file)"
         ) from None
     except CheckpointError as error:
-        raise CheckpointError(f"base of the adapter {at(place)}: {error}") from None
+        hint = ""
+        if base is None or base == adapters.named_base(place):
+            original = " (the original, where it is quantised)" if _QUANTISED.search(named) else ""
+            hint = f"; name another with --adapter-base (base: in a run file){original}"
+        raise CheckpointError(f"base of the adapter {at(place)}: {error}{hint}") from None
     return with_own_tokenizer(adapters.open_adapter(place, whole), place)
 
 
