@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.files.digests import copies, stamps
-from genepool.errors import CheckpointError, PoolError
+from genepool.errors import CheckpointError, ConfigError, PoolError
 from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
@@ -102,6 +102,8 @@ def evolve(
         twins = copies([seed.name for seed in pins.seeds], [seed.digest for seed in pins.seeds])
         for notice in twins:
             watcher.notice(notice)
+        if pool.fresh and target:
+            _require_difference(inputs, [seed.digest for seed in pins.seeds])
         if pool.fresh:
             meta = {
                 "pins": pins.settings,
@@ -148,6 +150,22 @@ def _look(inputs: Inputs) -> None:
             checkpoint.look()
         except CheckpointError as error:
             raise CheckpointError(f"seed '{seed.name}': {error}") from None
+
+
+def _require_difference(inputs: Inputs, digests: list[str]) -> None:
+    """Refuse to breed copies of one model and to call them children.
+
+    Raises:
+        ConfigError: without mutation, every child of these seeds has the weights of the one seed.
+    """
+    if inputs.kind == "vector" or len(set(digests)) > 1:
+        return
+    what = "there is one seed" if len(digests) == 1 else "all seeds have the same weights"
+    raise ConfigError(
+        f"{inputs.run.where('seeds')}: seeds: {what}, so that every child would be a copy of it. "
+        "Name a second model to merge it with; for small networks evolved from scratch, give "
+        "'strategy' a 'mutation' above 0"
+    )
 
 
 def _finished(pool: Pool, run: Run, budget: int) -> bool:

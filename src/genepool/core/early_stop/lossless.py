@@ -128,7 +128,8 @@ def _bounds(archive: Archive) -> Bounds:
     more = 0.0 if excess is None else excess.sum(axis=1)
     totals = full.sum() - archive.scores @ full + more
     scale = float((full.sum() - archive.scores @ (full - none) + more).max())
-    swing = np.ascontiguousarray(archive.scores.T)
+    # A copy always: of one example the transposed scores are the (read-only) scores themselves.
+    swing = archive.scores.T.copy()
     swing *= (full - none)[:, None]
     swing -= full[:, None]
     if excess is not None:

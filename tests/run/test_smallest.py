@@ -1,0 +1,91 @@
+"""The smallest runs there are: one example, one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from genepool.errors import ConfigError
+from genepool.pool.reader import Pool
+from genepool.run.evolve import evolve
+from tests.runs import write_run
+
+
+def solved(model: Any, examples: list[Any]) -> list[float]:
+    return [float(model["hidden.bias"].sum() > 0) for _ in examples]
+
+
+def partly(model: Any, examples: list[Any]) -> list[float]:
+    return [min(1.0, abs(float(model["hidden.bias"][0]))) for _ in examples]
+
+
+def one_example(folder: Path, function: str, examples: int = 1, **changes: Any) -> Path:
+    rows = "".join(f'{{"id": "e{number}"}}\n' for number in range(examples))
+    (folder / "examples.jsonl").write_text(rows)
+    task = {"name": "t", "evaluator": "function", "function": f"{__name__}:{function}"}
+    return write_run(folder, tasks=[{**task, "examples": "examples.jsonl"}], budget=20, **changes)
+
+
+@pytest.mark.parametrize("function", ["solved", "partly"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"name": "m2n2", "archive": 3},
+        {"name": "m2n2", "archive": 3, "risk": 0.2},
+        {"name": "m2n2", "archive": 3, "share": 0.5, "renew": 5},
+        {"name": "m2n2", "archive": 3, "alpha": 2.5},
+        {"name": "ga", "archive": 3},
+        {"name": "random", "archive": 3},
+        {"name": "map-elites", "measures": [{"task": "t"}], "cells": 3},
+    ],
+    ids=str,
+)
+def test_one_example_is_enough(tmp_path: Path, function: str, strategy: dict[str, Any]) -> None:
+    """Its transposed scores are the archive's own memory, which must stay as it is."""
+    early = evolve(one_example(tmp_path, function, strategy=strategy)).status
+    late = evolve(
+        one_example(tmp_path, function, strategy=strategy, pool="late", early_stop=False)
+    ).status
+    assert early["evaluations"] == 20
+    for key in ("archive", "champion"):
+        assert early[key] == late[key]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_copies_of_one_seed_are_not_bred(tmp_path: Path, seeds: int) -> None:
+    write_run(tmp_path)
+    file = write_run(tmp_path, seeds=["seed1.safetensors"] * seeds)
+    with pytest.raises(ConfigError, match=r"line 2: seeds: .* copy of it\. Name a second model"):
+        evolve(file)
+
+
+def test_the_same_weights_in_another_file_are_the_same_seed(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    twin = load_file(tmp_path / "seed1.safetensors")
+    save_file(twin, tmp_path / "twin.safetensors", metadata={"step": "900"})
+    file = write_run(tmp_path, seeds=["seed1.safetensors", "twin.safetensors"])
+    with pytest.raises(ConfigError, match="all seeds have the same weights"):
+        evolve(file)
+
+
+def test_one_seed_may_be_mutated_or_only_scored(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    mutating = {"name": "m2n2", "archive": 3, "mutation": 0.1}
+    evolve(write_run(tmp_path, seeds=["seed1.safetensors"], strategy=mutating, budget=10))
+    with Pool(tmp_path / "pool") as pool:
+        digests = [record.digest for record in pool.records() if record.digest is not None]
+    assert len(set(digests)) == len(digests) > 5
+    scored = evolve(write_run(tmp_path, seeds=["seed1.safetensors"], pool="two", budget=0))
+    assert scored.status["champion"]["member"] == 0
+
+
+def test_a_twin_among_others_is_told_and_allowed(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    seeds = ["seed1.safetensors", "seed1.safetensors", "seed2.safetensors"]
+    result = evolve(write_run(tmp_path, seeds=seeds, budget=5))
+    assert result.status["evaluations"] == 5
+    (notice,) = result.notices
+    assert "seed1-2" in notice
