@@ -155,7 +155,11 @@ def score(model, given):
 
 
 @pytest.mark.parametrize("executor", ["serial", pytest.param("process", marks=SLOW)])
-@pytest.mark.parametrize("code", [FORKING, FORKING.replace("if not children", "if True")])
+@pytest.mark.parametrize(
+    "code",
+    [FORKING, pytest.param(FORKING.replace("if not children", "if True"), marks=SLOW)],
+    ids=["once", "every time"],
+)
 def test_a_function_that_forks_leaves_one_writer(tmp_path: Path, executor: str, code: str) -> None:
     task = {"name": "t", "evaluator": "function", "function": "forking:score"}
     found: list[Any] = []

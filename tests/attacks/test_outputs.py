@@ -189,6 +189,7 @@ def test_what_genepool_wrote_is_replaced(finished: Path, tmp_path: Path) -> None
         run_figure(pool, page)
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_where_its_files_are(tmp_path: Path) -> None:
     run, out = write_run(tmp_path / "run", budget=8), tmp_path / "out"
     given = ["compare", str(run), "--strategies", "m2n2", "--runs", "2", "-o", str(out)]

@@ -83,6 +83,7 @@ def test_errors_cannot_be_told(arguments: list[str]) -> None:
             assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_run_whose_progress_nobody_can_see(tmp_path: Path) -> None:
     expected = None
     for name in ("seen", "full", "closed"):
@@ -144,6 +145,7 @@ def test_numba_that_is_told_not_to_compile(run: Path, tmp_path: Path, command: s
     assert "NUMBA_DISABLE_JIT is set" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8(run: Path, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     one_line(genepool("evolve", write_run(folder)), "not UTF-8", "rename the folder")

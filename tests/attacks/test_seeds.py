@@ -323,6 +323,7 @@ def test_a_hub_id_that_cannot_be_reached(tmp_path: Path, environment: dict[str, 
     assert "hf download some-org/some-model" in line
 
 
+@pytest.mark.slow
 def test_a_model_in_the_cache_of_the_hub(tmp_path: Path) -> None:
     model(tmp_path / "base")
     repository = tmp_path / "hub/hub/models--some-org--some-model"

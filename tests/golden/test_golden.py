@@ -27,7 +27,10 @@ def test_what_is_recorded(golden: dict[str, Any]) -> None:
     assert list(golden["pools"]) == list(runs.POOLS)
 
 
-@pytest.mark.parametrize("name", runs.RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "process" else n for n in runs.RUNS],
+)
 def test_a_run_computes_what_it_did(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     if name in runs.OF_THIS_CPU and record.fingerprint() != golden["fingerprint"]:
         pytest.skip("LAPACK's last bits differ on this machine from those it was recorded with")

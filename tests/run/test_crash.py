@@ -142,6 +142,7 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
     _finish(slow_run(tmp_path / "whole", budget=100))
     file = slow_run(tmp_path / "stopped", budget=100)

@@ -93,6 +93,7 @@ def members(pool: Path) -> list[tuple[Any, ...]]:
         ]
 
 
+@pytest.mark.slow
 def test_early_stop_changes_nothing(tmp_path: Path) -> None:
     file = write_run(tmp_path, early_stop=False)
     whole = evolve(file)

@@ -28,7 +28,9 @@ def assert_same(one: Trial, two: Trial) -> None:
 
 @pytest.mark.parametrize("width", [1, 4])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize(
+    "alpha", [0.0, 1.0, 2.0, *(pytest.param(a, marks=pytest.mark.slow) for a in (0.5, 1.5, 3.0))]
+)
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_early_stop_changes_nothing(
     binary: bool, alpha: float, weighted: bool, width: int

@@ -39,7 +39,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 def test_every_strategy_keeps_the_contract(name: str) -> None:
     if name.startswith("cma-es"):
         pytest.importorskip("cma")
-    check_strategy(STRATEGIES[name], steps=30)
+    check_strategy(STRATEGIES[name], steps=20)
 
 
 def test_no_strategy_is_left_out() -> None:
@@ -47,7 +47,7 @@ def test_no_strategy_is_left_out() -> None:
 
 
 def test_one_that_takes_a_risk_keeps_the_rest() -> None:
-    check_strategy(lambda: M2N2(archive=6, risk=0.3), steps=30, lossless=False)
+    check_strategy(lambda: M2N2(archive=6, risk=0.3), steps=20, lossless=False)
 
 
 class Gambling(M2N2, frozen=True):

@@ -170,7 +170,7 @@ def test_evolve_goes_on_and_then_does_nothing(tmp_path: Path) -> None:
     assert "5 children in" in ok("evolve", run, "--budget", "25")
 
 
-@pytest.mark.parametrize("executor", ["serial", "process"])
+@pytest.mark.parametrize("executor", ["serial", pytest.param("process", marks=pytest.mark.slow)])
 def test_what_a_function_prints_is_no_part_of_the_result(tmp_path: Path, executor: str) -> None:
     (tmp_path / "talks.py").write_text(
         "import os\n"
@@ -230,11 +230,12 @@ def done(pool: Path) -> int:
 # demo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [
         pytest.param([], id="specialists"),
-        pytest.param(["--from-scratch"], id="from scratch", marks=pytest.mark.slow),
+        pytest.param(["--from-scratch"], id="from scratch"),
     ],
 )
 def test_the_demo_ends_with_a_model_better_than_its_seeds(tmp_path: Path, start: list[str]) -> None:
