@@ -134,3 +134,25 @@ def test_a_cause_is_one_line() -> None:
     assert cause(ValueError("first\nsecond")) == "ValueError: first"
     assert cause(KeyError()) == "KeyError"
     assert cause(RuntimeError("\x1b[31mred")) == r"RuntimeError: \x1b[31mred"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.ma.masked_array([0.5, 0.25, 1.0], mask=[False, True, False]),
+        np.ma.masked_invalid([0.5, np.nan, 1.0]),
+        [0.5, np.ma.masked, 1.0],
+        (0.5, np.ma.masked_array(0.25, mask=True), 1.0),
+        np.ma.masked_array([1, 1, 0], mask=[0, 1, 0]),
+    ],
+    ids=["array", "invalid", "constant", "item", "integers"],
+)
+def test_a_masked_score_is_not_the_number_behind_the_mask(raw: Any) -> None:
+    with pytest.raises(EvaluationError, match="the score of example 'b' is masked"):
+        checked_scores(raw, 3, ids=["a", "b", "c"])
+
+
+def test_a_mask_that_hides_nothing_is_no_mask() -> None:
+    scores = checked_scores(np.ma.masked_array([0.5, 1.0], mask=False), 2)
+    assert scores.tolist() == [0.5, 1.0]
+    assert type(scores) is np.ndarray

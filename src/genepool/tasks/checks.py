@@ -32,6 +32,12 @@ def checked_scores(
         EvaluationError: anything else; the message names the first example that offends. Nothing
             is clipped, filled in or guessed.
     """
+    hidden = _masked(raw)
+    if hidden is not None:
+        raise EvaluationError(
+            f"the score of {_example(hidden, ids)} is masked, so that it is not known; a score is "
+            "never filled in: return a number for every example, or raise an error"
+        )
     try:
         given = np.asarray(raw)
     except BaseException as error:
@@ -116,6 +122,16 @@ def content_digest(parts: Iterable[str | bytes | NDArray[np.generic]]) -> str:
             total.update(f"{'s' if isinstance(part, str) else 'b'}{len(data)};".encode())
             total.update(data)
     return total.hexdigest()
+
+
+def _masked(raw: object) -> int | None:
+    """Position of the first score that numpy.ma hides; None if it hides none."""
+    if isinstance(raw, (list, tuple)):
+        items = cast("Sequence[object]", raw)
+        return next((at for at, item in enumerate(items) if np.ma.is_masked(item)), None)
+    if np.ma.is_masked(raw):
+        return int(np.flatnonzero(np.ma.getmaskarray(cast("NDArray[Any]", raw)))[0])
+    return None
 
 
 def _example(position: int, ids: Sequence[str] | None) -> str:
