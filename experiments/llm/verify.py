@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from runs import SMOLLM2, STRATEGIES, loaded, run_file
 
+from genepool.run.progress import Silence
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,17 +128,11 @@ class Clock:
             self.calls += 1
 
 
-class Watch:
+class Watch(Silence):
     """When the first and the last child were absorbed, and the clock's count then."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.marks = clock, []
-
-    def stage(self, text: str) -> None:
-        """Nothing to note."""
-
-    def notice(self, text: str) -> None:
-        """Nothing to note."""
 
     def step(self, report: Any) -> None:
         self.marks.append((time.perf_counter(), self.clock.seconds))
