@@ -178,6 +178,7 @@ def test_a_script_that_workers_run_again_is_told_so(tmp_path: Path, call: str) -
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_run(tmp_path: Path) -> None:
     evolve(write_run(tmp_path / "serial", in_flight=3))
     evolve(write_run(tmp_path / "process", in_flight=3, executor="process", workers=2))

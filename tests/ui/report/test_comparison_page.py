@@ -111,6 +111,7 @@ def test_everything_is_written_beside_the_pools(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     file, out = write_run(tmp_path), tmp_path / "out"
     words = ["compare", str(file), "--strategies", "m2n2, ga", "--runs", "2", "--budget", "12"]
