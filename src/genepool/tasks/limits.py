@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -10,6 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from genepool.errors import EvaluationError, TimeIsUp
+
+# Seconds until an alarm that did not get through goes off again: time enough for a call that is
+# interrupted to put away what it had open.
+_AGAIN = 1.0
 
 
 @contextmanager
@@ -57,19 +62,29 @@ def _alarm(seconds: float) -> Generator[None, None, None]:
         if armed:
             raise TimeIsUp
 
-    handler = signal.signal(signal.SIGALRM, interrupt)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    def lost(found: sys.UnraisableHookArgs) -> None:
+        if found.exc_type is not TimeIsUp:
+            told(found)
+
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
     begin = time.monotonic()
-    # The alarm goes off once, at any moment: the inner block disarms it, so that it cannot cut the
-    # outer one short and leave a timer or a handler behind.
+    handler, told = signal.signal(signal.SIGALRM, interrupt), sys.unraisablehook
+    # The alarm goes off at any moment. In a finaliser or a weak reference's callback the
+    # interpreter swallows what is raised: so it goes off again and again, and what was lost is not
+    # reported. The inner block disarms it, so that it cannot cut the outer one short and leave a
+    # timer or a handler behind.
     try:
         try:
+            sys.unraisablehook = lost
+            signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
             yield
         finally:
             armed = False
     finally:
+        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+        sys.unraisablehook = told
         if left:
             spent = time.monotonic() - begin
             signal.setitimer(signal.ITIMER_REAL, max(left - spent, 1e-3), interval)
