@@ -36,6 +36,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     with_own_tokenizer,
 )
 from genepool.checkpoints.naming import COMPILED
+from genepool.checkpoints.pipelines.directory import assembled, is_pipeline, open_pipeline
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
@@ -57,12 +58,15 @@ class Source:
         base: the same, of an adapter's base; None where there is none.
         rename: prefixes of tensor names and what stands in their place.
         dtype: of a GGUF file's unpacked weights.
+        components: names of a pipeline's components that evolve; none means its denoiser, and
+            nothing for what is no pipeline.
     """
 
     path: str
     base: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict[str, str])
     dtype: GGUFType = "BF16"
+    components: tuple[str, ...] = ()
 
 
 def find_source(
@@ -116,7 +120,7 @@ def open_source(source: Source) -> Checkpoint:
         GenepoolError: the cache cannot be written.
     """
     try:
-        checkpoint = _open(source.path, source.base, source.dtype)
+        checkpoint = _open(source.path, source.base, source.dtype, components=source.components)
         return renamed(checkpoint, source.rename) if source.rename else checkpoint
     except AdapterMismatch:
         # An adapter may have been trained under the names that its base is to get.
@@ -131,6 +135,7 @@ def _open(
     dtype: str,
     rename: Mapping[str, str] | None = None,
     adapter: Path | None = None,
+    components: Sequence[str] = (),
 ) -> Checkpoint:
     """Open what is at a path or under an id.
 
@@ -139,9 +144,9 @@ def _open(
     """
     place = Path(path)
     if not place.is_absolute() and hub.is_hub_id(path):
-        opened = _open_local(hub.fetch(path), base, dtype, rename, adapter)
+        opened = _open_local(hub.fetch(path), base, dtype, rename, adapter, components)
         return replace(opened, path=place, _digest=[])
-    return _open_local(place, base, dtype, rename, adapter)
+    return _open_local(place, base, dtype, rename, adapter, components)
 
 
 def _open_local(
@@ -150,7 +155,10 @@ def _open_local(
     dtype: str,
     rename: Mapping[str, str] | None,
     adapter: Path | None,
+    components: Sequence[str],
 ) -> Checkpoint:
+    if is_pipeline(place):
+        return open_pipeline(place, components)
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
@@ -232,12 +240,15 @@ class Family:
         layout: where their tensors lie on the axis.
         notices: one line each, of what differs and does no harm, or is good to know.
         vocabulary: how vocabularies were treated, as `make_family` was told.
+        whole: of pipelines: component -> the number of the seed that it is taken from as it is;
+            those that are not named come from the first.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     layout: Layout
     notices: tuple[str, ...]
     vocabulary: Words = "same"
+    whole: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def make_family(
@@ -246,6 +257,7 @@ def make_family(
     *,
     partial: bool = False,
     vocabulary: Words = "same",
+    whole: Mapping[str, int] | None = None,
 ) -> Family:
     """Compare opened seeds and lay them on one axis.
 
@@ -256,6 +268,7 @@ def make_family(
         vocabulary: "same" refuses tokenizers that differ; "common" merges the embeddings' rows of
             the tokens that are the same in all seeds, from id 0 to the first that is not, and takes
             the further rows from the first seed.
+        whole: see `Family`. In the family the first checkpoint's pipeline has these components.
 
     Raises:
         CheckpointError: they do not fit together; the message names files, field and both values.
@@ -273,7 +286,8 @@ def make_family(
     layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
     if partial:
         notices.append(_share(checkpoints[0], layout))
-    return Family(tuple(checkpoints), layout, tuple(notices), vocabulary)
+    first = assembled(checkpoints, whole or {})
+    return Family((first, *checkpoints[1:]), layout, tuple(notices), vocabulary, dict(whole or {}))
 
 
 def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:

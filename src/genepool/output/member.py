@@ -139,7 +139,7 @@ def open_seeds(
         )
     checkpoints: list[Checkpoint] = []
     opening: dict[str, Any] = pool.meta().get("opening") or {}
-    sources = [Source(**entry) for entry in opening.get("sources", ())] or [
+    sources = [_source(entry) for entry in opening.get("sources", ())] or [
         Source(seed.path) for seed in entries
     ]
     for number, seed in enumerate(entries):
@@ -164,6 +164,7 @@ def open_seeds(
         pins["chromosomes"] or None,
         partial=opening.get("partial", False),
         vocabulary=opening.get("vocabulary", "same"),
+        whole=opening.get("whole") or {},
     )
     if family.layout.digest != pins["layout"]:
         raise PoolError(
@@ -171,6 +172,11 @@ def open_seeds(
             "the pool; use that version"
         )
     return tuple(sources), family
+
+
+def _source(entry: Mapping[str, Any]) -> Source:
+    """A source as the pool remembers it."""
+    return replace(Source(**entry), components=tuple(entry.get("components", ())))
 
 
 def moved(source: Source, name: str, places: Mapping[str, PathLike]) -> Source:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +35,7 @@ class Inputs:
         sources: where the seeds are found, in order.
         checkpoints: the seeds, in order.
         layout: where their tensors lie on the axis.
+        whole: component of a pipeline -> the number of the seed that gives it as it is.
         notices: what is good to know about the seeds, one line each.
         tasks: those that members compete for, in order; their examples are laid end to end.
         guards: the guard tasks, likewise.
@@ -48,6 +49,7 @@ class Inputs:
     sources: tuple[Source, ...]
     checkpoints: tuple[Checkpoint, ...]
     layout: Layout
+    whole: Mapping[str, int]
     notices: tuple[str, ...]
     tasks: tuple[Task, ...]
     guards: tuple[Task, ...]
@@ -67,16 +69,18 @@ def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
     checkpoints: list[Checkpoint] = []
     for index, seed in enumerate(run.seeds):
         try:
-            source = source_of(seed, run.directory)
+            source = replace(source_of(seed, run.directory), components=run.config.evolving)
             sources.append(source)
             checkpoints.append(open_source(source))
         except GenepoolError as error:
             raise _prefixed(error, f"{run.where('seeds', index)}: seeds.{index}") from None
+    names = [seed.name for seed in run.seeds]
     family = make_family(
         checkpoints,
         run.config.chromosomes or None,
         partial=run.config.partial,
         vocabulary=run.config.vocabulary,
+        whole={part: names.index(seed) for part, seed in run.config.whole.items()},
     )
     return tuple(sources), family
 
@@ -108,6 +112,7 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         sources,
         family.checkpoints,
         family.layout,
+        family.whole,
         family.notices,
         tuple(tasks),
         tuple(guards),

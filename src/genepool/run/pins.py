@@ -70,6 +70,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "strategy": run.strategy.model_dump(),
             "model": config.model.model_dump(),
             "chromosomes": config.chromosomes,
+            "components": config.components,
             "seed": config.seed,
             "in_flight": config.in_flight,
             "early_stop": config.early_stop,
@@ -88,6 +89,7 @@ def opening(inputs: Inputs) -> dict[str, Any]:
         "sources": [asdict(source) for source in inputs.sources],
         "partial": inputs.run.config.partial,
         "vocabulary": inputs.run.config.vocabulary,
+        "whole": dict(inputs.whole),
     }
 
 
@@ -143,6 +145,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     # A pool goes on by the rule that it began with; see `Header.scored_as_exported`.
     del given["rounding"]
     now: dict[str, str] = given.pop("companions")
+    pinned.setdefault("components", {})
     # A pool that is older than this pin does not say.
     then: dict[str, str] = pinned.pop("companions", now)
     places = _pinned_files(inputs)

@@ -19,7 +19,7 @@ from genepool.checkpoints.seed_options import SeedOptions
 from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, GenepoolError, MissingExtraError, RunFileErrors
 from genepool.messages import at as path_of
-from genepool.messages import is_text
+from genepool.messages import is_text, some
 from genepool.models.build import ModelOptions
 from genepool.output.mergekit import mergekit_advice
 from genepool.run.faults import (
@@ -43,6 +43,9 @@ from genepool.yaml_documents import Lines, parse_yaml
 
 _LARGEST = 1_000_000
 _DEEPEST = 50
+# What stands for a component that is bred, in place of a seed's name.
+EVOLVE = "evolve"
+
 # Where paths stand, and how long the names of files can be.
 _PATHS = {("pool",), ("seeds",), ("seeds", "path"), ("seeds", "base"), ("model", "tokenizer")}
 _LONGEST_NAME, _LONGEST_PATH, _DEEPEST_PATH = 255, 4000, 200
@@ -108,6 +111,12 @@ class RunConfig(Section):
     model: ModelOptions = Field(
         default=ModelOptions(), description="the live model into which children are materialised"
     )
+    components: dict[str, str] = Field(
+        default={},
+        description="Of pipelines: component -> 'evolve', or the name of the seed that it is taken "
+        "from as it is. The denoiser (U-Net or transformer) evolves unless others are named that "
+        "do, and components that are not named come from the first seed.",
+    )
     chromosomes: dict[str, list[str]] = Field(
         default={},
         description="name -> patterns of tensor names; each splits on its own. A pattern is one of "
@@ -137,6 +146,16 @@ class RunConfig(Section):
         le=4096,
         description="worker processes; 0: as many as cores, at most in_flight",
     )
+
+    @property
+    def evolving(self) -> tuple[str, ...]:
+        """The components of a pipeline that are said to evolve."""
+        return tuple(name for name, value in self.components.items() if value == EVOLVE)
+
+    @property
+    def whole(self) -> dict[str, str]:
+        """Component -> the name of the seed that it is taken from as it is."""
+        return {name: value for name, value in self.components.items() if value != EVOLVE}
 
     @property
     def contested(self) -> list[TaskOptions]:
@@ -314,6 +333,7 @@ class _Look:
         opened = [self._task(index, _mapping(task)) for index, task in enumerate(tasks)]
         self._names_and_guards(tasks)
         self._chromosomes()
+        self._components(config)
         strategy = self._strategy()
         for fault in texts:
             self._fault(*fault.place, text=fault.text)
@@ -413,6 +433,20 @@ class _Look:
                 except ValueError as error:
                     text = f"{shown(pattern)} is not a regular expression that can be used: {error}"
                     self._fault("chromosomes", name, index, text=text)
+
+    def _components(self, config: RunConfig | None) -> None:
+        names = [] if config is None else [seed.name for seed in _named(config.seeds)]
+        for part, seed in ({} if config is None else config.whole).items():
+            if seed not in names:
+                text = (
+                    f"expected '{EVOLVE}' or the name of a seed; got {shown(seed)}; the seeds are "
+                    f"{some(names, limit=20)}"
+                )
+                self._fault("components", part, text=text)
+        if config is not None and EVOLVE in names and config.components:
+            self._fault(
+                "seeds", text=f"no seed can be called '{EVOLVE}' where components are named"
+            )
 
     def _strategy(self) -> Strategy | None:
         given = {"name": StrategyEntry().name, **_mapping(self._data.get("strategy"))}

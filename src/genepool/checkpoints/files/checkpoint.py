@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, conversion, map_file
+from genepool.checkpoints.pipelines.components import Pipeline
 from genepool.checkpoints.quantised import require_unquantised
 from genepool.documents import read_json
 from genepool.errors import CheckpointError
@@ -43,6 +44,7 @@ class Checkpoint:
         directory: where configuration, tokenizer and the like lie; None if the weights came alone.
         tokenizer: where the tokenizer lies instead, of an adapter that brings its own.
         notices: one line each, of what was done to open it and is good to know.
+        pipeline: the pipeline whose evolving components these tensors are; None for a single model.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Checkpoint:
     directory: Path | None = None
     tokenizer: Path | None = None
     notices: tuple[str, ...] = ()
+    pipeline: Pipeline | None = None
     _digest: list[str] = field(default_factory=list[str], repr=False)
 
     @property

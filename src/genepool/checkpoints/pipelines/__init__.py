@@ -1,0 +1,1 @@
+"""Pipelines as diffusers saves them: several components, of which some evolve."""

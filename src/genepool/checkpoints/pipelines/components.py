@@ -1,0 +1,57 @@
+"""A pipeline and its components, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+# As diffusers calls the component that turns noise into a picture.
+DENOISERS = ("unet", "transformer")
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A part of a pipeline with files of its own: U-Net, text encoder, tokenizer, scheduler.
+
+    Attributes:
+        name: as the pipeline calls it; the name of its folder too.
+        library: that loads it, "diffusers" or "transformers".
+        class_name: in that library.
+        directory: where its files lie.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What `model_index.json` says.
+
+    Attributes:
+        class_name: of the pipeline, in diffusers.
+        components: those that are there, by name; any of them may lie in another seed's directory.
+        evolving: names of those whose weights are merged, at least one. Tensors of a checkpoint
+            are called `COMPONENT.NAME`, and only those of these components belong to it.
+        index: the whole content of `model_index.json`.
+    """
+
+    class_name: str
+    components: Mapping[str, Component]
+    evolving: tuple[str, ...]
+    index: Mapping[str, Any]
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Names of the components that are taken as they are, from one seed each."""
+        return tuple(name for name in self.components if name not in self.evolving)
+
+    def with_components(self, others: Mapping[str, Component]) -> Pipeline:
+        """The same pipeline with other components under these names."""
+        merged = {**self.components, **others}
+        return replace(self, components=MappingProxyType(merged))
