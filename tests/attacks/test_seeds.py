@@ -146,8 +146,36 @@ ADAPTERS: Adapters = {
         {},
         "has dtype I64; expected one of F64, F32, F16, BF16",
     ),
-    "trained tokens": (
+    "trained tokens that nothing names": (
         {"model.embed_tokens.token_adapter.trainable_tokens_delta": floats(1, 4)},
+        {},
+        "has shape [1, 4]; expected a row of 'model.embed_tokens.weight' of the base, of shape "
+        "[6, 4], for each of 0 trainable_token_indices",
+    ),
+    "trained tokens of another module": (
+        {"model.embed_tokens.token_adapter.trainable_tokens_delta": floats(1, 4)},
+        {"trainable_token_indices": {"lm_head": [1]}},
+        "for each of 0 trainable_token_indices",
+    ),
+    "a trained token twice": (
+        {"model.embed_tokens.token_adapter.trainable_tokens_delta": floats(2, 4)},
+        {"trainable_token_indices": [3, 3]},
+        "for each of 2 trainable_token_indices",
+    ),
+    "trained tokens beyond the vocabulary": (
+        {"model.embed_tokens.token_adapter.trainable_tokens_delta": floats(1, 4)},
+        {"trainable_token_indices": [6]},
+        "model.resize_token_embeddings(7)",
+    ),
+    "trained tokens of text": (
+        {},
+        {"trainable_token_indices": {"embed_tokens": ["a"]}},
+        "trainable_token_indices: expected whole numbers from 0, or lists of them by module",
+    ),
+    "trained tokens below 0": ({}, {"trainable_token_indices": [-1]}, "expected whole numbers"),
+    "trained tokens of a number": ({}, {"trainable_token_indices": 7}, "expected whole numbers"),
+    "low rank inside trained tokens": (
+        {"model.embed_tokens.token_adapter.base_layer.lora_embedding_A": floats(2, 6)},
         {},
         "a kind of tensor that genepool does not fold",
     ),

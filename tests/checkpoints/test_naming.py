@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genepool.checkpoints.files.safetensors import Tensor
-from genepool.checkpoints.naming import renaming
+from genepool.checkpoints.naming import renaming, under_another_prefix
 
 
 def tensors(*names: str, size: int = 2) -> dict[str, Tensor]:
@@ -47,3 +47,37 @@ def test_the_prefix_that_fits_most(
     expected: tuple[dict[str, str], int] | None,
 ) -> None:
     assert renaming(ours, theirs) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held", "expected"),
+    [
+        (["a.layers.0.q.weight"], ["b.c.layers.0.q.weight"], ["b.c.layers.0.q.weight"]),
+        (["a.layers.0.q.weight"], ["layers.0.q.weight"], ["layers.0.q.weight"]),
+        (["layers.0.q.weight"], ["b.layers.0.q.weight"], ["b.layers.0.q.weight"]),
+        # Another layer, or another module, is no other prefix.
+        (["a.layers.1.q.weight"], ["b.layers.0.q.weight"], []),
+        (["a.layers.0.k.weight"], ["b.layers.0.q.weight"], []),
+        (["a.0.q.weight"], ["b.1.q.weight"], []),
+        # Two fit.
+        (["a.layers.0.q.weight"], ["b.layers.0.q.weight", "c.layers.0.q.weight"], []),
+        # Two fit one of the names, one fits all.
+        (
+            ["a.layers.0.q.weight", "a.layers.1.q.weight"],
+            ["b.layers.0.q.weight", "c.layers.0.q.weight", "c.layers.1.q.weight"],
+            ["c.layers.0.q.weight", "c.layers.1.q.weight"],
+        ),
+        # No single prefix fits both.
+        (
+            ["a.layers.0.q.weight", "a.layers.1.q.weight"],
+            ["b.layers.0.q.weight", "c.layers.1.q.weight"],
+            [],
+        ),
+        (["a.weight"], ["b.weight"], []),
+        ([], ["b.layers.0.q.weight"], []),
+    ],
+)
+def test_names_under_another_prefix(
+    wanted: list[str], held: list[str], expected: list[str]
+) -> None:
+    assert list(under_another_prefix(wanted, held).values()) == expected

@@ -78,6 +78,36 @@ def bare(name: str) -> str:
     return ".".join(kept) + "".join(rest)
 
 
+def under_another_prefix(wanted: Sequence[str], held: Iterable[str]) -> dict[str, str]:
+    """Where names lie in a checkpoint that only calls the beginnings of them otherwise.
+
+    One beginning, the same of all `wanted`, stands for another one. Neither counts layers, and
+    what is left of a name has two components at least.
+
+    Returns:
+        From each wanted name to one that is held; empty where no beginning fits all, or several do.
+    """
+    starts: dict[str, set[str]] = {}
+    for name in held:
+        for start, end in _uncounted(name):
+            starts.setdefault(end, set()).add(start)
+    fitting = [
+        {(start, other) for start, end in _uncounted(name) for other in starts.get(end, ())}
+        for name in wanted
+    ]
+    pairs = set[tuple[str, str]].intersection(*fitting) if fitting else set[tuple[str, str]]()
+    places = {tuple(new + name[len(old) :] for name in wanted) for old, new in pairs}
+    return dict(zip(wanted, places.pop(), strict=True)) if len(places) == 1 else {}
+
+
+def _uncounted(name: str) -> Iterator[tuple[str, str]]:
+    """A name cut in two where no number stands before the cut, and a dot behind it."""
+    for start, end in _ends(name):
+        if any(part.isdecimal() for part in start.split(".")) or "." not in end:
+            return
+        yield start, end
+
+
 def experts_differ(missing: Iterable[str], extra: Iterable[str]) -> bool:
     """Whether one of two checkpoints stores experts one by one and the other all together."""
     singles = [[bool(_ONE_EXPERT.search(n)) for n in names] for names in (missing, extra)]

@@ -183,6 +183,131 @@ def test_embeddings_that_are_the_head(tmp_path: Path, case: str, said: bool) -> 
     assert not np.allclose(floats(base, name), expected, atol=1e-3)
 
 
+TOKENS: dict[str, tuple[bool, dict[str, Any], bool]] = {
+    "a list": (False, {"trainable_token_indices": [40, 3, 47]}, True),
+    "by module": (
+        False,
+        {"trainable_token_indices": {"embed_tokens": [0, 7], "lm_head": [7, 1, 9]}},
+        True,
+    ),
+    "of one module alone": (False, {"trainable_token_indices": {"lm_head": [2]}}, True),
+    "of embeddings that are the head": (True, {"trainable_token_indices": [40, 3]}, True),
+    "of both, alike": (
+        True,
+        {
+            "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [1, 2]},
+            "ensure_weight_tying": True,
+        },
+        True,
+    ),
+    "of both, differently": (
+        True,
+        {"trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [2, 3]}},
+        False,
+    ),
+    "of the head alone": (True, {"trainable_token_indices": {"lm_head": [2]}}, False),
+}
+
+
+@pytest.mark.parametrize("case", TOKENS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trained_tokens(tmp_path: Path, case: str, dtype: torch.dtype) -> None:
+    tied, options, folds = TOKENS[case]
+    model = language.llama(0, tie_word_embeddings=tied)
+    expected = adapted(tmp_path, model, dtype, r=2, target_modules=["v_proj"], **options)
+    if not folds:
+        with pytest.raises(CheckpointError, match=r"ties 'model.embed_tokens.weight' to its outp"):
+            opened(tmp_path)
+        return
+    base, found = open_checkpoint(tmp_path / "base"), opened(tmp_path)
+    assert set(found.tensors) == set(base.tensors)
+    rows = options["trainable_token_indices"]
+    by_module = rows if isinstance(rows, dict) else {"embed_tokens": rows}
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & set(found.tensors):
+        # Nothing is computed: the very numbers of peft.
+        np.testing.assert_array_equal(floats(found, name), expected[name].float().numpy(), name)
+        changed = (floats(found, name) != floats(base, name)).any(axis=1).nonzero()[0]
+        assert changed.tolist() == sorted(by_module.get(name.split(".")[-2], [])), name
+    adapted_name = "model.layers.0.self_attn.v_proj.weight"
+    assert not np.array_equal(floats(found, adapted_name), floats(base, adapted_name))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"trainable_token_indices": [49, 51]},
+    ],
+    ids=["nothing else", "whole modules", "tokens"],
+)
+def test_a_vocabulary_that_was_resized_in_training(
+    tmp_path: Path, tied: bool, options: dict[str, Any]
+) -> None:
+    """The line says what to do, and doing it helps."""
+    language.save(language.llama(0, tie_word_embeddings=tied), tmp_path / "small")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    torch.manual_seed(5)
+    model.resize_token_embeddings(52, mean_resizing=False)
+    if tied and "modules_to_save" in options:
+        options = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    options = {"r": 2, "target_modules": ["q_proj"], **options}
+    # Where peft looks whether the vocabulary was resized.
+    model.config._name_or_path = model.name_or_path = str(tmp_path / "small")
+    expected = adapted(tmp_path, model, torch.float32, **options)
+    with pytest.raises(
+        CheckpointError,
+        match=r"resized in training\? Then resize the base .*resize_token_embeddings\(52\)",
+    ):
+        open_source(find_source("adapter", tmp_path, base="small"))
+    found = opened(tmp_path)
+    for name in found.tensors:
+        np.testing.assert_allclose(floats(found, name), expected[name].numpy(), 2e-5, 1e-6, name)
+    assert found.tensors["model.embed_tokens.weight"].shape == (52, 32)
+
+
+def under(directory: Path, file: str, old: str, new: str) -> None:
+    """Call the beginnings of all tensors of a file otherwise."""
+    path = directory / file
+    tensors = {new + n.removeprefix(old): t for n, t in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("prefix", ["thinker.text.", "transformer.", "a.b.c.model.", ""])
+def test_adapters_whose_modules_bear_other_prefixes(tmp_path: Path, prefix: str) -> None:
+    adapted(tmp_path, language.llama(0), torch.float32, r=2, target_modules="all-linear")
+    expected = opened(tmp_path).digest()
+    names = ("base_model.model.model.", f"base_model.model.{prefix}")
+    under(tmp_path / "adapter", "adapter_model.safetensors", *names)
+    assert opened(tmp_path).digest() == expected
+
+
+def test_a_prefix_that_fits_only_one_part_of_the_base(tmp_path: Path) -> None:
+    adapted(tmp_path, language.llama(0), torch.float32, r=2, target_modules="all-linear")
+    expected = opened(tmp_path)
+    base = tmp_path / "base/model.safetensors"
+    whole = load_file(base)
+
+    def with_tower(names: list[str]) -> None:
+        tower = {n.replace("model.", "vision.", 1): whole[n].clone() for n in names}
+        save_file({**whole, **tower}, base, metadata={"format": "pt"})
+
+    layers = sorted(n for n in whole if ".layers." in n)
+    names = ("base_model.model.model.", "base_model.model.thinker.")
+    under(tmp_path / "adapter", "adapter_model.safetensors", *names)
+    # The tower has fewer layers: what the adapter changes is not all there.
+    with_tower([n for n in layers if ".layers.0." in n])
+    found = opened(tmp_path)
+    for name, tensor in expected.tensors.items():
+        assert np.array_equal(found.tensors[name].raw, tensor.raw), name
+    assert len(found.tensors) > len(expected.tensors)
+    # It has the same modules: either may be meant.
+    with_tower(layers)
+    with pytest.raises(CheckpointError, match=r"changes 'thinker.layers.0.*does not hold"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_convolutions(tmp_path: Path, dora: bool) -> None:
     torch.manual_seed(1)

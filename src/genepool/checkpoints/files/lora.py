@@ -10,73 +10,49 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
 
 import numpy as np
 
 from genepool.checkpoints.files.cache import cache_directory, write_cached
 from genepool.checkpoints.files.checkpoint import Checkpoint, pickle_advice, safe_target
-from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, as_float32, from_float32
+from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
 from genepool.checkpoints.files.header import Entry
+from genepool.checkpoints.files.lora_config import (
+    CONFIG,
+    Settings,
+    matched,
+    read_settings,
+    shown,
+)
 from genepool.checkpoints.files.low_rank import LowRank, fold
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.tied import tied_embeddings
-from genepool.checkpoints.naming import bare
-from genepool.checkpoints.patterns import whole_match
+from genepool.checkpoints.naming import bare, under_another_prefix
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
-CONFIG = "adapter_config.json"
-
-# Pattern -> (whether it matches a module, what it says of such a module).
-_Patterns = Mapping[str, tuple[Callable[[str], bool], Any]]
 _WEIGHTS = "adapter_model.safetensors"
 _FORMAT = "genepool folded adapter 1"
 _PREFIX = "base_model.model."
-
-# Options of peft's LoraConfig that say nothing about what is to be folded.
-_HARMLESS = {
-    *("auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config"),
-    *("exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform"),
-    *("loftq_config", "lora_dropout", "megatron_core", "modules_to_save", "peft_type"),
-    *("peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules"),
-    *("task_type",),
-}
-_FOLDED = {
-    *("alpha_pattern", "fan_in_fan_out", "lora_alpha", "r", "rank_pattern", "use_dora"),
-    *("use_rslora", "init_lora_weights", "bias", "lora_bias"),
-}
-# Initialisations that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ, ...) change it.
-_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|base_layer\.weight)"
 )
+# Trained rows of an embedding, and the whole of it, where it was resized before.
+_TOKENS = re.compile(r"(.+)\.token_adapter\.(trainable_tokens_delta|base_layer\.weight)")
+_OTHER = re.compile(r"(^|\.)(lora_|trainable_tokens|token_adapter|hada_|ia3_|oft_)")
+# Whole modules, where peft saves these and their originals besides: the vocabulary was resized.
+_AGAIN = re.compile(r"(.+)\.(modules_to_save|original_module)\.(.+)")
 
 
 class AdapterMismatch(CheckpointError):
     """The base holds no tensor of a name that the adapter changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """Of the adapter's configuration, what folding needs."""
-
-    file: Path
-    rank: int
-    alpha: float
-    ranks: _Patterns
-    alphas: _Patterns
-    stabilised: bool
-    dora: bool
-    biased: bool
-    fan_in_fan_out: bool
 
 
 def is_adapter(directory: Path) -> bool:
@@ -106,8 +82,8 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     """The base with the adapter folded in, in float32 with one rounding to the base's dtype.
 
     Folded are LoRA on linear, embedding and convolution layers, with ranks and alphas of their own
-    (`rank_pattern`, `alpha_pattern`), rank stabilisation, DoRA, biases (`bias`, `lora_bias`), and
-    whole modules (`modules_to_save`). Memory: one tensor.
+    (`rank_pattern`, `alpha_pattern`), rank stabilisation, DoRA, biases (`bias`, `lora_bias`), whole
+    modules (`modules_to_save`) and single tokens (`trainable_token_indices`). Memory: one tensor.
 
     Args:
         directory: with adapter_config.json and adapter_model.safetensors, as peft writes it.
@@ -117,7 +93,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
         CheckpointError: the adapter is damaged, of another base, or of a kind that is not folded.
         GenepoolError: the cache cannot be written.
     """
-    settings = _settings(directory)
+    settings = read_settings(directory)
     weights = _open_weights(directory)
     plan = _Plan(settings, weights, base)
     key = hashlib.sha256(
@@ -176,95 +152,10 @@ def _open_weights(directory: Path) -> MappedFile:
         ) from error
 
 
-def _settings(directory: Path) -> _Settings:
-    path = safe_target(directory, CONFIG)
-    content = read_json(path)
-    kind = content.get("peft_type")
-    if kind != "LORA":
-        raise CheckpointError(
-            f"{at(path)}: peft_type is {_shown(kind)}; genepool folds adapters of type 'LORA' only:"
-            " merge this one into its base first (in peft: model.merge_and_unload())"
-        )
-    for name, value in content.items():
-        if value and name not in _HARMLESS and name not in _FOLDED:
-            raise _unfit(path, name, value)
-    if content.get("bias") not in (None, "none", "all", "lora_only"):
-        raise _unfit(path, "bias", content["bias"])
-    start = content.get("init_lora_weights")
-    if start not in _STARTS:
-        raise CheckpointError(
-            f"{at(path)}: init_lora_weights is {_shown(start)}, which also changes the base's "
-            "weights; save the adapter converted to plain LoRA (in peft: "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...))"
-        )
-    rank, alpha = content.get("r", 8), content.get("lora_alpha", 8)
-    if not _whole(rank):
-        raise CheckpointError(f"{at(path)}: r: expected a whole number from 1; got {_shown(rank)}")
-    _require_number(path, "lora_alpha", alpha)
-    ranks = _pattern(path, content, "rank_pattern")
-    alphas = _pattern(path, content, "alpha_pattern")
-    for name, (_, value) in alphas.items():
-        _require_number(path, f"alpha_pattern '{one_line(name)}'", value)
-    return _Settings(
-        path,
-        rank,
-        float(alpha),
-        ranks,
-        alphas,
-        content.get("use_rslora") is True,
-        content.get("use_dora") is True,
-        content.get("lora_bias") is True,
-        content.get("fan_in_fan_out") is True,
-    )
-
-
-def _unfit(path: Path, name: str, value: object) -> CheckpointError:
-    return CheckpointError(
-        f"{at(path)}: {one_line(name)} is {_shown(value)}, which genepool does not fold; merge the "
-        "adapter into its base first (in peft: model.merge_and_unload())"
-    )
-
-
-def _shown(value: object) -> str:
-    return one_line(json.dumps(value))[:80]
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _require_number(path: Path, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise CheckpointError(f"{at(path)}: {name}: expected a number; got {_shown(value)}")
-
-
-def _pattern(path: Path, content: Mapping[str, Any], name: str) -> _Patterns:
-    value: Any = content.get(name) or {}
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{at(path)}: {name}: expected an object from module names to numbers; "
-            f"got {_shown(value)}"
-        )
-    found = cast("dict[str, Any]", value)
-    return {key: (_ends(path, name, key), value) for key, value in found.items()}
-
-
-def _ends(path: Path, name: str, key: str) -> Callable[[str], bool]:
-    """As peft looks modules up: whether a pattern matches a module's name or a tail of it."""
-    try:
-        whole_match(key)  # By itself, without the brackets around it, it must be one too.
-        return whole_match(rf"(.*\.)?({key})")
-    except ValueError as error:
-        raise CheckpointError(
-            f"{at(path)}: {name}: '{one_line(key)}' is not a regular expression that can be used: "
-            f"{one_line(error)}"
-        ) from error
-
-
 class _Plan:
     """Which tensors of the base an adapter changes, all checked, and how."""
 
-    def __init__(self, settings: _Settings, weights: MappedFile, base: Checkpoint) -> None:
+    def __init__(self, settings: Settings, weights: MappedFile, base: Checkpoint) -> None:
         self._settings = settings
         self._weights = weights
         # Of a tied head, which the base does not store: the embeddings under the head's name.
@@ -276,8 +167,12 @@ class _Plan:
         self._base = base
         self._parts: dict[str, dict[str, Tensor]] = {}
         self._whole: dict[str, Tensor] = {}
+        # Embeddings of which some rows change: which, and their values.
+        self._rows: dict[str, tuple[list[int], Tensor]] = {}
         # Biases to which something is added: what, and its factor.
         self._shifts: dict[str, tuple[Tensor, float]] = {}
+        wanted = {_wanted(name) for name in weights.tensors} - set(base.tensors)
+        self._moved = under_another_prefix(sorted(wanted), base.tensors)
         modules: dict[str, dict[str, Tensor]] = {}
         for name, tensor in weights.tensors.items():
             if not DTYPES[tensor.dtype].floating:
@@ -286,16 +181,21 @@ class _Plan:
                     f"one of {', '.join(FLOATING)}"
                 )
             plain = name.removeprefix(_PREFIX)
-            found = _PART.fullmatch(plain)
-            if found is not None:
-                part = found["part"].removesuffix(".weight")
-                modules.setdefault(found["module"], {})[part] = tensor
-            elif re.search(r"(^|\.)(lora_|trainable_tokens|token_adapter|hada_|ia3_|oft_)", plain):
+            again = _AGAIN.fullmatch(name)
+            if again is not None and f"{again[1]}.{again[3]}" in weights.tensors:
+                continue
+            found, tokens = _PART.fullmatch(plain), _TOKENS.fullmatch(plain)
+            if tokens is not None:
+                self._add_tokens(tokens[1], tokens[2] == "base_layer.weight", tensor)
+            elif _OTHER.search(found["module"] if found else plain):
                 raise CheckpointError(
                     f"{at(weights.path)}: holds '{one_line(name)}', a kind of tensor that genepool "
                     "does not fold; merge the adapter into its base first (in peft: "
                     "model.merge_and_unload())"
                 )
+            elif found is not None:
+                part = found["part"].removesuffix(".weight")
+                modules.setdefault(found["module"], {})[part] = tensor
             else:
                 # An adapted module lies one deeper than in the base.
                 target = self._target(plain.replace(".base_layer.bias", ".bias"), name)
@@ -320,37 +220,58 @@ class _Plan:
     @property
     def changed(self) -> list[str]:
         """Names of the base's tensors that change."""
-        names = {*self._parts, *self._whole, *self._shifts}
+        names = {*self._parts, *self._whole, *self._rows, *self._shifts}
         return sorted(names if self._tied is None else names - {self._head})
 
     def folded(self, name: str) -> memoryview:
         """The new bytes of one of them."""
-        tensor = self._base.tensors[name]
+        tensor, parts = self._base.tensors[name], self._parts.get(name, {})
+        start = self._whole.get(name) or parts.get("base_layer", tensor)
         if name in self._shifts:
             shift, scale = self._shifts[name]
-            start = self._whole.get(name, tensor)
             added = as_float32(shift.raw, shift.dtype) * np.float32(scale)
             values = np.asarray(as_float32(start.raw, start.dtype) + added, dtype=np.float32)
             raw = from_float32(values, tensor.dtype)
-        elif name in self._whole:
-            source = self._whole[name]
-            values = from_float32(as_float32(source.raw, source.dtype), tensor.dtype)
-            raw = source.raw if source.dtype == tensor.dtype else values
         else:
-            parts = self._parts[name]
-            start = parts.get("base_layer", tensor)
-            raw = start.raw
-            if start.dtype != tensor.dtype:
-                raw = from_float32(as_float32(raw, start.dtype), tensor.dtype)
+            raw = _converted(start, tensor.dtype)
+        if name in self._rows:
+            rows, trained = self._rows[name]
+            raw = raw.copy()
+            raw.reshape(tensor.shape)[rows] = _converted(trained, tensor.dtype).reshape(
+                trained.shape
+            )
+        if parts:
             raw = fold(raw, tensor.dtype, self._change(self._modules[name], name, parts))
         return np.frombuffer(np.ascontiguousarray(raw), dtype=np.uint8).data
 
+    def _add_tokens(self, module: str, whole: bool, tensor: Tensor) -> None:
+        target = self._target(module + ".weight", tensor.name)
+        base = self._base.tensors[target]
+        if whole:
+            self._require_shape(tensor.name, tensor, base)
+            self._whole[target] = tensor
+            return
+        rows = matched(self._settings.tokens, module, [])
+        if tensor.shape != (len(rows), *base.shape[1:]) or len(set(rows)) < len(rows):
+            raise CheckpointError(
+                f"{at(self._weights.path)}: '{one_line(tensor.name)}' has shape "
+                f"{list(tensor.shape)}; expected a row of '{one_line(target)}' of the base, of "
+                f"shape {list(base.shape)}, for each of {len(rows)} trainable_token_indices"
+            )
+        if rows and max(rows) >= base.shape[0]:
+            grown = replace(tensor, shape=(max(rows) + 1, *base.shape[1:]))
+            self._require_shape(tensor.name, grown, base)
+        self._rows[target] = (rows, tensor)
+
     def _target(self, wanted: str, name: str) -> str:
-        """The base's tensor of that name; or the only one that ends in it, that it ends in, or that
-        is called so but for the prefixes of the language model inside a larger one."""
+        """The base's tensor of that name; or of that name but for a prefix that all have; or the
+        only one that ends in it, that it ends in, or that is called so but for the prefixes of the
+        language model inside a larger one."""
         tensors = self._base.tensors
         if wanted in tensors:
             return wanted
+        if wanted in self._moved:
+            return self._moved[wanted]
         close = [n for n in tensors if n.endswith("." + wanted) or wanted.endswith("." + n)]
         if not close:
             close = [n for n in tensors if bare(n) == bare(wanted)]
@@ -390,7 +311,10 @@ class _Plan:
         if self._tied is None:
             return
         pair = (self._tied.name, self._head)
-        changed = [name for name in pair if name in self._parts or name in self._whole]
+        changed = [n for n in pair if n in {*self._parts, *self._whole, *self._rows}]
+        # Trained tokens of embeddings that are tied are the head's, too, in peft.
+        if changed == [pair[0]] and changed[0] not in {*self._parts, *self._whole}:
+            return
         if not changed or (len(changed) == 2 and self.folded(pair[0]) == self.folded(pair[1])):
             return
         what = f"changes {some(changed)}" if len(changed) == 1 else "changes the two differently"
@@ -428,11 +352,11 @@ class _Plan:
         right = as_float32(a.raw, a.dtype).reshape(a.shape[0] if a.shape else 1, -1)
         left = as_float32(b.raw, b.dtype).reshape(b.shape[0] if b.shape else 1, -1)
         rank = right.shape[0]
-        expected = _matched(self._settings.ranks, module, self._settings.rank)
+        expected = matched(self._settings.ranks, module, self._settings.rank)
         if rank != expected or left.shape[1] != rank:
             raise CheckpointError(
                 f"{where}: {names[0]} has shape {list(a.shape)} and {names[1]} {list(b.shape)}, "
-                f"and {CONFIG} gives the rank {_shown(expected)}"
+                f"and {CONFIG} gives the rank {shown(expected)}"
             )
         matrix = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         delta = (left.shape[0], right.shape[1])
@@ -453,7 +377,7 @@ class _Plan:
                 f"{where}: lora_magnitude_vector has shape {list(magnitude.shape)}; expected "
                 f"{left.shape[0]} values"
             )
-        alpha = float(_matched(self._settings.alphas, module, self._settings.alpha))
+        alpha = float(matched(self._settings.alphas, module, self._settings.alpha))
         scale = alpha / math.sqrt(rank) if self._settings.stabilised else alpha / rank
         if turned:
             left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
@@ -461,12 +385,23 @@ class _Plan:
         return LowRank(left, right, scale, values, int(turned))
 
 
+def _wanted(name: str) -> str:
+    """The weight or bias of the base that a tensor of an adapter belongs to."""
+    plain = name.removeprefix(_PREFIX)
+    plain = re.sub(r"\.(base_layer|modules_to_save|original_module)\.", ".", plain)
+    found = _PART.fullmatch(plain) or _TOKENS.fullmatch(plain)
+    if found is None:
+        return plain
+    return f"{found[1]}.{'bias' if found[2] == 'lora_B.bias' else 'weight'}"
+
+
+def _converted(tensor: Tensor, dtype: str) -> Raw:
+    if tensor.dtype == dtype:
+        return tensor.raw
+    return from_float32(as_float32(tensor.raw, tensor.dtype), dtype)
+
+
 def _head_of(name: str) -> str | None:
     """The head's weight that a tensor of an adapter belongs to, if it is the head's."""
     found = re.match(r"(.*\.)?(lm_head|embed_out)\.", name.removeprefix(_PREFIX))
     return f"{found[0]}weight" if found else None
-
-
-def _matched(patterns: _Patterns, module: str, default: Any) -> Any:
-    """The value of the first pattern that matches, as in peft."""
-    return next((value for test, value in patterns.values() if test(module)), default)
