@@ -19,6 +19,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.checkpoints.naming import experts_differ, rename_hint
 from genepool.checkpoints.patterns import whole_match
+from genepool.checkpoints.pipelines.order import OrderKey, order_key
 from genepool.core.axis import Axis
 from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, count, one_line, some
@@ -140,7 +141,7 @@ def build_layout(
     first, cut = checkpoints[0], rows or {}
     for other in () if partial else checkpoints[1:]:
         _require_same(first, other, cut)
-    ordered = sorted(first.tensors.values(), key=lambda tensor: depth_key(tensor.name))
+    ordered = _in_depth_order(first)
     merged = [
         tensor
         for tensor in ordered
@@ -183,6 +184,19 @@ def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:
         merged = tensor.raw[: slot.stop - slot.start]
         out[slot.start : slot.stop] = as_float32(merged, tensor.dtype)
     return out
+
+
+def _in_depth_order(checkpoint: Checkpoint) -> list[Tensor]:
+    tensors = checkpoint.tensors.values()
+    if checkpoint.pipeline is None:
+        return sorted(tensors, key=lambda tensor: depth_key(tensor.name))
+    evolving = checkpoint.pipeline.evolving
+
+    def key(tensor: Tensor) -> tuple[int, OrderKey]:
+        component, _, name = tensor.name.partition(".")
+        return evolving.index(component), order_key(name)
+
+    return sorted(tensors, key=key)
 
 
 def _shares(checkpoint: Checkpoint, tensor: Tensor) -> bool:

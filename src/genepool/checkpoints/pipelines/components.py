@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-# As diffusers calls the component that turns noise into a picture.
-DENOISERS = ("unet", "transformer")
+# As diffusers calls the components that turn noise into a picture; some pipelines have two.
+_DENOISER = re.compile(r"(unet|transformer|prior)(_\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,9 @@ class Pipeline:
     Attributes:
         class_name: of the pipeline, in diffusers.
         components: those that are there, by name; any of them may lie in another seed's directory.
-        evolving: names of those whose weights are merged, at least one. Tensors of a checkpoint
-            are called `COMPONENT.NAME`, and only those of these components belong to it.
+        evolving: names of those whose weights are merged, at least one, in the order in which
+            they run. Tensors of a checkpoint are called `COMPONENT.NAME`, and only those of these
+            components belong to it.
         index: the whole content of `model_index.json`.
     """
 
@@ -55,3 +57,8 @@ class Pipeline:
         """The same pipeline with other components under these names."""
         merged = {**self.components, **others}
         return replace(self, components=MappingProxyType(merged))
+
+
+def is_denoiser(component: str) -> bool:
+    """Whether a component of this name turns noise into a picture."""
+    return _DENOISER.fullmatch(component) is not None

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor, open_checkpoint
 from genepool.checkpoints.model_files.configs import read_json
-from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.checkpoints.pipelines.components import Component, Pipeline, is_denoiser
+from genepool.checkpoints.pipelines.order import in_order
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
@@ -72,6 +73,7 @@ def read_pipeline(directory: Path, evolving: Sequence[str] = ()) -> Pipeline:
                 f"{at(path)}: there is no component '{one_line(name)}' to evolve; the pipeline's "
                 f"are {some(components, limit=20)}"
             )
+    chosen = in_order(dict.fromkeys(chosen))
     return Pipeline(class_name, MappingProxyType(components), chosen, MappingProxyType(index))
 
 
@@ -118,10 +120,10 @@ def _components(directory: Path, index: Mapping[str, Any]) -> dict[str, Componen
 
 
 def _denoiser(path: Path, components: Mapping[str, Component]) -> tuple[str, ...]:
-    found = tuple(name for name in DENOISERS if name in components)
+    found = tuple(filter(is_denoiser, components))
     if not found:
         raise CheckpointError(
-            f"{at(path)}: has no component called {' or '.join(DENOISERS)}; say with 'components' "
+            f"{at(path)}: has no component called unet or transformer; say with 'components' "
             f"which evolve; the pipeline's are {some(components, limit=20)}"
         )
     return found
