@@ -83,6 +83,7 @@ RUN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] =
     "unknown key of the strategy": (_strategy(aplha=1.0), ("line", "aplha", "alpha")),
     "alpha is negative": (_strategy(alpha=-1.0), ("line", "strategy.alpha")),
     "alpha is not a number": (_strategy(alpha=float("nan")), ("line", "strategy.alpha")),
+    "unknown baseline": (_strategy(baseline="mean"), ("line", "strategy.baseline", "mean")),
     "an archive of one": (_strategy(archive=1), ("line", "strategy.archive")),
     "unknown angle": (_strategy(angle="acute"), ("line", "strategy.angle", "acute")),
     "no seeds": (_edit(seeds=[]), ("line", "seeds")),

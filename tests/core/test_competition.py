@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genepool.core.competition import (
+    Baseline,
     attraction,
     best_capacity,
     coverage,
@@ -88,6 +89,56 @@ def test_fitness_follows_members_and_ignores_the_order_of_examples(
     values = fitness(scores, capacity, alpha)
     shuffled = fitness(scores[rows][:, columns], capacity[columns], alpha)
     np.testing.assert_allclose(shuffled, values[rows], rtol=1e-13)
+
+
+@often
+@given(contests(), st.sampled_from([0, 1, 2]), st.data())
+def test_the_baseline_takes_the_worst_score_off_all(
+    contest: tuple[np.ndarray, np.ndarray], alpha: int, data: st.DataObject
+) -> None:
+    scores, capacity = contest
+    limits = fractions(capacity)[0]
+
+    def less_the_worst(matrix: np.ndarray) -> list[list[Fraction]]:
+        columns = [
+            [x - min(column) for x in column] for column in zip(*fractions(matrix), strict=True)
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    expected = exact_fitness(less_the_worst(scores), limits, alpha)
+    got = fitness(scores, capacity, alpha, baseline="worst")
+    np.testing.assert_allclose(got, [float(value) for value in expected], rtol=1e-13)
+    best = [max(column) for column in zip(*less_the_worst(scores), strict=True)]
+    assert best_capacity(scores, baseline="worst").tolist() == [float(value) for value in best]
+    # Archive and child together have one baseline.
+    child = data.draw(hnp.arrays(np.float64, scores.shape[1], elements=score_values()))
+    *rows, last = less_the_worst(np.vstack([scores, child]))
+    wanted = exact_survivor(rows, last, limits, alpha)
+    assert survivor(scores, child, capacity, alpha, baseline="worst") == wanted
+
+
+@often
+@given(contests(), alphas, st.data())
+def test_with_a_baseline_what_all_have_in_common_makes_no_difference(
+    contest: tuple[np.ndarray, np.ndarray], alpha: float, data: st.DataObject
+) -> None:
+    scores, capacity = contest
+    child = data.draw(hnp.arrays(np.float64, scores.shape[1], elements=score_values()))
+    both = np.vstack([scores, child]) / 2
+    # Quarters and halves of them: no sum is rounded.
+    steps = st.integers(0, 4).map(lambda n: n / 8)
+    more = data.draw(hnp.arrays(np.float64, scores.shape[1], elements=steps))
+    first = data.draw(st.integers(0, scores.shape[0] - 1))
+    answers = [
+        (
+            fitness(rows[:-1], capacity, alpha, baseline="worst").tolist(),
+            attraction(rows[:-1], first, capacity, alpha, baseline="worst").tolist(),
+            best_capacity(rows, baseline="worst").tolist(),
+            survivor(rows[:-1], rows[-1], capacity, alpha, baseline="worst"),
+        )
+        for rows in (both, both + more)
+    ]
+    assert answers[0] == answers[1]
 
 
 @often
@@ -235,6 +286,18 @@ def test_wrong_alpha_is_named(alpha: float) -> None:
         lambda: survivor(GOOD, GOOD[0], None, alpha),
     ):
         with pytest.raises(InputError, match="alpha must be a finite number of at least 0; got"):
+            call()
+
+
+@pytest.mark.parametrize("baseline", ["best", "", None, 0])
+def test_wrong_baseline_is_named(baseline: Baseline) -> None:
+    for call in (
+        lambda: fitness(GOOD, baseline=baseline),
+        lambda: attraction(GOOD, 0, baseline=baseline),
+        lambda: survivor(GOOD, GOOD[0], baseline=baseline),
+        lambda: best_capacity(GOOD, baseline=baseline),
+    ):
+        with pytest.raises(InputError, match="baseline must be one of none, worst; got"):
             call()
 
 

@@ -7,6 +7,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from genepool.core.archive import Archive, Member
 from genepool.core.competition import (
     attraction,
     best_capacity,
@@ -15,6 +16,8 @@ from genepool.core.competition import (
     fitness,
     survivor,
 )
+from genepool.core.examples import examples_of
+from genepool.core.genome import seed_recipe
 from genepool.core.slerp import Angle, merge_vectors
 
 HALF_ROOT_3 = sqrt(3) / 2
@@ -100,6 +103,87 @@ def test_fitness_of_continuous_scores() -> None:
     assert capacity.tolist() == [0.5, 0.2]
     expected = [0.5 * 0.5 / 0.75 + 0.2, 0.5 * 0.25 / 0.75]
     np.testing.assert_allclose(fitness(scores, capacity), expected, rtol=1e-15)
+
+
+# The worst of both examples is 0.5: (3, 0), (1, 0) and (0, 2) eighths remain.
+CLOSE = [[0.875, 0.5], [0.625, 0.5], [0.5, 0.75]]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "alpha", "expected"),
+    [
+        (None, 0.0, [3 / 8, 1 / 8, 2 / 8]),
+        (None, 1.0, [3 / 4, 1 / 4, 1]),
+        (None, 2.0, [3 / 2, 1 / 2, 4]),
+        # Capacity for continuous scores: 3 and 2 eighths.
+        (best_capacity(CLOSE, baseline="worst"), 1.0, [9 / 32, 3 / 32, 8 / 32]),
+        (best_capacity(CLOSE, baseline="worst"), 0.0, [9 / 64, 3 / 64, 4 / 64]),
+    ],
+)
+def test_fitness_above_the_worst(
+    capacity: list[float] | None, alpha: float, expected: list[float]
+) -> None:
+    got = fitness(CLOSE, capacity, alpha, baseline="worst")
+    np.testing.assert_allclose(got, expected, rtol=1e-15)
+
+
+def test_attraction_above_the_worst() -> None:
+    capacity = best_capacity(CLOSE, baseline="worst")
+    assert capacity.tolist() == [3 / 8, 2 / 8]
+    for first, expected in (
+        (0, [0, 0, 2 / 8]),
+        (1, [3 / 4 * 2 / 8, 0, 2 / 8]),
+        (2, [3 / 4 * 3 / 8, 3 / 4 * 1 / 8, 0]),
+    ):
+        got = attraction(CLOSE, first, capacity, baseline="worst")
+        np.testing.assert_allclose(got, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("child", "fit", "slot"),
+    [
+        # It is the worst at the first example: (5, 0), (2, 1) and (0, 1) eighths, of which capacity
+        # 5 and 1 eighths. Above the worst of the archive alone, (3, 0) and (0, 1), it would tie
+        # with the second.
+        ([0.25, 0.625], [25 / 56, 10 / 56 + 1 / 16, 1 / 16], None),
+        # (3, 0), (0, 1) and (1, 2) eighths: contest 4 and 3, capacity 3 and 2.
+        ([0.625, 0.75], [9 / 32, 2 / 24, 3 / 32 + 4 / 24], 1),
+        # As the second: (3, 0), (0, 1) and (0, 1); both have half of it, and the incumbent goes.
+        ([0.5, 0.625], [9 / 24, 1 / 16, 1 / 16], 1),
+    ],
+)
+def test_the_worst_is_that_of_archive_and_child(
+    child: list[float], fit: list[float], slot: int | None
+) -> None:
+    scores = [[0.875, 0.5], [0.5, 0.625]]
+    everybody = [*scores, child]
+    capacity = best_capacity(everybody, baseline="worst")
+    got = fitness(everybody, capacity, baseline="worst")
+    np.testing.assert_allclose(got, fit, rtol=1e-15)
+    assert survivor(scores, child, capacity, baseline="worst") == slot
+    # An archive finds the capacity by itself.
+    members = [Member(number, seed_recipe(1, 0, 1), (), 0.0) for number in range(2)]
+    matrix = np.array(scores)
+    archive = Archive(tuple(members), matrix, examples_of(2, binary=False), 1.0, "worst")
+    found, fitness_of_child = archive.challenge(np.array(child))
+    assert found == slot
+    assert fitness_of_child == pytest.approx(fit[-1], rel=1e-15)
+
+
+def test_an_empty_slot_has_no_part_in_the_worst() -> None:
+    members = [Member(number, seed_recipe(1, 0, 1), (), 0.0) for number in range(3)]
+    matrix = np.array([*CLOSE, [0.0, 0.0]])
+    examples = examples_of(2, binary=False)
+    archive = Archive((*members, None), matrix, examples, 1.0, "worst")
+    np.testing.assert_allclose(archive.fitness, [9 / 32, 3 / 32, 8 / 32, 0], rtol=1e-15)
+    np.testing.assert_allclose(archive.offers(1), [3 / 4 * 2 / 8, 0, 2 / 8, 0], rtol=1e-15)
+    # The child is above nobody anywhere, and still there is room for it.
+    slot, fitness_of_child = archive.challenge(np.array([0.25, 0.25]))
+    assert (slot, fitness_of_child) == (3, 0.0)
+    # Alone in the archive a member is above nobody either.
+    alone = Archive((members[0], None), matrix[[0, 3]], examples, 1.0, "worst")
+    assert alone.fitness.tolist() == [0.0, 0.0]
+    assert alone.challenge(np.array([0.5, 0.5]))[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"strategy": {"name": "ga", "archive": 5}},
     {"strategy": {"name": "m2n2", "archive": 5, "alpha": 0.5, "angle": "side", "warmup": 5}},
     {"strategy": {"name": "m2n2", "archive": 5, "attraction": False, "angle": "tensor"}},
+    {"strategy": {"name": "m2n2", "archive": 5, "baseline": "worst"}},
     {"seeds": ["seed1.safetensors", "seed2.safetensors", "seed3.safetensors"]},
     {"chromosomes": {"weights": ["*.weight"]}},
     {"track_held_out": True},

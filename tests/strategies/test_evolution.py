@@ -28,6 +28,7 @@ STRATEGIES = [
     M2N2(archive=6, mutation=0.1),
     M2N2(archive=5, share=0.4, renew=8),
     M2N2(archive=5, share=0.4, renew=8, mutation=0.1),
+    M2N2(archive=5, share=0.4, renew=8, baseline="worst"),
     GA(archive=4, splits=2),
     CmaEs(population=6, archive=4),
     CmaEs(population=6, archive=4, weights=True),

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genepool.core.genome import Genome
+from genepool.strategies.base import Strategy
+from genepool.strategies.ga import GA
 from genepool.strategies.m2n2 import M2N2
 from genepool.strategies.random import RandomMerge
 from genepool.strategies.sweep import Sweep
@@ -56,6 +59,9 @@ def test_the_early_stop_changes_nothing(
         M2N2(archive=5, angle="tensor", warmup=20),
         M2N2(archive=5, splits=3),
         M2N2(archive=2),
+        M2N2(archive=5, baseline="worst"),
+        M2N2(archive=5, baseline="worst", risk=1e-12),
+        GA(archive=5, baseline="worst"),
         RandomMerge(archive=5),
         Sweep(archive=5, grid=7),
     ],
@@ -66,19 +72,53 @@ def test_the_early_stop_changes_nothing(
         "warm-up",
         "three splits",
         "two slots",
+        "baseline",
+        "baseline and next to no risk",
+        "plain with a baseline",
         "random",
         "grid",
     ],
 )
 @pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
 def test_the_early_stop_changes_nothing_for_other_strategies(
-    strategy: M2N2 | RandomMerge | Sweep, asking: dict[str, Any]
+    strategy: Strategy, asking: dict[str, Any]
 ) -> None:
     problem, score = problem_of(np.random.default_rng(8), seeds=4)
     problem = replace(problem, examples=replace(problem.examples, **asking))
     for width in (1, 3):
         stopped = run(strategy, problem, score, STEPS, width, stop=True)
         assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0, 3.0])
+def test_the_early_stop_changes_nothing_with_scores_that_lie_close_together(
+    alpha: float, width: int
+) -> None:
+    problem, score = problem_of(np.random.default_rng(10), binary=False)
+
+    def close(genome: Genome) -> np.ndarray:
+        # Above the half, up to all: what nobody does badly, and a child can do worse than all.
+        return (0.5 + score(genome) / 2).astype(np.float32)
+
+    strategy = M2N2(archive=6, alpha=alpha, baseline="worst")
+    stopped = run(strategy, problem, close, STEPS, width, stop=True)
+    assert_same(stopped, run(strategy, problem, close, STEPS, width, stop=False))
+    assert alpha != 1 or sum(stopped.asked) < STEPS * 60
+    # It is another run than without the baseline.
+    plain = run(strategy.model_copy(update={"baseline": "none"}), problem, close, STEPS, width)
+    assert plain.slots != stopped.slots
+
+
+def test_with_a_baseline_nothing_but_who_competes_hangs_on_it() -> None:
+    problem, score = problem_of(np.random.default_rng(3), binary=False)
+    trial = run(M2N2(archive=5, baseline="worst"), problem, score, 60)
+    for member in trial.archive.members:
+        assert member is not None
+        assert member.train == problem.examples.mean(score(member.genome))
+    for outcome, proposal in zip(trial.outcomes, trial.proposals, strict=True):
+        mean = problem.examples.mean(score(proposal.genome))
+        assert outcome.score in (None, mean)
 
 
 @pytest.mark.parametrize("crossover", [True, False])

@@ -10,7 +10,7 @@ import pytest
 
 from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.axis import Axis, axis
-from genepool.core.competition import attraction, fitness
+from genepool.core.competition import Baseline, attraction, best_capacity, fitness
 from genepool.core.examples import examples_of
 from genepool.core.genome import (
     Recipe,
@@ -25,6 +25,7 @@ from genepool.core.genome import (
 from genepool.core.rng import noise, noise_words
 from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.errors import InputError
+from genepool.strategies.ga import GA
 from genepool.strategies.m2n2 import M2N2
 from genepool.strategies.problem import Problem, Proposal
 from genepool.strategies.random import RandomMerge
@@ -335,8 +336,11 @@ def test_blind_baselines_merge_seeds_only() -> None:
 
 def test_begin_and_absorb() -> None:
     problem = dense_problem(2, 4)
+    assert GA(archive=3, baseline="worst").begin(problem, 1).baseline == "worst"
+    assert M2N2(archive=3, baseline="worst").begin(problem, 1).baseline == "worst"
     strategy = M2N2(archive=3, alpha=2.0)
     archive = strategy.begin(problem, 1)
+    assert archive.baseline == "none"
     assert archive.members == (None, None, None) and archive.alpha == 2.0
     assert archive.scores.shape == (3, 4) and not archive.scores.any()
     rows = np.array(
@@ -363,27 +367,29 @@ def test_begin_and_absorb() -> None:
         archive.scores[0, 0] = 1.0
 
 
-def test_archive_is_what_niches_says() -> None:
+@pytest.mark.parametrize("baseline", ["none", "worst"])
+def test_archive_is_what_competition_says(baseline: Baseline) -> None:
     draws = np.random.default_rng(0)
     for binary in (True, False):
         scores = draws.random((5, 30)).astype(np.float32)
         scores = np.round(scores) if binary else scores
         weights = draws.random(30) + 0.1
         scored = examples_of(30, binary=binary, capacity=weights)
-        archive = empty_archive(5, scored, 1.5)
+        archive = empty_archive(5, scored, 1.5, baseline)
         for slot, row in enumerate(scores):
             archive = archive.replaced(slot, Member(slot, seed_recipe(4, 0, 1), (), 0.0), row)
         exact = scores.astype(np.float64)
-        capacity = weights if binary else weights * exact.max(axis=0)
-        np.testing.assert_allclose(archive.fitness, fitness(exact, capacity, 1.5), rtol=1e-13)
+        capacity = weights if binary else weights * best_capacity(exact, baseline=baseline)
+        expected = fitness(exact, capacity, 1.5, baseline=baseline)
+        np.testing.assert_allclose(archive.fitness, expected, rtol=1e-13)
         for first in range(5):
-            expected = attraction(exact, first, capacity, 1.5)
+            expected = attraction(exact, first, capacity, 1.5, baseline=baseline)
             np.testing.assert_allclose(archive.offers(first), expected, rtol=1e-13)
         child = np.ones(30, dtype=np.float32)
         slot, value = archive.challenge(child)
         both = np.concatenate([exact, child[None]])
-        limit = weights if binary else weights * both.max(axis=0)
-        values = fitness(both, limit, 1.5)
+        limit = weights if binary else weights * best_capacity(both, baseline=baseline)
+        values = fitness(both, limit, 1.5, baseline=baseline)
         assert slot == values.argmin() and value == pytest.approx(values[-1])
         assert scored.mean(child) == pytest.approx(1.0)
         assert scored.mean(scores[0]) == pytest.approx(weights @ exact[0] / weights.sum())

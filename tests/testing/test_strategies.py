@@ -25,6 +25,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "m2n2 with mutation": lambda: M2N2(archive=6, mutation=0.1),
     "m2n2 without crossover": lambda: M2N2(archive=6, mutation=0.1, crossover=False),
     "m2n2 with three splits": lambda: M2N2(archive=5, splits=3, angle="tensor", warmup=9),
+    "m2n2 with a baseline": lambda: M2N2(archive=5, baseline="worst"),
     "m2n2 with subsets": lambda: M2N2(archive=5, share=0.4, renew=8),
     "ga": lambda: GA(archive=5),
     "map-elites": lambda: MapElites(measures=MEASURES, cells=4),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core import competition
+from genepool.core.competition import Baseline
 from genepool.core.examples import Examples
 from genepool.core.genome import Genome
 
@@ -64,26 +65,47 @@ class Archive:
         scores: float64[P, N], read-only, exactly the float32 values that were measured.
         examples: what is competed for.
         alpha: strength of competition.
+        baseline: what is taken off the scores on an example before anybody competes with them. The
+            worst score is that of all members, or of all members and the child that challenges
+            them; an empty slot has no part in it, and competes with 0 as ever.
     """
 
     members: tuple[Member | None, ...]
     scores: Float64
     examples: Examples
     alpha: float
+    baseline: Baseline = "none"
     _offers: dict[int, Float64] = field(default_factory=dict[int, Float64])
 
     def __post_init__(self) -> None:
         self.scores.setflags(write=False)
 
     @cached_property
+    def worst(self) -> Float64 | None:
+        """What the baseline takes off the scores on each example, float64[N]; None: nothing."""
+        if self.baseline == "none":
+            return None
+        return self.scores[self.occupied].min(axis=0, initial=1.0)
+
+    @cached_property
+    def standing(self) -> Float64:
+        """What members compete with, float64[P, N]: scores less the baseline."""
+        return self.scores if self.worst is None else competition.above(self.scores, self.worst)
+
+    @cached_property
     def contest(self) -> Float64:
-        """z_j, float64[N]."""
-        return self.scores.sum(axis=0)
+        """z_j of what members compete with, float64[N]."""
+        return self.standing.sum(axis=0)
 
     @cached_property
     def best(self) -> Float64:
-        """Best score on each example, float64[N]."""
-        return self.scores.max(axis=0)
+        """The best of it on each example, float64[N]."""
+        return self.standing.max(axis=0)
+
+    @cached_property
+    def average(self) -> Float64:
+        """Mean score on each example, float64[N]."""
+        return self.scores.sum(axis=0) / len(self.members)
 
     @cached_property
     def price(self) -> Float64:
@@ -93,7 +115,7 @@ class Archive:
     @cached_property
     def fitness(self) -> Float64:
         """float64[P] (eqs. 3 and 5)."""
-        return np.add.reduce(self.scores * self.price, axis=1)
+        return np.add.reduce(self.standing * self.price, axis=1)
 
     @cached_property
     def occupied(self) -> NDArray[np.bool_]:
@@ -103,8 +125,9 @@ class Archive:
     def offers(self, first: int) -> Float64:
         """Attraction of every member for the one in slot `first`, float64[P] (eq. 4)."""
         if first not in self._offers:
+            standing, binary = self.standing, self.examples.binary
             self._offers[first] = competition.offers(
-                self.scores, self.scores[first], self.price, binary=self.examples.binary
+                standing, standing[first], self.price, binary=binary
             )
         return self._offers[first]
 
@@ -115,10 +138,15 @@ class Archive:
             child: float[N].
         """
         row = child.astype(np.float64)
+        standing, contest, best = self.standing, self.contest, self.best
+        if self.worst is not None:
+            worst = np.minimum(self.worst, row)
+            standing, row = competition.above(self.scores, worst), competition.above(row, worst)
+            contest, best = standing.sum(axis=0), standing.max(axis=0)
         capacity = self.examples.capacity_at(
-            self.best if self.examples.binary else np.maximum(self.best, row)
+            best if self.examples.binary else np.maximum(best, row)
         )
-        slot, fitness = competition.weakest(self.scores, self.contest, row, capacity, self.alpha)
+        slot, fitness = competition.weakest(standing, contest, row, capacity, self.alpha)
         if slot is not None and None in self.members:
             # An empty slot has fitness 0, as low as any: nobody need leave for the child.
             slot = self.members.index(None)
@@ -129,7 +157,7 @@ class Archive:
         matrix = self.scores.copy()
         matrix[slot] = scores
         members = (*self.members[:slot], member, *self.members[slot + 1 :])
-        return Archive(members, matrix, self.examples, self.alpha)
+        return Archive(members, matrix, self.examples, self.alpha, self.baseline)
 
     @cached_property
     def slots(self) -> dict[int, int]:
@@ -137,6 +165,9 @@ class Archive:
         return {entry.id: slot for slot, entry in enumerate(self.members) if entry is not None}
 
 
-def empty_archive(size: int, examples: Examples, alpha: float) -> Archive:
+def empty_archive(
+    size: int, examples: Examples, alpha: float, baseline: Baseline = "none"
+) -> Archive:
     """An archive of `size` empty slots, as the reference starts."""
-    return Archive((None,) * size, np.zeros((size, examples.size)), examples, float(alpha))
+    scores = np.zeros((size, examples.size))
+    return Archive((None,) * size, scores, examples, float(alpha), baseline)

@@ -7,6 +7,11 @@ Notation: P members, N examples, `scores[i, j]` in [0, 1], contest z_j = sum_i s
 Where z_j = 0 nobody claims the example and its share is 0 (the reference code's convention; the
 paper's epsilon in the denominator is the same thing to within rounding).
 
+With the baseline `worst` (the paper's for image generators) the lowest score that any competitor
+has on an example is first taken off everybody's: with b_j = min_i scores[i, j], what stands for
+s_ij in all formulas, contest and continuous capacity included, is s_ij - b_j. Scores that all lie
+close together (cosines of image features: 0.6 to 0.7) tell members apart only then.
+
 Sums of the same numbers in another order differ in the last place, and an optimised matrix product
 may choose the order by the size of the matrix. Survival must not hang on that: fitnesses within
 `TIE` of each other (relative) count as equal, which is far above rounding and far below anything
@@ -14,6 +19,8 @@ that a score can express.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,29 +30,43 @@ from genepool.errors import InputError
 
 Float64 = NDArray[np.float64]
 
+Baseline = Literal["none", "worst"]
+
 TIE = 1e-11
 
 
-def fitness(scores: ArrayLike, capacity: ArrayLike | None = None, alpha: float = 1.0) -> Float64:
+def fitness(
+    scores: ArrayLike,
+    capacity: ArrayLike | None = None,
+    alpha: float = 1.0,
+    *,
+    baseline: Baseline = "none",
+) -> Float64:
     """Fitness of every member, paper eqs. 3 and 5: `f_i = sum_j c_j s_ij / z_j^alpha`.
 
     Args:
         scores: [P, N], values in [0, 1].
         capacity: [N], at least 0; None means one each.
         alpha: strength of competition, at least 0; 0 is no competition (a plain genetic algorithm).
+        baseline: what is taken off the scores on an example first: nothing, or the worst of them.
 
     Returns:
         float64[P].
 
     Raises:
-        InputError: a shape, a range or a value that is not finite.
+        InputError: a shape, a range, a value that is not finite, or an unknown baseline.
     """
-    matrix, limit = _checked(scores, capacity, alpha)
+    matrix, limit = _checked(scores, capacity, alpha, baseline)
     return np.add.reduce(matrix * prices(matrix.sum(axis=0), limit, alpha), axis=1)
 
 
 def attraction(
-    scores: ArrayLike, first: int, capacity: ArrayLike | None = None, alpha: float = 1.0
+    scores: ArrayLike,
+    first: int,
+    capacity: ArrayLike | None = None,
+    alpha: float = 1.0,
+    *,
+    baseline: Baseline = "none",
 ) -> Float64:
     """How much each member offers that member `first` lacks, paper eq. 4 in the reference's form.
 
@@ -57,42 +78,54 @@ def attraction(
         first: row of the first parent, 0 <= first < P.
         capacity: [N], at least 0; None means one each.
         alpha: at least 0.
+        baseline: as in `fitness`.
 
     Returns:
         float64[P]; 0 at `first`.
 
     Raises:
-        InputError: a shape, a range, an index or a value that is not finite.
+        InputError: a shape, a range, an index, a value that is not finite, or an unknown baseline.
     """
-    matrix, limit = _checked(scores, capacity, alpha)
+    matrix, limit = _checked(scores, capacity, alpha, baseline)
     if not (is_whole(first) and 0 <= first < matrix.shape[0]):
         raise InputError(f"first must be a row of scores, 0..{matrix.shape[0] - 1}; got {first!r}")
     return offers(matrix, matrix[first], prices(matrix.sum(axis=0), limit, alpha))
 
 
 def survivor(
-    scores: ArrayLike, child: ArrayLike, capacity: ArrayLike | None = None, alpha: float = 1.0
+    scores: ArrayLike,
+    child: ArrayLike,
+    capacity: ArrayLike | None = None,
+    alpha: float = 1.0,
+    *,
+    baseline: Baseline = "none",
 ) -> int | None:
     """The slot that the child takes, or None if it is itself the worst of all P + 1.
 
     Fitness is computed anew over archive and child together and the smallest drops out; on a tie
-    the first does, so an incumbent before the child (the reference's argmin).
+    the first does, so an incumbent before the child (the reference's argmin). The baseline too is
+    that of archive and child together.
 
     Args:
         scores: [P, N], values in [0, 1].
         child: [N], values in [0, 1].
         capacity: [N], at least 0; None means one each.
         alpha: at least 0.
+        baseline: as in `fitness`.
 
     Raises:
-        InputError: a shape, a range or a value that is not finite.
+        InputError: a shape, a range, a value that is not finite, or an unknown baseline.
     """
     matrix, limit = _checked(scores, capacity, alpha)
+    _require_baseline(baseline)
     row = _per_example(child, "child", matrix.shape[1])
     wrong = ~((row >= 0) & (row <= 1))
     if bool(wrong.any()):
         example = int(wrong.argmax())
         raise InputError(f"child must lie in [0, 1]; example {example} has {row[example]}")
+    if baseline == "worst":
+        worst = np.minimum(matrix.min(axis=0), row)
+        matrix, row = above(matrix, worst), above(row, worst)
     return weakest(matrix, matrix.sum(axis=0), row, limit, alpha)[0]
 
 
@@ -124,20 +157,26 @@ def entropy(scores: ArrayLike) -> float:
     return float(bits.sum() / share.size)
 
 
-def best_capacity(scores: ArrayLike) -> Float64:
+def best_capacity(scores: ArrayLike, *, baseline: Baseline = "none") -> Float64:
     """Capacity for continuous scores, `c_j = max_i s_ij`: a half-solved example pays out half.
 
     Args:
-        scores: [P, N], values in [0, 1].
+        scores: [P, N], values in [0, 1], of all that compete.
+        baseline: as in `fitness`: the capacity is that of what is left above it.
 
     Returns:
         float64[N].
     """
-    matrix, _ = _checked(scores, None, 1.0)
+    matrix, _ = _checked(scores, None, 1.0, baseline)
     return matrix.max(axis=0)
 
 
 # What follows trusts its arguments: float64 arrays of matching shapes, checked by the caller.
+
+
+def above(scores: Float64, worst: Float64) -> Float64:
+    """What scores are above the worst ones, float64[..., N]; 0 for an empty slot's, below them."""
+    return np.maximum(scores - worst, 0.0)
 
 
 def prices(contest: Float64, capacity: Float64, alpha: float) -> Float64:
@@ -172,9 +211,17 @@ def weakest(
     return (slot if slot < scores.shape[0] else None), float(values[-1])
 
 
+def _require_baseline(baseline: Baseline) -> None:
+    if baseline not in get_args(Baseline):
+        names = ", ".join(get_args(Baseline))
+        raise InputError(f"baseline must be one of {names}; got {baseline!r}")
+
+
 def _checked(
-    scores: ArrayLike, capacity: ArrayLike | None, alpha: float
+    scores: ArrayLike, capacity: ArrayLike | None, alpha: float, baseline: Baseline = "none"
 ) -> tuple[Float64, Float64]:
+    """Scores less their baseline, and capacities."""
+    _require_baseline(baseline)
     matrix = numbers(scores, "scores").astype(np.float64)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(
@@ -188,6 +235,8 @@ def _checked(
         )
     if not in_range(alpha, 0):
         raise InputError(f"alpha must be a finite number of at least 0; got {alpha!r}")
+    if baseline == "worst":
+        matrix = above(matrix, matrix.min(axis=0))
     examples: int = matrix.shape[1]
     if capacity is None:
         return matrix, np.ones(examples)

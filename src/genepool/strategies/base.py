@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from genepool.core.archive import Archive, Member, Verdict
+from genepool.core.competition import Baseline
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.early_stop.lossless import LosslessPlan
 from genepool.core.early_stop.risk_limited import RiskLimitedPlan
@@ -218,6 +219,11 @@ class Breeding(Merging, Surviving, frozen=True):
         description="part of the examples that members compete for at a time; below 1, others are "
         "drawn every 'renew' children, on which the whole archive is scored, and the best five of "
         "the last archive are scored on all",
+    )
+    baseline: Baseline = Field(
+        default="none",
+        description="what is taken off the scores on an example before members compete with them: "
+        "nothing, or the worst of them, so that scores which lie close together tell members apart",
     )
     renew: int = Field(
         default=100, ge=1, description="with share below 1: children until other examples are drawn"

@@ -19,7 +19,7 @@ class GA(Breeding, frozen=True):
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:
         """Empty slots, without competition: fitness is the mean score."""
-        return empty_archive(self.archive, problem.examples, 0.0)
+        return empty_archive(self.archive, problem.examples, 0.0, self.baseline)
 
     def choose(self, state: Archive, draws: np.random.Generator) -> tuple[Member, Member]:
         """Both parents in proportion to fitness; a member may meet itself."""

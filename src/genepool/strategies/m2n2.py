@@ -29,7 +29,7 @@ class M2N2(Breeding, frozen=True):
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:
         """Empty slots, in competition."""
-        return empty_archive(self.archive, problem.examples, self.alpha)
+        return empty_archive(self.archive, problem.examples, self.alpha, self.baseline)
 
     def choose(self, state: Archive, draws: np.random.Generator) -> tuple[Member, Member]:
         """The first parent by fitness, the second by attraction (eq. 4).

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genepool.core.archive import Archive
+from genepool.core.competition import Baseline
 from genepool.core.early_stop.lossless import LosslessPlan
 from genepool.core.early_stop.risk_limited import RiskLimitedPlan
 from genepool.core.rng import generator
@@ -19,7 +20,9 @@ from tests.core.trial import problem_of, run
 Parents = list[tuple[int | None, float]]
 
 
-def specialists(draws: np.random.Generator, binary: bool, alpha: float, size: int) -> Archive:
+def specialists(
+    draws: np.random.Generator, binary: bool, alpha: float, size: int, baseline: Baseline = "none"
+) -> Archive:
     """Six members, each good at some of three kinds of examples; everything is claimed."""
     kind = draws.integers(3, size=size)
     skill = draws.choice([0.1, 0.5, 0.9], size=(6, 3))[:, kind]
@@ -28,7 +31,9 @@ def specialists(draws: np.random.Generator, binary: bool, alpha: float, size: in
     if not binary:
         scores *= draws.choice([0.25, 0.5, 1.0], size=scores.shape).astype(np.float32)
     weights = np.ones(size) if draws.random() < 0.5 else draws.choice([0.2, 1.0, 3.0], size=size)
-    return archive_of(scores, weights, binary, alpha)
+    if baseline == "worst" and not binary:
+        scores = (0.5 + scores / 2).astype(np.float32)
+    return archive_of(scores, weights, binary, alpha, baseline=baseline)
 
 
 def barely_good(draws: np.random.Generator, archive: Archive) -> np.ndarray:
@@ -53,20 +58,28 @@ def barely_good(draws: np.random.Generator, archive: Archive) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("risk", [0.05, 0.3])
 @pytest.mark.parametrize(
-    ("binary", "alpha", "lots"),
-    [(True, 1.0, 1), (True, 0.0, 1), (True, 2.0, 4), (False, 1.0, 1), (False, 3.0, 3)],
+    ("binary", "alpha", "lots", "baseline"),
+    [
+        (True, 1.0, 1, "none"),
+        (True, 0.0, 1, "none"),
+        (True, 2.0, 4, "none"),
+        (False, 1.0, 1, "none"),
+        (False, 3.0, 3, "none"),
+        (False, 1.0, 1, "worst"),
+        (True, 1.0, 2, "worst"),
+    ],
 )
 def test_a_child_that_belongs_is_turned_away_no_more_often_than_the_bound(
-    binary: bool, alpha: float, lots: int, risk: float
+    binary: bool, alpha: float, lots: int, baseline: Baseline, risk: float
 ) -> None:
     trials, wrong, worst = 0, 0, 0.0
     for seed in range(6):
         draws = np.random.default_rng([seed, binary, int(alpha * 10)])
-        archive = specialists(draws, binary, alpha, 90)
+        archive = specialists(draws, binary, alpha, 90, baseline)
         if lots > 1:
             blocks = draws.permutation(90) // lots
             examples = replace(archive.examples, blocks=blocks)
-            archive = Archive(archive.members, archive.scores.copy(), examples, alpha)
+            archive = replace(archive, examples=examples)
         child, parents = barely_good(draws, archive), parents_of(draws, archive)
         here = 0
         for repeat in range(100):
@@ -105,10 +118,13 @@ def test_it_asks_less_than_the_lossless_stop(binary: bool, alpha: float) -> None
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("binary", [True, False])
-def test_any_child_of_any_archive_can_be_asked(binary: bool, alpha: float) -> None:
+@pytest.mark.parametrize("baseline", ["none", "worst"])
+def test_any_child_of_any_archive_can_be_asked(
+    binary: bool, alpha: float, baseline: Baseline
+) -> None:
     for seed in range(60):
         draws = np.random.default_rng([seed, binary, int(alpha)])
-        archive = random_archive(draws, binary, alpha)
+        archive = random_archive(draws, binary, alpha, baseline=baseline)
         child = archive.scores[draws.integers(len(archive.members))].astype(np.float32)
         child = np.where(draws.random(child.size) < 0.5, np.float32(0), child)
         known = np.where(draws.random(child.size) < 0.3, child, np.float32(np.nan))

@@ -9,6 +9,11 @@ example not yet asked. Per example that best case is the largest value over the 
 the child's share less member i's with the child counted in the contest. For 0/1 scores, and
 whenever alpha <= 2, it is reached at s = 1.
 
+With a baseline all scores here are what they are above b_j, the archive's worst. A child whose s is
+below it takes it down with itself, which changes c and z, while the difference s - s_ij is what it
+was: negative. So the best case lies above b_j, where nothing has changed but that the highest score
+is 1 - b_j.
+
 Asked first are the examples that are expected to settle it: what failing one costs the child
 against the member that it comes closest to beating, times the chance that it fails.
 """
@@ -59,9 +64,9 @@ class Bounds:
     Both are linear in the members' scores, so that a few numbers per example say them all.
 
     Attributes:
-        scores: float64[P, N], the members'.
-        full: float64[N], what a full score on each example pays if the child solves it.
-        none: float64[N], the same if the child scores 0 on it.
+        scores: float64[P, N], the members', less the baseline like all that follows.
+        top: float64[N], the highest score.
+        full: float64[N], what a score of 1 on each example pays if the child solves it.
         excess: float64[P, N], by how much a score between 0 and 1 can do better than 1; None where
             it cannot.
         swing: float64[N, P], what failing each example takes from the best case.
@@ -73,8 +78,8 @@ class Bounds:
     """
 
     scores: Float64
+    top: Float64
     full: Float64
-    none: Float64
     excess: Float64 | None
     swing: Float64
     totals: Float64
@@ -90,18 +95,14 @@ class Bounds:
         """
         found = self._relief.get(slot)
         if found is None:
-            parent = _average(archive) if slot is None else self.scores[slot]
+            parent = archive.average if slot is None else archive.scores[slot]
             found = self._relief[slot] = (1 - _ARCHIVE) * _SOLVED * self.loss * parent
         return found
 
     def best(self, at: Int64 | slice = _ALL) -> Float64:
         """Best case of (child's share - member's), float64[P, n], on the examples `at`."""
-        values = (1.0 - self.scores[:, at]) * self.full[at]
+        values = (self.top[at] - self.scores[:, at]) * self.full[at]
         return values if self.excess is None else values + self.excess[:, at]
-
-    def worst(self, at: Int64 | slice = _ALL) -> Float64:
-        """What scoring 0 leaves of it, float64[P, n]."""
-        return -self.scores[:, at] * self.none[at]
 
 
 # Most children leave the archive as it is, so bounds are kept, but no longer than their archive:
@@ -118,43 +119,49 @@ def bounds(archive: Archive) -> Bounds:
 
 
 def _bounds(archive: Archive) -> Bounds:
-    zeros, ones = np.zeros(archive.contest.size), np.ones(archive.contest.size)
+    scores, zeros, ones = archive.standing, np.zeros_like(archive.best), np.ones_like(archive.best)
     full, none = prices_at(archive, ones), prices_at(archive, zeros)
+    top, gain, most = ones, full, none
+    if archive.worst is not None:
+        top = 1.0 - archive.worst
+        gain, most = top * full, prices_at(archive, archive.worst)
     # With continuous scores and alpha > 2 an example that nobody claims pays the more the less it
     # is solved, without limit. And to a member of fitness 0 (an empty slot) every child is equal.
     fierce = not archive.examples.binary and archive.alpha > 2
     certain = archive.fitness.min() > 0 and not (fierce and archive.contest.min() == 0)
     excess = _excess(archive, full) if fierce else None
     more = 0.0 if excess is None else excess.sum(axis=1)
-    totals = full.sum() - archive.scores @ full + more
-    scale = float((full.sum() - archive.scores @ (full - none) + more).max())
+    totals = gain.sum() - scores @ full + more
+    scale = float((gain.sum() - scores @ (full - most) + more).max())
     # A copy always: of one example the transposed scores are the (read-only) scores themselves.
-    swing = archive.scores.T.copy()
+    swing = scores.T.copy()
     swing *= (full - none)[:, None]
-    swing -= full[:, None]
+    swing -= gain[:, None]
+    if archive.worst is not None:
+        swing -= (archive.worst * none)[:, None]
     if excess is not None:
         swing -= excess.T
     loss = -swing[:, int(totals.argmax())]
-    worth = (_FAIL_UNSOLVED - _ARCHIVE * _SOLVED * _average(archive)) * loss
+    worth = (_FAIL_UNSOLVED - _ARCHIVE * _SOLVED * archive.average) * loss
     return Bounds(
-        *(archive.scores, full, none, excess, swing, totals, loss, worth),
+        *(scores, top, full, excess, swing, totals, loss, worth),
         _MARGIN * scale if certain else math.inf,
     )
 
 
-def _average(archive: Archive) -> Float64:
-    """float64[N], mean score of the members."""
-    return archive.contest / len(archive.members)
-
-
 def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Float64:
-    """What a full score pays on the examples `at`, float64[n], if the child scores this."""
+    """What a score of 1 pays on the examples `at`, float64[n], if the child scores this."""
     examples = archive.examples
-    price = examples.capacity[at]
+    price, best, contest = examples.capacity[at], archive.best[at], archive.contest[at]
+    if archive.worst is not None:
+        # A child below the worst lifts all others above it.
+        lift = np.maximum(archive.worst[at] - child, 0.0)
+        child = np.maximum(child - archive.worst[at], 0.0)
+        best, contest = best + lift, contest + lift * len(archive.members)
     if not examples.binary:
-        price = price * np.maximum(archive.best[at], child)
+        price = price * np.maximum(best, child)
     if archive.alpha != 0:
-        contest = archive.contest[at] + child
+        contest = contest + child
         price = price / np.where(contest > 0, contest, 1.0) ** archive.alpha
     return price
 
@@ -178,16 +185,17 @@ def _excess(archive: Archive, full: Float64) -> Float64:
     1 / s + 1 / (s - a) >= 2 / (z + s).
     """
     alpha, z, top = archive.alpha, archive.contest, archive.best
+    worst = 0.0 if archive.worst is None else archive.worst
     excess = np.zeros_like(archive.scores)
-    for row, scores in enumerate(archive.scores):
+    for row, scores in enumerate(archive.standing):
         level = (z + alpha * scores) / (alpha - 1.0)
         # (alpha - 2) s^2 - (2 z + (alpha - 1) a) s + a z = 0, the larger root.
         middle = 2.0 * z + (alpha - 1.0) * scores
         root = np.sqrt(np.maximum(middle * middle - 4.0 * (alpha - 2.0) * scores * z, 0.0))
         rising = (middle + root) / (2.0 * (alpha - 2.0))
-        for candidate in (np.clip(level, 0.0, top), np.clip(rising, top, 1.0)):
-            value = (candidate - scores) * prices_at(archive, candidate)
-            np.maximum(excess[row], value - (1.0 - scores) * full, out=excess[row])
+        for candidate in (np.clip(level, 0.0, top), np.clip(rising, top, 1.0 - worst)):
+            value = (candidate - scores) * prices_at(archive, candidate + worst)
+            np.maximum(excess[row], value - (1.0 - worst - scores) * full, out=excess[row])
     return excess
 
 
@@ -344,7 +352,9 @@ class LosslessPlan:
         else:
             child, full = scores.astype(np.float64), limits.full[indices]
             price = prices_at(self._archive, child, indices)
-            gained = float(np.dot(child, price)) - full.sum()
+            if self._archive.worst is not None:
+                child -= self._archive.worst[indices]
+            gained = float(np.dot(child, price)) - (limits.top[indices] * full).sum()
             self._totals += gained - limits.scores[:, indices] @ (price - full)
             if limits.excess is not None:
                 self._totals -= limits.excess[:, indices].sum(axis=1)

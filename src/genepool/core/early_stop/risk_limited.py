@@ -137,9 +137,7 @@ class RiskLimitedPlan:
             self._room -= self._losses(asked, known[asked]).sum(axis=0)
         pupil = np.zeros(known.size)
         for slot, share in parents:
-            pupil += share * (
-                archive.contest / len(archive.members) if slot is None else archive.scores[slot]
-            )
+            pupil += share * (archive.average if slot is None else archive.scores[slot])
         stratum = _LIMITS.searchsorted(pupil[left], side="right")
         eager = self._stakes.worth[left] * _EAGER[stratum]
         # What is drawn is an example, or a block of them where these are asked as a whole.
