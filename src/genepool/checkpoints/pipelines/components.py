@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 # As diffusers calls the components that turn noise into a picture; some pipelines have two.
-_DENOISER = re.compile(r"(unet|transformer|prior)(_\d+)?")
+DENOISERS = ("unet", "transformer", "transformer_2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,3 @@ class Pipeline:
         """The same pipeline with other components under these names."""
         merged = {**self.components, **others}
         return replace(self, components=MappingProxyType(merged))
-
-
-def is_denoiser(component: str) -> bool:
-    """Whether a component of this name turns noise into a picture."""
-    return _DENOISER.fullmatch(component) is not None

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor, open_checkpoint
 from genepool.checkpoints.model_files.configs import read_json
-from genepool.checkpoints.pipelines.components import Component, Pipeline, is_denoiser
+from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.order import in_order
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
@@ -120,7 +120,7 @@ def _components(directory: Path, index: Mapping[str, Any]) -> dict[str, Componen
 
 
 def _denoiser(path: Path, components: Mapping[str, Component]) -> tuple[str, ...]:
-    found = tuple(filter(is_denoiser, components))
+    found = tuple(name for name in DENOISERS if name in components)
     if not found:
         raise CheckpointError(
             f"{at(path)}: has no component called unet or transformer; say with 'components' "

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from genepool.checkpoints.depth import depth_key
-from genepool.checkpoints.pipelines.components import is_denoiser
+from genepool.checkpoints.pipelines.components import DENOISERS
 
 _PICTURES = re.compile(r"(vae|vqvae|vqgan|movq|vocoder|decoder|safety_checker)(_\d+)?")
 
@@ -54,7 +54,7 @@ def order_key(name: str) -> OrderKey:
 
 
 def _rank(component: str) -> int:
-    if is_denoiser(component):
+    if component in DENOISERS:
         return 1
     return 2 if _PICTURES.fullmatch(component) else 0
 
