@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from genepool.output.by_hand import blend, merge
     from genepool.output.rebuild import rebuild
     from genepool.pool.reader import Pool
-    from genepool.run.verify import export
+    from genepool.run.finished.verify import export
     from genepool.strategies.cma_es import CmaEs
     from genepool.strategies.evolution import Evolution
     from genepool.strategies.ga import GA
@@ -48,7 +48,7 @@ _WHERE = {
     "entropy": "genepool.core.competition",
     "evaluator": "genepool.tasks.task",
     "evolve": "genepool.ui.functions",
-    "export": "genepool.run.verify",
+    "export": "genepool.run.finished.verify",
     "fitness": "genepool.core.competition",
     "merge": "genepool.output.by_hand",
     "merge_vectors": "genepool.core.slerp",

@@ -51,6 +51,12 @@ class Good:
     def score(self, genome: Any, part: Any, indices: Any) -> Any:
         return self.inner.score(genome, part, indices)
 
+    def measures(self, genome: Any) -> Any:
+        return self.inner.measures(genome)
+
+    def pictures(self, genome: Any, task: int, indices: Any, *, held_out: bool) -> Any:
+        return self.inner.pictures(genome, task, indices, held_out=held_out)
+
     def close(self) -> None:
         self.closed = True
 
@@ -196,6 +202,27 @@ class Rewound(Good):
         return changed(self.inner.result(step), seconds=-1.0)
 
 
+class Mistaken(Good):
+    """Measures another model."""
+
+    def measures(self, genome: Any) -> Any:
+        return tuple(measure._replace(value=0.25) for measure in self.inner.measures(genome))
+
+
+class Upturned(Good):
+    """Draws in another order."""
+
+    def pictures(self, genome: Any, task: int, indices: Any, *, held_out: bool) -> Any:
+        return super().pictures(genome, task, indices, held_out=held_out)[::-1]
+
+
+class Unseen(Good):
+    """Draws selection examples in place of held-out ones."""
+
+    def pictures(self, genome: Any, task: int, indices: Any, *, held_out: bool) -> Any:
+        return super().pictures(genome, task, indices, held_out=False)
+
+
 class Fragile(Good):
     """Cannot be closed twice."""
 
@@ -236,6 +263,9 @@ def test_a_good_executor_passes(tmp_path: Path) -> None:
         (Numbered, "must return a bool; got 1"),
         (Restless, "said to be pending again"),
         (Rewound, "must not be negative"),
+        (Mistaken, r"measures\(\) differ"),
+        (Upturned, r"pictures\(\) of 3 examples differ"),
+        (Unseen, r"pictures\(\) of 3 examples differ"),
         (Fragile, "closed twice"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +55,14 @@ class CardGuard:
 
 
 @dataclass(frozen=True, slots=True)
+class CardMeasures:
+    """What was measured of a model and nobody competed for: a value in [0, 1] for each name."""
+
+    model: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Ancestor:
     """One merge on the way from the seeds to the model."""
 
@@ -77,6 +85,7 @@ class Card:
         tasks: names, in the order of the scores.
         scores: seeds first, the model last; empty for a merge by hand.
         guards: what no child was to lose.
+        measures: what nobody competed for; seeds first, the model last.
         ancestors: the nearest merges, the youngest first.
         ancestry: a sentence about all of them; "" leaves the section out.
         notices: remarks of one line each, such as differences between the seeds' model files.
@@ -92,6 +101,7 @@ class Card:
     tasks: tuple[str, ...] = ()
     scores: tuple[Scores, ...] = ()
     guards: tuple[CardGuard, ...] = ()
+    measures: tuple[CardMeasures, ...] = ()
     ancestors: tuple[Ancestor, ...] = ()
     ancestry: str = ""
     notices: tuple[str, ...] = ()
@@ -151,6 +161,8 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
         parts += [f"{card.caveat[:1].upper()}{card.caveat[1:]}.\n"] if card.caveat else []
     if card.guards:
         parts += ["## Guards\n", _guard_table(card.guards)]
+    if card.measures:
+        parts += ["## Measured besides\n", _measure_table(card.measures)]
     if genome is not None:
         parts += ["## What comes from where\n", _genome_table(card.seeds, genome, layout)]
     if card.ancestry:
@@ -220,6 +232,15 @@ def _guard_table(guards: Sequence[CardGuard]) -> str:
         f"{made}\nMean scores in [0, 1]. Nobody competed for these tasks; a child that scored less "
         "than asked for was not admitted.\n"
     )
+
+
+def _measure_table(measures: Sequence[CardMeasures]) -> str:
+    names = list(dict.fromkeys(name for row in measures for name in row.values))
+    rows = [
+        (text(row.model), *(_score(row.values.get(name)) for name in names)) for row in measures
+    ]
+    made = table(("model", *map(text, names)), rows)
+    return f"{made}\nNobody was selected by these.\n"
 
 
 def _genome_table(seeds: Sequence[CardSeed], genome: Genome, layout: Layout) -> str:

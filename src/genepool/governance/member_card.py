@@ -12,6 +12,7 @@ from genepool.governance.card import (
     Ancestor,
     Card,
     CardGuard,
+    CardMeasures,
     CardSeed,
     Scores,
     rebuild_command,
@@ -81,6 +82,7 @@ def member_card(
         tasks=tuple(task.name for task in tasks),
         scores=(*scores, replace(this, member=number)),
         guards=_guards(pool, number),
+        measures=_measures(pool, {**others, number: names.get(number, "this model")}),
         ancestors=tuple(listed),
         ancestry=text,
         rebuild=rebuild_command(seeds) if recipe else "",
@@ -97,6 +99,15 @@ def _scores(pool: Pool, titles: Mapping[int, str]) -> tuple[Scores, ...]:
             tuple(known_means(pool, measured.get(member), held_out=True)),
         )
         for member, title in titles.items()
+    )
+
+
+def _measures(pool: Pool, titles: Mapping[int, str]) -> tuple[CardMeasures, ...]:
+    measured = pool.measures()
+    return tuple(
+        CardMeasures(title, {entry.name: entry.value for entry in measured[member]})
+        for member, title in titles.items()
+        if member in measured
     )
 
 

@@ -92,7 +92,7 @@ def export(
     card = member_card(pool, number, known, family, library, recipe="recipe" in details)
     card = replace(card, caveat=caveat)
     if converted:
-        card = replace(card, scores=(), guards=())
+        card = replace(card, scores=(), guards=(), measures=())
     verify = None if check is None else partial(check, caveat)
     return write_model(genome, details, card, family, directory, writing, advance, verify)
 

@@ -41,6 +41,15 @@ CREATE TABLE answers (
     seconds REAL NOT NULL, seal BLOB, PRIMARY KEY (member, round));
 """
 
+# Pools that are older than these tables get them when they are opened for writing.
+_LATER = (
+    "CREATE TABLE IF NOT EXISTS measures (member INTEGER, task TEXT, name TEXT, "
+    "value REAL NOT NULL, seal BLOB, PRIMARY KEY (member, task, name)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS pictures (member INTEGER, task TEXT, part TEXT, example INTEGER, "
+    "caption TEXT NOT NULL, png BLOB NOT NULL, seal BLOB, "
+    "PRIMARY KEY (member, task, part, example))",
+)
+
 # The columns of each table that its rows' seals cover. Genomes come and go, and have digests.
 _SEALED = {
     "meta": "key, value",
@@ -52,6 +61,8 @@ _SEALED = {
     "guards": "member, guard, mean",
     "rounds": "number, examples",
     "answers": "member, round, scores, error, asked, seconds",
+    "measures": "member, task, name, value",
+    "pictures": "member, task, part, example, caption, png",
 }
 
 
@@ -78,7 +89,14 @@ def create(db: sqlite3.Connection) -> None:
     """Make the tables; inside a transaction."""
     for statement in _CREATE.split(";"):
         db.execute(statement)
+    add_later_tables(db)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def add_later_tables(db: sqlite3.Connection) -> None:
+    """Make the tables that a pool may lack because it is older than they are."""
+    for statement in _LATER:
+        db.execute(statement)
 
 
 def seal_rows(db: sqlite3.Connection) -> None:

@@ -79,6 +79,7 @@ def _described(pool: Pool, member: int) -> dict[str, Any]:
         "fitness": record.fitness,
         "tasks": task_means(pool, record),
         "guards": _guards(pool, member),
+        "measures": [measure._asdict() for measure in pool.measures().get(member, ())],
         "digest": record.digest,
         "genome": summary,
         "error": record.error,

@@ -27,6 +27,8 @@ from genepool.pool.pool_header import task_scores
 from genepool.pool.records import (
     COLUMNS,
     FINAL,
+    Measure,
+    Picture,
     Record,
     completed,
     from_row,
@@ -293,6 +295,26 @@ class Pool(Store):
         rows = self._rows(query, (json.dumps(list(members)),))
         return {member: unpack_scores(scores, size) for member, scores in rows}
 
+    def measures(self) -> dict[int, tuple[Measure, ...]]:
+        """What was measured of members besides their scores, by member."""
+        out: dict[int, list[Measure]] = {}
+        query = "SELECT member, task, name, value FROM measures ORDER BY member, task, name"
+        for member, *measure in self._rows(query) if self._has("measures") else ():
+            out.setdefault(member, []).append(Measure(*measure))
+        return {member: tuple(found) for member, found in out.items()}
+
+    def pictures(self) -> list[Picture]:
+        """What seeds, champion and others drew when the run was last at its budget."""
+        query = (
+            "SELECT member, task, part, example, caption, png FROM pictures "
+            "ORDER BY task, part, member, example"
+        )
+        return [Picture(*row) for row in self._rows(query)] if self._has("pictures") else []
+
+    def _has(self, table: str) -> bool:
+        """Whether the pool is not older than a table."""
+        return bool(self._rows("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)))
+
     def guard_means(self) -> dict[int, Means]:
         """Mean score on each guard of every member that was asked any."""
         count = len(self.header.guards)
@@ -330,12 +352,15 @@ class Pool(Store):
         best = () if champion is None else (champion,)
         alive = self.chosen({*slots.values(), *best})
 
-        measured = self.held_out_of({*seeds, *best})
+        measured, besides = self.held_out_of({*seeds, *best}), self.measures()
 
         def tasks(record: Record | None) -> list[dict[str, Any]]:
             scores = None if record is None or record.train is None else record.scores
             held = None if record is None else measured.get(record.id)
             return task_scores(self.header, scores, held)
+
+        def others(member: int) -> list[dict[str, Any]]:
+            return [measure._asdict() for measure in besides.get(member, ())]
 
         def shown(member: int) -> dict[str, Any]:
             record = alive[member]
@@ -360,6 +385,7 @@ class Pool(Store):
                 **shown(champion),
                 "held_out": held.get(champion),
                 "tasks": tasks(alive[champion]),
+                "measures": others(champion),
             },
             "seeds": [
                 {
@@ -367,6 +393,7 @@ class Pool(Store):
                     "train": seeds[number].train if number in seeds else None,
                     "held_out": held.get(number),
                     "tasks": tasks(seeds.get(number)),
+                    "measures": others(number),
                 }
                 for number, seed in enumerate(names)
             ],

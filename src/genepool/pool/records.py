@@ -1,11 +1,11 @@
-"""What a pool stores of each member, and how scores become bytes."""
+"""What a pool stores of each member, how scores become bytes, and what is kept to be looked at."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,3 +175,43 @@ def unpack_scores(data: bytes, size: int) -> NDArray[np.float32]:
     else:
         out[known] = np.frombuffer(body, dtype="<f4")
     return out
+
+
+# What is kept to be looked at
+
+REFERENCE = -1
+"""In place of a member's number: the picture is an example's own."""
+
+
+class Measure(NamedTuple):
+    """A number about a member that nobody competes for.
+
+    Attributes:
+        task: the name of the task that measured it.
+        name: what it is, such as "japanese" or "english/japanese consistency".
+        value: mostly in [0, 1].
+    """
+
+    task: str
+    name: str
+    value: float
+
+
+class Picture(NamedTuple):
+    """What a member drew for an example.
+
+    Attributes:
+        member: its number, or `REFERENCE`.
+        task: the name of the task.
+        part: "held-out" or "train".
+        example: position among the task's examples of that part.
+        caption: what was to be drawn.
+        png: the picture as a small PNG file.
+    """
+
+    member: int
+    task: str
+    part: str
+    example: int
+    caption: str
+    png: bytes

@@ -94,3 +94,21 @@ def in_columns(scores: Float32, columns: int) -> Float32:
     starts = np.arange(count, dtype=np.int64) * examples // count
     widths = np.diff(np.append(starts, examples)).astype(np.float32)
     return np.asarray(np.add.reduceat(scores, starts, axis=1) / widths, dtype=np.float32)
+
+
+def best_members(pool: Pool, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64[n], who of the archive does best on each of these examples; the first of equals.
+
+    Args:
+        pool: with members in its archive.
+        indices: int64[n], positions among all N examples.
+    """
+    alive = sorted(pool.slots().values())
+    records = pool.chosen(alive)
+    scores = np.array(
+        [
+            np.full(indices.size, np.nan) if record.scores is None else record.scores[indices]
+            for record in records.values()
+        ]
+    )
+    return np.array(alive, dtype=np.int64)[np.nan_to_num(scores, nan=-1.0).argmax(axis=0)]

@@ -21,6 +21,7 @@ from genepool.messages import at
 from genepool.pool.database import (
     DATABASE,
     OwnFiles,
+    add_later_tables,
     check,
     connect,
     create,
@@ -31,7 +32,7 @@ from genepool.pool.database import (
 from genepool.pool.guards import Means
 from genepool.pool.pool_header import Seed, TaskEntry
 from genepool.pool.reader import Pool
-from genepool.pool.records import Record, Reevaluation, pack_scores, to_row
+from genepool.pool.records import Measure, Picture, Record, Reevaluation, pack_scores, to_row
 
 _INSERT = insertion("members", "genome")
 _INSERT_GUARD = insertion("guards")
@@ -93,6 +94,7 @@ class PoolWriter(Pool):
             if not empty:
                 check(self._connection, self.path)
                 seal_rows(self._connection)
+                add_later_tables(self._connection)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -226,6 +228,17 @@ class PoolWriter(Pool):
         """Record held-out scores, float32[M], and their weighted mean."""
         with self._transaction() as db:
             db.execute(_INSERT_HELD_OUT, _held_out_row(member, scores, mean))
+
+    def add_measures(self, member: int, measures: Sequence[Measure]) -> None:
+        """Record what was measured of a member besides its scores."""
+        with self._transaction() as db:
+            db.executemany(insertion("measures"), [(member, *measure) for measure in measures])
+
+    def set_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Record what members drew, in place of all pictures that were there."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM pictures")
+            db.executemany(insertion("pictures"), pictures)
 
     def add_subset(self, number: int, indices: NDArray[np.int64]) -> None:
         """Record which examples members compete for from now on.

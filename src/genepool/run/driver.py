@@ -17,6 +17,7 @@ from genepool.pool.guards import Checked, Means
 from genepool.pool.records import Record
 from genepool.run.executors.executor import Evaluation
 from genepool.run.failures import Failures
+from genepool.run.finished.observe import observe
 from genepool.run.progress import SeedReport, StepReport, TaskScores, task_scores
 from genepool.run.resume import resume
 from genepool.run.session import Session
@@ -236,4 +237,6 @@ def _finish(session: Session, evolution: Evolution) -> None:
             scores = session.held_out_scores(genome)
             if scores is not None:
                 session.pool.add_held_out(number, *scores)
+    if champion is not None:
+        observe(session, {**wanted, champion: pool.genome(champion)})
     session.pool.set_meta("finished", evolution.evaluations)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
@@ -32,7 +32,9 @@ from genepool.tasks.checks import checked_indices, checked_scores
 __all__ = [
     "Batched",
     "Blocked",
+    "Drawn",
     "Labelled",
+    "Measured",
     "Task",
     "checked_indices",
     "checked_scores",
@@ -125,6 +127,47 @@ class Labelled(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """The kind of each selection example, N of them; for strategies and reports."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A task that measures more of a model than members compete for; optional.
+
+    Seeds and champion are measured when a run has reached its budget; nobody is selected by it.
+    """
+
+    def measures(self, model: Any) -> Mapping[str, float]:
+        """Numbers about the model, by what they are; finite.
+
+        Raises:
+            EvaluationError: the model could not be measured.
+        """
+        ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A task whose models draw; optional. Pictures are kept of seeds, champion and archive."""
+
+    def drawn(
+        self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> NDArray[np.uint8]:
+        """The very pictures that are scored for these examples, uint8[n, height, width, 3].
+
+        Raises:
+            EvaluationError: the model could not draw.
+        """
+        ...
+
+    def captions(self, indices: NDArray[np.int64], *, held_out: bool = False) -> Sequence[str]:
+        """What is to be drawn, n texts."""
+        ...
+
+    def references(
+        self, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> NDArray[np.uint8] | None:
+        """The real pictures of the examples, uint8[n, height, width, 3]; None if there are none."""
         ...
 
 

@@ -25,6 +25,7 @@ from genepool.run.executors.executor import Evaluation, Executor, SerialExecutor
 from genepool.run.executors.scorer import Part, Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import Run, load_run
+from genepool.tasks.function import Function
 from genepool.testing.require import require
 
 __all__ = ["check_executor"]
@@ -35,6 +36,27 @@ Int64 = NDArray[np.int64]
 _SIZE = 6  # parameters of the model
 _COUNTS = {"train": 40, "held-out": 12, "guard": 9}  # examples of each part
 _UNFIT = 100.0  # a first weight above it cannot be judged
+
+
+class Sketches(Function):
+    """The task of the contract's run, measured besides, and with pictures of its scores."""
+
+    def measures(self, model: Any) -> Mapping[str, float]:
+        """The mean of all selection scores."""
+        everything = np.arange(len(self.samples), dtype=np.int64)
+        return {"mean": float(self.score(model, everything).mean())}
+
+    def drawn(self, model: Any, indices: Int64, *, held_out: bool = False) -> NDArray[np.uint8]:
+        """uint8[n, 2, 3, 3], each in the shade of a score."""
+        shades = (255 * self.score(model, indices, held_out=held_out)).astype(np.uint8)
+        return np.broadcast_to(shades[:, None, None, None], (shades.size, 2, 3, 3)).copy()
+
+    def captions(self, indices: Int64, *, held_out: bool = False) -> Sequence[str]:
+        """The examples' numbers."""
+        return [str(index) for index in indices.tolist()]
+
+    def references(self, indices: Int64, *, held_out: bool = False) -> None:
+        """There are none."""
 
 
 def score(model: Mapping[str, Float32], examples: Sequence[int]) -> list[float]:
@@ -69,9 +91,9 @@ def check_executor(make_executor: Callable[[Run], Executor], directory: Path) ->
     reported in its answer, in one line, and does not disturb the others. A step may be submitted
     again once it was answered. `score` answers for training, held-out and guard examples in the
     order asked, between the jobs too, and raises EvaluationError for a child that cannot be
-    scored. `pending` says of a job whether its work is still to begin; a job that has begun does
-    not go back. A plan that fails raises in `result`. `close` may be called twice, and with jobs
-    unanswered.
+    scored; `measures` and `pictures` give what the serial executor gives. `pending` says of a job
+    whether its work is still to begin; a job that has begun does not go back. A plan that fails
+    raises in `result`. `close` may be called twice, and with jobs unanswered.
 
     Args:
         make_executor: makes the executor for a run file; called three times.
@@ -200,7 +222,26 @@ def _check_score(
     else:
         raise AssertionError("score() of a child that cannot be scored must raise EvaluationError")
     expected = _full(serial, genomes[2])
+    _check_sights(executor, serial, genomes[1])
     _check_answer(executor.result(7), "a job while score() was called", expected=expected)
+
+
+def _check_sights(executor: Executor, serial: Executor, genome: Genome) -> None:
+    """Measures and pictures on request: what the serial executor gives."""
+    require(
+        executor.measures(genome) == serial.measures(genome),
+        "measures() differ from the serial executor's",
+    )
+    for held_out in (False, True):
+        for indices in (np.arange(3, dtype=np.int64), np.array([5, 2]), np.array([], np.int64)):
+            got = cast("Any", executor.pictures(genome, 0, indices, held_out=held_out))
+            expected = serial.pictures(genome, 0, indices, held_out=held_out)
+            require(
+                type(got) is np.ndarray
+                and (got.dtype, got.shape) == (expected.dtype, expected.shape)
+                and got.tobytes() == expected.tobytes(),
+                f"pictures() of {indices.size} examples differ from the serial executor's",
+            )
 
 
 def _check_answer(answer: Evaluation, what: str, expected: Float32) -> None:
@@ -277,7 +318,11 @@ def _write_run(directory: Path) -> Run:
         (directory / f"seed{number}.safetensors").write_bytes(save(arrays))
     # Two tasks, so that jobs and parts are cut at the seam between them.
     place = f"{__name__}:"
-    task = {"evaluator": "function", "function": place + "score", "examples": place + "examples"}
+    task = {
+        "evaluator": place + "Sketches",
+        "function": place + "score",
+        "examples": place + "examples",
+    }
     guard = {**task, "name": "kept", "guard": True, "examples": place + "guard_examples"}
     share = _COUNTS["held-out"] / (_COUNTS["held-out"] + _COUNTS["train"])
     config = {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.genome import Genome
 from genepool.errors import EvaluationError
+from genepool.pool.records import Measure
 from genepool.run.executors.scorer import Part, Scorer
 
 
@@ -69,6 +70,16 @@ class Executor(Protocol):
         """
         ...
 
+    def measures(self, genome: Genome) -> tuple[Measure, ...]:
+        """What tasks measure of a model besides its scores; see `Scorer.measures`."""
+        ...
+
+    def pictures(
+        self, genome: Genome, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> NDArray[np.uint8]:
+        """What a model draws, uint8[n, height, width, 3]; see `Scorer.pictures`."""
+        ...
+
     def close(self) -> None:
         """Let go of models and workers."""
         ...
@@ -104,6 +115,18 @@ class SerialExecutor:
         """Scores on other examples, float32[n] for int64[n]."""
         self._scorer.load(genome)
         return self._scorer.score(indices, part)
+
+    def measures(self, genome: Genome) -> tuple[Measure, ...]:
+        """What tasks measure of a model besides its scores."""
+        self._scorer.load(genome)
+        return self._scorer.measures()
+
+    def pictures(
+        self, genome: Genome, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> NDArray[np.uint8]:
+        """What a model draws, uint8[n, height, width, 3]."""
+        self._scorer.load(genome)
+        return self._scorer.pictures(task, indices, held_out=held_out)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -9,6 +9,7 @@ driver dies ends too, at once, so that it does not hold a device that nobody wil
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import queue
@@ -29,6 +30,7 @@ from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.messages import cause
+from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Part
@@ -47,6 +49,9 @@ class _Job:
     genome: Genome
     plan: EvaluationPlan
     part: Part = "train"
+    # Asked instead of the plan's examples; `reply` is what came back.
+    request: bytes = b""
+    reply: bytes = b""
     started: bool = False
     answer: Evaluation | BaseException | None = None
 
@@ -118,6 +123,27 @@ class ProcessExecutor:
             raise EvaluationError(answer.error or "the model could not be scored")
         return answer.scores[indices]
 
+    def measures(self, genome: Genome) -> tuple[Measure, ...]:
+        """What tasks measure of a model besides its scores."""
+        return tuple(Measure(*entry) for entry in json.loads(self._request(genome, b"meas")))
+
+    def pictures(
+        self, genome: Genome, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> NDArray[np.uint8]:
+        """What a model draws, uint8[n, height, width, 3]."""
+        given = np.array([task, held_out, *indices], dtype="<i8")
+        reply = self._request(genome, b"draw" + given.tobytes())
+        shape = np.frombuffer(reply[:32], dtype="<i8").tolist()
+        return np.frombuffer(reply[32:], dtype=np.uint8).reshape(shape)
+
+    def _request(self, genome: Genome, request: bytes) -> bytes:
+        job = _Job(-1, genome, FullPlan(np.zeros(0, dtype=np.float32)), request=request)
+        self._queue.put(job)
+        answer = self._wait(job)
+        if answer.scores is None:
+            raise EvaluationError(answer.error or "the model could not be asked")
+        return job.reply
+
     def close(self) -> None:
         """End the workers."""
         self._closing = True
@@ -169,6 +195,9 @@ def _conduct(job: _Job, connection: Connection) -> Evaluation:
         error = _ask(connection, _KINDS[job.part] + block.astype("<i8").tobytes())
         if isinstance(error, bytes):
             job.plan.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
+    if isinstance(error, bytes) and job.request:
+        error = _ask(connection, job.request)
+        job.reply = error if isinstance(error, bytes) else b""
     seconds = time.perf_counter() - started
     if isinstance(error, EvaluationError):
         return Evaluation(None, str(error), seconds)
@@ -212,6 +241,13 @@ def _worker(
                 if kind == b"load":
                     scorer.load(decode(body))
                     reply = b"fine"
+                elif kind == b"meas":
+                    reply = b"fine" + json.dumps(scorer.measures()).encode()
+                elif kind == b"draw":
+                    task, held_out, *indices = np.frombuffer(body, dtype="<i8").tolist()
+                    wanted = np.array(indices, dtype=np.int64)
+                    drawn = scorer.pictures(task, wanted, held_out=bool(held_out))
+                    reply = b"fine" + np.array(drawn.shape, dtype="<i8").tobytes() + drawn.tobytes()
                 else:
                     indices = np.frombuffer(body, dtype="<i8").astype(np.int64)
                     scores = scorer.score(indices, _PARTS[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,9 +11,12 @@ from numpy.typing import NDArray
 
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.genome import Genome, seed_recipe
+from genepool.errors import EvaluationError, InputError
 from genepool.models.build import build_model
+from genepool.pool.records import Measure
 from genepool.run.inputs import Inputs
 from genepool.tasks.classifier.settle import settle
+from genepool.tasks.task import Drawn, Measured
 
 # Which examples: those that members compete for, the held-out ones, or those of the guards.
 Part = Literal["train", "held-out", "guard"]
@@ -134,3 +138,40 @@ class Scorer:
         for number, mine, positions in examples.locate(indices):
             out[mine] = tasks[number].score(self._value, positions, held_out=held_out)
         return out
+
+    def measures(self) -> tuple[Measure, ...]:
+        """What tasks and guards measure of the loaded genome besides its scores.
+
+        Raises:
+            EvaluationError: a number is not finite, or the model could not be measured.
+        """
+        inputs, found = self._inputs, list[Measure]()
+        config = inputs.run.config
+        entries = [*zip(config.contested, inputs.tasks, strict=True)]
+        entries += zip(config.guards, inputs.guards, strict=True)
+        for entry, task in entries:
+            if isinstance(task, Measured):
+                named = task.measures(self._value)
+                found += [Measure(entry.name, name, float(named[name])) for name in sorted(named)]
+        for measure in found:
+            if not math.isfinite(measure.value):
+                raise EvaluationError(f"{measure.task}: '{measure.name}' is {measure.value}")
+        return tuple(found)
+
+    def pictures(
+        self, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> NDArray[np.uint8]:
+        """What the loaded genome draws for examples of a task, uint8[n, height, width, 3].
+
+        Args:
+            task: its number, among those that members compete for.
+            indices: int64[n], positions among its examples.
+            held_out: which of its examples.
+
+        Raises:
+            EvaluationError: the model could not draw.
+        """
+        drawing = self._inputs.tasks[task]
+        if not isinstance(drawing, Drawn):
+            raise InputError(f"task {task} has no pictures")
+        return drawing.drawn(self._value, indices, held_out=held_out)

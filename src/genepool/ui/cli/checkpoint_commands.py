@@ -14,6 +14,8 @@ from genepool.errors import InputError
 from genepool.ui.cli.options import (
     dtype_option,
     json_option,
+    moved_option,
+    named_places,
     output_option,
     pool_argument,
     shards_option,
@@ -46,12 +48,7 @@ class _MethodName(click.ParamType[str]):
 @pool_argument
 @click.argument("member", default="best")
 @output_option
-@click.option(
-    "--moved",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="Where the seed NAME lies now, if it has moved; may be repeated.",
-)
+@moved_option
 @dtype_option
 @shards_option
 @click.option(
@@ -78,10 +75,10 @@ def export(
     """
     from genepool.pool.members import member_number
     from genepool.pool.reader import Pool
-    from genepool.run.verify import export
+    from genepool.run.finished.verify import export
     from genepool.ui.terminal.progress import watcher
 
-    seeds, shard_bytes = _places(moved, "--moved"), _bytes(shard_size)
+    seeds, shard_bytes = named_places(moved), _bytes(shard_size)
     with Pool(pool) as opened, watcher() as progress:
         number = member_number(opened, member)
         progress.stage(f"writing member {number}")
@@ -133,7 +130,7 @@ def rebuild(
     from genepool.output.rebuild import rebuild
     from genepool.ui.terminal.progress import watcher
 
-    seeds, shard_bytes = _places((*places, *more), "--moved"), _bytes(shard_size)
+    seeds, shard_bytes = named_places((*places, *more)), _bytes(shard_size)
     with watcher() as progress:
         progress.stage("rebuilding")
         written = rebuild(
@@ -337,19 +334,6 @@ def _split(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _places(entries: Sequence[str], option: str) -> dict[str, Path]:
-    """Where seeds lie, from entries NAME=PATH."""
-    out: dict[str, Path] = {}
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        if not (name and equals and path):
-            raise InputError(f"{option}: expected NAME=PATH; got '{entry}'")
-        if name in out:
-            raise InputError(f"{option}: the seed '{name}' is given twice")
-        out[name] = Path(path)
-    return out
 
 
 def _bytes(text: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from genepool.errors import InputError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +28,12 @@ class _DTypeName(click.Choice[str]):
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+moved_option = click.option(
+    "--moved",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Where the seed NAME lies now, if it has moved; may be repeated.",
+)
 pool_argument = click.argument("pool", type=click.Path(path_type=Path), metavar="POOL")
 output_option = click.option(
     "-o",
@@ -56,3 +64,16 @@ dtype_option = click.option(
     help="Type of all merged tensors; also as float32, fp16, bfloat16, ...  "
     "[default: as in the first checkpoint]",
 )
+
+
+def named_places(entries: Sequence[str]) -> dict[str, Path]:
+    """Where seeds lie, from entries NAME=PATH of `--moved`."""
+    out: dict[str, Path] = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"--moved: expected NAME=PATH; got '{entry}'")
+        if name in out:
+            raise InputError(f"--moved: the seed '{name}' is given twice")
+        out[name] = Path(path)
+    return out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from genepool.ui.cli.options import json_option, pool_argument
+from genepool.ui.cli.options import json_option, moved_option, named_places, pool_argument
 
 
 @click.command()
@@ -33,9 +33,30 @@ def status(pool: Path, as_json: bool) -> None:
 @click.command()
 @pool_argument
 @click.argument("member")
+@click.option(
+    "--pictures",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Let an image generator draw so many held-out examples of each task; needs -o.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory for the pictures; new or empty.",
+)
+@moved_option
 @json_option
-def show(pool: Path, member: str, as_json: bool) -> None:
-    """Show a member: its parents, its fate, its genome.
+def show(
+    pool: Path,
+    member: str,
+    pictures: int | None,
+    output: Path | None,
+    moved: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show a member: its parents, its fate, its genome; and what it draws.
 
     MEMBER is its number, `best` for the champion, or the name of a seed. Members that were
     rejected can be shown too.
@@ -44,14 +65,23 @@ def show(pool: Path, member: str, as_json: bool) -> None:
     from genepool.pool.reader import Pool
     from genepool.ui.terminal.console import console, print_json
 
+    if (pictures is None) != (output is None):
+        raise click.UsageError("--pictures N and -o DIR belong together.")
+    written: list[Path] = []
     with Pool(pool) as opened:
         found = describe(opened, member_number(opened, member))
-    if as_json:
-        print_json(found)
-    else:
-        from genepool.ui.terminal.tables import print_member
+        if pictures is not None and output is not None:
+            from genepool.run.finished.draw import draw_pictures
 
-        print_member(console(), found)
+            written = draw_pictures(opened, member, pictures, output, seeds=named_places(moved))
+    if as_json:
+        print_json({**found, **({"pictures": [str(file) for file in written]} if written else {})})
+        return
+    from genepool.ui.terminal.tables import print_member
+
+    print_member(console(), found)
+    if written:
+        console().print(f"wrote {len(written)} files; all pictures of a task: {written[0]}")
 
 
 @click.command()

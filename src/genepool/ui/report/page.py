@@ -13,7 +13,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from genepool.pool.records import Picture
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
+from genepool.ui.report.gallery import galleries
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
 from genepool.ui.terminal.console import count, number, percent, plain
 
@@ -26,6 +28,7 @@ _LAYERS = 160
 
 _SECTIONS = (
     ("result", "Result"),
+    ("pictures", "What they draw"),
     ("course", "How it went"),
     ("solved", "Who solves what"),
     ("genome", "What it is made of"),
@@ -35,12 +38,13 @@ _SECTIONS = (
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def page(facts: dict[str, Any], scores: ScoreMatrix) -> str:
+def page(facts: dict[str, Any], scores: ScoreMatrix, pictures: Sequence[Picture] = ()) -> str:
     """The whole page.
 
     Args:
         facts: of `report.facts`.
         scores: of the same pool.
+        pictures: of the same pool.
     """
     champion = facts["champion"]
     shares: list[float] = []
@@ -52,7 +56,11 @@ def page(facts: dict[str, Any], scores: ScoreMatrix) -> str:
         .render(
             facts=facts,
             style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            sections=_SECTIONS,
+            sections=[each for each in _SECTIONS if each[0] != "pictures" or pictures],
+            galleries=galleries(
+                pictures, None if champion is None else champion["member"], partial(_who, facts)
+            ),
+            measures=_measures(facts),
             lede=_lede(facts),
             key_numbers=_key_numbers(facts),
             held_out=any(task["held_out"] for task in facts["tasks"]),
@@ -218,6 +226,22 @@ def _result(facts: dict[str, Any]) -> list[dict[str, Any]]:
         title = f"{task['name']} ({_sizes(task['examples'], task['held_out'])})"
         groups.append(group(title, index))
     return groups
+
+
+def _measures(facts: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of champion and seeds, and nobody competed for."""
+    rows: dict[int, dict[str, float]] = {}
+    for model in sorted(facts["models"], key=lambda model: model["kind"] == "seed"):
+        if model["measures"]:
+            rows[model["member"]] = {each["name"]: each["value"] for each in model["measures"]}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    return {
+        "heads": ["model", *(f"#{name}" for name in names)],
+        "rows": [
+            {"who": _who(facts, member), "values": [row.get(name) for name in names]}
+            for member, row in rows.items()
+        ],
+    }
 
 
 def _sizes(examples: int, held_out: int) -> str:

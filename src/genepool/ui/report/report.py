@@ -57,7 +57,9 @@ def write_report(pool: Pool, file: Path) -> None:
     require_replaceable(file, REPORT)
     past = history(pool)
     scores = score_matrix(pool)
-    write_own(file, page(facts(pool, past, scores), scores).encode("utf-8"), REPORT)
+    write_own(
+        file, page(facts(pool, past, scores), scores, pool.pictures()).encode("utf-8"), REPORT
+    )
 
 
 def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:
@@ -127,6 +129,7 @@ def _models(status: dict[str, Any], champion: int | None) -> list[dict[str, Any]
                 "train": best["train"],
                 "held_out": best["held_out"],
                 "tasks": best["tasks"],
+                "measures": best["measures"],
             }
         )
     return rows

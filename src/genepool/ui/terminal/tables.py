@@ -35,6 +35,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
     out.print(_models(status))
     if (told := unbeaten(status)) is not None:
         out.print(told)
+    _print_measures(out, status)
     _print_guards(out, status["guards"], status["guarded"])
     archive = sorted(status["archive"], key=lambda entry: (-entry["train"], entry["member"]))
     if archive:
@@ -135,6 +136,9 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
             )
         out.print()
         out.print(table)
+    for measure in member["measures"]:
+        name = f"{plain(measure['task'])}, {plain(measure['name'])}"
+        out.print(f"{name}  {percent(measure['value'])} (nobody competes for it)")
     if member["guards"]:
         table = _table("guard", "score", "at least")
         for guard in member["guards"]:
@@ -160,6 +164,26 @@ def print_scores(out: Console, rows: list[tuple[str, float | None, float | None,
     for name, train, held_out, remark in rows:
         table.add_row(cell(name), cell(percent(train)), cell(percent(held_out)), cell(remark))
     out.print(table)
+
+
+def _print_measures(out: Console, status: dict[str, Any]) -> None:
+    """What was measured of seeds and champion, and nobody competes for."""
+    champion, seeds = status["champion"], status["seeds"]
+    models = [*((seed["name"], seed) for seed in seeds), ("champion", champion)]
+    rows = {name: _by_name(model) for name, model in models if model and model["measures"]}
+    if not rows:
+        return
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    out.print()
+    out.print("measured besides, and never selected by")
+    table = _table("", *(plain(task_and_name[1]) for task_and_name in names))
+    for name, row in rows.items():
+        table.add_row(cell(name), *(cell(percent(row.get(key))) for key in names))
+    out.print(table)
+
+
+def _by_name(model: dict[str, Any]) -> dict[tuple[str, str], float]:
+    return {(entry["task"], entry["name"]): entry["value"] for entry in model["measures"]}
 
 
 def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.family import make_family
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.core.genome import seed_recipe
-from genepool.errors import ConfigError, GenepoolError, InputError
+from genepool.errors import GenepoolError, InputError
 from genepool.messages import at
 from genepool.output import member as out
 from genepool.output.write.model import Exported, PathLike
@@ -20,8 +20,7 @@ from genepool.output.write.weights import SHARD_BYTES
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Part, Scorer
-from genepool.run.inputs import open_inputs
-from genepool.run.run_file import recorded_run
+from genepool.run.finished.reopen import reopen
 from genepool.threads import Progress
 
 # Seconds of scoring up to which an export is verified unless told otherwise.
@@ -131,15 +130,7 @@ def _verify(pool: Pool, number: int, written: Path, *, hurry: bool) -> int:
 
 def _scorer(pool: Pool, written: Path) -> Scorer:
     """The run's tasks around a live model that holds what was written, and nothing else."""
-    meta = pool.meta()
-    # Pools of older releases do not say where the run file lay; mostly beside the pool.
-    directory = Path(meta.get("directory") or pool.path.absolute().parent)
-    run = recorded_run(meta["config"], directory, str(pool.path))
     family = make_family([open_checkpoint(written)])
-    inputs = open_inputs(run, ((), family))
-    for entry, task in zip(pool.tasks(), inputs.tasks, strict=True):
-        if entry.digest != task.digest:
-            raise ConfigError(f"task '{entry.name}' has other examples or settings now")
-    scorer = Scorer(inputs)
+    scorer = Scorer(reopen(pool, (), family))
     scorer.load(seed_recipe(family.layout.axis.size, 0, 1))
     return scorer

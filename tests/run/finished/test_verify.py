@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from genepool.errors import GenepoolError, InputError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from genepool.run.verify import export
+from genepool.run.finished.verify import export
 from tests import exam
 from tests.cli import run_cli
 from tests.golden.runs import unpin
@@ -26,7 +26,7 @@ from tests.lms import write_lm
 
 Rescored = dict[str, tuple[list[float], list[float]]]
 DTYPES = ("float16", "bfloat16", "float32")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)

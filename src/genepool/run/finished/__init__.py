@@ -1,0 +1,1 @@
+"""What is done with a pool whose run has reached its budget: measured, drawn, written, verified."""

@@ -1,0 +1,109 @@
+"""What people look at when a run has reached its budget: measures besides the scores, and pictures.
+
+Nobody is selected by either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.core.genome import Genome
+from genepool.pool.records import REFERENCE, Picture
+from genepool.pool.score_matrix import best_members
+from genepool.run.session import Session
+from genepool.tasks.task import Drawn, Measured
+
+# Examples of a task that each member draws, and the larger side of a picture that is kept.
+PICTURES, SIDE = 8, 160
+
+
+def observe(session: Session, members: Mapping[int, Genome]) -> None:
+    """Measure members that were not measured yet, and draw pictures anew.
+
+    Args:
+        session: whose tasks and pool.
+        members: seeds and champion, by number.
+
+    Raises:
+        EvaluationError: a model could not be measured, or could not draw.
+    """
+    pool, tasks = session.pool, session.inputs.tasks
+    if any(isinstance(task, Measured) for task in (*tasks, *session.inputs.guards)):
+        known = pool.measures()
+        for number in sorted(members.keys() - known):
+            session.progress.stage("measuring what nobody competes for")
+            pool.add_measures(number, session.executor.measures(members[number]))
+    if any(isinstance(task, Drawn) for task in tasks):
+        session.progress.stage("drawing pictures")
+        pool.set_pictures([*_pictures(session, members)])
+
+
+def _pictures(session: Session, members: Mapping[int, Genome]) -> Iterator[Picture]:
+    """The same held-out examples by each member, and others by whoever is best at them."""
+    pool = session.pool
+    start = 0
+    for number, task in enumerate(session.inputs.tasks):
+        stop = start + len(task.samples)
+        if isinstance(task, Drawn):
+            for indices in (evenly(len(task.held_out)),) if task.held_out else ():
+                yield from _references(session, number, indices, held_out=True)
+                for member, genome in members.items():
+                    yield from _drawn(session, number, member, genome, indices, held_out=True)
+            indices = evenly(len(task.samples))
+            yield from _references(session, number, indices, held_out=False)
+            best = best_members(pool, start + indices)
+            genomes = pool.genomes(set(best.tolist()))
+            for member in sorted(genomes):
+                mine = indices[best == member]
+                yield from _drawn(session, number, member, genomes[member], mine, held_out=False)
+        start = stop
+
+
+def evenly(size: int, most: int = PICTURES) -> NDArray[np.int64]:
+    """int64[n], at most so many positions below `size`, as far apart as can be."""
+    count = min(size, most)
+    return (np.arange(count, dtype=np.int64) * size) // max(count, 1)
+
+
+def _drawn(
+    session: Session,
+    number: int,
+    member: int,
+    genome: Genome,
+    indices: NDArray[np.int64],
+    *,
+    held_out: bool,
+) -> Iterator[Picture]:
+    pictures = session.executor.pictures(genome, number, indices, held_out=held_out)
+    yield from _kept(session, number, member, indices, pictures, held_out=held_out)
+
+
+def _references(
+    session: Session, number: int, indices: NDArray[np.int64], *, held_out: bool
+) -> Iterator[Picture]:
+    task = session.inputs.tasks[number]
+    real = task.references(indices, held_out=held_out) if isinstance(task, Drawn) else None
+    if real is not None:
+        yield from _kept(session, number, REFERENCE, indices, real, held_out=held_out)
+
+
+def _kept(
+    session: Session,
+    number: int,
+    member: int,
+    indices: NDArray[np.int64],
+    pictures: NDArray[np.uint8],
+    *,
+    held_out: bool,
+) -> Iterator[Picture]:
+    from genepool.tasks.png import to_png
+
+    task = session.inputs.tasks[number]
+    captions = task.captions(indices, held_out=held_out) if isinstance(task, Drawn) else ()
+    name = session.inputs.run.config.contested[number].name
+    part = "held-out" if held_out else "train"
+    for example, caption, picture in zip(indices.tolist(), captions, pictures, strict=True):
+        yield Picture(member, name, part, example, caption, to_png(picture, SIDE))

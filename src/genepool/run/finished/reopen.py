@@ -1,0 +1,28 @@
+"""The tasks of a pool, opened again around seeds or around a checkpoint that was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genepool.checkpoints.family import Family, Source
+from genepool.errors import ConfigError
+from genepool.pool.reader import Pool
+from genepool.run.inputs import Inputs, open_inputs
+from genepool.run.run_file import recorded_run
+
+
+def reopen(pool: Pool, sources: tuple[Source, ...], family: Family) -> Inputs:
+    """What the run of a pool worked on, with these checkpoints.
+
+    Raises:
+        GenepoolError: what the tasks need is not there, or they have other examples or settings.
+    """
+    meta = pool.meta()
+    # Pools of older releases do not say where the run file lay; mostly beside the pool.
+    directory = Path(meta.get("directory") or pool.path.absolute().parent)
+    run = recorded_run(meta["config"], directory, str(pool.path))
+    inputs = open_inputs(run, (sources, family))
+    for entry, task in zip(pool.tasks(), inputs.tasks, strict=True):
+        if entry.digest != task.digest:
+            raise ConfigError(f"task '{entry.name}' has other examples or settings now")
+    return inputs
