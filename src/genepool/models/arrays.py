@@ -12,13 +12,12 @@ from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.errors import ConfigError
 from genepool.materialise.cpu import Destination
-from genepool.models.kind import Building, Kind, Options, refuse_option
+from genepool.models.kind import Building, Kind, Options, refuse_others
 from genepool.models.live import LiveModel
 
 
 def _check(options: Options, _first: Checkpoint) -> None:
-    refuse_option("network", options)
-    refuse_option("tokenizer", options)
+    refuse_others(options, ())
     if options.device != "cpu" or options.dtype is not None:
         raise ConfigError(
             "model: 'device' and 'dtype' apply to a network or a language model; the tasks of this "

@@ -26,6 +26,10 @@ def _torch_name(given: object) -> object:
     return given if code is None else TORCH_NAMES[code]
 
 
+def _both(given: object) -> object:
+    return [given, given] if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 class ModelOptions(BaseModel):
     """What a genome is made into before it is scored."""
 
@@ -34,8 +38,9 @@ class ModelOptions(BaseModel):
     kind: KindName = Field(
         default="auto",
         description=" ".join(f"'{kind.name}': {kind.help}" for kind in reversed(KINDS))
-        + " By default the network if there is one, a language model if the first seed is a "
-        "directory whose config.json names one, and arrays otherwise.",
+        + " By default an image generator if the first seed is a pipeline, the network if there "
+        "is one, a language model if the first seed is a directory whose config.json names one, "
+        "and arrays otherwise.",
     )
     network: str | None = Field(
         default=None,
@@ -44,18 +49,45 @@ class ModelOptions(BaseModel):
     )
     device: str = Field(
         default="cpu",
-        description="Where a network or language model runs, as torch writes it: 'cpu', 'cuda:0'.",
+        description="Where a network, language model or image generator runs, as torch writes it: "
+        "'cpu', 'cuda:0'.",
     )
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32", "float64"] | None, BeforeValidator(_torch_name)
     ] = Field(
         default=None,
         description="What it computes in; by default the dtypes that a network comes with, and for "
-        "a language model the one that most of the first seed's weights have.",
+        "a language model the one that most of the first seed's weights have, as for an image "
+        "generator, which is float32 on a CPU.",
     )
     tokenizer: str | None = Field(
         default=None,
         description="Directory with a language model's tokenizer; by default the first seed's.",
+    )
+    scheduler: str | None = Field(
+        default=None,
+        description="Class of an image generator's scheduler, as diffusers calls it "
+        "('DPMSolverMultistepScheduler'), with the settings of the pipeline's own as far as they "
+        "apply; by default the pipeline's own.",
+    )
+    steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None,
+        description="Steps of denoising in which an image generator draws a picture; by default "
+        "as many as its class in diffusers takes, often 50.",
+    )
+    guidance: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="How strongly an image generator is guided by the prompt (guidance_scale); by "
+        "default as its class in diffusers says.",
+    )
+    size: Annotated[
+        Annotated[list[Annotated[int, Field(ge=8, le=16384)]], Field(min_length=2, max_length=2)]
+        | None,
+        BeforeValidator(_both),
+    ] = Field(
+        default=None,
+        description="Pixels of an image generator's pictures: [height, width], or one number for "
+        "both; by default the size that it was made for.",
     )
 
 

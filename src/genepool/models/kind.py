@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +47,26 @@ class Options(Protocol):
     @property
     def tokenizer(self) -> str | None:
         """Directory of a tokenizer."""
+        ...
+
+    @property
+    def scheduler(self) -> str | None:
+        """The class of an image generator's scheduler, in diffusers."""
+        ...
+
+    @property
+    def steps(self) -> int | None:
+        """Of denoising."""
+        ...
+
+    @property
+    def guidance(self) -> float | None:
+        """How strongly pictures are drawn towards their prompts."""
+        ...
+
+    @property
+    def size(self) -> Sequence[int] | None:
+        """[height, width] of pictures, in pixels."""
         ...
 
 
@@ -117,14 +137,25 @@ class Kind:
     model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = side_files
 
 
-def refuse_option(name: str, options: Options) -> None:
-    """Raise ConfigError if an option is given that belongs to another kind."""
-    if name == "network" and options.network is not None:
-        raise ConfigError(
-            f"model: 'network' does not go with kind '{options.kind}'; leave out one of them"
-        )
-    if name == "tokenizer" and options.tokenizer is not None:
-        raise ConfigError("model: 'tokenizer' applies to a language model only")
+def refuse_others(options: Options, own: Sequence[str]) -> None:
+    """Raise ConfigError if an option is given that belongs to another kind than that of `own`."""
+    pictures = "an image generator"
+    given = {
+        "network": (options.network, ""),
+        "tokenizer": (options.tokenizer, "a language model"),
+        "scheduler": (options.scheduler, pictures),
+        "steps": (options.steps, pictures),
+        "guidance": (options.guidance, pictures),
+        "size": (options.size, pictures),
+    }
+    for name, (value, owner) in given.items():
+        if value is None or name in own:
+            continue
+        if not owner:
+            raise ConfigError(
+                f"model: '{name}' does not go with kind '{options.kind}'; leave out one of them"
+            )
+        raise ConfigError(f"model: '{name}' applies to {owner} only")
 
 
 def require_package(package: str, extra: str, purpose: str) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.errors import CheckpointError
 from genepool.models.arrays import ARRAYS
+from genepool.models.image_generator import IMAGE_GENERATOR
 from genepool.models.kind import Kind, Options
 from genepool.models.language import LANGUAGE_MODEL
 from genepool.models.network import NETWORK
 
 # In the order in which they are asked whether they are meant; the last one always is.
-KINDS: tuple[Kind, ...] = (LANGUAGE_MODEL, NETWORK, ARRAYS)
+KINDS: tuple[Kind, ...] = (IMAGE_GENERATOR, LANGUAGE_MODEL, NETWORK, ARRAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class _Unsaid:
     device: str = "cpu"
     dtype: str | None = None
     tokenizer: str | None = None
+    scheduler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    size: list[int] | None = None
 
 
 def kind_of(options: Options, first: Checkpoint) -> Kind:

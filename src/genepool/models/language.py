@@ -20,7 +20,7 @@ from genepool.models.kind import (
     Options,
     PinnedFile,
     PinnedFiles,
-    refuse_option,
+    refuse_others,
     require_package,
 )
 from genepool.models.live import LiveModel
@@ -112,7 +112,7 @@ def _is_meant(options: Options, first: Checkpoint) -> bool:
 
 
 def _check(options: Options, first: Checkpoint) -> None:
-    refuse_option("network", options)
+    refuse_others(options, ("tokenizer",))
     if read_config(first.directory) is None:
         raise ConfigError(
             f"model: kind 'transformers' needs the first seed to be a directory with a "

@@ -8,7 +8,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.naming import COMPILED
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, blamed, cause, one_line, pass_on, some
-from genepool.models.kind import Building, Kind, Options, refuse_option, require_package
+from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
 from genepool.models.live import LiveModel
 from genepool.models.user_code import load_function
 
@@ -23,7 +23,7 @@ def _is_meant(options: Options, _first: Checkpoint) -> bool:
 def _check(options: Options, _first: Checkpoint) -> None:
     if options.network is None:
         raise ConfigError("model: kind 'network' needs 'network': 'module:function'")
-    refuse_option("tokenizer", options)
+    refuse_others(options, ("network",))
 
 
 def _build(building: Building) -> LiveModel:

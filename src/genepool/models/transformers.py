@@ -60,7 +60,7 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
     options, layout, first = building.options, building.layout, building.first
     device, directory = options.device, first.directory or first.path
     tokenizer = None if options.tokenizer is None else building.directory / options.tokenizer
-    chosen = getattr(torch, options.dtype) if options.dtype else _own_dtype(layout)
+    chosen = getattr(torch, options.dtype) if options.dtype else own_dtype(layout)
     with quiet():
         model = _make(directory, first, chosen)
         try:
@@ -71,7 +71,7 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
                 f"model: the language model cannot be put on device '{one_line(device)}': "
                 f"{cause(error)}"
             ) from error
-        held = _held(model, directory)
+        held = held_as_saved(model, directory)
         words = _tokenizer(tokenizer or first.words or directory, needed=tokenizer is not None)
     model.eval()
     model.requires_grad_(False)
@@ -139,7 +139,8 @@ def overheard(model: Any, words: Any) -> Generator[list[str], None, None]:
         del model.generate
 
 
-def _own_dtype(layout: Layout) -> torch.dtype:
+def own_dtype(layout: Layout) -> torch.dtype:
+    """The dtype that most of the seeds' weights have."""
     sizes: dict[str, int] = {}
     for slot in layout.slots:
         sizes[slot.dtype] = sizes.get(slot.dtype, 0) + slot.stop - slot.start
@@ -244,7 +245,7 @@ class _Window(torch.Tensor):
         return self
 
 
-def _held(model: Any, directory: Path) -> dict[str, torch.Tensor]:
+def held_as_saved(model: Any, directory: Path) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors as parts of the model's, by the checkpoint's names."""
     state = cast("Mapping[str, torch.Tensor]", model.state_dict())
     owned = {tensor.untyped_storage().data_ptr() for tensor in state.values()}

@@ -1,0 +1,423 @@
+"""Pipelines of diffusers as live models: built once, drawn from, filled by genomes.
+
+Here alone diffusers is imported. Components are made by their own classes. Those that evolve are
+given memory and no weights: these are a genome's. All others are loaded as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import accelerate  # pyright: ignore[reportMissingTypeStubs]
+import diffusers
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.errors import CheckpointError, ConfigError, EvaluationError
+from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.models.kind import Building
+from genepool.models.transformers import held_as_saved, own_dtype
+from genepool.models.transformers import quiet as quiet_transformers
+
+# Its own annotations are not complete enough to check against.
+_DF = cast("Any", diffusers)
+_init_empty_weights = cast("Any", accelerate).init_empty_weights
+
+_LIBRARIES = ("diffusers", "transformers")
+
+# What a text does not need to become a picture. The safety checker would paint pictures black.
+_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+
+# A pipeline that has one of these draws from more than a text, or draws no picture.
+_NOT_FROM_TEXT = (
+    "image",
+    "mask_image",
+    "control_image",
+    "video",
+    "num_frames",
+    "audio_length_in_s",
+)
+
+# What is asked of a pipeline, by the option that sets it.
+_CALLED = {
+    "steps": ("num_inference_steps",),
+    "guidance": ("guidance_scale",),
+    "size": ("height", "width"),
+}
+
+# Weights as they are saved, with a variant such as fp16 in the name: model.fp16.safetensors,
+# model.fp16-00001-of-00002.safetensors.
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_)?model(?:\.([A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors"
+)
+
+# Bytes of encoded prompts that are kept.
+_MOST_ENCODED = 2**30
+
+
+def build_pipeline(building: Building) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
+    """Make a text-to-image pipeline with memory for a genome.
+
+    It computes in float32 on a CPU and in the dtype that most of the first seed's weights have
+    elsewhere, if nothing else is said.
+
+    Args:
+        building: its first seed has a pipeline.
+
+    Returns:
+        The pipeline; what it is called with besides prompts and noise; and the tensors of the
+        components that evolve, by the checkpoint's names.
+
+    Raises:
+        ConfigError: the device, scheduler or size is of no use here.
+        CheckpointError: a component is missing or cannot be loaded.
+    """
+    options, first = building.options, building.first
+    if first.pipeline is None:
+        raise ConfigError(f"{at(first.path)} is no pipeline")
+    device = _device(options.device)
+    dtype = _dtype(options.dtype, device, building.layout)
+    held: dict[str, torch.Tensor] = {}
+    made: dict[str, Any] = {}
+    with quiet():
+        kind = _pipeline_class(first.pipeline, first.path)
+        call = _call(kind, building)
+        for name, component in _needed(kind, first.pipeline, first.path).items():
+            made[name] = None
+            if component is None:
+                continue
+            make = _empty if name in first.pipeline.evolving else _whole
+            try:
+                made[name] = make(component, dtype, device)
+            except CheckpointError:
+                raise
+            except BaseException as error:
+                pass_on(error)
+                raise CheckpointError(
+                    f"{at(component.directory)}: the component '{one_line(name)}' cannot be loaded "
+                    f"by diffusers {_DF.__version__}: {cause(error)}"
+                ) from error
+            if name in first.pipeline.evolving:
+                held.update(_held(component, made[name]))
+        _require_no_moves(first, made, dtype)
+        pipeline = _assembled(kind, first, made)
+        if options.scheduler is not None:
+            pipeline.scheduler = _scheduler(options.scheduler, pipeline.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    if all(name in (*DENOISERS, "vae") for name in first.pipeline.evolving):
+        _remember_prompts(pipeline)
+    return pipeline, call, held
+
+
+def draw(
+    pipeline: Any, call: Mapping[str, Any], prompts: Sequence[str], ids: Sequence[str]
+) -> NDArray[np.uint8]:
+    """See `ImageGenerator.pictures`."""
+    chance = cast("Any", torch.random)
+    noise = [torch.Generator().manual_seed(_seed(name)) for name in ids]
+    with quiet(), chance.fork_rng(), torch.inference_mode():
+        # For what draws beside the noise that it is given.
+        chance.manual_seed(0)
+        try:
+            out = pipeline(prompt=list(prompts), generator=noise, output_type="np", **call)
+            found = np.asarray(out.images, dtype=np.float32)
+        except BaseException as error:
+            pass_on(error)
+            raise EvaluationError(f"the pipeline failed: {cause(error)}") from error
+    if found.ndim != 4 or found.shape[0] != len(ids) or found.shape[3] != 3:
+        raise EvaluationError(
+            f"expected {len(ids)} pictures of three colours from the pipeline; got an array of "
+            f"shape {found.shape}"
+        )
+    for name, picture in zip(ids, found, strict=True):
+        if not np.isfinite(picture).all():
+            raise EvaluationError(
+                f"the picture for example '{one_line(name)}' holds NaN or infinity; a VAE that "
+                "overflows in float16 does so too: try 'dtype: bfloat16' or 'float32'"
+            )
+    pictures = np.rint(found * 255).clip(0, 255).astype(np.uint8)
+    for name, picture in zip(ids, pictures, strict=True):
+        if (picture == picture[0, 0]).all():
+            raise EvaluationError(
+                f"the picture for example '{one_line(name)}' is of one colour, "
+                f"{picture[0, 0].tolist()}"
+            )
+    return pictures
+
+
+def _seed(name: str) -> int:
+    """Of the noise of an example."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None, None, None]:
+    """Without the progress bars and remarks of diffusers and transformers."""
+    log = _DF.utils.logging
+    level = log.get_verbosity()
+    log.set_verbosity_error()
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(level)
+
+
+# What is needed
+
+
+def _pipeline_class(pipeline: Pipeline, path: Path) -> Any:
+    name = pipeline.class_name
+    found = getattr(_DF, name, None)
+    if not (isinstance(found, type) and issubclass(found, _DF.DiffusionPipeline)):
+        raise CheckpointError(
+            f"{at(path)}: diffusers {_DF.__version__} has no pipeline '{one_line(name)}'"
+        )
+    parameters = inspect.signature(cast("Any", found).__call__).parameters
+    wants = [other for other in _NOT_FROM_TEXT if other in parameters]
+    if wants or not {"prompt", "generator", "output_type"} <= set(parameters):
+        reason = f"takes {some(wants)}" if wants else "takes no prompt"
+        raise CheckpointError(
+            f"{at(path)}: '{one_line(name)}' does not draw a picture from a text alone (it "
+            f"{reason}); expected a text-to-image pipeline such as StableDiffusionPipeline"
+        )
+    return found
+
+
+def _call(kind: Any, building: Building) -> dict[str, Any]:
+    """What a pipeline is called with; what is not said is left to it."""
+    options = building.options
+    given: dict[str, tuple[Any, ...]] = {
+        "steps": (options.steps,),
+        "guidance": (options.guidance,),
+        "size": (None, None) if options.size is None else tuple(options.size),
+    }
+    parameters = inspect.signature(kind.__call__).parameters
+    out: dict[str, Any] = {}
+    for option, names in _CALLED.items():
+        for name, value in zip(names, given[option], strict=True):
+            if value is None:
+                continue
+            if name not in parameters:
+                raise ConfigError(
+                    f"model.{option}: '{kind.__name__}' takes no {name}; leave it out"
+                )
+            out[name] = value
+    return out
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except BaseException as error:
+        pass_on(error)
+        raise ConfigError(
+            f"model: the pipeline cannot be put on device '{one_line(name)}': {cause(error)}"
+        ) from error
+    return device
+
+
+def _dtype(name: str | None, device: torch.device, layout: Layout) -> torch.dtype:
+    if name is not None:
+        return getattr(torch, name)
+    return torch.float32 if device.type == "cpu" else own_dtype(layout)
+
+
+def _needed(kind: Any, pipeline: Pipeline, path: Path) -> dict[str, Component | None]:
+    """The components that the pipeline's class asks for; None for those that are left out."""
+    parameters = inspect.signature(kind.__init__).parameters
+    index, out = pipeline.index, dict[str, Component | None]()
+    for name in kind._get_signature_keys(kind)[0]:
+        component = pipeline.components.get(name)
+        null = isinstance(index.get(name), list)
+        optional = name in kind._optional_components or name in _LEFT_OUT
+        if component is not None and name not in _LEFT_OUT:
+            if not component.directory.is_dir():
+                raise CheckpointError(
+                    f"{at(component.directory)}: the component '{one_line(name)}' of the pipeline "
+                    "has no such folder"
+                )
+            out[name] = component
+        elif null or optional:
+            out[name] = None
+        elif name in parameters:
+            raise CheckpointError(
+                f"{at(path)}: '{kind.__name__}' needs a component '{one_line(name)}'; the "
+                f"pipeline has {some(pipeline.components, limit=20)}"
+            )
+    return out
+
+
+# Making components
+
+
+def _class(component: Component) -> Any:
+    if component.library not in _LIBRARIES:
+        raise CheckpointError(
+            f"{at(component.directory)}: the component '{one_line(component.name)}' is of "
+            f"'{one_line(component.library)}'; expected one of {' or '.join(_LIBRARIES)}, since "
+            "code that comes with a model is not run"
+        )
+    found = getattr(importlib.import_module(component.library), component.class_name, None)
+    if not isinstance(found, type) or getattr(found, "from_pretrained", None) is None:
+        raise CheckpointError(
+            f"{at(component.directory)}: {component.library} has no class "
+            f"'{one_line(component.class_name)}' for the component '{one_line(component.name)}'"
+        )
+    return found
+
+
+def _whole(component: Component, dtype: torch.dtype, device: torch.device) -> Any:
+    """A component with its own weights."""
+    kind, place = _class(component), component.directory
+    if not issubclass(kind, torch.nn.Module):
+        return kind.from_pretrained(str(place), local_files_only=True)
+    key = "dtype" if component.library == "transformers" else "torch_dtype"
+    module = cast("Any", kind).from_pretrained(
+        str(place),
+        local_files_only=True,
+        use_safetensors=True,
+        variant=_variant(place),
+        **{key: dtype},
+    )
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _empty(component: Component, dtype: torch.dtype, device: torch.device) -> Any:
+    """A component with memory for weights of any values."""
+    kind = _class(component)
+    if component.library == "transformers" or not issubclass(kind, _DF.ModelMixin):
+        module = _whole(component, dtype, device)
+        for tensor in (*module.parameters(), *module.buffers()):
+            # What was loaded may be a window onto the seed's file.
+            tensor.data = tensor.data.clone()
+        return module
+    with _init_empty_weights():
+        config = kind.load_config(str(component.directory), local_files_only=True)
+        module = kind.from_config(config)
+    kept = set(kind._keep_in_fp32_modules or ())
+    for path, owner in module.named_modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            own = torch.float32 if kept & {*path.split("."), name} else dtype
+            memory = torch.empty(parameter.shape, dtype=own, device=device)
+            setattr(owner, name, torch.nn.Parameter(memory, requires_grad=False))
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            saved = name not in owner._non_persistent_buffers_set
+            own = dtype if saved and buffer.is_floating_point() else buffer.dtype
+            setattr(owner, name, buffer.to(device=device, dtype=own))
+    return module.eval()
+
+
+def _held(component: Component, module: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a component by the checkpoint's names."""
+    if component.library == "transformers":
+        state = held_as_saved(module, component.directory)
+    else:
+        state = module.state_dict()
+    return {f"{component.name}.{name}": tensor for name, tensor in state.items()}
+
+
+def _variant(directory: Path) -> str | None:
+    """The variant that a component is saved in, where it is saved in no other way."""
+    matches = [_WEIGHTS.fullmatch(file.name) for file in sorted(directory.glob("*.safetensors"))]
+    found = [match[1] for match in matches if match]
+    return None if None in found or not found else found[0]
+
+
+def _require_no_moves(first: Checkpoint, made: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Refuse a VAE that evolves and that the pipeline would put elsewhere to decode in float32."""
+    vae: Any = made.get("vae")
+    evolves = first.pipeline is not None and "vae" in first.pipeline.evolving
+    if evolves and dtype == torch.float16 and vae.config.get("force_upcast"):
+        raise ConfigError(
+            "model.dtype: a VAE that evolves and decodes in float32 (its config says "
+            "'force_upcast') cannot be kept in float16; say 'dtype: bfloat16' or 'float32'"
+        )
+
+
+def _assembled(kind: Any, first: Checkpoint, made: Mapping[str, Any]) -> Any:
+    parameters = inspect.signature(kind.__init__).parameters
+    index: Mapping[str, Any] = {} if first.pipeline is None else first.pipeline.index
+    settings = {
+        name: value
+        for name, value in index.items()
+        if name in parameters and name not in made and isinstance(value, (bool, int, float, str))
+    }
+    if "requires_safety_checker" in parameters:
+        settings["requires_safety_checker"] = False
+    try:
+        return kind(**made, **settings)
+    except BaseException as error:
+        pass_on(error)
+        raise CheckpointError(
+            f"{at(first.path)}: the components do not make a '{kind.__name__}' of diffusers "
+            f"{_DF.__version__}: {cause(error)}"
+        ) from error
+
+
+def _scheduler(name: str, own: Any) -> Any:
+    known = {kind.__name__: kind for kind in own.compatibles}
+    found = known.get(name)
+    if found is None:
+        raise ConfigError(
+            f"model.scheduler: this pipeline has no scheduler '{one_line(name)}'; its own is "
+            f"{type(own).__name__}, and it may have {some(sorted(known), limit=40)}"
+        )
+    return found.from_config(own.config)
+
+
+# Prompts
+
+
+def _remember_prompts(pipeline: Any) -> None:
+    """Let a pipeline encode each batch of prompts once: its text encoders do not evolve."""
+    own: Callable[..., Any] | None = getattr(pipeline, "encode_prompt", None)
+    if own is None:
+        return
+    known: dict[str, Any] = {}
+    size = 0
+
+    def encode_prompt(*given: Any, **named: Any) -> Any:
+        nonlocal size
+        key = repr((given, sorted(named.items())))
+        if key in known:
+            return known[key]
+        out = own(*given, **named)
+        if not _holds_tensors((given, named)):
+            size += (more := _bytes(out))
+            if size <= _MOST_ENCODED:
+                known[key] = out
+            else:
+                size -= more
+        return out
+
+    pipeline.encode_prompt = encode_prompt
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = list(cast("Mapping[Any, Any]", value).values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, cast("Sequence[Any]", value)))
+    return isinstance(value, (torch.Tensor, np.ndarray))
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, (list, tuple)):
+        return sum(map(_bytes, cast("Sequence[Any]", value)))
+    return value.nbytes if isinstance(value, torch.Tensor) else 0

@@ -1,0 +1,92 @@
+"""Image generators as tasks see them: pipelines that draw; without torch and diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.errors import CheckpointError, ConfigError
+from genepool.messages import at, some
+from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
+from genepool.models.live import LiveModel
+
+# Options of a run file's `model` that only image generators have.
+OPTIONS = ("scheduler", "steps", "guidance", "size")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGenerator:
+    """A live image generator: what a task's `score` is given as `model`.
+
+    Attributes:
+        pipeline: a text-to-image pipeline of diffusers; the same object for every genome.
+        call: what it is called with besides prompts and noise, such as the number of steps.
+        of_seeds: calls a function with the live model holding each seed in turn, and gives what it
+            returned; afterwards the model is as it was. None where there are no seeds at hand.
+    """
+
+    pipeline: Any
+    call: Mapping[str, Any]
+    of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
+
+    def pictures(self, prompts: Sequence[str], ids: Sequence[str]) -> NDArray[np.uint8]:
+        """Draw one picture for each prompt, all in one batch.
+
+        The noise of a picture depends on its id alone. Its last bits may depend on what else is in
+        the batch: whoever scores pictures draws in fixed blocks.
+
+        Args:
+            prompts: n texts.
+            ids: n names of examples.
+
+        Returns:
+            uint8[n, H, W, 3].
+
+        Raises:
+            EvaluationError: the pipeline fails, or a picture holds NaN or is of one colour.
+        """
+        from genepool.models.diffusers import draw
+
+        return draw(self.pipeline, self.call, prompts, ids)
+
+
+def _check(options: Options, first: Checkpoint) -> None:
+    refuse_others(options, OPTIONS)
+    if first.pipeline is None:
+        raise ConfigError(
+            f"model: kind 'diffusers' needs the first seed to be a pipeline, a directory with a "
+            f"model_index.json; {at(first.path)} is none"
+        )
+
+
+def _build(building: Building) -> LiveModel:
+    for package in ("torch", "transformers", "diffusers", "accelerate"):
+        require_package(package, "pictures", "an image generator")
+    from genepool.models.diffusers import build_pipeline
+    from genepool.models.filled import filled_by_genomes
+
+    first = building.first
+    pipeline, call, held = build_pipeline(building)
+    pair = f"the pipeline of {at(first.path)} does not fit its weights"
+    if missing := [slot.name for slot in building.layout.slots if slot.name not in held]:
+        raise CheckpointError(
+            f"{pair}: it has no {some(missing)}; is its config.json the one that was saved with "
+            "these weights?"
+        )
+    value = ImageGenerator(pipeline, call, building.of_seeds)
+    return filled_by_genomes(value, held, list(held), pair, building.layout, first)
+
+
+IMAGE_GENERATOR = Kind(
+    name="diffusers",
+    help="an image generator, a pipeline of diffusers (extra 'pictures').",
+    is_meant=lambda _options, first: first.pipeline is not None,
+    check=_check,
+    build=_build,
+    library=lambda _first: "diffusers",
+)

@@ -1,0 +1,234 @@
+"""Pipelines as live models draw what plain diffusers draws, whichever genome they hold."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from genepool.checkpoints.family import Family, Source, make_family, open_source
+from genepool.core.genome import Recipe, seed_recipe
+from genepool.errors import CheckpointError, ConfigError, EvaluationError
+from genepool.models.build import ModelOptions, build_model
+from genepool.models.image_generator import ImageGenerator
+from genepool.models.kinds import KINDS, kind_of_seed
+from genepool.models.live import LiveModel
+from tests.pipelines import KINDS as SHAPES
+from tests.pipelines import Kind, tiny_pipeline
+
+diffusers: Any = importlib.import_module("diffusers")
+
+PROMPTS, IDS = ("a b", "c", "a b"), ("one", "two", "three")
+
+
+def family(*places: Path, evolving: Sequence[str] = (), whole: Mapping[str, int] | None = None):
+    sources = [Source(str(place), components=tuple(evolving)) for place in places]
+    return make_family([open_source(source) for source in sources], whole=whole)
+
+
+def live(seeds: Family, number: int = 0, **options: Any) -> LiveModel:
+    """A live model that holds one of the seeds."""
+    settings = ModelOptions.model_validate({"steps": 2, "size": 16, **options})
+    model = build_model(settings, seeds.layout, seeds.checkpoints, Path())
+    fill(model, seeds, seed_recipe(seeds.layout.axis.size, number, len(seeds.checkpoints)))
+    return model
+
+
+def fill(model: LiveModel, seeds: Family, genome: Recipe) -> None:
+    model.writer(seeds.checkpoints, seeds.layout, 1).write(genome)
+
+
+def plain(
+    place: Path, prompts: Sequence[str] = PROMPTS, ids: Sequence[str] = IDS, **call: Any
+) -> NDArray[np.uint8]:
+    """What diffusers itself draws from the same noise."""
+    from genepool.models.diffusers import _seed, quiet  # pyright: ignore[reportPrivateUsage]
+
+    with quiet(), torch.inference_mode():
+        pipe = diffusers.DiffusionPipeline.from_pretrained(str(place))
+        pipe.set_progress_bar_config(disable=True)
+        noise = [torch.Generator().manual_seed(_seed(name)) for name in ids]
+        given = {"num_inference_steps": 2, "height": 16, "width": 16, **call}
+        drawn = pipe(prompt=list(prompts), generator=noise, output_type="np", **given).images
+    return np.rint(drawn * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_draws_what_diffusers_draws(shape: Kind, tmp_path: Path) -> None:
+    places = [tiny_pipeline(tmp_path / f"{n}", shape, seed=n, like=0) for n in range(2)]
+    seeds = family(*places)
+    assert kind_of_seed(seeds.checkpoints[0]).name == "diffusers"
+    model = live(seeds, 1)
+    assert isinstance(model.value, ImageGenerator) and model.destinations
+    drawn = model.value.pictures(PROMPTS, IDS)
+    assert drawn.dtype == np.uint8 and drawn.shape == (3, 16, 16, 3)
+    # All but the denoiser comes from the first seed.
+    mixed, (denoiser,) = tmp_path / "mixed", seeds.checkpoints[0].pipeline.evolving
+    shutil.copytree(places[0], mixed)
+    shutil.copytree(places[1] / denoiser, mixed / denoiser, dirs_exist_ok=True)
+    np.testing.assert_array_equal(drawn, plain(mixed))
+    # Other weights, other pictures, from memory that was written to in place.
+    fill(model, seeds, seed_recipe(seeds.layout.axis.size, 0, 2))
+    np.testing.assert_array_equal(model.value.pictures(PROMPTS, IDS), plain(places[0]))
+    # Equal prompts differ by their noise alone, and the noise belongs to the example.
+    assert (drawn[0] != drawn[2]).any()
+    held = model.value.pictures(PROMPTS, IDS)
+    np.testing.assert_array_equal(model.value.pictures(PROMPTS, IDS), held)
+    assert (model.value.pictures(("a b", "d", "a b"), IDS) != held).any()
+
+
+def test_what_a_run_file_says_is_asked_of_the_pipeline(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a")
+    seeds = family(place)
+    model = live(seeds, steps=3, guidance=2.0, size=[24, 16], scheduler="EulerDiscreteScheduler")
+    drawn = model.value.pictures(PROMPTS, IDS)
+    index = json.loads((place / "scheduler" / "scheduler_config.json").read_text())
+    (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(index))
+    own = json.loads((place / "model_index.json").read_text())
+    own["scheduler"] = ["diffusers", "EulerDiscreteScheduler"]
+    (place / "model_index.json").write_text(json.dumps(own))
+    expected = plain(place, num_inference_steps=3, guidance_scale=2.0, height=24)
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_prompts_are_encoded_once_unless_an_encoder_evolves(tmp_path: Path) -> None:
+    places = [tiny_pipeline(tmp_path / f"{n}", seed=n) for n in range(2)]
+    for evolving, times in (((), 1), (("unet", "text_encoder"), 3)):
+        seeds = family(*places, evolving=evolving)
+        model = live(seeds)
+        calls: list[int] = []
+        encoder = model.value.pipeline.text_encoder
+        encoder.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        for number in (0, 1, 0):
+            fill(model, seeds, seed_recipe(seeds.layout.axis.size, number, 2))
+            before = len(calls)
+            model.value.pictures(PROMPTS, IDS)
+            calls[before:] = [1] if len(calls) > before else []
+        assert len(calls) == times
+
+
+def test_text_encoders_and_vaes_may_evolve(tmp_path: Path) -> None:
+    places = [tiny_pipeline(tmp_path / f"{n}", "sdxl", seed=n) for n in range(2)]
+    parts = ("text_encoder", "text_encoder_2", "unet", "vae")
+    seeds = family(*places, evolving=parts)
+    model = live(seeds, 1)
+    np.testing.assert_array_equal(model.value.pictures(PROMPTS, IDS), plain(places[1]))
+    with pytest.raises(ConfigError, match=r"a VAE that evolves .* say 'dtype: bfloat16'"):
+        live(seeds, 1, dtype="float16")
+
+
+def test_components_come_from_the_seeds_that_are_named(tmp_path: Path) -> None:
+    places = [tiny_pipeline(tmp_path / f"{n}", seed=n) for n in range(2)]
+    seeds = family(*places, whole={"text_encoder": 1, "vae": 1, "tokenizer": 1})
+    np.testing.assert_array_equal(live(seeds, 1).value.pictures(PROMPTS, IDS), plain(places[1]))
+
+
+def test_variants_are_read_and_half_precision_draws(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a", variant="fp16", dtype=torch.float16)
+    model = live(family(place))
+    assert model.value.pipeline.unet.dtype == torch.float32
+    assert model.value.pictures(PROMPTS, IDS).shape == (3, 16, 16, 3)
+    assert live(family(place), dtype="BF16").value.pipeline.vae.dtype == torch.bfloat16
+
+
+def test_genomes_are_never_written_into_the_seeds(tmp_path: Path) -> None:
+    places = [tiny_pipeline(tmp_path / f"{n}", seed=n) for n in range(2)]
+    parts = ("text_encoder", "unet", "vae")
+    before = [file.read_bytes() for place in places for file in place.rglob("*.safetensors")]
+    seeds = family(*places, evolving=parts)
+    model = live(seeds, 0)
+    fill(model, seeds, seed_recipe(seeds.layout.axis.size, 1, 2))
+    after = [file.read_bytes() for place in places for file in place.rglob("*.safetensors")]
+    assert before == after
+    mapped = [np.frombuffer(file.mapping, np.uint8) for c in seeds.checkpoints for file in c.files]
+    for part in parts:
+        for tensor in getattr(model.value.pipeline, part).state_dict().values():
+            start = tensor.data_ptr()
+            for file in mapped:
+                low = file.ctypes.data
+                assert not low <= start < low + file.nbytes
+
+
+def test_broken_pictures_fail_in_one_line(tmp_path: Path) -> None:
+    seeds = family(tiny_pipeline(tmp_path / "a"))
+    model = live(seeds)
+    vae = model.value.pipeline.vae
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.zero_()
+    with pytest.raises(EvaluationError, match="example 'one' is of one colour") as found:
+        model.value.pictures(PROMPTS, IDS)
+    assert "\n" not in str(found.value)
+    with torch.no_grad():
+        vae.decoder.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(EvaluationError, match="holds NaN or infinity"):
+        model.value.pictures(PROMPTS, IDS)
+    with pytest.raises(EvaluationError, match="the pipeline failed: ValueError"):
+        live(seeds, size=[17, 16]).value.pictures(PROMPTS, IDS)
+
+
+def _index(place: Path, **changes: Any) -> None:
+    file = place / "model_index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("index", "text"),
+    [
+        ({"_class_name": "NoSuchPipeline"}, "diffusers .* has no pipeline 'NoSuchPipeline'"),
+        ({"_class_name": "UNet2DModel"}, "has no pipeline 'UNet2DModel'"),
+        ({"_class_name": "StableDiffusionImg2ImgPipeline"}, r"takes 'image'\); expected a text-to"),
+        ({"_class_name": "DDIMPipeline"}, "takes no prompt"),
+        ({"vae": ["diffusers", "NoSuchModel"]}, "has no class 'NoSuchModel' for the component"),
+        ({"vae": ["my_code", "Model"]}, "code that comes with a model is not run"),
+        ({"vae": ["diffusers", "UNet2DConditionModel"]}, "'vae' cannot be loaded"),
+        ({"tokenizer": ["transformers", "pipeline"]}, "has no class 'pipeline'"),
+    ],
+)
+def test_pipelines_that_cannot_be_built(index: dict[str, Any], text: str, tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a")
+    _index(place, **index)
+    with pytest.raises(CheckpointError, match=text) as found:
+        live(family(place))
+    assert "\n" not in str(found.value)
+
+
+def test_missing_components(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a")
+    shutil.rmtree(place / "vae")
+    with pytest.raises(CheckpointError, match="'vae' of the pipeline has no such folder"):
+        live(family(place))
+    index = json.loads((place / "model_index.json").read_text())
+    del index["vae"]
+    (place / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="'StableDiffusionPipeline' needs a component 'vae'"):
+        live(family(place))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"scheduler": "NoSuchScheduler"}, "no scheduler 'NoSuchScheduler'; its own is DDIM"),
+        ({"device": "cuda:99"}, "cannot be put on device 'cuda:99'"),
+        ({"kind": "diffusers", "network": "a:b"}, "does not go with kind 'diffusers'"),
+        ({"tokenizer": "words"}, "'tokenizer' applies to a language model only"),
+        ({"kind": "arrays"}, "'steps' applies to an image generator only"),
+    ],
+)
+def test_options_that_cannot_be_used(options: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=text):
+        live(family(tiny_pipeline(tmp_path / "a")), **options)
+
+
+def test_a_single_model_is_no_pipeline(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a") / "unet"
+    with pytest.raises(ConfigError, match="needs the first seed to be a pipeline"):
+        live(family(place), kind="diffusers")
+    assert [kind.name for kind in KINDS].count("diffusers") == 1
