@@ -60,6 +60,7 @@ class Source:
         dtype: of a GGUF file's unpacked weights.
         components: names of a pipeline's components that evolve; none means its denoiser, and
             nothing for what is no pipeline.
+        variant: of a pipeline's weights, such as "fp16"; "" for plain ones or the only ones.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Source:
     rename: Mapping[str, str] = field(default_factory=dict[str, str])
     dtype: GGUFType = "BF16"
     components: tuple[str, ...] = ()
+    variant: str = ""
 
 
 def find_source(
@@ -120,47 +122,42 @@ def open_source(source: Source) -> Checkpoint:
         GenepoolError: the cache cannot be written.
     """
     try:
-        checkpoint = _open(source.path, source.base, source.dtype, components=source.components)
+        checkpoint = _open(source)
         return renamed(checkpoint, source.rename) if source.rename else checkpoint
     except AdapterMismatch:
         # An adapter may have been trained under the names that its base is to get.
         if not source.rename:
             raise
-        return _open(source.path, source.base, source.dtype, source.rename)
+        return _open(source, source.rename)
 
 
 def _open(
-    path: str,
-    base: str | None,
-    dtype: str,
-    rename: Mapping[str, str] | None = None,
-    adapter: Path | None = None,
-    components: Sequence[str] = (),
+    source: Source, rename: Mapping[str, str] | None = None, adapter: Path | None = None
 ) -> Checkpoint:
     """Open what is at a path or under an id.
 
     The tensors of an adapter's base get other names first, if they are given; `adapter` is whose
     base it is to be, if anyone's.
     """
-    place = Path(path)
-    if not place.is_absolute() and hub.is_hub_id(path):
-        opened = _open_local(hub.fetch(path), base, dtype, rename, adapter, components)
+    place = Path(source.path)
+    if not place.is_absolute() and hub.is_hub_id(source.path):
+        opened = _open_local(hub.fetch(source.path, source.variant), source, rename, adapter)
         return replace(opened, path=place, _digest=[])
-    return _open_local(place, base, dtype, rename, adapter, components)
+    return _open_local(place, source, rename, adapter)
 
 
 def _open_local(
-    place: Path,
-    base: str | None,
-    dtype: str,
-    rename: Mapping[str, str] | None,
-    adapter: Path | None,
-    components: Sequence[str],
+    place: Path, source: Source, rename: Mapping[str, str] | None, adapter: Path | None
 ) -> Checkpoint:
+    base = source.base
     if is_pipeline(place):
-        return open_pipeline(place, components)
+        return open_pipeline(place, source.components, source.variant)
+    if source.variant:
+        raise CheckpointError(
+            f"{at(place)}: is no pipeline, and only pipelines have variants; leave out 'variant'"
+        )
     if gguf.is_gguf(place):
-        return gguf.open_gguf(place, dtype)
+        return gguf.open_gguf(place, source.dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
         return without_tied_head(without_compilers_prefix(open_checkpoint(place)))
     if adapter is not None:
@@ -172,7 +169,7 @@ def _open_local(
     if named is None:
         raise CheckpointError(f"{at(place)}: an adapter without a base; say which it is")
     try:
-        whole = _open(named, None, dtype, adapter=place)
+        whole = _open(replace(source, path=named, base=None), adapter=place)
         whole = renamed(whole, rename) if rename else whole
     except QuantisedError as error:
         raise QuantisedError(

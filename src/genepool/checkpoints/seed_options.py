@@ -14,8 +14,9 @@ class SeedOptions(Section):
 
     path: str = Field(
         min_length=1,
-        description="safetensors file, directory as Hugging Face writes it, LoRA adapter as peft "
-        "writes it, GGUF file, or id of the Hugging Face Hub (`org/name`, `org/name@revision`)",
+        description="safetensors file, directory as Hugging Face writes it, pipeline as diffusers "
+        "writes it, LoRA adapter as peft writes it, GGUF file, or id of the Hugging Face Hub "
+        "(`org/name`, `org/name@revision`)",
     )
     name: str = Field(default="", description="what to call it; default: the last part of the path")
     base: str | None = Field(
@@ -28,6 +29,13 @@ class SeedOptions(Section):
     )
     dtype: Literal["BF16", "F16", "F32"] = Field(
         default="BF16", description="of a GGUF file: the type of its unpacked weights"
+    )
+    variant: str = Field(
+        default="",
+        pattern=r"^\w*$",
+        max_length=50,
+        description="of a pipeline: which of several files of weights, such as `fp16`; default: "
+        "the plain ones, or the only ones that are there",
     )
     licence: str = Field(
         default="",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ def source_of(seed: SeedOptions, directory: Path) -> Source:
     Raises:
         CheckpointError: an adapter without a base, or a base for what is no adapter.
     """
-    return find_source(seed.path, directory, base=seed.base, rename=seed.rename, dtype=seed.dtype)
+    found = find_source(seed.path, directory, base=seed.base, rename=seed.rename, dtype=seed.dtype)
+    return replace(found, variant=seed.variant)
 
 
 def named_source(seed: SeedLike, adapter_base: str | None = None) -> Source:

@@ -116,6 +116,11 @@ def model(folder: Path, value: float) -> dict[str, bytes]:
 
 def genepool(hub: Hub, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line, with this Hub and an empty home."""
+    return python(hub, folder, "-m", "genepool", *arguments)
+
+
+def python(hub: Hub, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python, with this Hub and an empty home."""
     drop = ("HF_", "HUGGING", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
     environment |= {
@@ -125,7 +130,7 @@ def genepool(hub: Hub, folder: Path, *arguments: str) -> subprocess.CompletedPro
         "NO_PROXY": "*",
     }
     return subprocess.run(
-        [sys.executable, "-m", "genepool", *arguments],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -173,3 +178,54 @@ def test_what_the_hub_refuses_is_said(hub: Hub, tmp_path: Path, name: str, expec
     assert expected in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+OPENS = """
+import sys
+from genepool.checkpoints.family import Source, open_source
+opened = open_source(Source(sys.argv[1], variant=sys.argv[2]))
+print(opened.path, *sorted({tensor.dtype for tensor in opened.tensors.values()}))
+"""
+
+
+def fetched(hub: Hub, folder: Path, model: str, variant: str = "") -> tuple[str, set[str]]:
+    """What opening a pipeline of the Hub prints; and the files that came, by their names there."""
+    hub.asked.clear()
+    done = python(hub, folder, "-c", OPENS, model, variant)
+    assert done.returncode == 0, done.stderr
+    got = (line.split(" ")[1] for line in hub.asked if line.startswith("GET"))
+    files = {path.split("/resolve/")[1].partition("/")[2] for path in got if "/resolve/" in path}
+    return done.stdout.strip(), {file for file in files if file.endswith((".safetensors", ".bin"))}
+
+
+def pipeline(folder: Path) -> dict[str, bytes]:
+    """The files of a tiny pipeline and of its fp16 variant, and some that must not be fetched."""
+    pipelines = pytest.importorskip("tests.pipelines")
+    path = pipelines.tiny_pipeline(folder / "pipeline")
+    pipelines.tiny_pipeline(path, variant="fp16", dtype=pipelines.torch.float16)
+    files = {
+        str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()
+    }
+    others = ("whole.safetensors", "unet/diffusion_pytorch_model.bin", "unet/code.py")
+    deeper = ("safety_checker/model.safetensors", "unet/onnx/model.safetensors")
+    return {**files, **dict.fromkeys((*others, *deeper), b"")}
+
+
+@pytest.mark.slow
+def test_of_a_pipeline_weights_are_fetched_once(hub: Hub, tmp_path: Path) -> None:
+    files = pipeline(tmp_path)
+    halves = {name: data for name, data in files.items() if ".fp16." in name}
+    plain = {
+        file.replace(".fp16", ""): data
+        for file, data in files.items()
+        if ".fp16." in file or not file.endswith(".safetensors")
+    }
+    hub.models = {"org/both": files, "org/plain": plain, "org/halves": {**plain, **halves}}
+    for name in halves:
+        del hub.models["org/halves"][name.replace(".fp16", "")]
+    singles = {name.replace(".fp16", "") for name in halves}
+    assert fetched(hub, tmp_path, "org/both") == ("org/both F32", singles)
+    assert fetched(hub, tmp_path, "org/both", "fp16") == ("org/both F16", set(halves))
+    assert fetched(hub, tmp_path, "org/halves") == ("org/halves F16", set(halves))
+    assert fetched(hub, tmp_path, "org/plain", "fp16") == ("org/plain F16", singles)
+    assert fetched(hub, tmp_path, "org/plain") == ("org/plain F16", set())

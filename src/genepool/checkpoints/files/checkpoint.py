@@ -101,7 +101,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     A path given by the user is followed wherever it leads. Inside a directory, a weight file (or a
     shard that the index names) may be a symbolic link only to a regular file inside the same
     directory, or, where the directory is a Hugging Face cache snapshot
-    (`.../snapshots/REVISION`), to one in its `blobs` directory.
+    (`.../snapshots/REVISION`) or a folder in one, to one in its `blobs` directory.
 
     Raises:
         CheckpointError: anything is missing, unreadable, unsafe, damaged or contradictory; the
@@ -121,6 +121,23 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     return _assemble(given, name, [map_file(given)])
 
 
+def open_weights(directory: Path, name: str) -> Checkpoint:
+    """Open one of several checkpoints in a directory.
+
+    Args:
+        directory: whose links are followed as `open_checkpoint` says.
+        name: of a `.safetensors` file, or of the index of several.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    if name.endswith(".json"):
+        files = _open_shards(directory, name)
+    else:
+        files = [map_file(safe_target(directory, name))]
+    return _assemble(directory, _directory_name(directory), files)
+
+
 def safe_target(directory: Path, name: str) -> Path:
     """The file `name` of a checkpoint directory, if the rule of `open_checkpoint` allows it.
 
@@ -137,7 +154,11 @@ def safe_target(directory: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{at(path)}: cannot be read: {one_line(error)}") from error
     inside = target.is_relative_to(home)
-    cached = home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs"
+    # A component's folder lies in the snapshot of its pipeline.
+    cached = any(
+        snapshot.parent.name == "snapshots" and target.parent == snapshot.parent.parent / "blobs"
+        for snapshot in (home, home.parent)
+    )
     if not (inside or cached):
         raise CheckpointError(
             f"{at(path)}: refused, because it links out of its directory, to {at(target)}; "
@@ -156,11 +177,8 @@ def _open_directory(directory: Path) -> Checkpoint:
         files, indexes = [], ["model" + _INDEX]
     elif len(files) == 1:
         indexes = []
-    label = _directory_name(directory)
-    if len(files) == 1:
-        return _assemble(directory, label, [map_file(safe_target(directory, files[0]))])
-    if len(indexes) == 1:
-        return _assemble(directory, label, _open_shards(directory, indexes[0]))
+    if len(files) == 1 or len(indexes) == 1:
+        return open_weights(directory, (files if len(files) == 1 else indexes)[0])
     if files:
         raise CheckpointError(
             f"{at(directory)}: holds {len(files)} safetensors files ({some(files)}) and no "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,15 +15,17 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?"
 # No model of the Hub is called like a file of weights.
 _FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".json", ".yaml")
 
-# Weights as safetensors, configuration, tokenizer, licence; never code and never pickles.
-_WANTED = (
-    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"),
-    *("README.md", "LICENSE*"),
-)
+# Configuration, tokenizer, licence, and weights as safetensors; never code and never pickles.
+_TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md", "LICENSE*")
+_WEIGHTS = ("*.safetensors",)
 # Folders hold other formats, but for `additional_chat_templates`; the patterns cannot say "not that
 # name", so all are unwanted whose names begin otherwise. `consolidated` files hold the same weights
 # under other names.
 _UNWANTED = ("[!a]*/*", "a[!d]*/*", "ad[!d]*/*", "*/*/*", "consolidated*")
+# A pipeline has a folder for each component. What lies beside these is the same in one file, or of
+# other formats; below them are other formats too.
+_INDEX = "model_index.json"
+_NO_COMPONENTS = ("*/*/*", "safety_checker/*")
 
 
 def is_hub_id(text: str) -> bool:
@@ -33,11 +35,15 @@ def is_hub_id(text: str) -> bool:
     )
 
 
-def fetch(model: str) -> Path:
+def fetch(model: str, variant: str = "") -> Path:
     """The folder of a model of the Hub, downloaded unless the Hub's own cache holds it.
+
+    Of a pipeline, weights are fetched once: the plain ones, or where a component has none, or the
+    variant is named, those of variants.
 
     Args:
         model: `org/name`, or `org/name@revision` with a branch, tag or commit.
+        variant: of a pipeline's weights, such as "fp16".
 
     Raises:
         CheckpointError: there is no such model, it may not be read, or the Hub cannot be reached
@@ -56,12 +62,20 @@ def fetch(model: str) -> Path:
     try:
         # Its declared type depends on an option of newer releases that is not used here.
         download = cast("Callable[..., str]", huggingface_hub.snapshot_download)  # pyright: ignore
-        found = download(
-            name,
-            revision=revision or None,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_UNWANTED),
-        )
+
+        def get(wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
+            found = download(
+                name,
+                revision=revision or None,
+                allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
+            )
+            return Path(found)
+
+        folder = get(_TEXTS, _UNWANTED)
+        if not (folder / _INDEX).is_file():
+            return get((*_TEXTS, *_WEIGHTS), _UNWANTED)
+        return _fetch_pipeline(get, variant)
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{quoted}: the Hugging Face Hub gives this model only to those who accepted its terms;"
@@ -88,4 +102,19 @@ def fetch(model: str) -> Path:
             f"{quoted}: no such file or directory, and it cannot be fetched from the Hugging Face "
             f"Hub: {one_line(error)}"
         ) from error
-    return Path(found)
+
+
+def _fetch_pipeline(get: Callable[[Sequence[str], Sequence[str]], Path], variant: str) -> Path:
+    """The folder of a pipeline; `get` fetches what fits the first patterns and not the others."""
+    if variant:
+        weights = [f"*.{variant}.safetensors", f"*.{variant}-?????-of-?????.safetensors"]
+    else:
+        stems = ("diffusion_pytorch_model", "model")
+        ends = (".safetensors", "-?????-of-?????.safetensors")
+        weights = [f"*/{stem}{end}" for stem in stems for end in ends]
+    folder = get((*_TEXTS, *weights), _NO_COMPONENTS)
+    homes = (config.parent for config in folder.glob("*/config.json"))
+    lacking = [home.name for home in homes if not any(home.glob("*.safetensors"))]
+    if lacking:
+        get([f"{name}/*.safetensors" for name in lacking], _NO_COMPONENTS)
+    return folder

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from genepool.errors import CheckpointError
+from genepool.messages import at, one_line
+
 # As diffusers calls the components that turn noise into a picture; some pipelines have two.
 DENOISERS = ("unet", "transformer", "transformer_2")
 
@@ -21,12 +24,24 @@ class Component:
         library: that loads it, "diffusers" or "transformers".
         class_name: in that library.
         directory: where its files lie.
+        variant: of the weights, such as "fp16", that its seed was said to have; "" for none.
+        fault: why it cannot be used; "" where it can, as far as is known without reading it.
     """
 
     name: str
     library: str
     class_name: str
     directory: Path
+    variant: str = ""
+    fault: str = ""
+
+    def require(self) -> None:
+        """Raise CheckpointError if it cannot be used."""
+        if self.fault:
+            raise CheckpointError(
+                f"{at(self.directory)}: the component '{one_line(self.name)}' {self.fault}; take "
+                "it from another pipeline ('components' in a run file)"
+            )
 
 
 @dataclass(frozen=True, slots=True)

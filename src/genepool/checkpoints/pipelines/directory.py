@@ -8,14 +8,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor, open_checkpoint
+from genepool.checkpoints.files.checkpoint import (
+    Checkpoint,
+    Tensor,
+    open_checkpoint,
+    open_weights,
+    safe_target,
+)
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.order import in_order
+from genepool.checkpoints.pipelines.variants import find_weights
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line, some
+from genepool.messages import at, one_line, shown, some
 
 INDEX = "model_index.json"
+_LIBRARIES = ("diffusers", "transformers")
+_LONGEST = 100  # characters of a component's name
 
 
 def is_pipeline(place: Path) -> bool:
@@ -23,20 +32,32 @@ def is_pipeline(place: Path) -> bool:
     return place.is_dir() and (place / INDEX).is_file()
 
 
-def open_pipeline(directory: Path, evolving: Sequence[str] = ()) -> Checkpoint:
+def open_pipeline(directory: Path, evolving: Sequence[str] = (), variant: str = "") -> Checkpoint:
     """Open the components of a pipeline that evolve, as one checkpoint.
 
     Args:
         directory: holds `model_index.json` and a folder for each component.
         evolving: names of the components whose weights are merged; none means the denoiser.
+        variant: of the weights, such as "fp16", of the components that have it.
 
     Raises:
         CheckpointError: anything is missing, unreadable or contradictory.
     """
-    pipeline = read_pipeline(directory, evolving)
-    parts = {
-        name: open_checkpoint(pipeline.components[name].directory) for name in pipeline.evolving
-    }
+    pipeline = read_pipeline(directory, evolving, variant)
+    notices: list[str] = []
+    parts: dict[str, Checkpoint] = {}
+    for name in pipeline.evolving:
+        component = pipeline.components[name]
+        component.require()
+        found = find_weights(component)
+        if found is None:
+            parts[name] = open_checkpoint(component.directory)
+            continue
+        parts[name] = open_weights(component.directory, found[1])
+        if found[0] != variant:
+            held = f"its variant '{found[0]}'" if found[0] else "its plain weights"
+            lacks = f"there is no variant '{variant}'" if variant else "there are no plain ones"
+            notices.append(f"{at(component.directory)}: {held} is taken: {lacks}")
     tensors: dict[str, Tensor] = {}
     for name, part in parts.items():
         for tensor in part.tensors.values():
@@ -50,22 +71,28 @@ def open_pipeline(directory: Path, evolving: Sequence[str] = ()) -> Checkpoint:
         MappingProxyType({}),
         tuple(file for part in parts.values() for file in part.files),
         directory,
+        notices=tuple(notices),
         pipeline=pipeline,
     )
 
 
-def read_pipeline(directory: Path, evolving: Sequence[str] = ()) -> Pipeline:
+def read_pipeline(directory: Path, evolving: Sequence[str] = (), variant: str = "") -> Pipeline:
     """What `model_index.json` says; no weights are read.
 
     Raises:
         CheckpointError: it cannot be read, or a component that is to evolve is not there.
     """
-    path = directory / INDEX
+    path = safe_target(directory, INDEX)
     index = read_json(path)
     class_name = index.get("_class_name")
-    if not isinstance(class_name, str):
-        raise CheckpointError(f"{at(path)}: expected the name of a pipeline in '_class_name'")
-    components = _components(directory, index)
+    if not isinstance(class_name, str) or not class_name.isidentifier():
+        own = isinstance(class_name, list)
+        raise CheckpointError(
+            f"{at(path)}: expected the name of a pipeline of diffusers in '_class_name'; "
+            f"got {'code of its own, which genepool does not run: ' if own else ''}"
+            f"{shown(class_name)}"
+        )
+    components = _components(directory, index, variant)
     chosen = tuple(evolving) or _denoiser(path, components)
     for name in chosen:
         if name not in components:
@@ -103,20 +130,45 @@ def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Ch
                 f"{at(checkpoints[number].path)}: has no component '{one_line(name)}'; its "
                 f"components are {some(giver.components, limit=20)}"
             )
+        giver.components[name].require()
         others[name] = giver.components[name]
     if first.pipeline is None:
         return first
     return replace(first, pipeline=first.pipeline.with_components(others))
 
 
-def _components(directory: Path, index: Mapping[str, Any]) -> dict[str, Component]:
+def _components(directory: Path, index: Mapping[str, Any], variant: str) -> dict[str, Component]:
     found: dict[str, Component] = {}
     for name, value in index.items():
         pair = cast("list[Any]", value) if isinstance(value, list) else []
         if name.startswith("_") or len(pair) != 2 or not all(isinstance(x, str) for x in pair):
             continue  # a setting of the pipeline, or a component that is left out (null)
-        found[name] = Component(name, pair[0], pair[1], directory / name)
+        if not name.isidentifier() or len(name) > _LONGEST:
+            raise CheckpointError(
+                f"{at(directory / INDEX)}: '{one_line(name)}' cannot be the name of a component; "
+                "expected a word, as diffusers writes it"
+            )
+        library, class_name = pair
+        fault = _fault(directory, name, library, class_name)
+        found[name] = Component(name, library, class_name, directory / name, variant, fault)
     return found
+
+
+def _fault(directory: Path, name: str, library: str, class_name: str) -> str:
+    """Why a component cannot be used, as the end of a sentence; "" if it can."""
+    place = directory / name
+    if library not in _LIBRARIES or not class_name.isidentifier():
+        return (
+            f"is made by {one_line(library)}.{one_line(class_name)}, and genepool runs no code but "
+            "that of diffusers and transformers"
+        )
+    if not place.is_dir():
+        return f"is missing, which {INDEX} names: fetch the whole pipeline"
+    try:
+        led = place.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError):
+        led = False
+    return "" if led else "is a link that leads out of its pipeline: copy the folder"
 
 
 def _denoiser(path: Path, components: Mapping[str, Component]) -> tuple[str, ...]:
