@@ -68,6 +68,26 @@ def test_seeds_that_moved(tmp_path: Path) -> None:
         export(pool, "best", tmp_path / "out", seeds={"seed1": moved})
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_seed_that_changes_while_it_is_written_from(tmp_path: Path, by_hand: bool) -> None:
+    run = write_run(tmp_path, budget=10)
+    seed, other = tmp_path / "seed1.safetensors", tmp_path / "seed2.safetensors"
+    evolve(run)
+
+    def change(fraction: float) -> None:
+        with seed.open("r+b") as file:
+            file.write(other.read_bytes())
+
+    with pytest.raises(CheckpointError, match=r"seed1\.safetensors: the file was written to while"):
+        if by_hand:
+            merge(seed, other, tmp_path / "out", ratio=0.5, advance=change)
+        else:
+            with Pool(tmp_path / "pool") as pool:
+                export(pool, "best", tmp_path / "out", advance=change)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*out*")), "something half-written was left"
+
+
 @pytest.mark.parametrize("angle", ["global", "side", "tensor"])
 @pytest.mark.parametrize("split", [0.0, 0.3, 1.0, 7, "output.weight"])
 def test_a_merge_by_hand_is_the_formula(tmp_path: Path, angle: Any, split: Any) -> None:

@@ -96,10 +96,20 @@ def write_model(
         writing: dtype and size of the files.
         progress: called with the fraction that is done.
         check: as `write_tensors` takes it.
+
+    Raises:
+        CheckpointError: a seed's file was changed or replaced since it was opened.
     """
     target, layout = Path(directory), family.layout
     document = {**details, "dtype": writing.dtype}
     genome = None if callable(made) else made
+
+    def look(place: Path) -> None:
+        for checkpoint in family.checkpoints:
+            checkpoint.look()
+        if check is not None:
+            check(place)
+
     page = render(replace(card, title=target.resolve().name), genome, layout)
     write_tensors(
         made if callable(made) else genome_tensors(made, family.checkpoints, layout),
@@ -110,6 +120,6 @@ def write_model(
         metadata=to_metadata(document),
         extra={FILE: to_bytes(document), "README.md": page},
         progress=progress,
-        check=check,
+        check=look,
     )
     return Exported(target, str(document["genome"]), document)

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.digests import Stamps, require_stamps
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.genome import Genome, decode, encode
-from genepool.errors import EvaluationError, GenepoolError
-from genepool.messages import cause
+from genepool.errors import CheckpointError, EvaluationError, GenepoolError
+from genepool.messages import at, cause
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.restart import RESTARTED
@@ -75,6 +75,7 @@ class ProcessExecutor:
         self._ready = threading.Condition()
         self._failed: BaseException | None = None
         self._closing = False
+        self._seeds = seeds
         self._workers: list[tuple[Any, Connection]] = []
         context = multiprocessing.get_context("spawn")
         threads = max(1, available_threads() // workers)
@@ -172,7 +173,7 @@ class ProcessExecutor:
                 if self._closing:
                     return
                 process.join(timeout=5)
-                self._fail(death(process))
+                self._fail(death(process, self._seeds))
                 return
             except BaseException as error:
                 answer = error
@@ -286,14 +287,21 @@ def unforeseen(error: BaseException) -> str:
     return f"{cause(error)} (in a worker process; GENEPOOL_DEBUG=1 shows where)"
 
 
-def death(process: Any) -> GenepoolError:
-    """What to say of a worker process that ended on its own."""
+def death(process: Any, seeds: Stamps | None = None) -> GenepoolError:
+    """What to say of a worker process that ended on its own, having opened these files."""
     code = process.exitcode
     if code == RESTARTED:
         return GenepoolError(
             "every worker process imports the script that starts it, and this one would call "
             "genepool there again; put what it does below the line 'if __name__ == \"__main__\":'"
         )
+    if code == -signal.SIGBUS:
+        for place, stamp in (seeds or {}).items():
+            with contextlib.suppress(OSError):
+                if place.stat().st_size < stamp.size:
+                    return CheckpointError(
+                        f"{at(place)}: cut short while it was read; restore it and run again"
+                    )
     how = f"exit code {code}"
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)

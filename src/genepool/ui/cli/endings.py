@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Generator
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +21,59 @@ def complain(*texts: str) -> None:
 
     for text in texts:
         click.echo(f"genepool: {plain(text)}", err=True)
+
+
+# What the system calls must outlive the function that registers it.
+_REGISTERED: list[Any] = []
+
+
+def tell_of_cut_files() -> None:
+    """From now on a file that is cut short while it is read ends the command with 1 and a line.
+
+    Seeds are mapped, and where a file no longer stands behind memory the system sends SIGBUS to
+    the thread that reads it. A handler of Python's would wait for that thread to go on, which it
+    cannot: so this one is called by the system itself, and ends the process.
+    """
+    import ctypes
+
+    first = threading.Lock()
+
+    def end(_number: int) -> None:
+        if first.acquire(blocking=False):
+            try:
+                names = ", ".join(_cut_files()) or "a file"
+                text = f"genepool: {names}: cut short while it was read; restore it and run again"
+                os.write(2, text.encode(errors="backslashreplace") + b"\n")
+            finally:
+                os._exit(1)
+        signal.pause()  # Another thread is about to end the process.
+
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    handler = kind(end)
+    _REGISTERED.append(handler)
+    register = ctypes.CDLL(None).signal
+    register.argtypes, register.restype = [ctypes.c_int, kind], ctypes.c_void_p
+    register(signal.SIGBUS, handler)
+
+
+def _cut_files() -> list[str]:
+    """Shared files of which this process maps more than there is, where the system says so."""
+    from genepool.messages import at
+
+    found: set[str] = set()
+    page = os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            area = re.fullmatch(r"(\w+)-(\w+) r--s (\w+) \S+ [1-9]\d* +(/.*)", line)
+            if area is None:
+                continue
+            begin, end, offset = (int(number, 16) for number in area.groups()[:3])
+            with contextlib.suppress(OSError):
+                # The last page may be begun.
+                path = Path(area[4])
+                if offset + end - begin - page >= path.stat().st_size:
+                    found.add(at(path))
+    return sorted(found)
 
 
 @contextlib.contextmanager

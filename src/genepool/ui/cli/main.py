@@ -18,7 +18,7 @@ import click
 
 from genepool.errors import GenepoolError, RunFileErrors
 from genepool.ui.cli import checkpoint_commands, pool_commands, run_commands
-from genepool.ui.cli.endings import complain
+from genepool.ui.cli.endings import complain, tell_of_cut_files
 from genepool.ui.cli.place import blame, mend_streams, silence
 
 
@@ -27,6 +27,7 @@ def script() -> NoReturn:
     from genepool.run.executors.interrupt import end_like_ctrl_c
 
     end_like_ctrl_c()
+    tell_of_cut_files()
     mend_streams()
     main()
 
