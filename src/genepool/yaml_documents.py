@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, cast
 
 import yaml
@@ -46,10 +47,47 @@ def parse_yaml(text: str) -> tuple[Any, Lines]:
             loader.dispose()
 
 
+def texts_under(data: bytes, key: str) -> list[str]:
+    """The text or texts under a key of a YAML document that another program is going to read.
+
+    It may bear tags of that program's, and what is no YAML is that program's to refuse.
+
+    Raises:
+        Unreadable: it is out of all proportion, with its aliases written out.
+    """
+    try:
+        loader = _Loader(data)
+        try:
+            root: yaml.Node | None = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError:
+        return []
+    level, depth, count = [] if root is None else [root], 0, 0
+    while level:
+        depth, count = depth + 1, count + len(level)
+        _require_proportion(depth, count, level[0].start_mark.line + 1)
+        for node in level:
+            _require_digits(node)
+        # A list of itself would be as long as its square.
+        level = list(islice((part for node in level for part in _parts(node)), _COUNT + 1))
+    found: list[yaml.Node] = []
+    if isinstance(root, yaml.MappingNode):
+        found = [value for name, value in root.value if name.value == key]
+    parts = [part for value in found for part in _parts(value) or [value]]
+    return [str(part.value) for part in parts if isinstance(part, yaml.ScalarNode)]
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
 class _Loader(yaml.SafeLoader):
     """Stops composing a document that is out of all proportion."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str | bytes) -> None:
         super().__init__(text)
         self._depth = self._count = 0
 
@@ -110,8 +148,7 @@ class _Values:
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         line = node.start_mark.line + 1
-        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
-            raise Unreadable(f"a whole number of {len(node.value)} digits is too large", line)
+        _require_digits(node)
         try:
             return self._loader.construct_object(node)  # pyright: ignore[reportUnknownMemberType]
         except yaml.YAMLError:
@@ -121,6 +158,12 @@ class _Values:
             kind = node.tag.rpartition(":")[2]
             reason = f"not valid YAML ('{one_line(node.value)}' is no {one_line(kind)})"
             raise Unreadable(reason, line) from None
+
+
+def _require_digits(node: yaml.Node) -> None:
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
+        line = node.start_mark.line + 1
+        raise Unreadable(f"a whole number of {len(node.value)} digits is too large", line)
 
 
 def _require_proportion(depth: int, count: int, line: int) -> None:

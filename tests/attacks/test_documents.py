@@ -19,7 +19,7 @@ from genepool.governance.licences import licence_of
 from genepool.output.recipe_file import read_recipe
 from genepool.run.run_file import load_run
 from genepool.tasks.example_files import read_examples
-from genepool.yaml_documents import parse_yaml
+from genepool.yaml_documents import parse_yaml, texts_under
 
 # Far more than any of this takes on a busy machine, far less than what it would take unbounded.
 PATIENCE = 60
@@ -87,6 +87,56 @@ def test_yaml(tmp_path: Path, case: str) -> None:
         load_run(file)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith(str(file))
+
+
+OUT_OF_PROPORTION = {
+    case: (text, words)
+    for case, (text, words) in YAML.items()
+    if "more than" in words or "digits" in words
+}
+OUT_OF_PROPORTION["a list of itself"] = ("a: &a [" + "*a," * 19_000 + "]", "more than 20,000")
+OUT_OF_PROPORTION["a large file"] = ("#" * 1_000_001, "is over 1 MB; is this the right file?")
+
+
+@pytest.mark.parametrize("case", OUT_OF_PROPORTION)
+def test_task_files_that_the_harness_reads(tmp_path: Path, case: str) -> None:
+    from genepool.tasks.lm_eval.harness import open_harness_task
+
+    text, words = OUT_OF_PROPORTION[case]
+    file = tmp_path / "folder/inner.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    # A tag of the harness's, and files that each include the other.
+    outer = "task: x\nprocess_docs: !function utils.f\ninclude: {}\n"
+    (tmp_path / "plain.yaml").write_text(outer.format("[outer.yaml, gone.yaml]"))
+    (tmp_path / "outer.yaml").write_text(outer.format("[plain.yaml, folder/inner.yaml]"))
+    named: list[tuple[str, Path | None]] = [("outer.yaml", None)]
+    if case == "nested lists":
+        named += [("folder/inner.yaml", None), ("x", tmp_path / "folder")]
+        named += [("x", tmp_path / "plain.yaml")]
+    for name, include in named:
+        with pytest.raises(ConfigError, match=words) as caught:
+            open_harness_task(name, include, tmp_path)
+        assert "\n" not in str(caught.value)
+        assert str(file) in str(caught.value)
+
+
+def test_task_files_that_are_no_plain_files(tmp_path: Path) -> None:
+    from genepool.tasks.lm_eval.harness import open_harness_task
+
+    (tmp_path / "tasks").mkdir()
+    os.mkfifo(tmp_path / "tasks/pipe.yaml")
+    (tmp_path / "outer.yaml").write_text("task: x\ninclude: tasks/pipe.yaml\n")
+    for name, include in (("outer.yaml", None), ("x", tmp_path / "tasks")):
+        with pytest.raises(ConfigError, match="is a pipe or a device; expected a plain file"):
+            open_harness_task(name, include, tmp_path)
+
+
+def test_what_is_no_yaml_is_the_harness_s_to_say(tmp_path: Path) -> None:
+    for data in (b"a: [", b"\xff\xfe\x00", b"a: \xe9", b"", b"- a", b"a: b\n---\nc: d"):
+        assert texts_under(data, "include") == []
+    assert texts_under(b"include: [a, [b], {c: d}, 3]", "include") == ["a", "3"]
+    assert texts_under(b"x: &x a\ninclude: *x", "include") == ["a"]
 
 
 def test_a_front_matter_is_bounded_too(tmp_path: Path) -> None:

@@ -12,14 +12,19 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from genepool.documents import Unreadable, read_bytes
 from genepool.errors import ConfigError
 from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.language import LanguageModel
+from genepool.yaml_documents import texts_under
 
+# Of task files that users name: bytes of each, and how many there may be.
+_LARGEST = 1_000_000
+_MOST_FILES = 20_000
 # Of the few-shot examples that are drawn; the harness's own default.
 _FEWSHOT_SEED = 1234
 
@@ -75,18 +80,46 @@ def open_harness_task(name: str, include: Path | None, directory: Path) -> Any:
             path = directory / name
             if not path.is_file():
                 raise ConfigError(f"task: {at(path)}: no such file")
+            _require_bounded([path])
             return _load(_MANAGER(include_defaults=False), str(path), name)
         own: list[str] = []
         if include is not None:
             if not include.exists():
                 raise ConfigError(f"include: {at(include)}: no such file or directory")
             folder = include if include.is_dir() else include.parent
+            _require_bounded(folder.glob("**/*.yaml"))
             mine = _MANAGER(include_path=str(folder), include_defaults=False)
             if name in mine.task_index:
                 return _load(mine, name, name)
             own = list(mine.all_tasks)
         # Thousands of files are indexed, so only if need be.
         return _load(_MANAGER(), name, name, own)
+
+
+def _require_bounded(paths: Iterable[Path]) -> None:
+    """Refuse task files that the harness would read for hours, and those that they include.
+
+    Raises:
+        ConfigError: naming the first that is out of all proportion.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        waiting = [path]
+        while waiting:
+            file = waiting.pop().absolute()
+            if file in seen:
+                continue
+            seen.add(file)
+            if len(seen) > _MOST_FILES:
+                raise ConfigError(f"include: more than {_MOST_FILES:,} task files; name a folder")
+            try:
+                inner = texts_under(read_bytes(file, _LARGEST), "include")
+            except Unreadable as error:
+                line = "" if error.line is None else f", line {error.line}"
+                raise ConfigError(f"task: {at(file)}{line}: {error}") from None
+            except OSError:
+                continue  # The harness says so, if it is that file's turn.
+            waiting += [file.parent / one for one in inner]
 
 
 def _load(manager: Any, spec: str, name: str, own: Sequence[str] = ()) -> Any:
