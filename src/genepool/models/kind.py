@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.model_files.side_files import side_files
+from genepool.checkpoints.pipelines.files import pipeline_files
 from genepool.errors import ConfigError, MissingExtraError
 from genepool.models.live import LiveModel
 
@@ -105,8 +106,14 @@ def _nothing_pinned(_options: Options, _first: Checkpoint, _directory: Path) -> 
 
 
 def _library(first: Checkpoint) -> str:
+    if first.pipeline is not None:
+        return "diffusers"
     directory = first.directory
     return "transformers" if directory and (directory / CONFIG).is_file() else ""
+
+
+def _model_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
+    return side_files(first, dtype) if first.pipeline is None else pipeline_files(first, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,7 @@ class Kind:
     build: Callable[[Building], LiveModel]
     pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = _nothing_pinned
     library: Callable[[Checkpoint], str] = _library
-    model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = side_files
+    model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = _model_files
 
 
 def refuse_others(options: Options, own: Sequence[str]) -> None:

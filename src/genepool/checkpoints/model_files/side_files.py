@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,16 +61,35 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     if first.directory is None:
         return {}
     own = first.tokenizer
-    found = _copied(first.directory, lambda name: own is None or not is_tokenizer_file(name))
+    found = copied(first.directory, lambda name: own is None or not is_tokenizer_file(name))
     if own is not None:
-        found.update(_copied(own, is_tokenizer_file))
+        found.update(copied(own, is_tokenizer_file))
+    return with_dtype(found, dtype)
+
+
+def with_dtype(files: Mapping[str, bytes | Path], dtype: str | None) -> dict[str, bytes | Path]:
+    """Files of a model, in whose `config.json` the dtype stands that its weights get."""
+    found = dict(files)
     if dtype is not None and (config := found.get("config.json")) is not None:
         data = config.read_bytes() if isinstance(config, Path) else config
         found["config.json"] = _with_dtype(data, dtype)
     return found
 
 
-def _copied(directory: Path, wanted: Callable[[str], bool]) -> dict[str, bytes | Path]:
+def copied(
+    directory: Path, wanted: Callable[[str], bool] = lambda _: True, home: Path | None = None
+) -> dict[str, bytes | Path]:
+    """The files of a directory that go along with its weights, as `side_files` says.
+
+    Args:
+        directory: of a model, or of a component of a pipeline.
+        wanted: names of others are passed over.
+        home: directory inside which links may lead; None means this one.
+
+    Raises:
+        CheckpointError: a link leads out of it.
+    """
+    home = home or directory
     found: dict[str, bytes | Path] = {}
     for path in sorted(directory.iterdir()):
         lower = path.name.lower()
@@ -78,10 +97,10 @@ def _copied(directory: Path, wanted: Callable[[str], bool]) -> dict[str, bytes |
         if left_out or path.is_dir() or not wanted(path.name):
             continue
         if path.is_file() or not path.exists():  # a dangling link is refused, not passed over
-            target = safe_target(directory, path.name)
+            target = safe_target(home, str(path.relative_to(home)))
             found[path.name] = _without_mark(target) if lower.endswith(".json") else target
     for name in further_templates(directory) if wanted(FURTHER_TEMPLATES) else ():
-        found[name] = safe_target(directory, name)
+        found[name] = safe_target(home, str((directory / name).relative_to(home)))
     return found
 
 

@@ -14,6 +14,9 @@ from genepool.messages import at, one_line
 # As diffusers calls the components that turn noise into a picture; some pipelines have two.
 DENOISERS = ("unet", "transformer", "transformer_2")
 
+EVOLVE = "evolve"
+"""What a run file or a command says of a component whose weights are merged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Component:

@@ -140,6 +140,10 @@ def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Ch
 def _components(directory: Path, index: Mapping[str, Any], variant: str) -> dict[str, Component]:
     found: dict[str, Component] = {}
     for name, value in index.items():
+        if not name.isidentifier():
+            raise CheckpointError(
+                f"{at(directory / INDEX)}: '{one_line(name)}' is no name of a component"
+            )
         pair = cast("list[Any]", value) if isinstance(value, list) else []
         if name.startswith("_") or len(pair) != 2 or not all(isinstance(x, str) for x in pair):
             continue  # a setting of the pipeline, or a component that is left out (null)

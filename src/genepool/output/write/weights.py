@@ -22,8 +22,9 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
 from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.pipelines.files import weights_stem
 from genepool.core.genome import Genome
-from genepool.errors import GenepoolError, InputError
+from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.materialise.cpu import Destination, express_piece
 from genepool.materialise.tensor_table import prepare_sources, require_finite
 from genepool.messages import at, one_line
@@ -89,6 +90,23 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class _Part:
+    """Tensors that are written together: a single model's, or those of a pipeline's component.
+
+    Attributes:
+        folder: that the files go into, with a slash; "" for the directory itself.
+        stem: how their names begin.
+        prefix: of the tensors' names, which the files leave out.
+        entries: the tensors, in the order of the files.
+    """
+
+    folder: str
+    stem: str
+    prefix: str
+    entries: tuple[_Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _File:
     """A file of the new checkpoint: its header, and where in it each tensor begins."""
 
@@ -139,8 +157,10 @@ def write_tensors(
 
     `model.safetensors`, or `model-00001-of-0000N.safetensors` and an index, hold the merged
     tensors and those carried over from the first seed, in depth order (wider dtypes first, so that
-    every tensor is aligned). Where the first seed is a directory, its other files (configuration,
-    tokenizer, ...) are copied, as `Kind.model_files` says. Nothing is visible under `directory`
+    every tensor is aligned). Of a pipeline, each component that evolves has such files in a folder
+    of its own, named as its library finds them. Where the first seed is a directory, its other
+    files (configuration, tokenizer, whole components of a pipeline, ...) are copied, as
+    `Kind.model_files` says. Nothing is visible under `directory`
     until all of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
 
     Args:
@@ -169,26 +189,38 @@ def write_tensors(
     """
     _require_arguments(metadata or {}, extra or {})
     target = require_free(Path(directory))
-    entries = _entries(first, layout, writing.dtype)
-    plain = {"format": "pt"}
-    files = _plan(entries, writing.shard_bytes, plain if metadata is None else metadata)
-    small = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
-    if len(files) > 1:
-        small["model.safetensors.index.json"] = _index(files)
-    _require_space(target, files, small)
+    head = {"format": "pt"} if metadata is None else metadata
+    others = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
+    files: list[_File] = []
+    for part in _parts(first, layout, writing.dtype):
+        planned = _plan(part, writing.shard_bytes, head)
+        files += planned
+        if len(planned) > 1:
+            others[f"{part.folder}{part.stem}.safetensors.index.json"] = _index(part, planned)
+    total = sum(file.size for file in files) + sum(map(_size, others.values()))
+    _require_space(target, total)
     temporary = temporary_sibling(target)
     try:
         temporary.mkdir()
         try:
-            job = _Job(produce, first, sum(file.size for file in files), progress)
+            job = _Job(produce, first, total, progress)
             large = any(file.size >= stream.DIRECT_BYTES for file in files)
             crew = Crew(thread_count(threads) + (_AT_THE_DISK if large else 0))
+            folders = {temporary, *(temporary / name for name in map(os.path.dirname, others))}
+            folders |= {(temporary / file.name).parent for file in files}
+            for folder in sorted(folders):
+                folder.mkdir(parents=True, exist_ok=True)
             for file in files:
                 fill = partial(job.fill, file)
                 stream.write_file(temporary / file.name, file.size, fill, crew, job.count)
-            for name, data in sorted(small.items()):
-                _write_small(temporary / name, data)
-            sync_directory(temporary)
+            for name, data in sorted(others.items()):
+                if isinstance(data, Path):
+                    _copy(data, temporary / name, crew, job.count)
+                else:
+                    _write(temporary / name, data)
+                    job.count(len(data))
+            for folder in folders:
+                sync_directory(folder)
             if check is not None:
                 check(temporary)
             temporary.rename(target)
@@ -275,9 +307,11 @@ def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes]) 
             raise InputError(f"extra: expected a plain file name; got '{one_line(name)}'")
 
 
-def _require_space(target: Path, files: Sequence[_File], small: Mapping[str, bytes | Path]) -> None:
-    needed = sum(file.size for file in files)
-    needed += sum(d.stat().st_size if isinstance(d, Path) else len(d) for d in small.values())
+def _size(data: bytes | Path) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
+
+
+def _require_space(target: Path, needed: int) -> None:
     place = shutil.disk_usage(target.parent)
     # Of size 0 is what keeps no files (/proc): making one there says what is wrong.
     if needed > place.free and place.total > 0:
@@ -304,43 +338,71 @@ def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entr
     return sorted(entries, key=lambda e: (-DTYPES[e.dtype].size, depth_key(e.name)))
 
 
-def _plan(entries: Sequence[_Entry], shard_bytes: int, metadata: Mapping[str, str]) -> list[_File]:
+def _parts(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Part]:
+    entries = _entries(first, layout, dtype)
+    if first.pipeline is None:
+        return [_Part("", "model", "", tuple(entries))]
+    parts: list[_Part] = []
+    for name in first.pipeline.evolving:
+        own = tuple(entry for entry in entries if entry.name.startswith(f"{name}."))
+        stem = weights_stem(first.pipeline.components[name])
+        parts.append(_Part(f"{name}/", stem, f"{name}.", own))
+    return parts
+
+
+def _plan(part: _Part, shard_bytes: int, metadata: Mapping[str, str]) -> list[_File]:
     shards: list[list[_Entry]] = []
     size = 0
-    for entry in entries:
+    for entry in part.entries:
         if not shards or size + entry.nbytes > shard_bytes:
             shards.append([])
             size = 0
         shards[-1].append(entry)
         size += entry.nbytes
     if len(shards) == 1:
-        return [_file("model.safetensors", shards[0], metadata)]
+        return [_file(part, f"{part.stem}.safetensors", shards[0], metadata)]
     return [
-        _file(f"model-{i:05d}-of-{len(shards):05d}.safetensors", shard, metadata)
+        _file(part, f"{part.stem}-{i:05d}-of-{len(shards):05d}.safetensors", shard, metadata)
         for i, shard in enumerate(shards, 1)
     ]
 
 
-def _file(name: str, entries: Sequence[_Entry], metadata: Mapping[str, str]) -> _File:
-    head, starts = header([(e.name, e.dtype, e.shape) for e in entries], metadata)
-    return _File(name, head, tuple(entries), starts)
+def _file(part: _Part, name: str, entries: Sequence[_Entry], metadata: Mapping[str, str]) -> _File:
+    listed = [(e.name.removeprefix(part.prefix), e.dtype, e.shape) for e in entries]
+    head, starts = header(listed, metadata)
+    return _File(part.folder + name, head, tuple(entries), starts)
 
 
-def _index(files: Sequence[_File]) -> bytes:
+def _index(part: _Part, files: Sequence[_File]) -> bytes:
     content = {
         "metadata": {"total_size": sum(e.nbytes for file in files for e in file.entries)},
-        "weight_map": {entry.name: file.name for file in files for entry in file.entries},
+        "weight_map": {
+            entry.name.removeprefix(part.prefix): file.name.removeprefix(part.folder)
+            for file in files
+            for entry in file.entries
+        },
     }
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_small(path: Path, data: bytes | Path) -> None:
-    path.parent.mkdir(exist_ok=True)
+def _copy(source: Path, path: Path, crew: Crew, done: Callable[[int], None]) -> None:
+    """A new file of the same bytes."""
+    with source.open("rb") as file:
+
+        def fill(begin: int, stop: int, block: Bytes) -> None:
+            data = os.pread(file.fileno(), stop - begin, begin)
+            if len(data) < stop - begin:
+                raise CheckpointError(
+                    f"{at(source)}: the file was cut short while it was copied; restore it and run "
+                    "again"
+                )
+            block[:] = np.frombuffer(data, dtype=np.uint8)
+
+        stream.write_file(path, os.fstat(file.fileno()).st_size, fill, crew, done)
+
+
+def _write(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                shutil.copyfileobj(source, file)
-        else:
-            file.write(data)
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
