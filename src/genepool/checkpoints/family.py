@@ -36,7 +36,12 @@ from genepool.checkpoints.model_files.vocabularies import (
     with_own_tokenizer,
 )
 from genepool.checkpoints.naming import COMPILED
-from genepool.checkpoints.pipelines.directory import assembled, is_pipeline, open_pipeline
+from genepool.checkpoints.pipelines.directory import (
+    assembled,
+    is_pipeline,
+    open_pipeline,
+    open_whole,
+)
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
@@ -185,6 +190,21 @@ def _open_local(
     return with_own_tokenizer(adapters.open_adapter(place, whole), place)
 
 
+def open_giver(source: Source, component: str) -> Checkpoint:
+    """Open a pipeline, or the folder of one component, for taking a component as it is.
+
+    No weights are opened: the checkpoint has no tensors.
+
+    Raises:
+        CheckpointError: it is neither, or cannot be read.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    place = Path(source.path)
+    if not place.is_absolute() and hub.is_hub_id(source.path):
+        return replace(open_whole(hub.fetch(source.path), component), path=place)
+    return open_whole(place, component)
+
+
 def without_compilers_prefix(checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint under the names that its tensors had before `torch.compile` wrapped modules."""
     names = {name: name.replace(COMPILED, "") for name in checkpoint.tensors}
@@ -237,8 +257,8 @@ class Family:
         layout: where their tensors lie on the axis.
         notices: one line each, of what differs and does no harm, or is good to know.
         vocabulary: how vocabularies were treated, as `make_family` was told.
-        whole: of pipelines: component -> the number of the seed that it is taken from as it is;
-            those that are not named come from the first.
+        whole: of pipelines: component -> the number of the seed that it is taken from as it is,
+            givers counted after the seeds; those that are not named come from the first.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -255,6 +275,7 @@ def make_family(
     partial: bool = False,
     vocabulary: Words = "same",
     whole: Mapping[str, int] | None = None,
+    givers: Sequence[Checkpoint] = (),
 ) -> Family:
     """Compare opened seeds and lay them on one axis.
 
@@ -266,6 +287,7 @@ def make_family(
             the tokens that are the same in all seeds, from id 0 to the first that is not, and takes
             the further rows from the first seed.
         whole: see `Family`. In the family the first checkpoint's pipeline has these components.
+        givers: pipelines that give whole components and do not merge.
 
     Raises:
         CheckpointError: they do not fit together; the message names files, field and both values.
@@ -283,7 +305,7 @@ def make_family(
     layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
     if partial:
         notices.append(_share(checkpoints[0], layout))
-    first = assembled(checkpoints, whole or {})
+    first = assembled([*checkpoints, *givers], whole or {})
     return Family((first, *checkpoints[1:]), layout, tuple(notices), vocabulary, dict(whole or {}))
 
 

@@ -32,6 +32,17 @@ class CardSeed:
 
 
 @dataclass(frozen=True, slots=True)
+class CardComponent:
+    """A component of a pipeline: its class, the seed that gave it as it is ("" where it is merged
+    from all of them), and then the digest of its files."""
+
+    name: str
+    class_name: str
+    seed: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """A row of the table of scores: mean per task on selection and held-out examples, in [0, 1],
     None where it was not measured; `member` is the number of the model that the card is about."""
@@ -91,6 +102,8 @@ class Card:
         notices: remarks of one line each, such as differences between the seeds' model files.
         rebuild: the command, or "" where it cannot be rebuilt from a recipe.
         caveat: why the scores are not of this very file; "" if they are.
+        givers: what gave components of a pipeline as they are, and was not merged.
+        components: of a pipeline.
     """
 
     title: str
@@ -107,6 +120,8 @@ class Card:
     notices: tuple[str, ...] = ()
     rebuild: str = ""
     caveat: str = ""
+    givers: tuple[CardSeed, ...] = ()
+    components: tuple[CardComponent, ...] = ()
 
 
 def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
@@ -132,7 +147,8 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
         genome: of the model, for a table of what comes from where; None where it has none.
         layout: of the seeds.
     """
-    licence = common_licence([seed.licence for seed in card.seeds])
+    sources = (*card.seeds, *card.givers)
+    licence = common_licence([seed.licence for seed in sources])
     parts = [
         _front_matter(card, licence),
         f"# {text(card.title)}\n",
@@ -144,9 +160,9 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
                 (
                     text(seed.hub or seed.name),
                     text(seed.licence or "not declared"),
-                    code(seed.digest),
+                    code(seed.digest) if seed.digest else "not merged",
                 )
-                for seed in card.seeds
+                for seed in sources
             ],
         ),
     ]
@@ -155,6 +171,8 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
             "The seeds do not all declare one and the same licence: what may be done with this "
             "model follows from all of those above.\n"
         )
+    if card.components:
+        parts += ["## Components\n", _component_table(card)]
     if card.scores or card.caveat:
         parts.append("## Scores\n")
         parts += [_score_table(card)] if card.scores else []
@@ -185,14 +203,29 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
     return "\n".join(parts).encode()
 
 
+def _component_table(card: Card) -> str:
+    sources = {seed.name: seed for seed in (*card.seeds, *card.givers)}
+    rows: list[tuple[str, ...]] = []
+    for part in card.components:
+        giver = sources.get(part.seed)
+        if giver is None:
+            cells = ("merged", "that of the seeds", "")
+        else:
+            origin = f"as it is in {text(giver.hub or giver.name)}"
+            cells = (origin, text(giver.licence or "not declared"), code(part.digest))
+        rows.append((text(part.name), text(part.class_name), *cells))
+    return table(("component", "class", "weights and files", "licence", "digest (SHA-256)"), rows)
+
+
 def _front_matter(card: Card, licence: str) -> str:
     lines = ["---", "base_model:"]
-    names = dict.fromkeys(seed.hub or seed.name for seed in card.seeds)
+    names = dict.fromkeys(seed.hub or seed.name for seed in (*card.seeds, *card.givers))
     lines += [f"- {scalar(name)}" for name in names]
     lines += ["base_model_relation: merge"] if "merge" in card.tags else []
     lines.append(f"license: {scalar(licence)}")
     if card.library:
         lines.append(f"library_name: {scalar(card.library)}")
+    lines += ["pipeline_tag: text-to-image"] if "text-to-image" in card.tags else []
     lines += ["tags:", *(f"- {scalar(tag)}" for tag in card.tags), "---\n"]
     return "\n".join(lines)
 

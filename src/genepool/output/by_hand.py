@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from genepool.checkpoints.family import Family, Source, Words, make_family, open_source
+from genepool.checkpoints.family import (
+    Family,
+    Source,
+    Words,
+    locate,
+    make_family,
+    open_giver,
+    open_source,
+)
 from genepool.checkpoints.files.digests import copies, remember_digests
+from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.seeds import SeedLike, named_source
 from genepool.core.slerp import Angle
-from genepool.errors import WriteError
+from genepool.errors import InputError, WriteError
 from genepool.governance import markdown
 from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
+from genepool.messages import at, one_line, some
 from genepool.models.kinds import kind_of_seed
 from genepool.output.methods.layer_values import Values
 from genepool.output.methods.registry import METHODS, specify
@@ -28,6 +40,8 @@ from genepool.output.write.model import (
 from genepool.output.write.weights import SHARD_BYTES, Writing
 from genepool.threads import Progress
 
+Components = Mapping[str, str | os.PathLike[str]]
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -38,11 +52,21 @@ class Opening:
             first.
         vocabulary: "common" merges the rows of the tokens that are the same in all tokenizers.
         adapter_base: base of a model that is an adapter; None takes the one that it names.
+        components: of pipelines: component -> "evolve" for those that are merged (the denoiser, if
+            none is), or what it is taken from as it is: the name or path of one of the models, or
+            path or id of another pipeline, or of a folder that holds such a component alone. The
+            others come from the first.
     """
 
     partial: bool = False
     vocabulary: Words = "same"
     adapter_base: str | None = None
+    components: Components = field(default_factory=dict[str, str | os.PathLike[str]])
+
+    @property
+    def evolving(self) -> tuple[str, ...]:
+        """The components that are said to be merged."""
+        return tuple(name for name, value in self.components.items() if value == EVOLVE)
 
 
 def merge_models(
@@ -68,10 +92,10 @@ def merge_models(
     Raises:
         CheckpointError, InputError: naming what does not fit.
     """
-    sources, seeds, family = _open(models, opening)
+    sources, seeds, givers, family = _open(models, opening)
     combined = specification.combine(family, [seed.name for seed in seeds])
     details: dict[str, Any] = {
-        **describe_seeds(seeds, sources, family, partial=opening.partial),
+        **describe_seeds(seeds, sources, family, partial=opening.partial, givers=givers),
         **_describe(combined),
         **combined.settings,
     }
@@ -83,7 +107,8 @@ def merge_models(
         tags=("merge", "genepool"),
         library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
-        rebuild=rebuild_command(seeds),
+        rebuild=rebuild_command((*seeds, *givers)),
+        givers=givers,
     )
     return write_model(combined.made, details, card, family, directory, writing, advance)
 
@@ -99,6 +124,7 @@ def merge(
     adapter_base: str | None = None,
     partial: bool = False,
     vocabulary: Words = "same",
+    components: Components | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     advance: Progress | None = None,
@@ -109,7 +135,7 @@ def merge(
         a, b: as the models of `merge_models`.
         directory: new or empty.
         ratio, split, angle: see `Options`.
-        adapter_base, partial, vocabulary: see `Opening`.
+        adapter_base, partial, vocabulary, components: see `Opening`.
         dtype, shard_bytes: see `Writing`.
         advance: called with the fraction that is done.
 
@@ -117,7 +143,7 @@ def merge(
         CheckpointError, InputError: naming what does not fit.
     """
     specification = specify("slerp", Options(ratio=ratio, split=split, angle=angle), 2)
-    opening = Opening(partial, vocabulary, adapter_base)
+    opening = Opening(partial, vocabulary, adapter_base, components or {})
     writing = Writing(dtype, shard_bytes)
     return merge_models([a, b], specification, opening, directory, writing, advance)
 
@@ -136,6 +162,7 @@ def blend(
     adapter_base: str | None = None,
     partial: bool = False,
     vocabulary: Words = "same",
+    components: Components | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     advance: Progress | None = None,
@@ -157,7 +184,7 @@ def blend(
         normalise: divide by the sum of the weights; None does so for "linear" and "ties". A sum
             below a millionth of that of their absolute values counts as 0.
         scale: factor of the merged task vector; for "linear" it says nothing.
-        adapter_base, partial, vocabulary: see `Opening`.
+        adapter_base, partial, vocabulary, components: see `Opening`.
         dtype, shard_bytes: see `Writing`.
         advance: called with the fraction that is done.
 
@@ -175,7 +202,7 @@ def blend(
     )
     specification = specify(method, options, len(models))
     given = [*models] if base is None else [*models, base]
-    opening = Opening(partial, vocabulary, adapter_base)
+    opening = Opening(partial, vocabulary, adapter_base, components or {})
     writing = Writing(dtype, shard_bytes)
     return merge_models(given, specification, opening, directory, writing, advance)
 
@@ -187,29 +214,79 @@ def _describe(combined: Combined) -> dict[str, Any]:
 
 def _open(
     models: Sequence[SeedLike], opening: Opening
-) -> tuple[tuple[Source, ...], tuple[CardSeed, ...], Family]:
-    sources = tuple(named_source(model, opening.adapter_base) for model in models)
+) -> tuple[tuple[Source, ...], tuple[CardSeed, ...], tuple[CardSeed, ...], Family]:
+    """The models' sources and what the card says of them; the same of givers; and the family."""
+    sources = tuple(
+        replace(named_source(model, opening.adapter_base), components=opening.evolving)
+        for model in models
+    )
     checkpoints = [open_source(source) for source in sources]
-    family = make_family(checkpoints, partial=opening.partial, vocabulary=opening.vocabulary)
-    if cache := cache_for(family):
-        # All are known by the time that they are written; a full cache costs the next merge only.
-        with suppress(WriteError):
-            remember_digests(family.checkpoints, [source.rename for source in sources], cache)
     given = [dict(model) if isinstance(model, Mapping) else {} for model in models]
     names = _names(
         [
             str(options.get("name") or checkpoint.name)
-            for options, checkpoint in zip(given, family.checkpoints, strict=True)
+            for options, checkpoint in zip(given, checkpoints, strict=True)
         ]
     )
+    if opening.components and (plain := [c for c in checkpoints if c.pipeline is None]):
+        raise InputError(
+            f"{at(plain[0].path)}: is no pipeline, and has no components; leave out --component"
+        )
+    whole, others = _whole(opening, names, sources)
+    givers = [open_giver(source, part) for part, source in others.items()]
+    family = make_family(
+        checkpoints,
+        partial=opening.partial,
+        vocabulary=opening.vocabulary,
+        whole=whole,
+        givers=givers,
+    )
+    if cache := cache_for(family):
+        # All are known by the time that they are written; a full cache costs the next merge only.
+        with suppress(WriteError):
+            remember_digests(family.checkpoints, [source.rename for source in sources], cache)
     seeds = tuple(
         card_seed(name, source, checkpoint, str(options.get("licence") or ""))
         for name, source, checkpoint, options in zip(
             names, sources, family.checkpoints, given, strict=True
         )
     )
+    further = _names([*names, *(giver.name for giver in givers)])[len(names) :]
+    cards = tuple(
+        replace(card_seed(name, source, giver), digest="")
+        for name, source, giver in zip(further, others.values(), givers, strict=True)
+    )
     twins = copies(names, [seed.digest for seed in seeds])
-    return sources, seeds, replace(family, notices=(*family.notices, *twins))
+    return sources, seeds, cards, replace(family, notices=(*family.notices, *twins))
+
+
+def _whole(
+    opening: Opening, names: Sequence[str], sources: Sequence[Source]
+) -> tuple[dict[str, int], dict[str, Source]]:
+    """Component -> number of the model or giver that it is taken from; and the givers, each under
+    the first component that it gives."""
+    numbers: dict[str, int] = {}
+    givers: dict[str, Source] = {}
+    paths = [source.path for source in sources]
+    for part, value in opening.components.items():
+        if value == EVOLVE:
+            continue
+        text = os.fspath(value)
+        if text in names:
+            numbers[part] = names.index(text)
+            continue
+        place = locate(text, Path.cwd())
+        if Path(place).is_absolute() and not Path(place).exists():
+            raise InputError(
+                f"components: '{one_line(part)}' is to come from '{one_line(text)}'; expected "
+                f"'{EVOLVE}', the name of a model ({some(names, limit=20)}), or the path or id of "
+                "another pipeline"
+            )
+        if place not in paths:
+            paths.append(place)
+            givers[part] = Source(place)
+        numbers[part] = paths.index(place)
+    return numbers, givers
 
 
 def _names(names: list[str]) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from genepool.checkpoints.family import Family, Source, make_family, open_source
+from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.components import Component
+from genepool.checkpoints.pipelines.files import component_digest
 from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
+from genepool.messages import some
 from genepool.models.kinds import kind_of_seed
 from genepool.output.member import moved
 from genepool.output.recipe_file import RecipeFile, RecipeSeed, read_recipe
@@ -46,17 +50,21 @@ def rebuild(
             f"{recipe}: holds no recipe, because mutation has added noise to this model; the pool "
             "that it came from makes it again: genepool export POOL MEMBER -o DIR"
         )
+    names = [seed.name for seed in (*read.seeds, *read.givers)]
     family = make_family(
         _recipe_seeds(read, seeds),
         read.chromosomes or None,
         partial=read.partial,
         vocabulary=read.vocabulary,
+        whole={part: names.index(giver) for part, (giver, _) in read.whole.items()},
+        givers=_recipe_givers(read, seeds),
     )
     if family.layout.digest != read.layout:
         raise InputError(
             f"{recipe}: this genepool lays the tensors out differently from the one that wrote the "
             "recipe; use that version"
         )
+    _require_components(read, family)
     made = read.made
     if not isinstance(made, Recipe):
         made = made.combine(family, [seed.name for seed in read.seeds]).made
@@ -65,28 +73,22 @@ def rebuild(
 
 
 def _recipe_seeds(read: RecipeFile, seeds: Mapping[str, PathLike]) -> list[Checkpoint]:
-    names = [seed.name for seed in read.seeds]
+    names = [seed.name for seed in (*read.seeds, *read.givers)]
     if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
         raise InputError(
             f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
         )
-    return [_recipe_seed(seed, seeds) for seed in read.seeds]
+    return [_recipe_seed(seed, read.evolving, seeds) for seed in read.seeds]
 
 
-def _recipe_seed(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Checkpoint:
-    if seed.name not in places and seed.hub is None:
-        raise InputError(
-            f"the recipe needs the seed '{seed.name}'; say where it is with "
-            f"--moved {seed.name}=PATH"
-        )
-    source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype)
-    source = moved(source, seed.name, places)
+def _recipe_seed(
+    seed: RecipeSeed, evolving: tuple[str, ...], places: Mapping[str, PathLike]
+) -> Checkpoint:
+    source = _source(seed, places)
     try:
-        checkpoint = open_source(source)
+        checkpoint = open_source(replace(source, components=evolving))
     except CheckpointError as error:
-        raise CheckpointError(
-            f"seed '{seed.name}': {error}; say where it is with --moved {seed.name}=PATH"
-        ) from None
+        raise _unopened(seed, error) from None
     if checkpoint.digest() != seed.digest:
         raise CheckpointError(
             f"seed '{seed.name}': {source.path} holds other tensors (digest "
@@ -96,9 +98,56 @@ def _recipe_seed(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Checkpoint
     return checkpoint
 
 
+def _recipe_givers(read: RecipeFile, places: Mapping[str, PathLike]) -> list[Checkpoint]:
+    givers: list[Checkpoint] = []
+    for giver in read.givers:
+        part = next((part for part, (name, _) in read.whole.items() if name == giver.name), "")
+        try:
+            givers.append(open_giver(_source(giver, places), part))
+        except CheckpointError as error:
+            raise _unopened(giver, error) from None
+    return givers
+
+
+def _source(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Source:
+    if seed.name not in places and seed.hub is None:
+        raise InputError(
+            f"the recipe needs the seed '{seed.name}'; say where it is with "
+            f"--moved {seed.name}=PATH"
+        )
+    source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype)
+    return moved(source, seed.name, places)
+
+
+def _unopened(seed: RecipeSeed, error: CheckpointError) -> CheckpointError:
+    return CheckpointError(
+        f"seed '{seed.name}': {error}; say where it is with --moved {seed.name}=PATH"
+    )
+
+
+def _require_components(read: RecipeFile, family: Family) -> None:
+    """Refuse other files of the components that are taken as they are."""
+    pipeline = family.checkpoints[0].pipeline
+    components: Mapping[str, Component] = {} if pipeline is None else pipeline.components
+    if other := {*components} ^ {*read.evolving, *read.whole}:
+        raise CheckpointError(
+            f"seed '{read.seeds[0].name}': has other components than the recipe was made with "
+            f"({some(sorted(other))}); give the very same pipeline"
+        )
+    for part, (giver, digest) in read.whole.items():
+        found = component_digest(components[part])
+        if found != digest:
+            raise CheckpointError(
+                f"seed '{giver}': holds another component '{part}' (digest of its files "
+                f"{found[:12]}) than the recipe was made with ({digest[:12]}); give the very same "
+                "files"
+            )
+
+
 def _rebuilt_card(read: RecipeFile, family: Family) -> Card:
-    known = tuple(
-        CardSeed(seed.name, seed.digest, seed.licence or None, seed.hub) for seed in read.seeds
+    known, givers = (
+        tuple(CardSeed(seed.name, seed.digest, seed.licence or None, seed.hub) for seed in seeds)
+        for seeds in (read.seeds, read.givers)
     )
     return Card(
         title="",
@@ -107,5 +156,6 @@ def _rebuilt_card(read: RecipeFile, family: Family) -> Card:
         tags=("merge", "genepool"),
         library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
-        rebuild=rebuild_command(known),
+        rebuild=rebuild_command((*known, *givers)),
+        givers=givers,
     )

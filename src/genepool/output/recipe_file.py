@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -15,6 +15,7 @@ import numpy as np
 from genepool.checkpoints.family import GGUFType, Words
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.files.dtypes import FLOATING
+from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.core.genome import Recipe, digest, recipe
 from genepool.documents import parse_json, read_bytes
 from genepool.errors import CheckpointError, InputError
@@ -32,11 +33,11 @@ _LARGEST = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class RecipeSeed:
-    """A seed of a recipe.
+    """A seed of a recipe, or what gives components of a pipeline and does not merge.
 
     Attributes:
         name: in the recipe.
-        digest: of its tensors, as they were merged.
+        digest: of its tensors, as they were merged; "" of what does not merge.
         hub: its id on the hub, if known.
         licence: as it was declared.
         rename: prefixes of tensor names and what stands in their place.
@@ -65,6 +66,9 @@ class RecipeFile:
         dtype: of the merged tensors; None keeps the first seed's.
         genome: its digest.
         made: the recipe, or the merge that no recipe can say; None where neither is told.
+        evolving: components of a pipeline that were merged; none for a single model.
+        whole: component -> name of the seed or giver that it comes from, and digest of its files.
+        givers: what gives components and does not merge.
     """
 
     details: Mapping[str, Any]
@@ -76,6 +80,9 @@ class RecipeFile:
     dtype: str | None
     genome: str
     made: Recipe | Specification | None
+    evolving: tuple[str, ...] = ()
+    whole: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    givers: tuple[RecipeSeed, ...] = ()
 
 
 def to_bytes(details: Mapping[str, Any]) -> bytes:
@@ -170,25 +177,39 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
             f"{where}: has format {version}, and this genepool reads {FORMAT}; use the version of "
             "genepool that wrote it"
         )
-    seeds: list[RecipeSeed] = []
-    for entry in need("seeds", list, "a list"):
+
+    def seed(entry: Any, digest: str) -> RecipeSeed:
         options = _entries(entry)
-        rename = {str(old): str(new) for old, new in _entries(options.get("rename")).items()}
         unpacked = options.get("dtype", "BF16")
         if unpacked not in get_args(GGUFType):
             raise InputError(f"{where}: damaged: a seed's 'dtype' is {one_line(unpacked)}")
-        seeds.append(
-            RecipeSeed(
-                need("name", str, "text", entry),
-                need("digest", str, "text", entry),
-                str(options["hub"]) if options.get("hub") else None,
-                str(options.get("licence") or ""),
-                rename,
-                unpacked,
-            )
+        return RecipeSeed(
+            need("name", str, "text", entry),
+            digest,
+            str(options["hub"]) if options.get("hub") else None,
+            str(options.get("licence") or ""),
+            {str(old): str(new) for old, new in _entries(options.get("rename")).items()},
+            unpacked,
         )
-    if not seeds or len({seed.name for seed in seeds}) != len(seeds):
+
+    listed = need("seeds", list, "a list")
+    seeds = [seed(entry, need("digest", str, "text", entry)) for entry in listed]
+    given: list[Any] = need("givers", list, "a list") if "givers" in content else []
+    givers = [seed(entry, "") for entry in given]
+    names = [seed.name for seed in (*seeds, *givers)]
+    if not seeds or len(set(names)) != len(names):
         raise InputError(f"{where}: damaged: expected seeds with different names")
+    evolving: list[str] = []
+    whole: dict[str, tuple[str, str]] = {}
+    for part, value in _entries(content.get("components")).items():
+        if value == EVOLVE:
+            evolving.append(part)
+            continue
+        whole[part] = (need("seed", str, "text", value), need("digest", str, "text", value))
+        if whole[part][0] not in names:
+            raise InputError(
+                f"{where}: damaged: the component '{one_line(part)}' comes from no seed of it"
+            )
     dtype = content.get("dtype")
     if dtype is not None and dtype not in FLOATING:
         raise InputError(
@@ -231,6 +252,9 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
         dtype,
         name,
         _settings(content, len(seeds), where) or found,
+        tuple(evolving),
+        whole,
+        tuple(givers),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genepool.checkpoints.layout import pattern_test
+from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.seed_options import SeedOptions
 from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, GenepoolError, MissingExtraError, RunFileErrors
@@ -43,8 +44,6 @@ from genepool.yaml_documents import Lines, parse_yaml
 
 _LARGEST = 1_000_000
 _DEEPEST = 50
-# What stands for a component that is bred, in place of a seed's name.
-EVOLVE = "evolve"
 
 # Where paths stand, and how long the names of files can be.
 _PATHS = {("pool",), ("seeds",), ("seeds", "path"), ("seeds", "base"), ("model", "tokenizer")}

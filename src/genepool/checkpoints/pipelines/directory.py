@@ -26,6 +26,9 @@ INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
 _LONGEST = 100  # characters of a component's name
 
+# Where a component that lies alone names its class.
+_CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+
 
 def is_pipeline(place: Path) -> bool:
     """Whether a pipeline lies in this directory."""
@@ -104,6 +107,52 @@ def read_pipeline(directory: Path, evolving: Sequence[str] = (), variant: str = 
     return Pipeline(class_name, MappingProxyType(components), chosen, MappingProxyType(index))
 
 
+def open_whole(directory: Path, name: str) -> Checkpoint:
+    """Open a pipeline, or the folder of one component, for what is taken from it as it is.
+
+    Args:
+        directory: holds `model_index.json`, or the component's files.
+        name: of the component, where it is a folder of one.
+
+    Returns:
+        A checkpoint without tensors.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    if is_pipeline(directory):
+        index = read_json(directory / INDEX)
+        components = _components(directory, index)
+    else:
+        index = {}
+        components = {name: _alone(directory, name)}
+    pipeline = Pipeline(
+        str(index.get("_class_name")), MappingProxyType(components), (), MappingProxyType(index)
+    )
+    label, nothing = directory.resolve().name or "pipeline", MappingProxyType[str, Any]({})
+    return Checkpoint(directory, label, nothing, nothing, (), directory, pipeline=pipeline)
+
+
+def _alone(directory: Path, name: str) -> Component:
+    """A component in a folder of its own, such as a VAE; its class is in its configuration."""
+    for file in _CONFIGS:
+        path = directory / file
+        if not path.is_file():
+            continue
+        config = read_json(path)
+        own = config.get("_class_name") or config.get("tokenizer_class")
+        library = "diffusers" if "_class_name" in config else "transformers"
+        listed = config.get("architectures")
+        if own is None and isinstance(listed, list) and listed:
+            own = cast("list[Any]", listed)[0]
+        if isinstance(own, str):
+            return Component(name, library, own, directory)
+    raise CheckpointError(
+        f"{at(directory)}: is neither a pipeline (it has no {INDEX}) nor a component that can be "
+        f"taken as '{one_line(name)}' (no {' or '.join(_CONFIGS)} there names its class)"
+    )
+
+
 def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Checkpoint:
     """The first of some checkpoints, with components taken as they are from any of them.
 
@@ -120,10 +169,20 @@ def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Ch
     others: dict[str, Component] = {}
     for name, number in whole.items():
         giver = checkpoints[number].pipeline
+        if first.pipeline is not None and name in first.pipeline.evolving:
+            raise CheckpointError(
+                f"{at(first.path)}: the component '{one_line(name)}' evolves, and cannot be taken "
+                "as it is too; leave it out of 'components', or say which other one is to evolve"
+            )
         if first.pipeline is None or giver is None:
             raise CheckpointError(
                 f"{at(first.path)}: is no pipeline (it has no {INDEX}) and has no component "
                 f"'{one_line(name)}'; leave out 'components'"
+            )
+        if first.pipeline is not None and name not in first.pipeline.index:
+            raise CheckpointError(
+                f"{at(first.path)}: has no place for a component '{one_line(name)}'; its "
+                f"components are {some(first.pipeline.components, limit=20)}"
             )
         if name not in giver.components:
             raise CheckpointError(

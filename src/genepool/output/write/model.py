@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.family import Family, Source
+from genepool.checkpoints.pipelines.components import EVOLVE, Pipeline
+from genepool.checkpoints.pipelines.files import component_digest
 from genepool.core.genome import Genome, Recipe, digest
-from genepool.governance.card import Card, CardSeed, render
+from genepool.governance.card import Card, CardComponent, CardSeed, render
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
 from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
 from genepool.threads import Progress
@@ -44,9 +46,14 @@ def describe_seeds(
     chromosomes: Mapping[str, Sequence[str]] | None = None,
     *,
     partial: bool = False,
+    givers: Sequence[CardSeed] = (),
 ) -> dict[str, Any]:
-    """The part of `genepool.json` that says over what a recipe is."""
-    return {
+    """The part of `genepool.json` that says over what a recipe is.
+
+    Of a pipeline it says of each component that it evolves, or which seed or giver it comes from,
+    with a digest of its files.
+    """
+    out: dict[str, Any] = {
         "format": FORMAT,
         "seeds": [
             {
@@ -65,6 +72,19 @@ def describe_seeds(
         "vocabulary": family.vocabulary,
         "notices": list(family.notices),
     }
+    if (pipeline := family.checkpoints[0].pipeline) is not None:
+        names = [seed.name for seed in (*seeds, *givers)]
+        out["components"] = {
+            name: EVOLVE
+            if name in pipeline.evolving
+            else {"seed": names[family.whole.get(name, 0)], "digest": component_digest(component)}
+            for name, component in pipeline.components.items()
+        }
+    if givers:
+        out["givers"] = [
+            {"name": giver.name, "hub": giver.hub, "licence": giver.licence} for giver in givers
+        ]
+    return out
 
 
 def describe_genome(genome: Genome) -> dict[str, Any]:
@@ -110,6 +130,8 @@ def write_model(
         if check is not None:
             check(place)
 
+    if family.checkpoints[0].pipeline is not None:
+        card = _of_pipeline(card, details, family.checkpoints[0].pipeline, writing.dtype)
     page = render(replace(card, title=target.resolve().name), genome, layout)
     write_tensors(
         made if callable(made) else genome_tensors(made, family.checkpoints, layout),
@@ -123,3 +145,21 @@ def write_model(
         check=look,
     )
     return Exported(target, str(document["genome"]), document)
+
+
+def _of_pipeline(
+    card: Card, details: Mapping[str, Any], pipeline: Pipeline, dtype: str | None
+) -> Card:
+    """A card that says where each component of a pipeline comes from."""
+    components: list[CardComponent] = []
+    for name, component in pipeline.components.items():
+        kind, value = component.class_name, details["components"][name]
+        given: Mapping[str, str] = {} if value == EVOLVE else value
+        components.append(CardComponent(name, kind, given.get("seed", ""), given.get("digest", "")))
+    if dtype is not None:
+        text = f"{dtype} is the type of the merged components; all others have their own"
+        card = replace(card, notices=(*card.notices, text))
+    # What turns a text into a picture.
+    draws = any(name.startswith("text_encoder") for name in pipeline.components)
+    tags = (*card.tags, "text-to-image") if draws else card.tags
+    return replace(card, components=tuple(components), tags=tags)

@@ -235,6 +235,15 @@ def rebuild(
     help="Begin of tensor names in all models but A, and what to put in its place; may be "
     "repeated.",
 )
+@click.option(
+    "--component",
+    "parts",
+    multiple=True,
+    metavar="NAME=FROM",
+    help="Of pipelines: FROM is 'evolve' for a component that is merged (the denoiser, if none is "
+    "named), or what it is taken from as it is: the name or path of a model, or another pipeline; "
+    "may be repeated.  [default: the first model]",
+)
 @dtype_option
 @shards_option
 @json_option
@@ -255,15 +264,16 @@ def merge(
     partial: bool,
     vocabulary: Any,
     prefixes: tuple[str, ...],
+    parts: tuple[str, ...],
     dtype: str | None,
     shard_size: str,
     as_json: bool,
 ) -> None:
     """Merge the checkpoints A B... once, by hand.
 
-    Each is a safetensors file, a directory as Hugging Face writes it, a LoRA adapter as peft writes
-    it, a GGUF file, or an id of the Hugging Face Hub. The result has A's configuration and
-    tokenizer.
+    Each is a safetensors file, a directory as Hugging Face writes it, a pipeline as diffusers
+    writes it, a LoRA adapter as peft writes it, a GGUF file, or an id of the Hugging Face Hub. The
+    result has A's configuration and tokenizer.
     """
     from genepool.output.by_hand import Opening, merge_models
     from genepool.output.mergekit import refuse_config
@@ -289,7 +299,7 @@ def merge(
         specification = specify(method, options, len(models))
     except WrongOptions as error:
         raise click.UsageError(str(error)) from None
-    opening = Opening(partial, vocabulary, adapter_base)
+    opening = Opening(partial, vocabulary, adapter_base, _components(parts))
     writing = Writing(dtype, _bytes(shard_size))
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
@@ -353,6 +363,18 @@ def _renamed(entry: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
     return old, new
+
+
+def _components(entries: Sequence[str]) -> dict[str, str]:
+    out: dict[str, str] = {}
+    for entry in entries:
+        name, equals, giver = entry.partition("=")
+        if not (name and equals and giver):
+            raise InputError(f"--component: expected NAME=FROM, as vae=PATH; got '{entry}'")
+        if name in out:
+            raise InputError(f"--component: the component '{name}' is given twice")
+        out[name] = giver
+    return out
 
 
 def _report_checkpoint(written: Exported, as_json: bool) -> None:
