@@ -113,7 +113,8 @@ def _library(first: Checkpoint) -> str:
 
 
 def _model_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
-    return side_files(first, dtype) if first.pipeline is None else pipeline_files(first, dtype)
+    pipeline = first.pipeline
+    return side_files(first, dtype) if pipeline is None else pipeline_files(first, pipeline, dtype)
 
 
 @dataclass(frozen=True, slots=True)

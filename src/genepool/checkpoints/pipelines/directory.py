@@ -121,8 +121,8 @@ def open_whole(directory: Path, name: str) -> Checkpoint:
         CheckpointError: it is neither.
     """
     if is_pipeline(directory):
-        index = read_json(directory / INDEX)
-        components = _components(directory, index)
+        index = read_json(safe_target(directory, INDEX))
+        components = _components(directory, index, "")
     else:
         index = {}
         components = {name: _alone(directory, name)}
@@ -164,45 +164,36 @@ def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Ch
         CheckpointError: they are no pipelines, or one lacks the component that it is to give.
     """
     first = checkpoints[0]
-    if not whole:
-        return first
+    pipeline = first.pipeline
     others: dict[str, Component] = {}
     for name, number in whole.items():
         giver = checkpoints[number].pipeline
-        if first.pipeline is not None and name in first.pipeline.evolving:
-            raise CheckpointError(
-                f"{at(first.path)}: the component '{one_line(name)}' evolves, and cannot be taken "
-                "as it is too; leave it out of 'components', or say which other one is to evolve"
-            )
-        if first.pipeline is None or giver is None:
+        quoted = f"'{one_line(name)}'"
+        if pipeline is None or giver is None:
             raise CheckpointError(
                 f"{at(first.path)}: is no pipeline (it has no {INDEX}) and has no component "
-                f"'{one_line(name)}'; leave out 'components'"
+                f"{quoted}; leave out 'components'"
             )
-        if first.pipeline is not None and name not in first.pipeline.index:
+        if name in pipeline.evolving:
             raise CheckpointError(
-                f"{at(first.path)}: has no place for a component '{one_line(name)}'; its "
-                f"components are {some(first.pipeline.components, limit=20)}"
+                f"{at(first.path)}: the component {quoted} evolves, and cannot be taken as it is "
+                "too; say which other one is to evolve, or leave it out of 'components'"
             )
-        if name not in giver.components:
-            raise CheckpointError(
-                f"{at(checkpoints[number].path)}: has no component '{one_line(name)}'; its "
-                f"components are {some(giver.components, limit=20)}"
-            )
+        for checkpoint, known in ((first, pipeline.index), (checkpoints[number], giver.components)):
+            if name not in known:
+                there = pipeline.components if checkpoint is first else giver.components
+                raise CheckpointError(
+                    f"{at(checkpoint.path)}: has no component {quoted}; its components are "
+                    f"{some(there, limit=20)}"
+                )
         giver.components[name].require()
         others[name] = giver.components[name]
-    if first.pipeline is None:
-        return first
-    return replace(first, pipeline=first.pipeline.with_components(others))
+    return first if pipeline is None else replace(first, pipeline=pipeline.with_components(others))
 
 
 def _components(directory: Path, index: Mapping[str, Any], variant: str) -> dict[str, Component]:
     found: dict[str, Component] = {}
     for name, value in index.items():
-        if not name.isidentifier():
-            raise CheckpointError(
-                f"{at(directory / INDEX)}: '{one_line(name)}' is no name of a component"
-            )
         pair = cast("list[Any]", value) if isinstance(value, list) else []
         if name.startswith("_") or len(pair) != 2 or not all(isinstance(x, str) for x in pair):
             continue  # a setting of the pipeline, or a component that is left out (null)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint, pickle_advice, safe_target
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.side_files import copied, with_dtype
-from genepool.checkpoints.pipelines.components import Component
+from genepool.checkpoints.pipelines.components import Component, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
@@ -22,8 +21,10 @@ from genepool.threads import available_threads
 Files = dict[str, bytes | Path]
 """Name to the file to copy or its content; in names of folders inside there are slashes."""
 
-_SINGLE = re.compile(r"(diffusion_pytorch_model|model)(?:\.((?!.*-of-)[\w-]+))?\.safetensors")
-_SHARDED = re.compile(r"(diffusion_pytorch_model|model)\.safetensors\.index(?:\.([\w-]+))?\.json")
+# Indexes of weights, those of variants too: (.safetensors|.bin).index(.fp16).json
+_INDEX = re.compile(r"\.index\.[\w-]+\.json$")
+# Where it is missing, as in what is fetched from the Hub, a pipeline is written without.
+_NOT_NEEDED = "safety_checker"
 # Pictures at the top of a repository show what the seed draws.
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 # Classes whose configuration may be called config.json although they have no weights.
@@ -35,34 +36,51 @@ def weights_stem(component: Component) -> str:
     return "diffusion_pytorch_model" if component.library == "diffusers" else "model"
 
 
-def pipeline_files(first: Checkpoint, dtype: str | None) -> Files:
+def pipeline_files(first: Checkpoint, pipeline: Pipeline, dtype: str | None) -> Files:
     """The files of a new pipeline besides the weights of the components that evolve.
 
     Whole components come from where each lies, everything else from the first seed, as `copied`
     says: no code, pickles or hidden files, no sample pictures.
 
     Args:
-        first: the first seed, whose pipeline has the whole components that are meant.
+        first: the first seed.
+        pipeline: that of the first seed, with the whole components that are meant.
         dtype: that the merged tensors are converted to, entered into the components' `config.json`.
 
     Raises:
         CheckpointError: a component's folder or weights are missing or are pickles, or a file is a
             link that leads out of its pipeline.
     """
-    pipeline = first.pipeline
-    assert pipeline is not None
     found: Files = {}
     if first.directory is not None:
         found = copied(first.directory, lambda name: not name.lower().endswith(_PICTURES))
-    pairs = {name: [each.library, each.class_name] for name, each in pipeline.components.items()}
-    if INDEX not in found or any(pipeline.index.get(name) != pair for name, pair in pairs.items()):
-        found[INDEX] = _json({**pipeline.index, **pairs})
-    for name, component in pipeline.components.items():
+    components = written_components(pipeline)
+    classes = {name: [each.library, each.class_name] for name, each in components.items()}
+    left_out = {name: [None, None] for name in pipeline.components if name not in components}
+    index = {**pipeline.index, **classes, **left_out}
+    if INDEX not in found or index != pipeline.index:
+        found[INDEX] = _json(index)
+    for name, component in components.items():
         if name in pipeline.evolving:
             own = with_dtype(_small_files(component), dtype)
         else:
             own = component_files(component)
         found |= {f"{name}/{file}": data for file, data in own.items()}
+    return found
+
+
+def written_components(pipeline: Pipeline) -> dict[str, Component]:
+    """The components that a new pipeline has, by name.
+
+    Raises:
+        CheckpointError: one is missing that is needed.
+    """
+    found: dict[str, Component] = {}
+    for name, component in pipeline.components.items():
+        if name != _NOT_NEEDED:
+            component.require()
+        if component.directory.is_dir():
+            found[name] = component
     return found
 
 
@@ -95,28 +113,17 @@ def _home(component: Component) -> Path:
 
 
 def _small_files(component: Component) -> Files:
-    directory = component.directory
-    if not directory.is_dir():
-        raise CheckpointError(
-            f"{at(directory)}: the component '{one_line(component.name)}' of the pipeline is "
-            f"missing, which its {INDEX} names; fetch the whole pipeline, or take the component "
-            "from another one ('components' in a run file, --component on the command line)"
-        )
-    return copied(directory, home=_home(component))
+    return copied(component.directory, lambda name: not _INDEX.search(name), _home(component))
 
 
 def _weights(component: Component) -> Files:
-    """The weights of a whole component: the plain ones, else a variant's (`fp16`) under plain
-    names; nothing where it has none and needs none."""
+    """The weights of a whole component, those of a variant (`fp16`) under plain names; nothing
+    where it has none and needs none."""
     directory, home = component.directory, _home(component)
+    chosen = find_weights(component)
     stem = weights_stem(component)
-    names = sorted(
-        (path.name for path in directory.iterdir()), key=lambda n: (n.startswith(stem), n)
-    )
-    singles = {m[2] or "": m for m in map(_SINGLE.fullmatch, names) if m}
-    sharded = {m[2] or "": m for m in map(_SHARDED.fullmatch, names) if m}
-    variant = min({*singles, *sharded}, default=None)
-    if variant is None:
+    if chosen is None:
+        names = sorted(path.name for path in directory.iterdir())
         needed = "config.json" in names and not component.class_name.endswith(_WITHOUT_WEIGHTS)
         advice = pickle_advice(directory, names, f"{stem}.safetensors")
         if needed or advice:
@@ -125,37 +132,34 @@ def _weights(component: Component) -> Files:
                 f"{stem}.safetensors{advice or '; fetch the whole pipeline'}"
             )
         return {}
+    variant, leading = chosen
+    stem = leading.split(".", 1)[0]
 
     def place(name: str) -> Path:
         return safe_target(home, str((directory / name).relative_to(home)))
 
-    if (single := singles.get(variant)) is not None:
-        return {f"{single[1]}.safetensors": place(single[0])}
-    found = sharded[variant]
-    path = place(found[0])
-    index = read_json(path)
+    if not leading.endswith(".json"):
+        return {f"{stem}.safetensors": place(leading)}
+    index = read_json(place(leading))
     entries = index.get("weight_map")
-    shards = (
-        sorted(set(map(str, cast("dict[str, Any]", entries).values())))
-        if isinstance(entries, dict)
-        else []
-    )
+    where = cast("dict[str, str]", entries) if isinstance(entries, dict) else {}
+    shards = sorted(set(map(str, where.values())))
     if not shards or any(Path(name).name != name for name in shards):
         raise CheckpointError(
-            f"{at(path)}: expected an object 'weight_map' from tensor names to file names"
+            f"{at(directory / leading)}: expected an object 'weight_map' from tensor names to file "
+            "names"
         )
-    count = len(shards)
+    if not variant:
+        return {name: place(name) for name in (*shards, leading)}
     plain = {
-        name: name if not variant else f"{found[1]}-{i:05d}-of-{count:05d}.safetensors"
-        for i, name in enumerate(shards, 1)
+        name: f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        for number, name in enumerate(shards, 1)
     }
-    out: Files = {plain[name]: place(name) for name in shards}
-    if variant:
-        renamed = {k: plain[v] for k, v in cast("Mapping[str, str]", entries).items()}
-        out[f"{found[1]}.safetensors.index.json"] = _json({**index, "weight_map": renamed})
-    else:
-        out[found[0]] = path
-    return out
+    index["weight_map"] = {tensor: plain[str(name)] for tensor, name in where.items()}
+    return {
+        **{plain[name]: place(name) for name in shards},
+        f"{stem}.safetensors.index.json": _json(index),
+    }
 
 
 def _json(content: Any) -> bytes:
