@@ -14,6 +14,7 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.side_files import copied, with_dtype
 from genepool.checkpoints.pipelines.components import Component, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX
+from genepool.checkpoints.pipelines.variants import find_weights
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 from genepool.threads import available_threads

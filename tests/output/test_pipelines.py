@@ -1,0 +1,481 @@
+"""Merged pipelines: what diffusers loads of them, what is taken as it is, and made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.pipelines.directory import open_pipeline
+from genepool.checkpoints.pipelines.files import component_digest
+from genepool.errors import CheckpointError, GenepoolError, InputError
+from genepool.output.by_hand import blend, merge
+from genepool.output.rebuild import rebuild
+from genepool.output.write.weights import write_tensors
+from tests.cli import run_cli
+from tests.pipelines import KINDS, Kind, tiny_pipeline
+
+Contents = dict[str, bytes]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def contents(directory: Path, without: str = "") -> Contents:
+    """All files of a directory by their path in it, but for those of one folder."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not (without and path.is_relative_to(directory / without))
+    }
+
+
+def loaded(directory: Path) -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(str(directory))
+    pipeline.set_progress_bar_config(disable=True)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            for tensor in component.parameters():
+                # Last bits depend on where in a mapped file a tensor begins.
+                tensor.data = tensor.data.clone()
+    return pipeline
+
+
+def pictures(pipeline: Any) -> np.ndarray[Any, Any]:
+    noise = torch.Generator().manual_seed(1)
+    given = {"num_inference_steps": 2, "generator": noise, "height": 16, "width": 16}
+    return pipeline("three red cats", output_type="np", **given).images
+
+
+def denoiser(pipeline: Any) -> torch.nn.Module:
+    return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two pipelines of one shape, of which nothing is to be changed."""
+    folder = tmp_path_factory.mktemp("pair")
+    return tiny_pipeline(folder / "a", seed=1), tiny_pipeline(folder / "b", seed=2)
+
+
+@pytest.fixture
+def own(pair: tuple[Path, Path], tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Copies of the two, for tests that change them; what was written first is left alone."""
+    for path in pair:
+        shutil.copytree(path, tmp_path / path.name)
+    yield tmp_path / "a", tmp_path / "b"
+    assert not list(tmp_path.glob(".*")), "a half-written directory was left"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_pipeline_draws_what_the_merged_weights_draw(kind: Kind, tmp_path: Path) -> None:
+    a, b = (tiny_pipeline(tmp_path / name, kind, seed=n) for n, name in enumerate("ab"))
+    done = blend([a, b], tmp_path / "out")
+    by_hand, other = loaded(a), denoiser(loaded(b)).state_dict()
+    state = denoiser(by_hand).state_dict()
+    mean = {name: 0.5 * tensor + 0.5 * other[name] for name, tensor in state.items()}
+    denoiser(by_hand).load_state_dict(mean)
+    written = loaded(tmp_path / "out")
+    assert type(written) is type(by_hand)
+    found = denoiser(written).state_dict()
+    assert all(torch.equal(found[name], mean[name]) for name in mean)
+    assert np.array_equal(pictures(written), pictures(by_hand))
+    assert not np.array_equal(pictures(written), pictures(loaded(a)))
+    name = "unet" if kind.startswith("sd") and kind != "sd3" else "transformer"
+    assert done.details["components"][name] == "evolve"
+    assert contents(a, name).items() <= contents(tmp_path / "out").items()
+
+
+def test_several_components_merge_and_others_come_from_where_it_is_said(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = pair
+    components = {"unet": "evolve", "text_encoder": "evolve", "vae": "b", "tokenizer": b}
+    done = blend([a, b], tmp_path / "out", weights=[1, 3], components=components)
+    out = tmp_path / "out"
+    for part, file in (("unet", WEIGHTS), ("text_encoder", "model.safetensors")):
+        one, two, got = (load_file(path / part / file) for path in (a, b, out))
+        assert got.keys() == one.keys()
+        for name, tensor in got.items():
+            if tensor.is_floating_point():
+                assert torch.equal(tensor, 0.25 * one[name] + 0.75 * two[name]), name
+    for part, giver in (("vae", b), ("tokenizer", b), ("scheduler", a)):
+        assert contents(out / part) == contents(giver / part)
+    assert done.details["components"]["vae"]["seed"] == "b"
+    assert "givers" not in done.details
+    loaded(out)
+
+
+@pytest.mark.parametrize("method", ["slerp", "linear", "task-arithmetic", "ties", "dare-ties"])
+def test_every_method_merges_pipelines_and_is_rebuilt_to_the_same_bytes(
+    method: str, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = pair
+    giver = tiny_pipeline(tmp_path / "other", seed=3)
+    arguments = ["merge", str(a), str(b), "-o", str(tmp_path / "out"), "--method", method]
+    arguments += ["--component", f"text_encoder={giver}", "--component", "unet=evolve"]
+    arguments += ["--component", f"vae={giver / 'vae'}", "--dtype", "bf16"]
+    if method == "slerp":
+        arguments += ["--ratio", "0.3", "--split", "0.6"]
+    elif method != "linear":
+        arguments += ["--base", str(giver)]
+    code, _, err = run_cli(arguments)
+    assert code == 0, err
+    places = {path.name: path for path in (a, b, giver)}
+    recipe = json.loads((tmp_path / "out/genepool.json").read_text())
+    given = [entry["name"] for entry in (*recipe["seeds"], *recipe.get("givers", []))]
+    seeds = {name: places.get(name, giver / "vae") for name in given}
+    rebuild(tmp_path / "out", tmp_path / "again", seeds=seeds)
+    first, again = contents(tmp_path / "out"), contents(tmp_path / "again")
+    del first["README.md"], again["README.md"]
+    assert first == again
+    assert (
+        first["text_encoder/model.safetensors"] == contents(giver)["text_encoder/model.safetensors"]
+    )
+    tensors = load_file(tmp_path / "out/unet" / WEIGHTS)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert load_file(tmp_path / "out/vae" / WEIGHTS)["encoder.conv_in.bias"].dtype == torch.float32
+
+
+def test_the_weights_of_a_component_tell_the_recipe_too(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    merge(*pair, tmp_path / "out", ratio=0.5)
+    seeds = {path.name: path for path in pair}
+    rebuild(tmp_path / "out/unet" / WEIGHTS, tmp_path / "again", seeds=seeds)
+    assert contents(tmp_path / "out/unet") == contents(tmp_path / "again/unet")
+
+
+def test_shards_are_named_as_the_libraries_find_them(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    components = {"unet": "evolve", "text_encoder": "evolve"}
+    whole = tmp_path / "whole"
+    merge(*pair, whole, ratio=0.4, components=components)
+    merge(*pair, tmp_path / "out", ratio=0.4, components=components, shard_bytes=20_000)
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        names = sorted(path.name for path in (tmp_path / "out" / part).glob("*.safetensors*"))
+        assert names[-1] == f"{stem}.safetensors.index.json"
+        assert len(names) > 2 and names[0] == f"{stem}-00001-of-{len(names) - 1:05d}.safetensors"
+    one, other = loaded(whole), loaded(tmp_path / "out")
+    assert np.array_equal(pictures(one), pictures(other))
+
+
+def variant_shards(folder: Path, variant: str) -> None:
+    """A component's weights in two shards of a variant, as diffusers names them."""
+    tensors = load_file(folder / WEIGHTS)
+    names = sorted(tensors)
+    stem, where = "diffusion_pytorch_model", dict[str, str]()
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"{stem}.{variant}-{number:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file, {"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (folder / f"{stem}.safetensors.index.{variant}.json").write_text(json.dumps(index))
+    (folder / WEIGHTS).unlink()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_whole_components_of_a_variant_get_plain_names(
+    sharded: bool, own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    vae = own[0] / "vae"
+    before = load_file(vae / WEIGHTS)
+    if sharded:
+        variant_shards(vae, "fp16")
+    else:
+        (vae / WEIGHTS).rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    merge(*own, tmp_path / "out", ratio=0.5)
+    assert not list((tmp_path / "out/vae").glob("*fp16*"))
+    state = loaded(tmp_path / "out").vae.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in before.items())
+
+
+def test_of_plain_weights_and_a_variant_the_plain_ones_are_taken(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    expected = contents(own[0] / "vae")
+    for name in ("fp16", "non_ema"):
+        other = {n: t * 0 for n, t in load_file(own[0] / "vae" / WEIGHTS).items()}
+        save_file(other, own[0] / f"vae/diffusion_pytorch_model.{name}.safetensors")
+    merge(*own, tmp_path / "out", ratio=0.5)
+    assert contents(tmp_path / "out/vae") == expected
+
+
+def test_code_pickles_hidden_files_and_sample_pictures_stay_behind(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = own
+    for name in (
+        *("vae/run.py", "vae/diffusion_pytorch_model.bin", "vae/.hidden", "unet/model.py"),
+        *("sample.png", "v1.ckpt", "v1.safetensors", "setup.sh", "README.md", "assets/x.txt"),
+    ):
+        (a / name).parent.mkdir(exist_ok=True)
+        (a / name).write_bytes(b"no")
+    (a / "LICENSE").write_text("MIT License")
+    merge(a, b, tmp_path / "out", ratio=0.5)
+    written = contents(tmp_path / "out")
+    assert b"no" not in written.values()
+    expected = {*contents(b), "README.md", "genepool.json", "LICENSE"}
+    assert written.keys() == expected
+
+
+def test_a_component_of_another_class_is_named_in_the_index(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = own
+    index = json.loads((b / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "EulerDiscreteScheduler"]
+    (b / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((b / "scheduler/scheduler_config.json").read_text())
+    config["_class_name"] = "EulerDiscreteScheduler"
+    (b / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    merge(a, b, tmp_path / "out", ratio=0.5, components={"scheduler": "b"})
+    assert type(loaded(tmp_path / "out").scheduler).__name__ == "EulerDiscreteScheduler"
+    merge(a, b, tmp_path / "other", ratio=0.5, components={"scheduler": b / "scheduler"})
+    assert type(loaded(tmp_path / "other").scheduler).__name__ == "EulerDiscreteScheduler"
+
+
+def test_the_card_names_the_giver_and_the_licence_of_each_component(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = own
+    for path, licence in ((a, "mit"), (b, "mit")):
+        (path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    giver = tiny_pipeline(tmp_path / "giver", seed=3)
+    merge(a, b, tmp_path / "plain", ratio=0.5, components={"vae": "b"})
+    (giver / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    merge(a, b, tmp_path / "out", ratio=0.5, dtype="F16", components={"vae": giver})
+    fronts = {
+        name: yaml.safe_load((tmp_path / name / "README.md").read_text().split("---\n")[1])
+        for name in ("plain", "out")
+    }
+    assert fronts["plain"] == {
+        "base_model": ["a", "b"],
+        "base_model_relation": "merge",
+        "license": "mit",
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["merge", "genepool", "text-to-image"],
+    }
+    assert fronts["out"]["base_model"] == ["a", "b", "giver"]
+    assert fronts["out"]["license"] == "other"
+    page = (tmp_path / "out/README.md").read_text()
+    assert "| giver | cc-by-nc-4.0 | not merged |" in page
+    assert "| vae | AutoencoderKL | as it is in giver | cc-by-nc-4.0 |" in page
+    assert "| unet | UNet2DConditionModel | merged |" in page
+    assert "F16 is the type of the merged components; all others have their own" in page
+    assert "--moved a=PATH b=PATH giver=PATH" in page
+
+
+def test_a_component_with_other_files_is_not_rebuilt(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = own
+    merge(a, b, tmp_path / "out", ratio=0.5, components={"vae": "b"})
+    seeds = {"a": a, "b": b}
+    tensors = load_file(b / "vae" / WEIGHTS)
+    tensors["encoder.conv_in.bias"] += 1
+    save_file(tensors, b / "vae" / WEIGHTS)
+    with pytest.raises(CheckpointError, match="seed 'b': holds another component 'vae'"):
+        rebuild(tmp_path / "out", tmp_path / "again", seeds=seeds)
+    index = json.loads((a / "model_index.json").read_text())
+    index["image_encoder"] = index["text_encoder"]
+    (a / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"seed 'a': has other components .*image_encoder"):
+        rebuild(tmp_path / "out", tmp_path / "again", seeds=seeds)
+    assert not (tmp_path / "again").exists()
+
+
+def unlink(path: str) -> Callable[[Path], None]:
+    return lambda home: (home / path).unlink()
+
+
+def pickled(home: Path) -> None:
+    (home / "vae" / WEIGHTS).rename(home / "vae/diffusion_pytorch_model.bin")
+
+
+def without_folder(home: Path) -> None:
+    shutil.rmtree(home / "vae")
+
+
+def linked_file(home: Path) -> None:
+    (home.parent / "secret.json").write_text("{}")
+    (home / "vae/more.json").symlink_to("../../secret.json")
+
+
+def linked_weights(home: Path) -> None:
+    (home / "vae" / WEIGHTS).rename(home.parent / "weights.safetensors")
+    (home / "vae" / WEIGHTS).symlink_to("../../weights.safetensors")
+
+
+def linked_folder(home: Path) -> None:
+    (home / "vae").rename(home.parent / "elsewhere")
+    (home / "vae").symlink_to("../elsewhere")
+
+
+def empty_folder(home: Path) -> None:
+    without_folder(home)
+    (home / "vae").mkdir()
+
+
+def bad_index(home: Path) -> None:
+    (home / "vae" / WEIGHTS).unlink()
+    index = {"weight_map": {"a": "../../other.safetensors"}}
+    (home / "vae/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def missing_shard(home: Path) -> None:
+    bad_index(home)
+    index = {"weight_map": {"a": "one.safetensors"}}
+    (home / "vae/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def climbing_name(home: Path) -> None:
+    index = json.loads((home / "model_index.json").read_text())
+    index["../vae"] = ["diffusers", "AutoencoderKL"]
+    (home / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (pickled, r"a/vae: the component 'vae' holds no .*; 'diffusion.*bin'.* convert it with"),
+        (
+            unlink(f"vae/{WEIGHTS}"),
+            r"holds no diffusion_pytorch_model.safetensors; fetch the whole",
+        ),
+        (unlink("text_encoder/model.safetensors"), r"'text_encoder' holds no model.safetensors"),
+        (without_folder, r"a/vae: the component 'vae' of the pipeline is missing"),
+        (empty_folder, r"a/vae: holds no file of a component"),
+        (linked_file, r"more\.json: refused, because it links out"),
+        (linked_weights, r"model\.safetensors: refused, because it links out"),
+        (linked_folder, r"refused, because it links out"),
+        (bad_index, r"index\.json: expected an object 'weight_map'"),
+        (missing_shard, r"one\.safetensors: no such file"),
+        (climbing_name, r"'\.\./vae' is no name of a component"),
+    ],
+)
+def test_a_component_that_cannot_be_taken_is_refused(
+    spoil: Callable[[Path], None], message: str, own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    spoil(own[0])
+    with pytest.raises(CheckpointError, match=message):
+        merge(*own, tmp_path / "out", ratio=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("vae", "--component: expected NAME=FROM, as vae=PATH; got 'vae'"),
+        ("vae=nowhere", "'vae' is to come from 'nowhere'; expected 'evolve', the name of a model"),
+        ("unet=b", "the component 'unet' evolves, and cannot be taken as it is too"),
+        ("vea=b", "a: has no component 'vea'; its components are"),
+        ("vea=evolve", "there is no component 'vea' to evolve"),
+        ("vae={b}/unet/config.json", "is neither a pipeline"),
+        ("vae={tmp}", "is neither a pipeline"),
+        ("image_encoder={b}", "b: has no component 'image_encoder'"),
+    ],
+)
+def test_components_that_cannot_be_meant_are_refused(
+    entry: str, message: str, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = pair
+    given = entry.format(b=b, tmp=tmp_path)
+    arguments = ["merge", str(a), str(b), "-o", str(tmp_path / "out"), "--ratio", "0.5"]
+    code, _, err = run_cli([*arguments, "--component", given])
+    assert code == 1 and message in " ".join(err.split()), err
+    assert not (tmp_path / "out").exists()
+    code, _, err = run_cli([*arguments, "--component", "vae=a", "--component", "vae=b"])
+    assert code == 1 and "the component 'vae' is given twice" in err
+
+
+def test_a_single_model_has_no_components(tmp_path: Path) -> None:
+    for name in "ab":
+        save_file({"weight": torch.ones(3)}, tmp_path / f"{name}.safetensors")
+    models = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    with pytest.raises(InputError, match=r"a\.safetensors: is no pipeline, and has no components"):
+        blend(models, tmp_path / "out", components={"vae": "a"})
+
+
+def zeros(checkpoint: Checkpoint, layout: Layout, out: Path, **how: Any) -> Path:
+    """A pipeline whose merged tensors are all zero."""
+
+    def produce(_tensor: int, _start: int, _stop: int, to: Any) -> None:
+        to.raw[:] = 0
+
+    return write_tensors(produce, checkpoint, layout, out, **how)
+
+
+def test_whole_components_count_in_progress_and_an_interrupt_leaves_nothing(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    seen: list[float] = []
+    merge(*own, tmp_path / "out", ratio=0.5, advance=seen.append)
+    assert seen == sorted(seen) and seen[-1] == 1.0
+    share = sum(map(len, contents(tmp_path / "out", "unet").values()))
+    share /= sum(map(len, contents(tmp_path / "out").values()))
+    assert sum(fraction > 1.001 - share for fraction in seen) > 8
+
+    def interrupt(done: float) -> None:
+        if done > 1 - share / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(*own, tmp_path / "no", ratio=0.5, advance=interrupt)
+    assert not (tmp_path / "no").exists()
+
+
+def test_too_little_space_for_a_whole_component_is_said_before(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from genepool.checkpoints.layout import build_layout
+
+    with (own[0] / "vae" / WEIGHTS).open("r+b") as file:
+        file.truncate(2**43)
+    checkpoint = open_pipeline(own[0])
+    with pytest.raises(GenepoolError, match=r"out: needs 8796\.\d+ GB"):
+        zeros(checkpoint, build_layout([checkpoint]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_component_that_is_cut_while_it_is_copied_leaves_nothing(
+    own: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from genepool.output.write import stream
+
+    monkeypatch.setattr(stream, "BLOCK", 4096)
+    weights = own[0] / "vae" / WEIGHTS
+    inode, read = weights.stat().st_ino, os.pread
+
+    def pread(handle: int, size: int, place: int) -> bytes:
+        if place and os.fstat(handle).st_ino == inode:
+            os.truncate(weights, 100)
+        return read(handle, size, place)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: the file was cut short"):
+        merge(*own, tmp_path / "out", ratio=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_digest_is_of_names_and_contents(own: tuple[Path, Path]) -> None:
+    parts = [open_pipeline(path).pipeline for path in own]
+    assert parts[0] is not None and parts[1] is not None
+    one, two = (part.components for part in parts if part is not None)
+    assert component_digest(one["tokenizer"]) == component_digest(two["tokenizer"])
+    assert component_digest(one["vae"]) != component_digest(two["vae"])
+    (own[0] / "tokenizer/LICENSE").write_text("mit")
+    assert component_digest(one["tokenizer"]) != component_digest(two["tokenizer"])
