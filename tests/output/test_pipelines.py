@@ -211,6 +211,43 @@ def test_of_plain_weights_and_a_variant_the_plain_ones_are_taken(
     assert contents(tmp_path / "out/vae") == expected
 
 
+def test_a_named_variant_is_merged_and_taken_and_rebuilt(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = own
+    for path in own:
+        for part in ("unet", "vae"):
+            other = {n: t / 2 for n, t in load_file(path / part / WEIGHTS).items()}
+            save_file(other, path / part / "diffusion_pytorch_model.half.safetensors")
+    models = [{"path": str(path), "variant": "half"} for path in own]
+    done = blend(models, tmp_path / "out", components={"vae": "b"})
+    assert [seed["variant"] for seed in done.details["seeds"]] == ["half", "half"]
+    one, two = (load_file(path / "unet" / WEIGHTS) for path in own)
+    for name, tensor in load_file(tmp_path / "out/unet" / WEIGHTS).items():
+        assert torch.equal(tensor, 0.25 * one[name] + 0.25 * two[name])
+    half = (b / "vae/diffusion_pytorch_model.half.safetensors").read_bytes()
+    assert (tmp_path / "out/vae" / WEIGHTS).read_bytes() == half
+    rebuild(tmp_path / "out", tmp_path / "again", seeds={"a": a, "b": b})
+    assert contents(tmp_path / "out/vae") == contents(tmp_path / "again/vae")
+
+
+def test_a_safety_checker_that_is_not_there_is_left_out(
+    own: tuple[Path, Path], tmp_path: Path
+) -> None:
+    index = json.loads((own[0] / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (own[0] / "model_index.json").write_text(json.dumps(index))
+    done = merge(*own, tmp_path / "out", ratio=0.5)
+    assert "safety_checker" not in done.details["components"]
+    assert loaded(tmp_path / "out").safety_checker is None
+    (own[0] / "safety_checker").mkdir()
+    (own[0] / "safety_checker/model.safetensors").write_bytes(b"as it is")
+    merge(*own, tmp_path / "with", ratio=0.5)
+    written = contents(tmp_path / "with")
+    assert written["safety_checker/model.safetensors"] == b"as it is"
+    assert json.loads(written["model_index.json"]) == index
+
+
 def test_code_pickles_hidden_files_and_sample_pictures_stay_behind(
     own: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -291,6 +328,7 @@ def test_a_component_with_other_files_is_not_rebuilt(
     index = json.loads((a / "model_index.json").read_text())
     index["image_encoder"] = index["text_encoder"]
     (a / "model_index.json").write_text(json.dumps(index))
+    shutil.copytree(a / "text_encoder", a / "image_encoder")
     with pytest.raises(CheckpointError, match=r"seed 'a': has other components .*image_encoder"):
         rebuild(tmp_path / "out", tmp_path / "again", seeds=seeds)
     assert not (tmp_path / "again").exists()
@@ -355,14 +393,14 @@ def climbing_name(home: Path) -> None:
             r"holds no diffusion_pytorch_model.safetensors; fetch the whole",
         ),
         (unlink("text_encoder/model.safetensors"), r"'text_encoder' holds no model.safetensors"),
-        (without_folder, r"a/vae: the component 'vae' of the pipeline is missing"),
+        (without_folder, r"a/vae: the component 'vae' is missing, which model_index"),
         (empty_folder, r"a/vae: holds no file of a component"),
         (linked_file, r"more\.json: refused, because it links out"),
         (linked_weights, r"model\.safetensors: refused, because it links out"),
-        (linked_folder, r"refused, because it links out"),
+        (linked_folder, r"'vae' is a link that leads out of its pipeline"),
         (bad_index, r"index\.json: expected an object 'weight_map'"),
         (missing_shard, r"one\.safetensors: no such file"),
-        (climbing_name, r"'\.\./vae' is no name of a component"),
+        (climbing_name, r"'\.\./vae' cannot be the name of a component"),
     ],
 )
 def test_a_component_that_cannot_be_taken_is_refused(

@@ -9,7 +9,7 @@ from pathlib import Path
 from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.pipelines.components import Component
-from genepool.checkpoints.pipelines.files import component_digest
+from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
@@ -115,7 +115,7 @@ def _source(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Source:
             f"the recipe needs the seed '{seed.name}'; say where it is with "
             f"--moved {seed.name}=PATH"
         )
-    source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype)
+    source = Source(seed.hub or "", rename=seed.rename, dtype=seed.dtype, variant=seed.variant)
     return moved(source, seed.name, places)
 
 
@@ -128,7 +128,7 @@ def _unopened(seed: RecipeSeed, error: CheckpointError) -> CheckpointError:
 def _require_components(read: RecipeFile, family: Family) -> None:
     """Refuse other files of the components that are taken as they are."""
     pipeline = family.checkpoints[0].pipeline
-    components: Mapping[str, Component] = {} if pipeline is None else pipeline.components
+    components: Mapping[str, Component] = {} if pipeline is None else written_components(pipeline)
     if other := {*components} ^ {*read.evolving, *read.whole}:
         raise CheckpointError(
             f"seed '{read.seeds[0].name}': has other components than the recipe was made with "

@@ -42,6 +42,7 @@ class RecipeSeed:
         licence: as it was declared.
         rename: prefixes of tensor names and what stands in their place.
         dtype: of a GGUF file's unpacked weights.
+        variant: of a pipeline's weights, if it was named.
     """
 
     name: str
@@ -50,6 +51,7 @@ class RecipeSeed:
     licence: str
     rename: Mapping[str, str]
     dtype: GGUFType
+    variant: str
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -190,6 +192,7 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
             str(options.get("licence") or ""),
             {str(old): str(new) for old, new in _entries(options.get("rename")).items()},
             unpacked,
+            str(options.get("variant") or ""),
         )
 
     listed = need("seeds", list, "a list")

@@ -10,7 +10,7 @@ from typing import Any
 
 from genepool.checkpoints.family import Family, Source
 from genepool.checkpoints.pipelines.components import EVOLVE, Pipeline
-from genepool.checkpoints.pipelines.files import component_digest
+from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.governance.card import Card, CardComponent, CardSeed, render
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
@@ -63,6 +63,7 @@ def describe_seeds(
                 "licence": seed.licence,
                 "rename": dict(source.rename),
                 "dtype": source.dtype,
+                **({"variant": source.variant} if source.variant else {}),
             }
             for seed, source in zip(seeds, sources, strict=True)
         ],
@@ -78,7 +79,7 @@ def describe_seeds(
             name: EVOLVE
             if name in pipeline.evolving
             else {"seed": names[family.whole.get(name, 0)], "digest": component_digest(component)}
-            for name, component in pipeline.components.items()
+            for name, component in written_components(pipeline).items()
         }
     if givers:
         out["givers"] = [
@@ -152,7 +153,7 @@ def _of_pipeline(
 ) -> Card:
     """A card that says where each component of a pipeline comes from."""
     components: list[CardComponent] = []
-    for name, component in pipeline.components.items():
+    for name, component in written_components(pipeline).items():
         kind, value = component.class_name, details["components"][name]
         given: Mapping[str, str] = {} if value == EVOLVE else value
         components.append(CardComponent(name, kind, given.get("seed", ""), given.get("digest", "")))
