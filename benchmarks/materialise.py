@@ -8,6 +8,9 @@ ratio is genepool's rate over torch.lerp's, from the medians of the repeats.
 
     python benchmarks/materialise.py --json benchmarks/materialise.json
 
+`--float16` compares float16 seeds with bfloat16 ones instead, of the same number and size, in turn:
+their inner products, a child in memory, and a child on the disk.
+
 `--smoke` is a tiny run for CI. Other work on the machine spoils the figures: see "cores used by
 others" in the output (Linux).
 """
@@ -18,12 +21,14 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +42,10 @@ from genepool.core.genome import recipe
 from genepool.materialise.cpu import Materialiser
 from genepool.materialise.gram import load_or_build_gram
 from genepool.materialise.torch import destination
+from genepool.output.write.weights import genome_tensors, write_tensors
 
 SEEDS = 4
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def shapes(params: int) -> dict[str, tuple[int, ...]]:
@@ -54,16 +61,18 @@ def shapes(params: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def make_seeds(directory: Path, params: int) -> list[Checkpoint]:
+def make_seeds(
+    directory: Path, params: int, dtype: torch.dtype = torch.bfloat16
+) -> list[Checkpoint]:
     """Write the seeds, map them, and read every page once."""
     checkpoints: list[Checkpoint] = []
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        path = directory / f"seed{seed}.safetensors"
-        save_file({n: torch.randn(s).bfloat16() for n, s in shapes(params).items()}, path)
+        path = directory / f"seed{seed}.{str(dtype).removeprefix('torch.')}.safetensors"
+        save_file({n: torch.randn(s).to(dtype) for n, s in shapes(params).items()}, path)
         checkpoint = open_checkpoint(path)
         for tensor in checkpoint.tensors.values():
-            np.bitwise_xor.reduce(tensor.raw)
+            np.bitwise_xor.reduce(tensor.raw.view(np.uint16))
         checkpoints.append(checkpoint)
     return checkpoints
 
@@ -78,7 +87,7 @@ def as_torch(checkpoint: Checkpoint, layout: Layout) -> list[torch.Tensor]:
         ]
 
 
-def take_turns(programs: Sequence[Callable[[], None]], repeats: int) -> list[float]:
+def take_turns(programs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Median seconds of each program; they run in turn, after one round that is not counted."""
     seconds: list[list[float]] = [[] for _ in programs]
     for turn in range(repeats + 1):
@@ -151,6 +160,34 @@ def reading(
     ]
 
 
+def float16(directory: Path, params: int, threads: int, repeats: int) -> list[dict[str, Any]]:
+    """What 2 and all seeds of float16 take, over what those of bfloat16 take."""
+    rows: list[dict[str, Any]] = []
+    kinds = [(dtype, make_seeds(directory, params, dtype)) for dtype in HALVES]
+    for count in (2, SEEDS):
+        programs: dict[str, list[Callable[[], object]]] = {"gram": [], "memory": [], "disk": []}
+        for dtype, made in kinds:
+            seeds, layout = made[:count], build_layout(made[:count])
+            child = recipe([0, layout.axis.size], np.full((1, count), 1 / count))
+            live = {s.name: destination(torch.zeros(s.shape, dtype=dtype)) for s in layout.slots}
+            writer = Materialiser(seeds, layout, live, threads)
+
+            def write(seeds: list[Checkpoint] = seeds, layout: Layout = layout) -> None:
+                out = directory / "out"
+                produce = genome_tensors(child, seeds, layout)  # noqa: B023
+                write_tensors(produce, seeds[0], layout, out, threads=threads)
+                shutil.rmtree(out)
+
+            programs["gram"].append(partial(load_or_build_gram, seeds, layout, None, threads))
+            programs["memory"].append(partial(writer.write, child))
+            programs["disk"].append(write)
+        for what, pair in programs.items():
+            own, other = take_turns(pair, repeats)
+            rows.append({"what": what, "seeds": count, "threads": threads, "float16_seconds": own})
+            rows[-1] |= {"bfloat16_seconds": other, "ratio": own / other}
+    return rows
+
+
 def small_model(directory: Path) -> dict[str, float]:
     """Microseconds per write of the paper's 19,210-parameter network, two seeds, 30 segments."""
     shape = {
@@ -207,10 +244,25 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="measured runs of each program")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads")
     parser.add_argument("--directory", type=Path, help="where the seeds are written (default: tmp)")
+    parser.add_argument("--float16", action="store_true", help="float16 against bfloat16, alone")
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--smoke", action="store_true", help="a tiny run")
     args = parser.parse_args()
     params, repeats = (200_000, 2) if args.smoke else (args.params, args.repeats)
+    if args.float16 or args.smoke:
+        with tempfile.TemporaryDirectory(dir=args.directory) as folder:
+            halves = [r for n in args.threads for r in float16(Path(folder), params, n, repeats)]
+        for row in halves:
+            print(
+                f"{row['what']:>6}, {row['seeds']} seeds, {row['threads']} threads: float16 "
+                f"{row['float16_seconds']:.3f} s, bfloat16 {row['bfloat16_seconds']:.3f} s, "
+                f"ratio {row['ratio']:.2f}"
+            )
+        if args.json and args.float16:
+            command = " ".join(["python", *sys.argv])
+            args.json.write_text(json.dumps({"command": command, "rows": halves}, indent=2) + "\n")
+    if args.float16:
+        return
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         checkpoints = make_seeds(Path(folder), params)
         layout = build_layout(checkpoints)

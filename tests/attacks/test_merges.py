@@ -103,6 +103,13 @@ def test_results_beyond_the_range_of_their_dtype(place: Path, dtype: str) -> Non
 
 
 @pytest.mark.parametrize("method", ["ties", "dare-ties", "dare-linear", "task-arithmetic"])
+def test_task_vectors_beyond_the_range_of_float16(place: Path, method: str) -> None:
+    models = [word for n in (1, 2) for word in (seed(place, n), "--weight", "1e9")]
+    given = ["merge", *models, "--method", method, "--base", seed(place, 3), "--no-normalise"]
+    refused(place, [*given, "--dtype", "F16"], "beyond the range of float16", (1,))
+
+
+@pytest.mark.parametrize("method", ["ties", "dare-ties", "dare-linear", "task-arithmetic"])
 @pytest.mark.parametrize("damaged", [1, 3])
 def test_models_with_nan(place: Path, method: str, damaged: int) -> None:
     tensors = load_file(seed(place, damaged))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.dtypes import FLOATING, as_float32
@@ -88,6 +95,121 @@ def test_float32_rounds_as_ieee_asks(code: str) -> None:
     same(combine([(values, "F32")], [1.0], code), expected)
 
 
+def halves_and_ties() -> NDArray[np.uint32]:
+    """float32 bits around all that float16 can hold: every value, every tie, and the next to both.
+
+    Subnormals, what rounds to infinity, float32's own subnormals, and NaN of every kind are there.
+    """
+    low = np.arange(0x7C00, dtype=np.uint16)
+    values = np.append(low.view(np.float16).astype(np.float32), np.float32(65536))
+    ties = (values[:-1] + values[1:]) / 2
+    exact = np.concatenate([values, ties]).view(np.uint32)
+    near = [exact + np.uint32(d) for d in range(3)] + [exact[1:] - np.uint32(d) for d in (1, 2)]
+    rng = np.random.default_rng(5)
+    small = rng.integers(0, 0x00800000, 5_000, dtype=np.uint32)
+    nan = np.uint32(0x7F800000) + np.append(
+        [1, 0x1FFF, 0x2000, 0x400000], rng.integers(1, 2**23, 5_000)
+    )
+    either = np.concatenate([*near, small, nan.astype(np.uint32)])
+    rest = rng.integers(0, 2**32, 200_000, dtype=np.uint32)
+    return np.concatenate([either, either | np.uint32(2**31), rest])
+
+
+def converted(function: Any, values: NDArray[Any], dtype: type) -> NDArray[Any]:
+    """What a compiled function makes of each value."""
+
+    @njit
+    def convert(values: NDArray[Any], out: NDArray[Any]) -> None:
+        for i in range(values.size):
+            out[i] = function(values[i])
+
+    out = np.empty(values.size, dtype)
+    convert(values, out)
+    return out
+
+
+def test_processors_convert_float16_as_the_integers_say() -> None:
+    if not kernels.HALVES:
+        pytest.skip("this processor does not convert float16")
+    halves = np.arange(2**16, dtype=np.uint16)
+    ways = (kernels._from_f16, kernels._from_f16_bits)
+    found = [converted(way, halves, np.float32).view(np.uint32) for way in ways]
+    signalling = np.isnan(halves.view(np.float16)) & ((halves & 0x200) == 0)
+    # A processor makes a signalling NaN quiet at once, others with the first product.
+    found[1][signalling] |= np.uint32(0x400000)
+    np.testing.assert_array_equal(*found)
+    bits = halves_and_ties()
+    ways = (kernels._to_f16, kernels._to_f16_bits)
+    narrow = [converted(way, bits.view(np.float32), np.uint16) for way in ways]
+    np.testing.assert_array_equal(*narrow)
+    # And both as numpy has it, but for NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = bits.view(np.float32).astype(np.float16)
+    real = ~np.isnan(expected)
+    np.testing.assert_array_equal(narrow[0][real], expected.view(np.uint16)[real])
+
+
+def test_float16_is_the_same_where_subnormals_are_flushed() -> None:
+    halves = np.arange(2**16, dtype=np.uint16)
+    values = halves_and_ties().view(np.float32)
+    values = values[np.abs(values) >= 2.0**-126]
+    usual = [combine([(halves, "F16")], [1.0], code) for code in ("F16", "F32")]
+    usual.append(combine([(values, "F32")], [1.0], "F16"))
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush")
+    try:
+        flushed = [combine([(halves, "F16")], [1.0], code) for code in ("F16", "F32")]
+        flushed.append(combine([(values, "F32")], [1.0], "F16"))
+    finally:
+        torch.set_flush_denormal(False)
+    for one, other in zip(usual, flushed, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_float16_is_the_same_on_a_processor_that_does_not_convert_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from genepool.materialise import kernels\n"
+        "from tests.materialise.test_kernels import some_of_float16\n"
+        "print(kernels.HALVES, some_of_float16())\n"
+    )
+    plain = {
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **plain},
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.split() == ["False", some_of_float16()], done.stderr
+
+
+def some_of_float16() -> str:
+    """A digest of sums, products and inner products of float16 of every kind but NaN."""
+    rng = np.random.default_rng(6)
+    halves = [rng.permutation(np.arange(0x7C00, dtype=np.uint16)) for _ in range(3)]
+    digest = hashlib.sha256()
+    for code in ("F16", "F32", "BF16"):
+        for past_caches in (False, True):
+            sources = [(raw, "F16") for raw in halves]
+            coefs = [0.3, -0.7, 0.25]
+            digest.update(combine(sources, coefs, code, past_caches=past_caches).tobytes())
+    bits = halves_and_ties()
+    values = bits[~np.isnan(bits.view(np.float32))].view(np.float32)
+    digest.update(combine([(values, "F32")], [1.0], "F16").tobytes())
+    table = np.array([[address_of(raw) for raw in halves]], dtype=np.int64)
+    ends, codes = np.array([0, 0x7C00]), np.full((1, 3), FLOATING.index("F16"))
+    sums = np.empty((1, 6, 2))
+    kernels.inner_products(ends[:1].copy(), ends[1:].copy(), ends, table, codes, sums)
+    digest.update(sums.tobytes())
+    return digest.hexdigest()
+
+
 def test_float64_sources_are_rounded_to_float32_first() -> None:
     values = np.array([1 + 2**-24, 1 + 2**-24 + 2**-40, 1e300, -1e-300, 0.1])
     with np.errstate(over="ignore"):
@@ -107,6 +229,7 @@ def test_products_and_sums_are_rounded_one_by_one() -> None:
 
 
 @given(
+    own=st.sampled_from(["F16", "BF16"]),
     number=st.integers(0, 2**31),
     count=st.one_of(st.integers(1, 5), st.just(300)),
     size=st.integers(1, 700),
@@ -114,13 +237,20 @@ def test_products_and_sums_are_rounded_one_by_one() -> None:
     past_caches=st.booleans(),
     foreign=st.booleans(),
 )
-def test_sums_of_bfloat16_are_those_of_float32_wherever_they_lie(
-    number: int, count: int, size: int, shifts: list[int], past_caches: bool, foreign: bool
+def test_sums_of_16_bits_are_those_of_float32_wherever_they_lie(
+    own: str,
+    number: int,
+    count: int,
+    size: int,
+    shifts: list[int],
+    past_caches: bool,
+    foreign: bool,
 ) -> None:
     # Any bits at all, at addresses that no vector is aligned to, some with nothing to add.
     rng = np.random.default_rng(number)
     rooms = [rng.integers(0, 2**16, size + 70, dtype=np.uint16) for _ in range(count)]
-    codes = ["F16" if foreign and i == count - 1 else "BF16" for i in range(count)]
+    other = {"F16": "BF16", "BF16": "F16"}[own]
+    codes = [other if foreign and i == count - 1 else own for i in range(count)]
     raw = [
         np.frombuffer(room.tobytes(), np.uint16, size, shift % 130)
         for room, shift in zip(rooms, itertools.cycle(shifts))
@@ -131,7 +261,7 @@ def test_sums_of_bfloat16_are_those_of_float32_wherever_they_lie(
     room = np.full(2 * size + 400, 0xA5, dtype=np.uint8)
     first = 130 + shifts[-1]
     out = room[first : first + 2 * size].view(np.uint16)
-    combine(list(zip(raw, codes, strict=True)), coefs, "BF16", out, past_caches)
+    combine(list(zip(raw, codes, strict=True)), coefs, own, out, past_caches)
     expected = np.zeros(size, dtype=np.float32)
     with np.errstate(all="ignore"):
         terms = [
@@ -142,21 +272,24 @@ def test_sums_of_bfloat16_are_those_of_float32_wherever_they_lie(
         ]
         if terms:
             expected = functools.reduce(np.add, terms)
-    same(out, torch.from_numpy(expected).bfloat16())
+    same(out, torch.from_numpy(expected).to(TORCH[own]))
     assert (room[:first] == 0xA5).all() and (room[first + 2 * size :] == 0xA5).all()
 
 
 @pytest.mark.parametrize("nudge", [-(2.0**-23), 0.0, 2.0**-23])
 @pytest.mark.parametrize("past_caches", [False, True])
-def test_fused_sums_round_to_nearest_and_ties_to_even(nudge: float, past_caches: bool) -> None:
-    # 1 to 2 in steps of bfloat16, and half a step more, give or take the last place of float32.
-    values = torch.arange(1, 2, 2.0**-7)
+@pytest.mark.parametrize(("code", "step"), [("BF16", 2.0**-7), ("F16", 2.0**-10)])
+def test_fused_sums_round_to_nearest_and_ties_to_even(
+    code: str, step: float, nudge: float, past_caches: bool
+) -> None:
+    # 1 to 2 in steps of the format, and half a step more, give or take the last place of float32.
+    values = torch.arange(1, 2, step)
     terms = [torch.cat([values, -values]) for _ in range(3)]
-    terms[1] = terms[0].sign() * 2.0**-8
+    terms[1] = terms[0].sign() * step / 2
     terms[2] = terms[0].sign() * nudge
-    raw = [term.bfloat16().view(torch.int16).numpy().view(np.uint16) for term in terms]
-    got = combine([(x, "BF16") for x in raw], [1.0] * 3, "BF16", past_caches=past_caches)
-    same(got, (terms[0] + terms[1] + terms[2]).bfloat16())
+    raw = [term.to(TORCH[code]).view(torch.int16).numpy().view(np.uint16) for term in terms]
+    got = combine([(x, code) for x in raw], [1.0] * 3, code, past_caches=past_caches)
+    same(got, (terms[0] + terms[1] + terms[2]).to(TORCH[code]))
 
 
 def test_tables_of_another_type_are_refused_and_no_second_function_is_compiled() -> None:

@@ -2,10 +2,10 @@
 # (numba has no type stubs)
 """Memory by address, for compiled loops. Importing this imports numba: do so late.
 
-The sums of bfloat16 are written in LLVM's own terms because they move as many bytes as memory
+The sums of 16-bit formats are written in LLVM's own terms because they move as many bytes as memory
 gives. A plain loop of numba over two uint16 arrays reaches 0.85 of their speed (one core, 2**19
-elements in the caches, measured in turn), and its number of sources is fixed. Plain integer
-arithmetic does not make float16 faster: it takes three conversions of about twelve operations.
+elements of bfloat16 in the caches, measured in turn), and its number of sources is fixed. float16
+is converted by the processor: in integer arithmetic a conversion takes about twelve operations.
 
 Whoever changes this file also changes `kernels.py`, `task_vector_kernels.py` and the other files
 that use it: numba's cache of their functions goes by their own dates, and would keep the old code.
@@ -18,6 +18,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic as untyped_intrinsic
 
 from genepool.errors import ConfigError
@@ -56,6 +57,7 @@ BLOCK = 2 * LINE
 AHEAD = 2048
 """Bytes from what is read to what is fetched meanwhile."""
 
+_INT16 = ir.IntType(16)
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 
@@ -83,7 +85,7 @@ def _memory(element: Any, llvm: ir.Type) -> tuple[Any, Any]:
     return load, store
 
 
-load16, store16 = _memory(types.uint16, ir.IntType(16))
+load16, store16 = _memory(types.uint16, _INT16)
 load32, store32 = _memory(types.float32, ir.FloatType())
 load64, store64 = _memory(types.float64, ir.DoubleType())
 _, store_index = _memory(types.int64, _INT64)
@@ -109,6 +111,41 @@ def float_of(_typing, _value):
     return types.float32(types.uint32), generate
 
 
+def _converts_halves() -> bool:
+    """Whether the processor that numba compiles for converts float16 (nearly all since 2012).
+
+    For others LLVM would call functions that no library here has.
+    """
+    context: Any = cpu_target.target_context
+    triple, _, features = context.codegen().magic_tuple()
+    return "+f16c" in features or triple.startswith(("aarch64", "arm64"))
+
+
+HALVES = _converts_halves()
+"""Whether what is said to convert float16 here can be compiled."""
+
+
+@intrinsic
+def from_half(_typing, _half):
+    """The float32 of a float16's bits: exact, subnormals too, in whatever mode the processor is."""
+
+    def generate(_context, builder, _signature, arguments):
+        half = builder.bitcast(arguments[0], ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def to_half(_typing, _value):
+    """The bits of the float16 nearest to a float32, ties to even; NaN keeps its sign alone."""
+
+    def generate(_context, builder, _signature, arguments):
+        return _narrowed(builder, arguments[0])
+
+    return types.uint16(types.float32), generate
+
+
 @intrinsic
 def step_room(_typing):
     """The address of ROOM bytes, until the function returns."""
@@ -132,23 +169,80 @@ def _prefetch(builder: Any, address: Any) -> None:
     builder.call(function, [builder.inttoptr(address, pointer), _INT32(0), _INT32(3), _INT32(1)])
 
 
-def _bf16_block(past_caches: bool) -> Any:
-    """fuse(out, offset, sources, coefs, addresses): see `fuse_bf16`.
+def _constant(kind: Any, value: int) -> ir.Constant:
+    """An integer of this type, or a vector of it throughout."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
-    Elements are taken two by two, as 32-bit words: a shift and a mask widen them, without the
-    shuffling that widening them one by one would need. Rounding is that of `kernels`.
+
+def _narrowed(builder: Any, value: Any) -> Any:
+    """float32 to the bits of float16, one or a vector of them: see `to_half`."""
+
+    def like(element: Any) -> Any:
+        vector = isinstance(value.type, ir.VectorType)
+        return ir.VectorType(element, value.type.count) if vector else element
+
+    words, short = like(_INT32), like(_INT16)
+    half = builder.bitcast(builder.fptrunc(value, like(ir.HalfType())), short)
+    # Of a NaN processors keep what they like.
+    sign = builder.lshr(builder.bitcast(value, words), _constant(words, 16))
+    sign = builder.and_(builder.trunc(sign, short), _constant(short, 0x8000))
+    nan = builder.fcmp_unordered("uno", value, value)
+    return builder.select(nan, builder.or_(sign, _constant(short, 0x7E00)), half)
+
+
+_PAIRS = ir.VectorType(_INT32, BLOCK // 4)
+_SHORTS = ir.VectorType(_INT16, BLOCK // 2)
+
+
+def _bf16_wide(builder: Any, words: Any) -> list[Any]:
+    """The elements of a block, taken two by two as 32-bit words: float32, the lower ones first.
+
+    A shift and a mask widen them, without the shuffling that widening one by one would need.
     """
+    reals = ir.VectorType(ir.FloatType(), BLOCK // 4)
+    lower = builder.shl(words, _constant(_PAIRS, 16))
+    upper = builder.and_(words, _constant(_PAIRS, 0xFFFF0000))
+    return [builder.bitcast(half, reals) for half in (lower, upper)]
 
-    def constant(vector: ir.VectorType, value: int) -> ir.Constant:
-        return ir.Constant(vector, [value] * vector.count)
+
+def _bf16_narrow(builder: Any, values: list[Any]) -> Any:
+    """The other way, with the rounding of `kernels`."""
+
+    def rounded(value: Any) -> Any:
+        held = builder.bitcast(value, _PAIRS)
+        even = builder.and_(builder.lshr(held, _constant(_PAIRS, 16)), _constant(_PAIRS, 1))
+        up = builder.add(builder.add(held, _constant(_PAIRS, 0x7FFF)), even)
+        nan = builder.fcmp_unordered("uno", value, value)
+        return builder.select(nan, _constant(_PAIRS, 0x7FC00000), up)
+
+    lower, upper = (rounded(value) for value in values)
+    upper = builder.and_(upper, _constant(_PAIRS, 0xFFFF0000))
+    return builder.or_(upper, builder.lshr(lower, _constant(_PAIRS, 16)))
+
+
+def _f16_wide(builder: Any, words: Any) -> list[Any]:
+    halves = builder.bitcast(words, ir.VectorType(ir.HalfType(), BLOCK // 2))
+    return [builder.fpext(halves, ir.VectorType(ir.FloatType(), BLOCK // 2))]
+
+
+def _f16_narrow(builder: Any, values: list[Any]) -> Any:
+    return _narrowed(builder, values[0])
+
+
+def _block(memory: ir.VectorType, wide: Any, narrow: Any, past_caches: bool) -> Any:
+    """fuse(out, offset, sources, coefs, addresses) for a block of such memory: see `fuse_bf16`.
+
+    Args:
+        memory: the type of a block as it is loaded and stored.
+        wide: wide(builder, block) gives its elements as vectors of float32.
+        narrow: narrow(builder, vectors) rounds them into a block.
+        past_caches: whether it is stored past the caches.
+    """
 
     @intrinsic
     def fuse(_typing, _out, _offset, _sources, _coefs, _addresses):
         def generate(context, builder, _signature, arguments):
             out, offset, sources, coefs, addresses = arguments
-            bits = ir.VectorType(_INT32, BLOCK // 4)
-            reals = ir.VectorType(ir.FloatType(), BLOCK // 4)
-            sixteen, upper_half = constant(bits, 16), constant(bits, 0xFFFF0000)
 
             def at(table, kind, index):
                 pointer = builder.inttoptr(table, kind.as_pointer())
@@ -159,27 +253,20 @@ def _bf16_block(past_caches: bool) -> Any:
                 if past_caches:
                     for line in range(0, BLOCK, LINE):
                         _prefetch(builder, builder.add(place, _INT64(AHEAD + line)))
-                words = builder.load(builder.inttoptr(place, bits.as_pointer()), align=1)
-                coef = at(coefs, ir.FloatType(), source)
-                coef = builder.insert_element(ir.Constant(reals, ir.Undefined), coef, _INT32(0))
-                coef = builder.shuffle_vector(coef, coef, constant(bits, 0))
-                halves = builder.shl(words, sixteen), builder.and_(words, upper_half)
-                return [builder.fmul(coef, builder.bitcast(half, reals)) for half in halves]
-
-            def rounded(value):
-                held = builder.bitcast(value, bits)
-                even = builder.and_(builder.lshr(held, sixteen), constant(bits, 1))
-                up = builder.add(builder.add(held, constant(bits, 0x7FFF)), even)
-                nan = builder.fcmp_unordered("uno", value, value)
-                return builder.select(nan, constant(bits, 0x7FC00000), up)
+                words = builder.load(builder.inttoptr(place, memory.as_pointer()), align=1)
+                parts = wide(builder, words)
+                coef, kind = at(coefs, ir.FloatType(), source), parts[0].type
+                coef = builder.insert_element(ir.Constant(kind, ir.Undefined), coef, _INT32(0))
+                first = _constant(ir.VectorType(_INT32, kind.count), 0)
+                coef = builder.shuffle_vector(coef, coef, first)
+                return [builder.fmul(coef, part) for part in parts]
 
             sums = [cgutils.alloca_once_value(builder, term) for term in scaled(_INT64(0))]
             with cgutils.for_range_slice(builder, _INT64(1), sources, _INT64(1)) as (source, _):
                 for total, term in zip(sums, scaled(source), strict=True):
                     builder.store(builder.fadd(builder.load(total), term), total)
-            lower, upper = (rounded(builder.load(total)) for total in sums)
-            words = builder.or_(builder.and_(upper, upper_half), builder.lshr(lower, sixteen))
-            place = builder.inttoptr(builder.add(out, offset), bits.as_pointer())
+            words = narrow(builder, [builder.load(total) for total in sums])
+            place = builder.inttoptr(builder.add(out, offset), memory.as_pointer())
             stored = builder.store(words, place, align=BLOCK if past_caches else 1)
             if past_caches:
                 stored.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
@@ -190,7 +277,7 @@ def _bf16_block(past_caches: bool) -> Any:
     return fuse
 
 
-fuse_bf16 = _bf16_block(past_caches=False)
+fuse_bf16 = _block(_PAIRS, _bf16_wide, _bf16_narrow, past_caches=False)
 """fuse(out, offset, sources, coefs, addresses): BLOCK bytes of a sum of bfloat16, from registers.
 
 Args:
@@ -199,11 +286,18 @@ Args:
     coefs, addresses: at float32[sources] and int64[sources]; bytes addresses[i]+offset.. are read.
 """
 
-fuse_bf16_past_caches = _bf16_block(past_caches=True)
+fuse_bf16_past_caches = _block(_PAIRS, _bf16_wide, _bf16_narrow, past_caches=True)
 """The same to a multiple of BLOCK, for what the caches cannot hold; `fence` after the last.
 
 A plain store to memory that is in no cache reads it first: for two sources, a third more to move.
 """
+
+fuse_f16, fuse_f16_past_caches = (
+    [_block(_SHORTS, _f16_wide, _f16_narrow, past) for past in (False, True)]
+    if HALVES
+    else (fuse_bf16, fuse_bf16_past_caches)
+)
+"""The same of float16, for use where `HALVES`."""
 
 
 @intrinsic

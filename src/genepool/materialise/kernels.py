@@ -3,9 +3,10 @@
 """Compiled loops over raw weights. Importing this imports numba: do so late.
 
 Arithmetic is IEEE, without fast-math: the vector body of a loop and its tail, and every machine,
-give the same bits. Sixteen-bit formats are converted by integer arithmetic written out here, so
-that no processor's conversion instructions or denormal mode take part. Compiled code is kept in
-numba's cache beside this file (or in the user's cache directory), so only the first run waits.
+give the same bits. bfloat16 is converted by integer arithmetic written out here, and so is float16
+where the processor has no instructions for it; these do the same in whatever mode the processor is
+(subnormals are never flushed), but for NaN, which is seen to. Compiled code is kept in numba's
+cache beside this file (or in the user's cache directory), so only the first run waits.
 
 Tensors are given as addresses with an index into `FLOATING` for the dtype: one call then covers
 any number of tensors, seeds and segments, and an address need not be aligned. Whoever calls keeps
@@ -25,13 +26,17 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.dtypes import FLOATING
 from genepool.materialise.intrinsics import (
     BLOCK,
+    HALVES,
     ROOM,
     STEP,
     bits_of,
     fence,
     float_of,
+    from_half,
     fuse_bf16,
     fuse_bf16_past_caches,
+    fuse_f16,
+    fuse_f16_past_caches,
     load16,
     load32,
     load64,
@@ -40,6 +45,7 @@ from genepool.materialise.intrinsics import (
     store32,
     store64,
     store_index,
+    to_half,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,7 +89,7 @@ def _to_bf16(value: np.float32) -> np.uint16:
 
 
 @_kernel
-def _from_f16(half: np.uint16) -> np.float32:
+def _from_f16_bits(half: np.uint16) -> np.float32:
     magnitude = u32(u32(half) & u32(0x7FFF))
     wide = u32(magnitude << u32(13))
     bits = u32(wide + u32(0x38000000))  # exponent bias 15 to 127
@@ -95,7 +101,7 @@ def _from_f16(half: np.uint16) -> np.float32:
 
 
 @_kernel
-def _to_f16(value: np.float32) -> np.uint16:
+def _to_f16_bits(value: np.float32) -> np.uint16:
     bits = bits_of(value)
     magnitude = u32(bits & u32(0x7FFFFFFF))
     even = u32(u32(magnitude >> u32(13)) & u32(1))
@@ -108,6 +114,11 @@ def _to_f16(value: np.float32) -> np.uint16:
     if magnitude > u32(0x7F800000):
         half = u32(0x7E00)
     return np.uint16(u32(half | u32(u32(bits >> u32(16)) & u32(0x8000))))
+
+
+# The formats whose sums are computed in registers.
+_FUSED = (BF16, F16) if HALVES else (BF16,)
+_from_f16, _to_f16 = (from_half, to_half) if HALVES else (_from_f16_bits, _to_f16_bits)
 
 
 @_kernel
@@ -178,15 +189,19 @@ def _round_through(values: int, count: int, code: int) -> None:
 
 @_kernel
 def _fuse(
-    out: int, blocks: int, sources: int, coefs: int, addresses: int, past_caches: bool
+    out: int, blocks: int, sources: int, coefs: int, addresses: int, code: int, past_caches: bool
 ) -> None:
-    """Sums of bfloat16 into bfloat16, block by block; past the caches if that is possible."""
-    if past_caches and out % BLOCK == 0:
-        for block in range(blocks):
+    """Sums of a 16-bit format into itself, block by block; past the caches if that is possible."""
+    past = past_caches and out % BLOCK == 0
+    for block in range(blocks):
+        if code == BF16 and past:
             fuse_bf16_past_caches(out, block * BLOCK, sources, coefs, addresses)
-    else:
-        for block in range(blocks):
+        elif code == BF16:
             fuse_bf16(out, block * BLOCK, sources, coefs, addresses)
+        elif past:
+            fuse_f16_past_caches(out, block * BLOCK, sources, coefs, addresses)
+        else:
+            fuse_f16(out, block * BLOCK, sources, coefs, addresses)
 
 
 @_kernel
@@ -266,8 +281,8 @@ def express(
         out = out_addresses[tensor] + offset * _element_size(out_code)
         used = 0
         via_code = via_codes[tensor]
-        fusable = words.size == 0 and out_code == BF16 and 8 * count_sources <= ROOM
-        fusable = fusable and via_code != F16
+        fusable = words.size == 0 and out_code in _FUSED and 8 * count_sources <= ROOM
+        fusable = fusable and (via_code == out_code or _element_size(via_code) > 2)
         for source in range(count_sources):
             coef = coefs[segment, source]
             if coef != 0 and fusable:
@@ -275,14 +290,14 @@ def express(
                 store_index(fused_addresses, used, address + offset * 2)
                 store32(fused_coefs, used, coef)
                 used += 1
-                fusable = codes[tensor, source] == BF16
+                fusable = codes[tensor, source] == out_code
         if fusable and used > 0:
             lead = -out % BLOCK // 2 if past_caches and out % 2 == 0 else 0
             blocks = 2 * (end - position) // BLOCK
             if lead > 0:
                 end = min(end, position + lead)
             elif blocks > 0:
-                _fuse(out, blocks, used, fused_coefs, fused_addresses, past_caches)
+                _fuse(out, blocks, used, fused_coefs, fused_addresses, out_code, past_caches)
                 position += blocks * BLOCK // 2
                 continue
         # Steps end at multiples of STEP inside the tensor, so that stores stay aligned.

@@ -3,8 +3,8 @@
 """Compiled loops over task vectors. Importing this imports numba: do so late.
 
 A task vector is model - base, subtracted in float32; weights, sums and the division are float64,
-and the result is rounded to float32 and then to the output's dtype. Everything goes element by
-element, so that neither threads nor pieces change a bit.
+and the result is rounded to float32 and then to the output's dtype, as `kernels` reads and rounds
+all dtypes. Everything goes element by element, so that neither threads nor pieces change a bit.
 """
 
 from __future__ import annotations

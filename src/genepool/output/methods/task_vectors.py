@@ -31,7 +31,7 @@ from genepool.errors import InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.tensor_table import Sources, address_of, prepare_sources, require_finite
 from genepool.output.methods.specification import Combined, Method, Options, weights_of
-from genepool.output.write.weights import Produce
+from genepool.output.write.weights import Produce, require_range
 
 Int64 = NDArray[np.int64]
 Name = Literal["ties", "dare-ties", "dare-linear"]
@@ -324,10 +324,12 @@ class _Merger:
             address_of(out.raw),
             FLOATING.index(out.dtype),
         )
+        name = self._sources.layout.slots[tensor].name
         if broken:
-            name = self._sources.layout.slots[tensor].name
             begin = unit.start + start
             require_finite(self._sources.checkpoints, name, begin, begin + stop - start)
+        if out.dtype == "F16":
+            require_range(name, out)
 
     def _prepare(self, unit: _Unit) -> None:
         """Find the thresholds of a unit; threads share the models among them."""

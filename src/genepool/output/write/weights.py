@@ -66,7 +66,8 @@ class Writing:
 _AT_THE_DISK = 2
 
 # Computes elements start..stop of a tensor of the axis into the beginning of the destination:
-# produce(tensor, start, stop, destination), from several threads at a time.
+# produce(tensor, start, stop, destination), from several threads at a time. It refuses what float16
+# cannot hold (`require_range`).
 Produce = Callable[[int, int, int, Destination], None]
 
 
@@ -135,9 +136,19 @@ def genome_tensors(genome: Genome, checkpoints: Sequence[Checkpoint], layout: La
         if not all_finite(out.raw, out.dtype):
             name = layout.slots[tensor].name
             require_finite(sources.checkpoints, name, start, stop)
-            raise _beyond_range(name, out.dtype)
+            require_range(name, out)
 
     return produce
+
+
+def require_range(name: str, out: Destination) -> None:
+    """Raise GenepoolError if a tensor's values, finite as float32, are not so in its dtype."""
+    if not all_finite(out.raw, out.dtype):
+        advice = "choose dtype BF16 or F32" if out.dtype == "F16" else "choose smaller weights"
+        limit = "float16 (65504)" if out.dtype == "F16" else out.dtype
+        raise GenepoolError(
+            f"tensor '{one_line(name)}' has values beyond the range of {limit}; {advice}"
+        )
 
 
 def write_tensors(
@@ -285,17 +296,10 @@ class _Job:
             further = source.raw[max(start, entry.merged) : end]
             if source.dtype != entry.dtype:
                 further = from_float32(as_float32(further, source.dtype), entry.dtype)
-            out[max(0, entry.merged - start) :] = further
-        if entry.dtype == "F16" and not all_finite(out, entry.dtype):
-            raise _beyond_range(entry.name, entry.dtype)
-
-
-def _beyond_range(name: str, dtype: str) -> GenepoolError:
-    advice = "choose dtype BF16 or F32" if dtype == "F16" else "choose smaller weights"
-    limit = "float16 (65504)" if dtype == "F16" else dtype
-    return GenepoolError(
-        f"tensor '{one_line(name)}' has values beyond the range of {limit}; {advice}"
-    )
+            rest = out[max(0, entry.merged - start) :]
+            rest[:] = further
+            if entry.dtype == "F16":
+                require_range(entry.name, Destination(entry.dtype, rest))
 
 
 def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes]) -> None:
