@@ -96,3 +96,13 @@ def write_checkpoint(
     produce = genome_tensors(genome, checkpoints, layout)
     writing = Writing(dtype, shard_bytes)
     return write_tensors(produce, checkpoints[0], layout, directory, writing, **how)
+
+
+def contents(directory: Path, without: str = "") -> dict[str, bytes]:
+    """All files of a directory by their path in it, but for those of one folder or name."""
+    left_out = directory / without
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not (without and path.is_relative_to(left_out))
+    }

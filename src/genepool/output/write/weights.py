@@ -208,14 +208,15 @@ def write_tensors(
         files += planned
         if len(planned) > 1:
             others[f"{part.folder}{part.stem}.safetensors.index.json"] = _index(part, planned)
-    total = sum(file.size for file in files) + sum(map(_size, others.values()))
+    sizes = [*(file.size for file in files), *map(_size, others.values())]
+    total = sum(sizes)
     _require_space(target, total)
     temporary = temporary_sibling(target)
     try:
         temporary.mkdir()
         try:
             job = _Job(produce, first, total, progress)
-            large = any(file.size >= stream.DIRECT_BYTES for file in files)
+            large = max(sizes) >= stream.DIRECT_BYTES
             crew = Crew(thread_count(threads) + (_AT_THE_DISK if large else 0))
             folders = {temporary, *(temporary / name for name in map(os.path.dirname, others))}
             folders |= {(temporary / file.name).parent for file in files}
