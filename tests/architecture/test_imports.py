@@ -33,7 +33,7 @@ BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
 TORCH = {
     "materialise/torch.py", "models/diffusers.py", "models/filled.py", "models/network.py",
-    "models/transformers.py", "tasks/classifier/network_scorer.py",
+    "models/transformers.py", "tasks/classifier/network_scorer.py", "tasks/images/tower.py",
 }  # fmt: skip
 
 # Each of these in one file at most, the one that needs it.

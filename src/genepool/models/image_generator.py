@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.pipelines.files import (
-    SAFETY_CHECKER,
-    component_digest,
-    written_components,
-)
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, some
-from genepool.models.kind import (
-    Building,
-    Kind,
-    Options,
-    PinnedFile,
-    PinnedFiles,
-    refuse_others,
-    require_package,
-)
+from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
 from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
@@ -49,17 +35,7 @@ class ImageGenerator:
     of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
 
     def pictures(self, prompts: Sequence[str], ids: Sequence[str]) -> NDArray[np.uint8]:
-        """Draw one picture for each prompt, all in one batch.
-
-        The noise of a picture depends on its id alone. Its last bits may depend on what else is in
-        the batch: whoever scores pictures draws in fixed blocks.
-
-        Args:
-            prompts: n texts.
-            ids: n names of examples.
-
-        Returns:
-            uint8[n, H, W, 3].
+        """See `Drawing`.
 
         Raises:
             EvaluationError: the pipeline fails, or a picture holds NaN or is of one colour.
@@ -96,31 +72,11 @@ def _build(building: Building) -> LiveModel:
     return filled_by_genomes(value, held, list(held), pair, building.layout, first)
 
 
-def _pinned_files(_options: Options, first: Checkpoint, _directory: Path) -> PinnedFiles:
-    """All that draws beside the weights that evolve."""
-    pipeline = first.pipeline
-    if pipeline is None:
-        return {}
-    return {
-        pinned_name(name): PinnedFile(
-            component_digest(component, weights=name not in pipeline.evolving), component.directory
-        )
-        for name, component in written_components(pipeline).items()
-        if name != SAFETY_CHECKER
-    }
-
-
-def pinned_name(component: str) -> str:
-    """Under which a pool pins a component of its pipelines."""
-    return f"component '{component}'"
-
-
 IMAGE_GENERATOR = Kind(
     name="diffusers",
     help="an image generator, a pipeline of diffusers (extra 'pictures').",
     is_meant=lambda _options, first: first.pipeline is not None,
     check=_check,
     build=_build,
-    pinned_files=_pinned_files,
     library=lambda _first: "diffusers",
 )

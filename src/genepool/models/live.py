@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome
@@ -47,6 +50,29 @@ class Answering(Protocol):
 
     def garbage(self, answers: Sequence[Any]) -> Mapping[str, Sequence[str]]:
         """Answers that no sane model gives: what is wrong with them -> how each is shown, or ""."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A live model's value that draws pictures."""
+
+    def pictures(self, prompts: Sequence[str], ids: Sequence[str]) -> NDArray[np.uint8]:
+        """Draw one picture for each prompt, all in one batch.
+
+        The noise of a picture depends on its id alone. Its last bits may depend on what else is in
+        the batch: whoever scores pictures draws in fixed blocks.
+
+        Args:
+            prompts: n texts.
+            ids: n names of examples.
+
+        Returns:
+            uint8[n, H, W, 3].
+
+        Raises:
+            EvaluationError: the model cannot draw.
+        """
         ...
 
 

@@ -40,6 +40,9 @@ _TOKENIZER = (
     "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 
+# Either says how pictures become numbers.
+_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+
 
 def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     """Make a language model with memory for a genome; no weights are read.
@@ -304,3 +307,36 @@ def quiet() -> Generator[None, None, None]:
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
+
+
+def load_tower(directory: Path) -> tuple[Any, Any, Any]:
+    """A model that sees pictures: itself, its image processor and its tokenizer; None where the
+    directory has none of these two.
+
+    Raises:
+        CheckpointError: transformers cannot load one of them.
+    """
+    given = {"local_files_only": True, "trust_remote_code": False}
+    with quiet():
+        named: Sequence[str] = _config(directory).architectures or ()
+        own = [name for name in named if name.endswith(("Model", "ModelWithProjection"))]
+        kind = getattr(_TF, own[0], _TF.AutoModel) if own else _TF.AutoModel
+        try:
+            model = kind.from_pretrained(
+                str(directory), dtype=torch.float32, use_safetensors=True, **given
+            )
+            model.eval()
+            model.requires_grad_(False)
+            processor = None
+            if any((directory / name).is_file() for name in _PROCESSOR):
+                processor = _TF.AutoImageProcessor.from_pretrained(str(directory), **given)
+        except BaseException as error:
+            pass_on(error)
+            raise CheckpointError(
+                f"{at(directory)}: transformers {_TF.__version__} cannot load it as a model that "
+                f"sees pictures: {cause(error)}"
+            ) from error
+        words = _tokenizer(directory, needed=False)
+        if words is not None:
+            words.padding_side = "right"
+        return model, processor, words

@@ -39,7 +39,8 @@ class Result:
         status: as `genepool status --json` prints it.
         session: children absorbed by this call.
         seconds: that they took, setting up left out.
-        notices: what is good to know about the seeds, one line each; empty if nothing was to do.
+        notices: what is good to know about seeds and tasks, one line each; empty if nothing was
+            to do.
     """
 
     pool: Path
@@ -96,11 +97,6 @@ def evolve(
     for notice in inputs.notices:
         watcher.notice(notice)
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
-        if pool.log_damaged:
-            watcher.notice(
-                f"{path}: the pool's log was damaged: what was written after the damage is lost, "
-                "and the run makes it again"
-            )
         watcher.stage("reading the seeds")
         pins = pins_of(inputs, cache or path)
         pool.watch = partial(_look, inputs)

@@ -23,7 +23,7 @@ from genepool.errors import (
 from genepool.materialise.gram import load_or_build_gram
 from genepool.run.run_file import Run, TaskOptions
 from genepool.strategies.problem import Problem
-from genepool.tasks.task import Batched, Blocked, Labelled, Task
+from genepool.tasks.task import Batched, Blocked, Labelled, Remarking, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Inputs:
         checkpoints: the seeds, in order.
         layout: where their tensors lie on the axis.
         whole: component of a pipeline -> the number of the seed that gives it as it is.
-        notices: what is good to know about the seeds, one line each.
+        notices: what is good to know about seeds and tasks, one line each.
         tasks: those that members compete for, in order; their examples are laid end to end.
         guards: the guard tasks, likewise.
         examples: those that members compete for.
@@ -98,6 +98,7 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     sources, family = opened or open_seeds(run)
     tasks: list[Task] = []
     guards: list[Task] = []
+    notices = [*family.notices]
     for index, entry in enumerate(run.tasks):
         where = f"{run.where('tasks', index)}: task '{entry.settings.name}'"
         try:
@@ -107,13 +108,15 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         except OSError as error:
             raise ConfigError(f"{where}: cannot be opened ({error.strerror or error})") from error
         (guards if entry.settings.guard else tasks).append(task)
+        if isinstance(task, Remarking):
+            notices += [f"task '{entry.settings.name}': {text}" for text in task.notices]
     return Inputs(
         run,
         sources,
         family.checkpoints,
         family.layout,
         family.whole,
-        family.notices,
+        tuple(notices),
         tuple(tasks),
         tuple(guards),
         _laid_out(run.config.contested, tasks),

@@ -35,6 +35,7 @@ __all__ = [
     "Drawn",
     "Labelled",
     "Measured",
+    "Remarking",
     "Task",
     "checked_indices",
     "checked_scores",
@@ -127,6 +128,16 @@ class Labelled(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """The kind of each selection example, N of them; for strategies and reports."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A task about which something is good to know; optional."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """One line each; shown when a run begins or goes on."""
         ...
 
 

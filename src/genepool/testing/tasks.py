@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import EvaluationError
+from genepool.models.image_generator import ImageGenerator
 from genepool.models.language import LanguageModel
 from genepool.tasks.task import Blocked, Task
 from genepool.testing.require import require
@@ -51,10 +52,12 @@ def check_task(
 
     Args:
         task: the task.
-        model: what a live model gives to tasks: a mapping of arrays, a torch network or a language
-            model. It should be one that gets some examples right and others wrong.
+        model: what a live model gives to tasks: a mapping of arrays, a torch network, a language
+            model or an image generator. It should be one that gets some examples right and others
+            wrong.
         reopen: opens the same task again; without it that part is not checked.
-        broken: a model that must be refused; by default `model` with every weight NaN.
+        broken: a model that must be refused; by default `model` with every weight NaN; to be
+            given for an image generator.
         at_most: examples that are scored of each set, evenly spread; each is scored about six
             times.
         seed: of the orders and blocks that are tried.
@@ -243,6 +246,10 @@ def _snapshot(model: Any) -> dict[str, NDArray[Any]] | None:
         return {name: np.array(array) for name, array in arrays.items()}
     if isinstance(model, LanguageModel):
         return _snapshot(model.model)
+    if isinstance(model, ImageGenerator):
+        parts: Mapping[str, Any] = model.pipeline.components
+        held_by = {name: _snapshot(part) for name, part in parts.items() if _is_network(part)}
+        return {f"{n}.{key}": a for n, held in held_by.items() for key, a in (held or {}).items()}
     if _is_network(model):
         held: Mapping[str, Any] = model.state_dict()
         return {

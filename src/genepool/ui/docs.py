@@ -82,7 +82,7 @@ def _run_file() -> str:
     for name, options in BUILT_IN.items():
         parts.append(_table(f"`strategy` with `name: {name}`", options, leave_out=("name",)))
     parts.append(_table("An entry of `measures` of `map-elites`", Measure))
-    for name in ("classifier", "function", "lm-eval"):
+    for name in ("classifier", "function", "images", "lm-eval"):
         title = f"A task with `evaluator: {name}`, besides"
         parts.append(_table(title, find_evaluator(name).Options))
     parts.append(_table("`generation` of `lm-eval`", GenerationOptions))

@@ -1,0 +1,312 @@
+"""The evaluator `images`: scores for pictures that are drawn from prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.errors import ConfigError, EvaluationError, MissingExtraError
+from genepool.messages import count, one_line, shown, some
+from genepool.models.live import Drawing
+from genepool.tasks.blocks import numbered, score_blocks
+from genepool.tasks.checks import checked_indices, content_digest, require_unique
+from genepool.tasks.example_files import example_ids, read_examples
+from genepool.tasks.images.options import ImagesOptions
+from genepool.tasks.images.references import Read, reader
+from genepool.tasks.images.scorers import Examples, Picky, open_scorer
+from genepool.tasks.stored import StoredTask, train_size
+from genepool.tasks.task import evaluator
+from genepool.threads import available_threads
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+UInt8 = NDArray[np.uint8]
+
+
+@evaluator("images")
+class Images(StoredTask):
+    """Prompts, and how good the pictures are that a model draws from them.
+
+    Pictures are drawn and scored in fixed blocks; the noise of each belongs to its example.
+    """
+
+    Options = ImagesOptions
+
+    def __init__(self, options: ImagesOptions, directory: Path) -> None:
+        """Read the examples, look at their real pictures and try the scorer on noise.
+
+        Raises:
+            ConfigError: examples, pictures, tower or options are of no use; or the scorer likes
+                noise.
+            CheckpointError: the tower cannot be loaded.
+            MissingExtraError: a package that it needs is not installed.
+        """
+        for package in ("torch", "transformers", "PIL"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError(package, "pictures", "the evaluator 'images'")
+        self._options = options
+        train, test = _examples(options, directory)
+        self._examples = [*train, *test]
+        key = options.id
+        named = [{**e, "id": e[key]} if key in e else e for e in self._examples]
+        ids, digests = example_ids(named)
+        require_unique(ids, options.examples)
+        super().__init__(ids, len(train), "")
+        self._prompts = self._texts("prompt", options.prompt)
+        self._languages = {
+            name: self._texts(f"languages.{one_line(name)}", key)
+            for name, key in options.languages.items()
+        }
+        self._labels = () if options.group is None else self._groups(options.group)
+        wanted = options.score == "reference" or options.pictures is not None
+        self._read: Read | None = None
+        seen: tuple[str, ...] = ()
+        if wanted or any(isinstance(e.get(options.picture), np.ndarray) for e in self._examples):
+            self._read = reader(options.pictures, options.picture, directory)
+        material = Examples(ids, self._prompts, self._examples, self._reference)
+        self._scorer = open_scorer(options, directory, material)
+        if self._read is not None:
+            seen = self._look_at_references()
+        settings = options.model_dump(include={"score", "device", "resize", "batch"})
+        self._digest = content_digest(
+            ["images 1", json.dumps(settings), str(len(train)), self._scorer.digest]
+            + [*ids, *self._prompts, *seen, *self._labels]
+            + ([] if self._scorer.tower_alone else [*digests])
+        )
+        self._picky = Picky(self._scorer, ids[: self._n], allowed=options.noise == "allow")
+        self.notices = self._picky.at_opening(None if self._read is None else self._reference)
+
+    @property
+    def binary(self) -> bool:
+        """Likeness is no yes or no."""
+        return False
+
+    @property
+    def blocks(self) -> Int64:
+        """See `Blocked`."""
+        return numbered(self._n, self._options.batch)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See `Labelled`; empty where no group is named."""
+        return self._labels[: self._n]
+
+    def score(self, model: Any, indices: Int64, *, held_out: bool = False) -> Float32:
+        """See `Task.score`.
+
+        Raises:
+            EvaluationError: the model draws no pictures, or broken ones, or the scorer fails.
+        """
+        first, last = self._range(held_out)
+        positions = checked_indices(indices, last - first)
+        self._picky.at_first_model(model, lambda rows: self._drawn(model, rows, self._prompts))
+
+        def block(rows: list[int]) -> Float32:
+            places = [first + row for row in rows]
+            return self._scorer.score(self._drawn(model, places, self._prompts), places)
+
+        return score_blocks(positions, last - first, self._options.batch, block)
+
+    # What people look at
+
+    def drawn(
+        self, model: Any, indices: Int64, *, held_out: bool = False, prompt: str | None = None
+    ) -> UInt8:
+        """See `Drawn`.
+
+        Args:
+            model: as `score` takes it.
+            indices: int64[n], as `score` takes them.
+            held_out: which of the two sets they count in.
+            prompt: key of other prompts to draw from, with the same noise; None draws what is
+                scored.
+
+        Raises:
+            EvaluationError: the model cannot draw.
+            ConfigError: an example has no such prompt.
+        """
+        first, last = self._range(held_out)
+        positions = checked_indices(indices, last - first)
+        prompts = self._prompts if prompt is None else self._texts("prompt", prompt)
+        found: dict[int, UInt8] = {}
+        for rows in self._blocks_of(positions, last - first):
+            pictures = self._drawn(model, [first + row for row in rows], prompts)
+            found.update(zip(rows, pictures, strict=True))
+        return np.stack([found[row] for row in positions.tolist()])
+
+    def captions(self, indices: Int64, *, held_out: bool = False) -> Sequence[str]:
+        """See `Drawn`."""
+        first, last = self._range(held_out)
+        rows: list[int] = checked_indices(indices, last - first).tolist()
+        return [self._prompts[first + row] for row in rows]
+
+    def references(self, indices: Int64, *, held_out: bool = False) -> UInt8 | None:
+        """See `Drawn`; of several sizes, all get the first one's."""
+        if self._read is None:
+            return None
+        from PIL import Image
+
+        first, last = self._range(held_out)
+        rows = checked_indices(indices, last - first).tolist()
+        found = [self._reference(first + row) for row in rows]
+        height, width = found[0].shape[:2]
+        return np.stack(
+            [
+                one
+                if one.shape == found[0].shape
+                else np.asarray(Image.fromarray(one).resize((width, height)))
+                for one in found
+            ]
+        )
+
+    def measures(self, model: Any) -> Mapping[str, float]:
+        """See `Measured`: how good the pictures are that are drawn from each language, and how
+        alike those from two of them, drawn from the same noise, where there is a tower.
+
+        Raises:
+            EvaluationError: the model draws no pictures, or broken ones, or the scorer fails.
+        """
+        if not self._languages:
+            return {}
+        first, last = self._range(bool(self.held_out))
+        size = min(self._options.measured, last - first)
+        scores: dict[str, list[Float32]] = {}
+        for rows in self._blocks_of(np.arange(size, dtype=np.int64), last - first):
+            places = [first + row for row in rows]
+            kept = len([row for row in rows if row < size])
+            features: dict[str, Float32] = {}
+            for name, prompts in self._languages.items():
+                pictures = self._drawn(model, places, prompts)
+                scores.setdefault(name, []).append(self._scorer.score(pictures, places)[:kept])
+                if self._scorer.tower is not None:
+                    features[name] = self._scorer.seen(pictures, places)
+            for a, b in itertools.combinations(features, 2):
+                alike = self._scorer.likeness(features[a], features[b])[:kept]
+                scores.setdefault(f"{a}/{b} consistency", []).append(alike)
+        return {name: float(np.concatenate(found).mean()) for name, found in scores.items()}
+
+    # Drawing
+
+    def _blocks_of(self, positions: Int64, size: int) -> list[list[int]]:
+        batch = self._options.batch
+        numbers: list[int] = np.unique(positions // batch).tolist()
+        return [list(range(n * batch, min((n + 1) * batch, size))) for n in numbers]
+
+    def _drawn(self, model: Any, places: Sequence[int], prompts: Sequence[str]) -> UInt8:
+        if not isinstance(model, Drawing):
+            raise EvaluationError(
+                "the evaluator 'images' needs a model that draws pictures, as a seed directory "
+                f"with a model_index.json gives one; got {type(model).__name__}"
+            )
+        ids = [self._ids[place] for place in places]
+        found: Any = model.pictures([prompts[place] for place in places], ids)
+        if getattr(found, "dtype", None) != np.uint8 or getattr(found, "ndim", 0) != 4:
+            raise EvaluationError(
+                f"expected pictures, uint8[n, height, width, 3]; got {shown(found)}"
+            )
+        pictures = cast("UInt8", found)
+        if pictures.shape[0] != len(ids) or pictures.shape[3] != 3 or 0 in pictures.shape:
+            raise EvaluationError(
+                f"expected {count(len(ids), 'picture')} of shape [height, width, 3]; got an array "
+                f"of shape {pictures.shape}"
+            )
+        for name, one in zip(ids, pictures, strict=True):
+            if (one == one[0, 0]).all():
+                raise EvaluationError(
+                    f"the picture for example '{one_line(name)}' is of one colour, "
+                    f"{one[0, 0].tolist()}"
+                )
+        return pictures
+
+    # Opening
+
+    def _texts(self, option: str, key: str) -> tuple[str, ...]:
+        """The prompts under a key, one for each example."""
+        for name, example in zip(self._ids, self._examples, strict=True):
+            value = example.get(key)
+            if not isinstance(value, str) or not value.strip():
+                raise ConfigError(
+                    f"{option}: example '{one_line(name)}' has no prompt under "
+                    f"'{one_line(key)}': got {shown(value)}; its keys are {some(example, 12)}"
+                )
+        return tuple(example[key] for example in self._examples)
+
+    def _groups(self, key: str) -> tuple[str, ...]:
+        out: list[str] = []
+        for name, example in zip(self._ids, self._examples, strict=True):
+            value = example.get(key)
+            if not isinstance(value, (str, int)):
+                raise ConfigError(
+                    f"group: example '{one_line(name)}' has none under '{one_line(key)}': got "
+                    f"{shown(value)}; its keys are {some(example, 12)}"
+                )
+            out.append(str(value))
+        return tuple(out)
+
+    def _reference(self, place: int) -> UInt8:
+        if self._read is None:
+            raise ConfigError("there are no reference pictures; name them in 'pictures'")
+        return self._read(self._examples[place], f"example '{one_line(self._ids[place])}'")
+
+    def _look_at_references(self) -> tuple[str, ...]:
+        """Digests of the real pictures; each is read now, so that none is found missing later."""
+
+        def look(place: int) -> str:
+            picture = self._reference(place)
+            if self._scorer.sees_references and (reason := self._scorer.refuses(picture.shape)):
+                raise ConfigError(f"the picture of example '{one_line(self._ids[place])}' {reason}")
+            return content_digest([picture])
+
+        with ThreadPoolExecutor(available_threads()) as pool:
+            return tuple(pool.map(look, range(len(self._examples))))
+
+
+def _examples(
+    options: ImagesOptions, directory: Path
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Selection examples and held-out ones."""
+    train = _mappings(options.examples, options, directory)
+    if options.held_out_examples is not None:
+        if options.held_out is not None:
+            raise ConfigError(
+                "'held_out' and 'held_out_examples' exclude each other; give one of them"
+            )
+        test = _mappings(options.held_out_examples, options, directory)
+    else:
+        n = train_size(len(train), options.held_out or 0.0)
+        train, test = train[:n], train[n:]
+    return train[: options.limit], test[: options.held_out_limit]
+
+
+def _mappings(source: str, options: ImagesOptions, directory: Path) -> list[Mapping[str, Any]]:
+    found = read_examples(source, directory)
+    for position, example in enumerate(found):
+        if not isinstance(example, Mapping):
+            raise ConfigError(
+                f"{one_line(source)}: example {position} (counting from 0) is no mapping with a "
+                f"prompt; got {shown(example)}"
+            )
+    kept = [e for e in found if all(e.get(k) in v for k, v in options.filter.items())]
+    if not kept:
+        raise ConfigError(
+            f"{one_line(source)}: none of its {count(len(found), 'example')} is let through by "
+            f"'filter' ({shown(options.filter)})"
+        )
+    if options.shuffle is not None:
+        start = str(options.shuffle)
+        kept.sort(key=lambda example: _place(start, example.get(options.id), example))
+    return kept
+
+
+def _place(start: str, name: object, example: Mapping[str, Any]) -> bytes:
+    own = example_ids([example])[1][0] if name is None else str(name)
+    return hashlib.blake2b(f"{start}:{own}".encode("utf-8", "surrogatepass")).digest()
