@@ -36,12 +36,14 @@ from genepool.checkpoints.model_files.vocabularies import (
     with_own_tokenizer,
 )
 from genepool.checkpoints.naming import COMPILED
+from genepool.checkpoints.pipelines.compare import compare_pipelines, whole_differs
 from genepool.checkpoints.pipelines.directory import (
     assembled,
     is_pipeline,
     open_pipeline,
     open_whole,
 )
+from genepool.checkpoints.pipelines.fit import require_fit
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
@@ -156,7 +158,7 @@ def _open_local(
 ) -> Checkpoint:
     base = source.base
     if is_pipeline(place):
-        return open_pipeline(place, source.components, source.variant)
+        return without_compilers_prefix(open_pipeline(place, source.components, source.variant))
     if source.variant:
         raise CheckpointError(
             f"{at(place)}: is no pipeline, and only pipelines have variants; leave out 'variant'"
@@ -238,6 +240,13 @@ def renamed(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> Checkpoint:
                 f"{at(checkpoint.path)}: rename makes '{one_line(new)}' of "
                 f"{some([origins.get(new, name), name])}; every tensor needs a name of its own"
             )
+        pipeline = checkpoint.pipeline
+        if pipeline is not None and new.partition(".")[0] not in pipeline.evolving:
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: rename makes '{one_line(new)}' of '{one_line(name)}'; "
+                f"tensors of a pipeline begin with the component that evolves, "
+                f"{some(f'{part}.' for part in pipeline.evolving)}"
+            )
         origins[new] = name
         tensors[new] = replace(tensor, name=new)
     if idle := sorted(prefixes.keys() - used):
@@ -298,6 +307,11 @@ def make_family(
     notices += dict.fromkeys(notice for each in checkpoints for notice in each.notices)
     for other in checkpoints[1:]:
         notices += _compare(checkpoints[0], other, partial, vocabulary)
+    taken = assembled([*checkpoints, *givers], whole or {})
+    if taken.pipeline is not None:
+        require_fit(taken.pipeline)
+        for other in checkpoints[1:]:
+            notices += whole_differs(taken.pipeline, other, whole or {})
     rows: dict[str, int] = {}
     if vocabulary == "common" and len(checkpoints) > 1:
         rows, text = _common_rows(checkpoints)
@@ -305,12 +319,18 @@ def make_family(
     layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
     if partial:
         notices.append(_share(checkpoints[0], layout))
-    first = assembled([*checkpoints, *givers], whole or {})
-    return Family((first, *checkpoints[1:]), layout, tuple(notices), vocabulary, dict(whole or {}))
+    return Family((taken, *checkpoints[1:]), layout, tuple(notices), vocabulary, dict(whole or {}))
 
 
 def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:
     """Notices of how two seeds' configurations and tokenizers differ; refuses what must agree."""
+    if first.pipeline is not None or other.pipeline is not None:
+        if words == "common":
+            raise CheckpointError(
+                f"{at(first.path)}: 'vocabulary: common' is for language models; of a pipeline, "
+                "tokenizer and text encoder are taken whole from one seed ('components')"
+            )
+        return compare_pipelines(first, other, partial=partial)
     ours, theirs = first.directory, other.directory
     notices: list[str] = []
     if theirs is not None and _has_config(theirs) and not (ours and _has_config(ours)):

@@ -27,6 +27,8 @@ from genepool.messages import at, count, one_line, some
 REST = "rest"
 # Constants of the architecture that some files store as floats: a merge would only scale them.
 CONSTANTS = ("*.rotary_emb.inv_freq", "*.attn.masked_bias", "*.attention.masked_bias")
+# Of pipelines only, since pools of other models have them on their axis.
+_OF_PIPELINES = ("*.position_ids", "*.pos_embed.pos_embed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,11 @@ def build_layout(
     merged = [
         tensor
         for tensor in ordered
-        if _merges(tensor)
+        if _merges(first, tensor)
         and (tensor.name in cut or all(_shares(other, tensor) for other in checkpoints[1:]))
     ]
     if not merged:
-        if partial and any(_merges(tensor) for tensor in ordered):
+        if partial and any(_merges(first, tensor) for tensor in ordered):
             raise _nothing_shared(checkpoints)
         raise CheckpointError(f"{at(first.path)}: holds no floating-point tensors to merge")
     names, groups = _divide(merged, chromosomes)
@@ -207,7 +209,8 @@ def _shares(checkpoint: Checkpoint, tensor: Tensor) -> bool:
 def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
     first = checkpoints[0]
     for other in checkpoints[1:]:
-        if not any(_merges(tensor) and _shares(other, tensor) for tensor in first.tensors.values()):
+        tensors = first.tensors.values()
+        if not any(_merges(first, tensor) and _shares(other, tensor) for tensor in tensors):
             advice = rename_hint(first.tensors, other.tensors)
             return CheckpointError(
                 f"{at(other.path)} shares no tensor of the same name and shape with "
@@ -217,12 +220,14 @@ def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
     return CheckpointError("no tensor is shared by all seeds; say with rename how they correspond")
 
 
-def _merges(tensor: Tensor) -> bool:
-    return DTYPES[tensor.dtype].floating and tensor.raw.size > 0 and not _constant(tensor.name)
+def _merges(checkpoint: Checkpoint, tensor: Tensor) -> bool:
+    constant = _constant(checkpoint, tensor.name)
+    return DTYPES[tensor.dtype].floating and tensor.raw.size > 0 and not constant
 
 
-def _constant(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in CONSTANTS)
+def _constant(checkpoint: Checkpoint, name: str) -> bool:
+    patterns = CONSTANTS if checkpoint.pipeline is None else (*CONSTANTS, *_OF_PIPELINES)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _divide(
@@ -278,8 +283,8 @@ def pattern_test(pattern: str) -> Callable[[str], bool]:
 
 def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int]) -> None:
     pair = f"{at(other.path)} does not fit {at(first.path)}"
-    missing = [n for n in first.tensors if n not in other.tensors and not _constant(n)]
-    extra = [n for n in other.tensors if n not in first.tensors and not _constant(n)]
+    missing = [n for n in first.tensors if n not in other.tensors and not _constant(first, n)]
+    extra = [n for n in other.tensors if n not in first.tensors and not _constant(first, n)]
     if missing or extra:
         parts = [
             f"it {verb} {count(len(names), 'tensor')} ({some(sorted(names))})"

@@ -1,0 +1,292 @@
+"""Pipelines compared component by component: what must agree so that those that evolve can merge.
+
+Whatever a component's configuration says decides what its weights compute, so that it has to agree
+unless it is known not to matter. What is taken whole from one pipeline may differ in the others,
+which is told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_weights, safe_target
+from genepool.checkpoints.model_files.configs import (
+    compare_configs,
+    differing_fields,
+    read_json,
+)
+from genepool.checkpoints.model_files.vocabularies import conflict, read_vocabulary, same_files
+from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.checkpoints.pipelines.variants import find_weights
+from genepool.errors import CheckpointError
+from genepool.messages import at, one_line
+
+CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
+
+# What says nothing about the function that weights stand for.
+_SILENT = {
+    *("_diffusers_version", "_name_or_path", "_use_default_values", "_class_name", "decay"),
+    *("gradient_checkpointing", "dropout", "inv_gamma", "min_decay", "optimization_step", "power"),
+    *("update_after_step", "use_ema_warmup", "torch_dtype", "dtype", "resnet_eps"),
+}
+# What may differ: sizes that pictures usually have, and how precisely parts are computed.
+_FREE = {"sample_size", "upcast_attention", "force_upcast"}
+# Where the seeds may share only part of their tensors.
+_OF_THE_WHOLE = {"in_channels", "pos_embed_max_size"}
+
+# What an absent key stands for, where that is not "none": older releases of diffusers wrote fewer
+# keys. That these are the defaults of diffusers' classes is tested.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "UNet2DConditionModel": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "flip_sin_to_cos": True,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "act_fn": "silu",
+        "norm_num_groups": 32,
+        "norm_eps": 1e-05,
+        "cross_attention_dim": 1280,
+        "transformer_layers_per_block": 1,
+        "attention_head_dim": 8,
+        "resnet_time_scale_shift": "default",
+        "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional",
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "attention_type": "default",
+        "addition_embed_type_num_heads": 64,
+    },
+    "AutoencoderKL": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "layers_per_block": 1,
+        "act_fn": "silu",
+        "latent_channels": 4,
+        "norm_num_groups": 32,
+        "scaling_factor": 0.18215,
+        "force_upcast": True,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "mid_block_add_attention": True,
+    },
+    "FluxTransformer2DModel": {"patch_size": 1, "axes_dims_rope": [16, 56, 56]},
+    "SD3Transformer2DModel": {"patch_size": 2},
+}
+# Of schedulers. What a denoiser predicts is what it was trained to: noise, velocity or flow.
+_EPSILON = "epsilon"
+_PREDICTION = "prediction_type"
+
+
+def compare_pipelines(first: Checkpoint, other: Checkpoint, *, partial: bool) -> list[str]:
+    """Compare what evolves in two seeds, of which one at least is a pipeline.
+
+    Args:
+        first: a seed, with its own components.
+        other: another seed.
+        partial: whether they may share only part of their tensors.
+
+    Returns:
+        Notices of what differs and may, one line each.
+
+    Raises:
+        CheckpointError: something differs that must not; the message names file, field and values.
+    """
+    ours, theirs = first.pipeline, other.pipeline
+    if ours is None or theirs is None:
+        plain, evolving = (first, theirs) if ours is None else (other, ours)
+        part = evolving.evolving[0] if evolving is not None else ""
+        raise CheckpointError(
+            f"{at(plain.path)} is no pipeline (it has no model_index.json), and another seed is "
+            f"one: name the whole pipeline, or put a model that is a single '{part}' into the "
+            f"folder '{part}' of a copy of the pipeline"
+        )
+    notices = _compare_predictions(ours, theirs)
+    for name in ours.evolving:
+        notices += _compare_evolving(ours, theirs, name, partial)
+    return notices
+
+
+def whole_differs(taken: Pipeline, other: Checkpoint, named: Collection[str]) -> list[str]:
+    """A notice of the components that are taken whole and are others in a seed, if there are any.
+
+    Args:
+        taken: the pipeline with the components that are taken, whatever seeds they come from.
+        other: a seed.
+        named: components of which was said where they come from; of these nothing is told.
+    """
+    theirs = other.pipeline
+    differing = [
+        name
+        for name in taken.whole
+        if name not in named
+        and theirs is not None
+        and name in theirs.components
+        and _differ(taken.components[name], theirs.components[name])
+    ]
+    if not differing:
+        return []
+    homes = dict.fromkeys(at(taken.components[name].directory.parent) for name in differing)
+    return [
+        f"{at(other.path)} has another {', '.join(differing)}; taken as they are from "
+        f"{' and '.join(homes)} ('components' in a run file says otherwise)"
+    ]
+
+
+def read_config(component: Component, name: str = CONFIG) -> dict[str, Any]:
+    """A component's configuration; empty where it has none.
+
+    Raises:
+        CheckpointError: it cannot be read, or is a link that leads out.
+    """
+    if not (component.directory / name).is_file():
+        return {}
+    return read_json(safe_target(component.directory, name))
+
+
+def prediction(pipeline: Pipeline) -> str | None:
+    """What the denoiser of a pipeline predicts, by its scheduler: "epsilon", "v_prediction",
+    "sample" or "flow"; None where the scheduler is not at hand.
+
+    Raises:
+        CheckpointError: the scheduler's configuration cannot be read.
+    """
+    scheduler = pipeline.components.get("scheduler")
+    if scheduler is None or not (scheduler.directory / SCHEDULER).is_file():
+        return None
+    config = read_config(scheduler, SCHEDULER)
+    said = config.get(_PREDICTION)
+    if str(said).startswith("flow") or "Flow" in scheduler.class_name:
+        return "flow"
+    return said if isinstance(said, str) else _EPSILON
+
+
+def _compare_predictions(ours: Pipeline, theirs: Pipeline) -> list[str]:
+    a, b = prediction(ours), prediction(theirs)
+    if a == b or not any(name in DENOISERS for name in ours.evolving):
+        return []
+    folders = [
+        at(pipeline.components["scheduler"].directory)
+        for pipeline in (ours, theirs)
+        if "scheduler" in pipeline.components
+    ]
+    if a is None or b is None:
+        return [
+            f"{_PREDICTION} is not known of one of the seeds, which lacks its scheduler; taken to "
+            f"be {one_line(a or b)}, as {folders[0 if b is None else -1]} says"
+        ]
+    raise CheckpointError(
+        f"{folders[1]} does not fit {folders[0]}: {_PREDICTION} is {one_line(b)} against "
+        f"{one_line(a)}; denoisers that were trained to predict different things do not merge"
+    )
+
+
+def _compare_evolving(ours: Pipeline, theirs: Pipeline, name: str, partial: bool) -> list[str]:
+    a, b = ours.components[name], theirs.components.get(name)
+    if b is None:
+        raise CheckpointError(
+            f"the component '{one_line(name)}' evolves, and only {at(a.directory.parent)} has one"
+        )
+    pair = f"{at(b.directory)} does not fit {at(a.directory)}"
+    if a.class_name != b.class_name:
+        raise CheckpointError(
+            f"{pair}: it is a {one_line(b.class_name)}, and the other a {one_line(a.class_name)}; "
+            "are they of one architecture?"
+        )
+    if a.library == "transformers":
+        notices = compare_configs(a.directory, b.directory, partial=partial, vocabulary=False)
+        return [*notices, *_compare_vocabularies(ours, theirs, name)]
+    left, right = (_complete(part) for part in (a, b))
+    differing = [
+        key
+        for key in sorted(left.keys() | right.keys())
+        if key not in _SILENT and _meaning(left.get(key)) != _meaning(right.get(key))
+    ]
+    for key in differing:
+        if key not in _FREE and not (partial and key in _OF_THE_WHOLE):
+            raise CheckpointError(
+                f"{pair}: {_against(key, left, right)}; are they of one architecture and size?"
+            )
+    if not differing:
+        return []
+    listed = "; ".join(_against(key, left, right) for key in differing)
+    return [
+        f"{at(b.directory)} differs from {at(a.directory)}: {listed} (the first seed's is kept)"
+    ]
+
+
+def _complete(component: Component) -> dict[str, Any]:
+    """A configuration with what the keys stand for that it lacks."""
+    config = read_config(component)
+    if not config:
+        raise CheckpointError(
+            f"{at(component.directory)}: holds no {CONFIG}, and without it nobody can tell what "
+            "its weights compute; fetch the whole pipeline"
+        )
+    return {**DEFAULTS.get(component.class_name, {}), **config}
+
+
+def _meaning(value: Any) -> Any:
+    """A value in one form: whatever means "none" is None, a list of equals is its element."""
+    if value in (None, False, [], {}):
+        return None
+    parts: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return parts[0] if all(part == parts[0] for part in parts) else parts
+
+
+def _against(key: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
+    ours, theirs = (
+        one_line(json.dumps(side[key]))[:120] if key in side else "absent" for side in (left, right)
+    )
+    return f"{one_line(key)} is {theirs} against {ours}"
+
+
+def _compare_vocabularies(ours: Pipeline, theirs: Pipeline, encoder: str) -> list[str]:
+    """The tokenizers of a text encoder that evolves: a row of its embeddings is a token."""
+    name = encoder.replace("text_encoder", "tokenizer")
+    a, b = ours.components.get(name), theirs.components.get(name)
+    if a is None or b is None or same_files(a.directory, b.directory):
+        return []
+    left, right = read_vocabulary(a.directory), read_vocabulary(b.directory)
+    if left is None or right is None:
+        lacks = a if left is None else b
+        return [f"{at(lacks.directory)} has no tokenizer; its tokens are taken to be the other's"]
+    if reason := conflict(left, right, nested=False):
+        raise CheckpointError(
+            f"{at(right.file)} does not fit {at(left.file)}: {reason}; rows of the embeddings of "
+            f"'{one_line(encoder)}' would be mixed that mean different tokens: take it whole from "
+            "one seed ('components' in a run file)"
+        )
+    return []
+
+
+def _differ(ours: Component, theirs: Component) -> bool:
+    """Whether two components are different, as far as can be told without reading all weights."""
+    if theirs.fault or ours.directory.resolve() == theirs.directory.resolve():
+        return False
+    if ours.class_name != theirs.class_name:
+        return True
+    if not same_files(ours.directory, theirs.directory):
+        return True
+    for name in (CONFIG, SCHEDULER):
+        fields = differing_fields(read_config(ours, name), read_config(theirs, name))
+        if set(fields) - _SILENT:
+            return True
+    try:
+        return _sample(ours) != _sample(theirs)
+    except CheckpointError:
+        return False  # Its weights are not needed, and may be pickles.
+
+
+def _sample(component: Component) -> dict[str, tuple[str, tuple[int, ...], bytes]] | None:
+    """Of the weights, names, types, shapes and a few values of each: training changes most."""
+    found = find_weights(component)
+    if found is None:
+        return None
+    tensors = open_weights(component.directory, found[1]).tensors
+    return {n: (t.dtype, t.shape, t.raw[:64].tobytes()) for n, t in tensors.items()}

@@ -1,0 +1,148 @@
+"""Pipelines compared component by component, and components fitted to the denoiser."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from genepool.checkpoints.family import make_family, renamed
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.compare import DEFAULTS
+from genepool.checkpoints.pipelines.directory import open_pipeline
+from genepool.errors import CheckpointError
+from tests.pipelines import KINDS, Kind, tiny_pipeline
+
+diffusers: Any = importlib.import_module("diffusers")
+
+NEUTRAL = (None, False, 0, (), [])
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_diffusers(name: str) -> None:
+    """Of keys that are not here, the default is none: an absent key means nothing."""
+    given = inspect.signature(getattr(diffusers, name)).parameters
+    for key, value in DEFAULTS[name].items():
+        default = given[key].default
+        assert value == (list(default) if isinstance(default, tuple) else default), key
+    shapes = ("block_types", "block_out_channels", "num_", "_dim", "sample_size", "max_size")
+    for key, parameter in given.items():
+        if key not in DEFAULTS[name] and not any(part in key for part in shapes):
+            default = parameter.default
+            assert default in NEUTRAL or key in ("in_channels", "out_channels", "num_layers"), key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_of_every_kind_fit(tmp_path: Path, kind: Kind) -> None:
+    seeds = [open_pipeline(tiny_pipeline(tmp_path / str(n), kind, seed=n, like=9)) for n in (0, 1)]
+    family = make_family(seeds)
+    assert family.layout.axis.size > 10_000
+    text = " ".join(family.notices)
+    assert "has another" in text
+    assert "vae" in text
+    named = dict.fromkeys(seeds[0].pipeline.whole if seeds[0].pipeline else (), 0)
+    assert not make_family(seeds, whole=named).notices
+
+
+def edited(path: Path, file: str, **changes: Any) -> None:
+    place = path / file
+    place.write_text(json.dumps({**json.loads(place.read_text()), **changes}))
+
+
+def without(path: Path, file: str, *keys: str) -> None:
+    place = path / file
+    content = json.loads(place.read_text())
+    place.write_text(json.dumps({k: v for k, v in content.items() if k not in keys}))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    first = tiny_pipeline(tmp_path / "a")
+    return first, Path(shutil.copytree(first, tmp_path / "b"))
+
+
+def opened(*paths: Path) -> list[Checkpoint]:
+    return [open_pipeline(path) for path in paths]
+
+
+def test_what_a_configuration_leaves_out_is_its_default(pair: tuple[Path, Path]) -> None:
+    without(
+        pair[1], "unet/config.json", "act_fn", "norm_eps", "time_cond_proj_dim", "conv_in_kernel"
+    )
+    assert not make_family(opened(*pair)).notices
+    without(pair[1], "unet/config.json", "attention_head_dim")
+    with pytest.raises(CheckpointError, match="attention_head_dim is 8 against 4"):
+        make_family(opened(*pair))
+
+
+def test_the_usual_size_of_pictures_may_differ(pair: tuple[Path, Path]) -> None:
+    edited(pair[1], "unet/config.json", sample_size=96)
+    (notice,) = make_family(opened(*pair)).notices
+    assert "sample_size is 96 against 8" in notice
+
+
+def test_which_whole_components_are_taken_is_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    third = tiny_pipeline(tmp_path / "c", seed=4)
+    edited(third, "scheduler/scheduler_config.json", timestep_spacing="trailing")
+    (notice,) = make_family(opened(*pair, third)).notices
+    assert f"{third} has another scheduler, text_encoder, vae; taken as they are from" in notice
+    assert str(pair[0]) in notice
+    (notice,) = make_family(opened(*pair, third), whole={"text_encoder": 2, "vae": 2}).notices
+    assert "has another scheduler; " in notice
+
+
+def test_position_ids_may_be_absent_in_one(tmp_path: Path) -> None:
+    seeds: list[Checkpoint] = []
+    for number in range(3):
+        path = tiny_pipeline(tmp_path / str(number), seed=number, like=5)
+        weights = path / "text_encoder" / "model.safetensors"
+        tensors = load_file(weights)
+        if number == 0:
+            tensors["embeddings.position_ids"] = torch.arange(16.0)[None]
+        save_file(tensors, weights, {"format": "pt"})
+        seeds.append(open_pipeline(path, ("text_encoder", "unet")))
+    for order in (seeds, seeds[::-1]):
+        layout = make_family(order).layout
+        assert not any("position_ids" in slot.name for slot in layout.slots)
+    assert make_family(seeds).layout.carried == ("text_encoder.embeddings.position_ids",)
+
+
+def test_the_table_of_positions_of_sd3_is_carried(tmp_path: Path) -> None:
+    layout = make_family([open_pipeline(tiny_pipeline(tmp_path / "a", "sd3"))]).layout
+    assert layout.carried == ("transformer.pos_embed.pos_embed",)
+
+
+def test_partial_takes_what_both_have(tmp_path: Path) -> None:
+    first = tiny_pipeline(tmp_path / "a")
+    inpaint = tiny_pipeline(tmp_path / "b", changes={"unet": {"in_channels": 9}})
+    with pytest.raises(CheckpointError, match="in_channels is 9 against 4"):
+        make_family(opened(first, inpaint))
+    family = make_family(opened(first, inpaint), partial=True)
+    assert family.layout.carried == ("unet.conv_in.weight",)
+
+
+def test_rename_keeps_the_component(pair: tuple[Path, Path]) -> None:
+    first, other = opened(*pair)
+    moved = renamed(other, {"unet.": "unet.model."})
+    with pytest.raises(CheckpointError, match=r'rename: \{"unet.model.": "unet."\}'):
+        make_family([first, moved])
+    make_family([first, renamed(moved, {"unet.model.": "unet."})])
+    with pytest.raises(CheckpointError, match=r"begin with the component that evolves, 'unet\."):
+        renamed(other, {"unet.": ""})
+
+
+def test_a_compilers_prefix_is_taken_away(pair: tuple[Path, Path]) -> None:
+    from genepool.checkpoints.family import Source, open_source
+
+    weights = pair[1] / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({f"_orig_mod.{n}": t for n, t in load_file(weights).items()}, weights)
+    first, other = (open_source(Source(str(path))) for path in pair)
+    assert first.digest() == other.digest()
+    assert "torch.compile" in other.notices[0]
