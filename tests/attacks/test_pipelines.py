@@ -220,9 +220,9 @@ FITTING: dict[str, tuple[Callable[[Path], object], str]] = {
     "a VAE that is missing": (lambda p: shutil.rmtree(p / "vae"), "'vae' is missing"),
     "a VAE without weights": (
         lambda p: (p / "vae" / WEIGHTS).unlink(),
-        "'vae' holds no weights as safetensors; fetch the whole pipeline",
+        "'vae' holds no diffusion_pytorch_model.safetensors; fetch the whole",
     ),
-    "a VAE in pickles": (_pickled_vae, "'vae' holds no weights as .* may hold a pickle"),
+    "a VAE in pickles": (_pickled_vae, "'vae' holds no .* may hold a pickle"),
     "a VAE of other latents": (
         lambda p: config(p, "vae/config.json", latent_channels=16),
         "vae does not fit .*unet: latent_channels is 16, and the denoiser's out_channels is 4",

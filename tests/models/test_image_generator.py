@@ -187,7 +187,7 @@ def _index(place: Path, **changes: Any) -> None:
         ({"_class_name": "StableDiffusionImg2ImgPipeline"}, r"takes 'image'\); expected a text-to"),
         ({"_class_name": "DDIMPipeline"}, "takes no prompt"),
         ({"vae": ["diffusers", "NoSuchModel"]}, "has no class 'NoSuchModel' for the component"),
-        ({"vae": ["my_code", "Model"]}, "code that comes with a model is not run"),
+        ({"vae": ["my_code", "Model"]}, "genepool runs no code but that of diffusers"),
         ({"vae": ["diffusers", "UNet2DConditionModel"]}, "'vae' cannot be loaded"),
         ({"tokenizer": ["transformers", "pipeline"]}, "has no class 'pipeline'"),
     ],
@@ -203,7 +203,7 @@ def test_pipelines_that_cannot_be_built(index: dict[str, Any], text: str, tmp_pa
 def test_missing_components(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a")
     shutil.rmtree(place / "vae")
-    with pytest.raises(CheckpointError, match="'vae' of the pipeline has no such folder"):
+    with pytest.raises(CheckpointError, match="component 'vae' is missing, which model_index.json"):
         live(family(place))
     index = json.loads((place / "model_index.json").read_text())
     del index["vae"]

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-from genepool.checkpoints.files.checkpoint import Checkpoint, pickle_advice, safe_target
+from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.side_files import copied, with_dtype
 from genepool.checkpoints.pipelines.components import Component, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX
-from genepool.checkpoints.pipelines.variants import find_weights
+from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line
+from genepool.messages import at
 from genepool.threads import available_threads
 
 Files = dict[str, bytes | Path]
@@ -28,13 +28,6 @@ _INDEX = re.compile(r"\.index\.[\w-]+\.json$")
 _NOT_NEEDED = "safety_checker"
 # Pictures at the top of a repository show what the seed draws.
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# Classes whose configuration may be called config.json although they have no weights.
-_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Processor", "Extractor", "Scheduler")
-
-
-def weights_stem(component: Component) -> str:
-    """How the file of a component's weights begins, for the library that loads them."""
-    return "diffusion_pytorch_model" if component.library == "diffusers" else "model"
 
 
 def pipeline_files(first: Checkpoint, pipeline: Pipeline, dtype: str | None) -> Files:
@@ -121,17 +114,8 @@ def _weights(component: Component) -> Files:
     """The weights of a whole component, those of a variant (`fp16`) under plain names; nothing
     where it has none and needs none."""
     directory, home = component.directory, _home(component)
-    chosen = find_weights(component)
-    stem = weights_stem(component)
+    chosen = require_weights(component)
     if chosen is None:
-        names = sorted(path.name for path in directory.iterdir())
-        needed = "config.json" in names and not component.class_name.endswith(_WITHOUT_WEIGHTS)
-        advice = pickle_advice(directory, names, f"{stem}.safetensors")
-        if needed or advice:
-            raise CheckpointError(
-                f"{at(directory)}: the component '{one_line(component.name)}' holds no "
-                f"{stem}.safetensors{advice or '; fetch the whole pipeline'}"
-            )
         return {}
     variant, leading = chosen
     stem = leading.split(".", 1)[0]

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from genepool.checkpoints.files.checkpoint import pickle_advice
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.vocabularies import read_vocabulary
 from genepool.checkpoints.pipelines.compare import read_config
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
-from genepool.checkpoints.pipelines.variants import find_weights
+from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
 # What no picture needs.
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
-# Classes whose folders hold no weights.
-_NO_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "Extractor")
 _MOST_TOKENS = 10**6  # What transformers says where a tokenizer has no limit is larger.
 
 
@@ -35,7 +32,7 @@ def require_fit(pipeline: Pipeline) -> None:
     for component in pipeline.components.values():
         if component.name not in _OPTIONAL:
             component.require()
-            _require_weights(component)
+            require_weights(component)
     configs = {
         name: read_config(component)
         for name, component in pipeline.components.items()
@@ -47,19 +44,6 @@ def require_fit(pipeline: Pipeline) -> None:
     denoiser = next((name for name in DENOISERS if name in pipeline.components), None)
     if denoiser is not None:
         _Fit(pipeline, pipeline.components[denoiser], configs).check()
-
-
-def _require_weights(component: Component) -> None:
-    directory = component.directory
-    if component.class_name.endswith(_NO_WEIGHTS) or find_weights(component) is not None:
-        return
-    names = sorted(path.name for path in directory.iterdir())
-    if not any(name.endswith(".safetensors") for name in names):
-        advice = pickle_advice(directory, names) or "; fetch the whole pipeline"
-        raise CheckpointError(
-            f"{at(directory)}: the component '{one_line(component.name)}' holds no weights as "
-            f"safetensors{advice}"
-        )
 
 
 def _require_tokens(

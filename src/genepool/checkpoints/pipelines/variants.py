@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from genepool.checkpoints.files.checkpoint import pickle_advice
 from genepool.checkpoints.pipelines.components import Component
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
 _STEM = r"(?:diffusion_pytorch_model|model)"
+_STEM_OF = {"diffusers": "diffusion_pytorch_model"}
+# Classes whose configuration may be called config.json although they have no weights.
+_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Processor", "Extractor", "Scheduler")
 _FILES = (
     re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors", re.ASCII),
     re.compile(rf"{_STEM}\.safetensors\.index(?:\.(\w+))?\.json", re.ASCII),
@@ -27,7 +31,7 @@ def variants(names: Iterable[str], library: str) -> dict[str, str]:
         Variant, "" for plain weights, to the file that leads to all of them: the only one, or the
         index of several, `model.safetensors.index.json` (of a variant: `...index.fp16.json`).
     """
-    own = "diffusion_pytorch_model" if library == "diffusers" else "model"
+    own = _STEM_OF.get(library, "model")
     found: dict[str, str] = {}
     # The library's own name comes before the other one's, and one file before an index of several.
     for name in sorted(names, key=lambda n: (not n.startswith(own), n.endswith(".json"), n)):
@@ -66,3 +70,28 @@ def find_weights(component: Component) -> tuple[str, str] | None:
         )
     ((variant, file),) = found.items()
     return variant, file
+
+
+def require_weights(component: Component) -> tuple[str, str] | None:
+    """`find_weights` of a component that is taken as it is; None where it has none and needs none.
+
+    Raises:
+        CheckpointError: as `find_weights`, or it lacks weights, or has them as pickles.
+    """
+    directory, found = component.directory, find_weights(component)
+    if found is None and directory.is_dir():
+        names = sorted(path.name for path in directory.iterdir())
+        file = f"{weights_stem(component)}.safetensors"
+        needed = "config.json" in names and not component.class_name.endswith(_WITHOUT_WEIGHTS)
+        advice = pickle_advice(directory, names, file)
+        if needed or advice:
+            raise CheckpointError(
+                f"{at(directory)}: the component '{one_line(component.name)}' holds no {file}"
+                f"{advice or '; fetch the whole pipeline'}"
+            )
+    return found
+
+
+def weights_stem(component: Component) -> str:
+    """How the file of a component's weights begins, for the library that loads them."""
+    return _STEM_OF.get(component.library, "model")

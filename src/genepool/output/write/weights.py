@@ -22,7 +22,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
 from genepool.checkpoints.layout import Layout
-from genepool.checkpoints.pipelines.files import weights_stem
+from genepool.checkpoints.pipelines.variants import weights_stem
 from genepool.core.genome import Genome
 from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.materialise.cpu import Destination, express_piece
