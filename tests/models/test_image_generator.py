@@ -203,12 +203,12 @@ def test_pipelines_that_cannot_be_built(index: dict[str, Any], text: str, tmp_pa
 def test_missing_components(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a")
     shutil.rmtree(place / "vae")
-    with pytest.raises(CheckpointError, match="component 'vae' is missing, which model_index.json"):
+    with pytest.raises(CheckpointError, match="component 'vae' is missing, which"):
         live(family(place))
     index = json.loads((place / "model_index.json").read_text())
     del index["vae"]
     (place / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="'StableDiffusionPipeline' needs a component 'vae'"):
+    with pytest.raises(CheckpointError, match="has no component 'vae', without which"):
         live(family(place))
 
 

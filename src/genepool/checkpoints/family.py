@@ -36,7 +36,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     with_own_tokenizer,
 )
 from genepool.checkpoints.naming import COMPILED
-from genepool.checkpoints.pipelines.compare import compare_pipelines, whole_differs
+from genepool.checkpoints.pipelines.agreement import compare_pipelines, whole_differs
 from genepool.checkpoints.pipelines.directory import (
     assembled,
     is_pipeline,

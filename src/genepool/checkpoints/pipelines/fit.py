@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.vocabularies import read_vocabulary
-from genepool.checkpoints.pipelines.compare import read_config
+from genepool.checkpoints.pipelines.agreement import read_config
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.errors import CheckpointError

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import make_family, renamed
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.pipelines.compare import DEFAULTS
+from genepool.checkpoints.pipelines.agreement import DEFAULTS
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.errors import CheckpointError
 from tests.pipelines import KINDS, Kind, tiny_pipeline
