@@ -86,6 +86,59 @@ def test_a_damaged_pool_is_read_as_it_was_or_not_at_all(
     assert refused > (count if damage is _zero else 0)
 
 
+LOGS: dict[str, tuple[Callable[[bytes, int], bytes], bool]] = {
+    "whole": (lambda log, _: log, False),
+    "a bit in the first frame": (lambda log, _: flipped(log, 32 + 24 + 100), True),
+    "a bit in the middle": (lambda log, frame: flipped(log, 32 + 2 * frame + 500), True),
+    "a bit of a salt": (lambda log, _: flipped(log, 18), True),
+    "a bit of the page size": (lambda log, _: flipped(log, 10), True),
+    "a bit of the head's magic": (lambda log, _: flipped(log, 3), True),
+    "a block of zeros": (lambda log, frame: zeroed(log, 32 + frame, 4096), True),
+    "a head of zeros": (lambda log, _: zeroed(log, 0, 32), True),
+    # As a power cut leaves it: nothing that was whole is lost.
+    "cut within the last frame": (lambda log, frame: log[: len(log) // frame * frame - 9], False),
+    "cut within its head": (lambda log, _: log[:20], False),
+    "empty": (lambda log, _: b"", False),
+}
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
+def zeroed(data: bytes, place: int, size: int) -> bytes:
+    return data[:place] + bytes(size) + data[place + size :]
+
+
+@pytest.mark.parametrize("case", LOGS)
+def test_a_damaged_log_is_told(tmp_path: Path, case: str) -> None:
+    evolve(write_run(tmp_path, budget=4))
+    writer = PoolWriter(tmp_path / "pool")
+    for budget in range(10, 16):
+        writer.set_meta("budget", budget)
+    damage, told = LOGS[case]
+    (tmp_path / "copy").mkdir()
+    # As a kill leaves the two files, with nobody who has them open.
+    shutil.copy(tmp_path / "pool" / DATABASE, tmp_path / "copy")
+    log = (tmp_path / "pool" / f"{DATABASE}-wal").read_bytes()
+    size = 24 + int.from_bytes(log[8:12], "big")
+    assert len(log) > 32 + 4 * size
+    (tmp_path / "copy" / f"{DATABASE}-wal").write_bytes(damage(log, size))
+    with Pool(tmp_path / "pool") as living:
+        assert not living.log_damaged
+    writer.close()
+    with Pool(tmp_path / "copy") as pool:
+        assert pool.log_damaged == told
+        assert (pool.meta()["budget"] == 15) == (case == "whole")
+    code, out, errors = run_cli(["status", str(tmp_path / "copy")])
+    assert (code, "damaged: what was written" in out) == (0, told), errors
+    write_run(tmp_path, budget=6, pool="copy")
+    code, out, errors = run_cli(["evolve", str(tmp_path / "run.yaml")])
+    assert (code, "the pool's log was damaged" in out + errors) == (0, told), errors
+    with Pool(tmp_path / "copy") as pool:
+        assert not pool.log_damaged
+
+
 @pytest.mark.parametrize("table", ["meta", "seeds", "tasks", "members", "held_out", "guards"])
 def test_every_row_is_sealed(tmp_path: Path, table: str) -> None:
     evolve(write_run(tmp_path, **KINDS["recipes and a guard"], budget=10))

@@ -176,18 +176,14 @@ def _constant(kind: Any, value: int) -> ir.Constant:
 
 def _narrowed(builder: Any, value: Any) -> Any:
     """float32 to the bits of float16, one or a vector of them: see `to_half`."""
-
-    def like(element: Any) -> Any:
-        vector = isinstance(value.type, ir.VectorType)
-        return ir.VectorType(element, value.type.count) if vector else element
-
-    words, short = like(_INT32), like(_INT16)
-    half = builder.bitcast(builder.fptrunc(value, like(ir.HalfType())), short)
-    # Of a NaN processors keep what they like.
-    sign = builder.lshr(builder.bitcast(value, words), _constant(words, 16))
-    sign = builder.and_(builder.trunc(sign, short), _constant(short, 0x8000))
-    nan = builder.fcmp_unordered("uno", value, value)
-    return builder.select(nan, builder.or_(sign, _constant(short, 0x7E00)), half)
+    half, short = ir.HalfType(), _INT16
+    if isinstance(value.type, ir.VectorType):
+        half, short = (ir.VectorType(kind, value.type.count) for kind in (half, short))
+    bits = builder.bitcast(builder.fptrunc(value, half), short)
+    # What processors keep of a NaN beside its sign.
+    magnitude = builder.and_(bits, _constant(short, 0x7FFF))
+    nan = builder.icmp_unsigned(">", magnitude, _constant(short, 0x7C00))
+    return builder.select(nan, builder.and_(bits, _constant(short, 0xFE00)), bits)
 
 
 _PAIRS = ir.VectorType(_INT32, BLOCK // 4)

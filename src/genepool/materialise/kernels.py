@@ -4,9 +4,10 @@
 
 Arithmetic is IEEE, without fast-math: the vector body of a loop and its tail, and every machine,
 give the same bits. bfloat16 is converted by integer arithmetic written out here, and so is float16
-where the processor has no instructions for it; these do the same in whatever mode the processor is
-(subnormals are never flushed), but for NaN, which is seen to. Compiled code is kept in numba's
-cache beside this file (or in the user's cache directory), so only the first run waits.
+where the processor has no instructions for it. These do the same in whatever mode the processor is
+(subnormals are never flushed), but for NaN, of which the sign alone is kept here as there. Compiled
+code is kept in numba's cache beside this file (or in the user's cache directory), so only the first
+run waits.
 
 Tensors are given as addresses with an index into `FLOATING` for the dtype: one call then covers
 any number of tensors, seeds and segments, and an address need not be aligned. Whoever calls keeps

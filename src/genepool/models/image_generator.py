@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.files import (
+    SAFETY_CHECKER,
+    component_digest,
+    written_components,
+)
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, some
-from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
+from genepool.models.kind import (
+    Building,
+    Kind,
+    Options,
+    PinnedFile,
+    PinnedFiles,
+    refuse_others,
+    require_package,
+)
 from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
@@ -72,11 +86,31 @@ def _build(building: Building) -> LiveModel:
     return filled_by_genomes(value, held, list(held), pair, building.layout, first)
 
 
+def _pinned_files(_options: Options, first: Checkpoint, _directory: Path) -> PinnedFiles:
+    """All that draws beside the weights that evolve."""
+    pipeline = first.pipeline
+    if pipeline is None:
+        return {}
+    return {
+        pinned_name(name): PinnedFile(
+            component_digest(component, weights=name not in pipeline.evolving), component.directory
+        )
+        for name, component in written_components(pipeline).items()
+        if name != SAFETY_CHECKER
+    }
+
+
+def pinned_name(component: str) -> str:
+    """Under which a pool pins a component of its pipelines."""
+    return f"component '{component}'"
+
+
 IMAGE_GENERATOR = Kind(
     name="diffusers",
     help="an image generator, a pipeline of diffusers (extra 'pictures').",
     is_meant=lambda _options, first: first.pipeline is not None,
     check=_check,
     build=_build,
+    pinned_files=_pinned_files,
     library=lambda _first: "diffusers",
 )

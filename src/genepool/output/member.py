@@ -12,9 +12,12 @@ from typing import Any, cast
 from genepool.checkpoints.family import Family, Source, locate, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import recall_digests
+from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.governance.card import CardSeed, card_seed
 from genepool.governance.member_card import member_card
+from genepool.messages import one_line
+from genepool.models.image_generator import pinned_name
 from genepool.models.kinds import kind_of_seed
 from genepool.output.write.model import (
     Exported,
@@ -88,6 +91,7 @@ def export(
         "held_out": None if converted else pool.held_out().get(number),
         "strategy": meta["pins"]["strategy"].get("name"),
     }
+    _require_components(pool, details.get("components", {}))
     library = kind_of_seed(checkpoints[0]).library(checkpoints[0])
     card = member_card(pool, number, known, family, library, recipe="recipe" in details)
     card = replace(card, caveat=caveat)
@@ -172,6 +176,18 @@ def open_seeds(
             "the pool; use that version"
         )
     return tuple(sources), family
+
+
+def _require_components(pool: Pool, components: Mapping[str, Any]) -> None:
+    """Refuse components of pipelines that are not what they were when the pool was made."""
+    pins: dict[str, str] = pool.meta()["pins"].get("companions", {})
+    for name, taken in components.items():
+        pinned = pins.get(pinned_name(name))
+        if pinned is not None and taken != EVOLVE and taken["digest"] != pinned:
+            raise CheckpointError(
+                f"seed '{taken['seed']}': its component '{one_line(name)}' has other files (digest "
+                f"{taken['digest'][:12]}) than when the pool was made ({pinned[:12]}); restore them"
+            )
 
 
 def _source(entry: Mapping[str, Any]) -> Source:

@@ -369,6 +369,7 @@ class Pool(Store):
         return {
             "pool": str(self.path),
             "log_missing": self.log_missing,
+            "log_damaged": self.log_damaged,
             "evaluations": count,
             "budget": self.meta()["budget"],
             "accepted": int(accepted),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from genepool.core.examples import Examples
 from genepool.errors import PoolError
-from genepool.pool.database import DATABASE, check, connect, reading
+from genepool.pool.database import DATABASE, check, connect, log_broken, reading
 from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of
 
 _Self = TypeVar("_Self", bound="Store")
@@ -24,6 +24,10 @@ class Store:
     """A pool's file, opened for reading.
 
     What a pool was set up with is read once, what lives in it at every call.
+
+    Attributes:
+        log_damaged: whether SQLite's log was damaged when the file was opened: what came after the
+            damage is not there.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -43,6 +47,7 @@ class Store:
         with contextlib.ExitStack() as undo:
             undo.callback(self._connection.close)
             check(self._connection, self.path)
+            self.log_damaged = log_broken(file)
             undo.pop_all()
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from genepool.pool.database import (
     connect,
     create,
     insertion,
+    log_broken,
     seal_rows,
     writing,
 )
@@ -91,6 +92,7 @@ class PoolWriter(Pool):
             empty = (
                 self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
             )
+            self.log_damaged = log_broken(self.path / DATABASE)
             if not empty:
                 check(self._connection, self.path)
                 seal_rows(self._connection)

@@ -24,8 +24,10 @@ Files = dict[str, bytes | Path]
 
 # Indexes of weights, those of variants too: (.safetensors|.bin).index(.fp16).json
 _INDEX = re.compile(r"\.index\.[\w-]+\.json$")
-# Where it is missing, as in what is fetched from the Hub, a pipeline is written without.
-_NOT_NEEDED = "safety_checker"
+SAFETY_CHECKER = "safety_checker"
+"""A component that scores do not depend on, and that what is fetched from the Hub lacks: where it
+is missing, a pipeline is written without."""
+
 # Pictures at the top of a repository show what the seed draws.
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
@@ -71,7 +73,7 @@ def written_components(pipeline: Pipeline) -> dict[str, Component]:
     """
     found: dict[str, Component] = {}
     for name, component in pipeline.components.items():
-        if name != _NOT_NEEDED:
+        if name != SAFETY_CHECKER:
             component.require()
         if component.directory.is_dir():
             found[name] = component
@@ -91,9 +93,17 @@ def component_files(component: Component) -> Files:
     return dict(sorted(files.items()))
 
 
-def component_digest(component: Component) -> str:
-    """SHA-256 over names and contents of the files of a whole component; reads all of them."""
-    files = component_files(component)
+def component_digest(component: Component, *, weights: bool = True) -> str:
+    """SHA-256 over names and contents of a component's files, which are read.
+
+    Args:
+        component: of a pipeline.
+        weights: whether its weights are among them.
+
+    Raises:
+        CheckpointError: as `pipeline_files`.
+    """
+    files = component_files(component) if weights else _small_files(component)
     with ThreadPoolExecutor(available_threads(), thread_name_prefix="genepool-digest") as pool:
         found = pool.map(_sha256, files.values())
         parts = [[name, digest] for name, digest in zip(files, found, strict=True)]

@@ -57,6 +57,11 @@ class Scorer:
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
 
+    @property
+    def value(self) -> Any:
+        """The live model, as tasks are given it."""
+        return self._value
+
     def load(self, genome: Genome) -> None:
         """Materialise a genome into the live model, unless it is there already."""
         if self._loaded is not genome:

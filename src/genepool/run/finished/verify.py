@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.family import make_family
 from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
 from genepool.core.genome import seed_recipe
-from genepool.errors import GenepoolError, InputError
+from genepool.errors import EvaluationError, GenepoolError, InputError
 from genepool.messages import at
+from genepool.models.image_generator import ImageGenerator
 from genepool.output import member as out
 from genepool.output.write.model import Exported, PathLike
 from genepool.output.write.weights import SHARD_BYTES
@@ -54,13 +57,14 @@ def export(
         shard_bytes: largest size of a file.
         advance: called with the fraction that is done.
         verify: whether what was written is loaded and scored again, and given up if it differs from
-            what the pool says; None where that can be done and takes less than a minute.
+            what the pool says; None where that can be done and takes less than a minute. A pipeline
+            that was written draws a picture first, unless this is false.
 
     Raises:
         InputError, PoolError: no such member.
         CheckpointError: a seed is missing or holds other tensors than when the pool was made.
-        GenepoolError: what was written scores otherwise, or it cannot be verified and `verify` is
-            true. Nothing is left at `directory`.
+        GenepoolError: what was written scores otherwise or draws nothing, or it cannot be verified
+            and `verify` is true. Nothing is left at `directory`.
     """
     number = member_number(pool, str(member))
     found: list[str | int] = []
@@ -69,9 +73,12 @@ def export(
         if verify is False:
             return
         try:
+            scorer = _scorer(pool, written) if is_pipeline(written) else None
+            if scorer is not None:
+                _require_picture(scorer)
             if caveat:
                 raise _Unverifiable(caveat)
-            found.append(_verify(pool, number, written, hurry=verify is None))
+            found.append(_verify(pool, number, written, scorer, hurry=verify is None))
         except _Unverifiable as error:
             if verify:
                 raise InputError(f"{at(Path(directory))}: cannot be verified: {error}") from None
@@ -94,7 +101,21 @@ def export(
     return exported
 
 
-def _verify(pool: Pool, number: int, written: Path, *, hurry: bool) -> int:
+def _require_picture(scorer: Scorer) -> None:
+    """Let a pipeline that was written draw a picture.
+
+    Raises:
+        GenepoolError: it fails, or the picture holds NaN or is of one colour.
+    """
+    generator = scorer.value
+    if isinstance(generator, ImageGenerator):
+        try:
+            generator.pictures(["a picture"], ["genepool"])
+        except EvaluationError as error:
+            raise GenepoolError(f"what was written was not kept: {error}") from error
+
+
+def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hurry: bool) -> int:
     """Score what was written on all that the pool has scores for; the number of examples.
 
     Raises:
@@ -110,10 +131,7 @@ def _verify(pool: Pool, number: int, written: Path, *, hurry: bool) -> int:
     count = sum(int((~np.isnan(scores)).sum()) for scores in known.values())
     if hurry and record.seconds * count / max(record.asked, 1) > _AT_ONCE:
         raise _Unverifiable("it would take more than a minute; --verify does it")
-    try:
-        scorer = _scorer(pool, written)
-    except GenepoolError as error:
-        raise _Unverifiable(str(error)) from error
+    scorer = scorer or _scorer(pool, written)
     for part, scores in known.items():
         asked = np.flatnonzero(~np.isnan(scores))
         got, expected = scorer.score(asked, part), scores[asked]
@@ -129,8 +147,21 @@ def _verify(pool: Pool, number: int, written: Path, *, hurry: bool) -> int:
 
 
 def _scorer(pool: Pool, written: Path) -> Scorer:
-    """The run's tasks around a live model that holds what was written, and nothing else."""
-    family = make_family([open_checkpoint(written)])
-    scorer = Scorer(reopen(pool, (), family))
+    """The run's tasks around a live model that holds what was written, and nothing else.
+
+    Raises:
+        _Unverifiable: it cannot be opened here, or the tasks cannot.
+    """
+    try:
+        if is_pipeline(written):
+            pinned: dict[str, str] = pool.meta()["pins"].get("components", {})
+            evolving = [name for name, value in pinned.items() if value == EVOLVE]
+            first = open_pipeline(written, evolving)
+        else:
+            first = open_checkpoint(written)
+        family = make_family([first])
+        scorer = Scorer(reopen(pool, (), family))
+    except GenepoolError as error:
+        raise _Unverifiable(str(error)) from error
     scorer.load(seed_recipe(family.layout.axis.size, 0, 1))
     return scorer

@@ -24,7 +24,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
     _facts(
         out,
         ("pool", plain(status["pool"])),
-        *_log(status["log_missing"]),
+        *_log(status),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
         *_failure(status["last_failure"]),
         ("examples", _saved(status)),
@@ -65,16 +65,24 @@ def _rule(*, scored_as_exported: bool) -> list[tuple[str, str]]:
     return [("scored", text)]
 
 
-def _log(missing: bool) -> list[tuple[str, str]]:
-    if not missing:
-        return []
-    return [
-        (
-            "log",
-            "missing: copied without pool.sqlite-wal while a run was writing, so that the latest "
-            "children may be missing too; `genepool pack` copies all",
-        )
-    ]
+def _log(status: dict[str, Any]) -> list[tuple[str, str]]:
+    if status["log_damaged"]:
+        return [
+            (
+                "log",
+                "damaged: what was written to pool.sqlite-wal after the damage is lost; going on "
+                "with the run makes it again",
+            )
+        ]
+    if status["log_missing"]:
+        return [
+            (
+                "log",
+                "missing: copied without pool.sqlite-wal while a run was writing, so that the "
+                "latest children may be missing too; `genepool pack` copies all",
+            )
+        ]
+    return []
 
 
 def _subsets(subsets: dict[str, Any] | None) -> list[tuple[str, str]]:
