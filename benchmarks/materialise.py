@@ -9,7 +9,8 @@ ratio is genepool's rate over torch.lerp's, from the medians of the repeats.
     python benchmarks/materialise.py --json benchmarks/materialise.json
 
 `--float16` compares float16 seeds with bfloat16 ones instead, of the same number and size, in turn:
-their inner products, a child in memory, and a child on the disk.
+their inner products and a child in memory (seconds of the processor, which others on the machine
+hardly disturb), and a child on the disk (seconds by the clock).
 
 `--smoke` is a tiny run for CI. Other work on the machine spoils the figures: see "cores used by
 others" in the output (Linux).
@@ -87,15 +88,19 @@ def as_torch(checkpoint: Checkpoint, layout: Layout) -> list[torch.Tensor]:
         ]
 
 
-def take_turns(programs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def take_turns(
+    programs: Sequence[Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """Median seconds of each program; they run in turn, after one round that is not counted."""
     seconds: list[list[float]] = [[] for _ in programs]
     for turn in range(repeats + 1):
         for program, times in zip(programs, seconds, strict=True):
-            start = time.perf_counter()
+            start = clock()
             program()
             if turn:
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
     return [statistics.median(times) for times in seconds]
 
 
@@ -182,7 +187,8 @@ def float16(directory: Path, params: int, threads: int, repeats: int) -> list[di
             programs["memory"].append(partial(writer.write, child))
             programs["disk"].append(write)
         for what, pair in programs.items():
-            own, other = take_turns(pair, repeats)
+            clock = time.perf_counter if what == "disk" else time.process_time
+            own, other = take_turns(pair, repeats, clock)
             rows.append({"what": what, "seeds": count, "threads": threads, "float16_seconds": own})
             rows[-1] |= {"bfloat16_seconds": other, "ratio": own / other}
     return rows
