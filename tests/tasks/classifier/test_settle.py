@@ -76,7 +76,10 @@ def test_both_agree(
 ) -> None:
     draws = np.random.default_rng(seed)
     model, met = network(draws), archive(draws, level, alpha, grain)
-    one, two = (LosslessPlan(met, shares, UNKNOWN) for _ in range(2))
+    # Of all that a child is made of.
+    whole = max(1.0, sum(share for _, share in shares))
+    parents = [(slot, share / whole) for slot, share in shares]
+    one, two = (LosslessPlan(met, parents, UNKNOWN) for _ in range(2))
     assert settle([task], model, one)
     block_by_block(task, model, two)
     assert one.done and two.done
