@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib
 import inspect
-import re
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +24,11 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
+from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import at, cause, one_line, pass_on, some
-from genepool.models.kind import Building
+from genepool.models.kind import Building, Options
 from genepool.models.transformers import held_as_saved, own_dtype
 from genepool.models.transformers import quiet as quiet_transformers
 
@@ -38,7 +39,7 @@ _init_empty_weights = cast("Any", accelerate).init_empty_weights
 _LIBRARIES = ("diffusers", "transformers")
 
 # What a text does not need to become a picture. The safety checker would paint pictures black.
-_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+_LEFT_OUT = (SAFETY_CHECKER, "feature_extractor", "image_encoder")
 
 # A pipeline that has one of these draws from more than a text, or draws no picture.
 _NOT_FROM_TEXT = (
@@ -56,12 +57,6 @@ _CALLED = {
     "guidance": ("guidance_scale",),
     "size": ("height", "width"),
 }
-
-# Weights as they are saved, with a variant such as fp16 in the name: model.fp16.safetensors,
-# model.fp16-00001-of-00002.safetensors.
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_)?model(?:\.([A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.safetensors"
-)
 
 # Bytes of encoded prompts that are kept.
 _MOST_ENCODED = 2**30
@@ -220,6 +215,35 @@ def _call(kind: Any, building: Building) -> dict[str, Any]:
     return out
 
 
+def told(options: Options, first: Checkpoint) -> tuple[str, ...]:
+    """What a run file leaves to the pipeline, and what a pipeline has and is not used.
+
+    Raises:
+        CheckpointError: there is no such pipeline.
+    """
+    pipeline, out = first.pipeline, list[str]()
+    if pipeline is None:
+        return ()
+    with quiet():
+        kind = _pipeline_class(pipeline, first.path)
+        parameters = inspect.signature(kind.__call__).parameters
+    given = {"steps": options.steps, "guidance": options.guidance, "size": options.size}
+    for option, (name, *_) in _CALLED.items():
+        if given[option] is None and name in parameters:
+            value = parameters[name].default
+            said = "what the pipeline was made for" if value is None else str(value)
+            out.append(f"model.{option} is {said}")
+    if options.scheduler is None and "scheduler" in pipeline.components:
+        out.append(f"model.scheduler is {one_line(pipeline.components['scheduler'].class_name)}")
+    notices = [f"{', '.join(out)}, as {kind.__name__} has it where nothing is said"] if out else []
+    if SAFETY_CHECKER in pipeline.components:
+        notices.append(
+            f"{at(first.path)}: pictures are drawn without its safety checker, which would paint "
+            "some of them black"
+        )
+    return tuple(notices)
+
+
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
@@ -247,11 +271,7 @@ def _needed(kind: Any, pipeline: Pipeline, path: Path) -> dict[str, Component | 
         null = isinstance(index.get(name), list)
         optional = name in kind._optional_components or name in _LEFT_OUT
         if component is not None and name not in _LEFT_OUT:
-            if not component.directory.is_dir():
-                raise CheckpointError(
-                    f"{at(component.directory)}: the component '{one_line(name)}' of the pipeline "
-                    "has no such folder"
-                )
+            component.require()
             out[name] = component
         elif null or optional:
             out[name] = None
@@ -287,12 +307,13 @@ def _whole(component: Component, dtype: torch.dtype, device: torch.device) -> An
     kind, place = _class(component), component.directory
     if not issubclass(kind, torch.nn.Module):
         return kind.from_pretrained(str(place), local_files_only=True)
+    found = require_weights(component)
     key = "dtype" if component.library == "transformers" else "torch_dtype"
     module = cast("Any", kind).from_pretrained(
         str(place),
         local_files_only=True,
         use_safetensors=True,
-        variant=_variant(place),
+        variant=(found[0] if found else "") or None,
         **{key: dtype},
     )
     return module.to(device).eval().requires_grad_(False)
@@ -330,13 +351,6 @@ def _held(component: Component, module: Any) -> dict[str, torch.Tensor]:
     else:
         state = module.state_dict()
     return {f"{component.name}.{name}": tensor for name, tensor in state.items()}
-
-
-def _variant(directory: Path) -> str | None:
-    """The variant that a component is saved in, where it is saved in no other way."""
-    matches = [_WEIGHTS.fullmatch(file.name) for file in sorted(directory.glob("*.safetensors"))]
-    found = [match[1] for match in matches if match]
-    return None if None in found or not found else found[0]
 
 
 def _require_no_moves(first: Checkpoint, made: Mapping[str, Any], dtype: torch.dtype) -> None:

@@ -68,9 +68,20 @@ def _check(options: Options, first: Checkpoint) -> None:
         )
 
 
-def _build(building: Building) -> LiveModel:
+def _require_packages() -> None:
     for package in ("torch", "transformers", "diffusers", "accelerate"):
         require_package(package, "pictures", "an image generator")
+
+
+def _told(options: Options, first: Checkpoint) -> tuple[str, ...]:
+    _require_packages()
+    from genepool.models.diffusers import told
+
+    return told(options, first)
+
+
+def _build(building: Building) -> LiveModel:
+    _require_packages()
     from genepool.models.diffusers import build_pipeline
     from genepool.models.filled import filled_by_genomes
 
@@ -112,5 +123,6 @@ IMAGE_GENERATOR = Kind(
     check=_check,
     build=_build,
     pinned_files=_pinned_files,
+    told=_told,
     library=lambda _first: "diffusers",
 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.family import Family, Source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout, flatten
+from genepool.checkpoints.pipelines.files import watching
 from genepool.checkpoints.seeds import source_of
 from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.genome import Genome, Vector, seed_recipe
@@ -21,6 +22,7 @@ from genepool.errors import (
     GenepoolError,
 )
 from genepool.materialise.gram import load_or_build_gram
+from genepool.models.kinds import kind_of
 from genepool.run.run_file import Run, TaskOptions
 from genepool.strategies.problem import Problem
 from genepool.tasks.task import Batched, Blocked, Labelled, Remarking, Task
@@ -96,9 +98,11 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         ConfigError, CheckpointError, EvaluationError, MissingExtraError: naming file and field.
     """
     sources, family = opened or open_seeds(run)
+    first, *others = family.checkpoints
+    told = kind_of(run.config.model, first).told(run.config.model, first)
     tasks: list[Task] = []
     guards: list[Task] = []
-    notices = [*family.notices]
+    notices = [*family.notices, *told]
     for index, entry in enumerate(run.tasks):
         where = f"{run.where('tasks', index)}: task '{entry.settings.name}'"
         try:
@@ -113,7 +117,7 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     return Inputs(
         run,
         sources,
-        family.checkpoints,
+        (watching(first), *others),
         family.layout,
         family.whole,
         tuple(notices),

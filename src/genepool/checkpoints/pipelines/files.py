@@ -6,10 +6,12 @@ import hashlib
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
+from genepool.checkpoints.files.safetensors import map_file
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.side_files import copied, with_dtype
 from genepool.checkpoints.pipelines.components import Component, Pipeline
@@ -108,6 +110,26 @@ def component_digest(component: Component, *, weights: bool = True) -> str:
         found = pool.map(_sha256, files.values())
         parts = [[name, digest] for name, digest in zip(files, found, strict=True)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def watching(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint whose `files` are those of the components too that are taken as they are.
+
+    Raises:
+        CheckpointError: the weights of one are missing or damaged.
+    """
+    pipeline = checkpoint.pipeline
+    if pipeline is None:
+        return checkpoint
+    components = written_components(pipeline)
+    places = [
+        place
+        for name in pipeline.whole
+        if name in components and name != SAFETY_CHECKER
+        for place in _weights(components[name]).values()
+        if isinstance(place, Path) and place.suffix == ".safetensors"
+    ]
+    return replace(checkpoint, files=(*checkpoint.files, *map(map_file, places)))
 
 
 def _home(component: Component) -> Path:
