@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import genepool
+from genepool.checkpoints.layout import PRESETS
 from genepool.errors import ConfigError
 from genepool.run.run_file import RunConfig, load_run, resolve
 from genepool.strategies.by_name import find_strategy
@@ -98,6 +99,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "executor: threads": ("executor", "input should be 'serial' or 'process'; got 'threads'"),
     "model: {knd: arrays}": ("model.knd", "unknown key; did you mean 'kind'?"),
     "chromosomes: {a: ['re:(']}": ("chromosomes.a.0", "'re:(' is not a regular expression"),
+    "chromosomes: atention": ("chromosomes", "expected a mapping, or the word 'attention'"),
     "strategy: {name: m2n2, aplha: 1.0}": ("strategy.aplha", "did you mean 'alpha'?"),
     "strategy: {name: m3n2}": ("strategy.name", "did you mean 'm2n2'?"),
     "strategy: {name: m2n2, splits: 2, split_point: false}": ("strategy.splits", "there are none"),
@@ -241,3 +243,10 @@ def test_merge_keys_and_aliases_are_read(tmp_path: Path) -> None:
     tasks = load_run(tmp_path / "run.yaml").tasks
     assert [task.settings.name for task in tasks] == ["a", "b"]
     assert [task.options.model_dump()["data"] for task in tasks] == ["digits", "digits"]
+
+
+def test_a_word_stands_for_the_chromosomes_of_the_paper(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("\n".join([*FINE.values(), "chromosomes: attention"]))
+    config = load_run(tmp_path / "run.yaml").config
+    assert config.chromosomes == PRESETS["attention"]
+    assert RunConfig.model_validate(config.model_dump()).chromosomes == config.chromosomes

@@ -25,6 +25,17 @@ from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, count, one_line, some
 
 REST = "rest"
+# Chromosomes by name, under the names that modules have in transformers, diffusers and the papers'
+# own code. "attention" is the paper's division of image generators.
+PRESETS: Mapping[str, Mapping[str, list[str]]] = {
+    "attention": {
+        "attention": [
+            r"re:(.*\.)?(\w+_)?([aA]ttn|[aA]ttention|(Self|EncDec)Attention)\d*\..*",
+            # Of a VAE, whose attention lies in no module of its own.
+            r"re:(.*\.)?attentions\.\d+\.(to_[a-z]+|group_norm)\..*",
+        ]
+    }
+}
 # Constants of the architecture that some files store as floats: a merge would only scale them.
 CONSTANTS = ("*.rotary_emb.inv_freq", "*.attn.masked_bias", "*.attention.masked_bias")
 # Of pipelines only, since pools of other models have them on their axis.

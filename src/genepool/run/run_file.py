@@ -10,11 +10,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
-from genepool.checkpoints.layout import pattern_test
+from genepool.checkpoints.layout import PRESETS, pattern_test
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.seed_options import SeedOptions
 from genepool.documents import Unreadable, read_text
@@ -85,6 +86,16 @@ class TaskOptions(BaseModel):
     )
 
 
+def _preset(value: Any) -> Any:
+    """The chromosomes that a word stands for."""
+    if not isinstance(value, str):
+        return value
+    if value not in PRESETS:
+        text = f"expected a mapping, or the word {some(PRESETS)}"
+        raise PydanticCustomError("preset", "{text}", {"text": text})
+    return dict(PRESETS[value])
+
+
 class RunConfig(Section):
     """A run file."""
 
@@ -116,9 +127,10 @@ class RunConfig(Section):
         "from as it is. The denoiser (U-Net or transformer) evolves unless others are named that "
         "do, and components that are not named come from the first seed.",
     )
-    chromosomes: dict[str, list[str]] = Field(
+    chromosomes: Annotated[dict[str, list[str]], BeforeValidator(_preset)] = Field(
         default={},
-        description="name -> patterns of tensor names; each splits on its own. A pattern is one of "
+        description="name -> patterns of tensor names; each splits on its own; or the word "
+        "`attention`, for all attention layers and everything else. A pattern is one of "
         "file names (`*.mlp.*`), or after `re:` a regular expression that a whole name must match, "
         "without look-around and back-references",
     )

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.checkpoints.depth import depth_key
-from genepool.checkpoints.layout import build_layout
+from genepool.checkpoints.layout import PRESETS, build_layout, pattern_test
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.checkpoints.pipelines.order import in_order, order_key
 from tests.build import opened
@@ -61,6 +61,25 @@ def test_blocks_lie_as_they_run(kind: Kind) -> None:
         first = next(i for i, name in enumerate(laid) if re.search(r"\.\d+(\.|$)", name))
         inputs = laid[:first]
         assert [name for name in ran if name not in inputs] == laid[first:], component
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_preset_takes_what_lies_in_modules_of_attention(kind: Kind) -> None:
+    patterns = [pattern_test(pattern) for pattern in PRESETS["attention"]["attention"]]
+    found = 0
+    for component, model in build_pipeline(kind).components.items():
+        if not isinstance(model, torch.nn.Module):
+            continue
+        expected = {
+            f"{module}.{name}"
+            for module, part in model.named_modules()
+            if type(part).__name__ in ("Attention", "FluxAttention", "CLIPAttention", "T5Attention")
+            for name in part.state_dict()
+        }
+        names = [*model.state_dict()]
+        assert {n for n in names if any(test(f"{component}.{n}") for test in patterns)} == expected
+        found += len(expected)
+    assert found > 30
 
 
 def test_components_run_from_prompt_to_picture() -> None:
