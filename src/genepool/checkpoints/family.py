@@ -44,6 +44,7 @@ from genepool.checkpoints.pipelines.directory import (
     open_whole,
 )
 from genepool.checkpoints.pipelines.fit import require_fit
+from genepool.checkpoints.pipelines.lora_files import lora_file, open_lora
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
@@ -94,10 +95,16 @@ def find_source(
     found = locate(path, directory)
     place = Path(found)
     if not (Path(found).is_absolute() and place.is_dir() and adapters.is_adapter(place)):
-        if base is not None and Path(found).is_absolute() and place.exists():
+        if (
+            base is not None
+            and Path(found).is_absolute()
+            and place.exists()
+            and lora_file(place) is None
+        ):
             raise CheckpointError(
                 f"{at(place)}: a base is given, but this is no adapter (it has no "
-                f"{adapters.CONFIG}, or whole weights beside it); leave out the base"
+                f"{adapters.CONFIG}, or whole weights beside it) and no LoRA of an image "
+                "generator; leave out the base"
             )
         return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
     named = base or adapters.named_base(place)
@@ -159,6 +166,8 @@ def _open_local(
     base = source.base
     if is_pipeline(place):
         return without_compilers_prefix(open_pipeline(place, source.components, source.variant))
+    if base is not None and adapter is None and lora_file(place) is not None:
+        return open_lora(place, _open(replace(source, path=base, base=None), adapter=place))
     if source.variant:
         raise CheckpointError(
             f"{at(place)}: is no pipeline, and only pipelines have variants; leave out 'variant'"

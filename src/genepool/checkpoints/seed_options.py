@@ -1,12 +1,28 @@
-"""A seed as a run file describes it."""
+"""Seeds and their chromosomes as a run file describes them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
+from genepool.checkpoints.layout import PRESETS
+from genepool.messages import some
 from genepool.settings import Section
+
+
+def _preset(value: Any) -> Any:
+    """The chromosomes that a word stands for."""
+    if not isinstance(value, str):
+        return value
+    if value not in PRESETS:
+        text = f"expected a mapping, or the word {some(PRESETS)}"
+        raise PydanticCustomError("preset", "{text}", {"text": text})
+    return dict(PRESETS[value])
+
+
+Chromosomes = Annotated[dict[str, list[str]], BeforeValidator(_preset)]
 
 
 class SeedOptions(Section):
@@ -15,7 +31,8 @@ class SeedOptions(Section):
     path: str = Field(
         min_length=1,
         description="safetensors file, directory as Hugging Face writes it, pipeline as diffusers "
-        "writes it, LoRA adapter as peft writes it, GGUF file, or id of the Hugging Face Hub "
+        "writes it, LoRA adapter as peft writes it, LoRA file of an image generator with its base, "
+        "GGUF file, or id of the Hugging Face Hub "
         "(`org/name`, `org/name@revision`)",
     )
     name: str = Field(default="", description="what to call it; default: the last part of the path")

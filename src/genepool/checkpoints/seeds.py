@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genepool.checkpoints.family import Source, find_source
 from genepool.checkpoints.files.lora import is_adapter
+from genepool.checkpoints.pipelines.lora_files import lora_file
 from genepool.errors import InputError
 from genepool.messages import one_line
 
@@ -57,7 +58,8 @@ def _base_for(path: str, directory: Path, adapter_base: str | None) -> str | Non
     if adapter_base is None:
         return None
     place = directory / Path(path).expanduser()
-    return adapter_base if place.is_dir() and is_adapter(place) else None
+    named = (place.is_dir() and is_adapter(place)) or lora_file(place) is not None
+    return adapter_base if named else None
 
 
 def _validated(given: Mapping[str, Any]) -> SeedOptions:

@@ -10,14 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from genepool.checkpoints.layout import PRESETS, pattern_test
+from genepool.checkpoints.layout import pattern_test
 from genepool.checkpoints.pipelines.components import EVOLVE
-from genepool.checkpoints.seed_options import SeedOptions
+from genepool.checkpoints.seed_options import Chromosomes, SeedOptions
 from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, GenepoolError, MissingExtraError, RunFileErrors
 from genepool.messages import at as path_of
@@ -86,16 +85,6 @@ class TaskOptions(BaseModel):
     )
 
 
-def _preset(value: Any) -> Any:
-    """The chromosomes that a word stands for."""
-    if not isinstance(value, str):
-        return value
-    if value not in PRESETS:
-        text = f"expected a mapping, or the word {some(PRESETS)}"
-        raise PydanticCustomError("preset", "{text}", {"text": text})
-    return dict(PRESETS[value])
-
-
 class RunConfig(Section):
     """A run file."""
 
@@ -127,7 +116,7 @@ class RunConfig(Section):
         "from as it is. The denoiser (U-Net or transformer) evolves unless others are named that "
         "do, and components that are not named come from the first seed.",
     )
-    chromosomes: Annotated[dict[str, list[str]], BeforeValidator(_preset)] = Field(
+    chromosomes: Chromosomes = Field(
         default={},
         description="name -> patterns of tensor names; each splits on its own; or the word "
         "`attention`, for all attention layers and everything else. A pattern is one of "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -96,31 +96,53 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     settings = read_settings(directory)
     weights = _open_weights(directory)
     plan = _Plan(settings, weights, base)
+    opened = with_folded(base, weights, [_content(settings.file)], plan.changed, plan.folded)
+    return replace(opened, path=directory, name=directory.resolve().name)
+
+
+def with_folded(
+    base: Checkpoint,
+    weights: MappedFile,
+    settings: Sequence[str],
+    changed: Sequence[str],
+    folded: Callable[[str], memoryview],
+) -> Checkpoint:
+    """A base some of whose tensors are others, which are kept in a file of the cache.
+
+    Args:
+        base: opened.
+        weights: the adapter's.
+        settings: what decides, beside base and weights, what is folded.
+        changed: names of the tensors that change.
+        folded: gives the new bytes of one of them.
+
+    Raises:
+        CheckpointError: the base was changed meanwhile.
+        GenepoolError: the cache cannot be written.
+    """
     key = hashlib.sha256(
         json.dumps(
             [
-                *(_FORMAT, _content(settings.file), _content(weights.path), *plan.changed),
+                *(_FORMAT, *settings, _content(weights.path), *changed),
                 *([str(f.path.resolve()), f.size, f.path.stat().st_mtime_ns] for f in base.files),
             ]
         ).encode()
     ).hexdigest()
     path = cache_directory() / "adapters" / f"{key[:32]}.safetensors"
     entries: list[Entry] = sorted(
-        ((n, base.tensors[n].dtype, base.tensors[n].shape) for n in plan.changed),
+        ((n, base.tensors[n].dtype, base.tensors[n].shape) for n in changed),
         key=lambda entry: -DTYPES[entry[1]].size,
     )
-    folded = _cached(path, entries)
-    if folded is None:
+    file = _cached(path, entries)
+    if file is None:
         base.check()
-        write_cached(path, entries, plan.folded)
-        folded = map_file(path)
-    tensors = {name: folded.tensors.get(name, tensor) for name, tensor in base.tensors.items()}
+        write_cached(path, entries, folded)
+        file = map_file(path)
+    tensors = {name: file.tensors.get(name, tensor) for name, tensor in base.tensors.items()}
     return replace(
         base,
-        path=directory,
-        name=directory.resolve().name,
         tensors=MappingProxyType(tensors),
-        files=(*base.files, weights, folded),
+        files=(*base.files, weights, file),
         _digest=[],
     )
 

@@ -19,6 +19,7 @@ from genepool.checkpoints.model_files.configs import (
 )
 from genepool.checkpoints.model_files.vocabularies import conflict, read_vocabulary, same_files
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.checkpoints.pipelines.lora_files import is_lora
 from genepool.checkpoints.pipelines.variants import find_weights
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
@@ -101,6 +102,11 @@ def compare_pipelines(first: Checkpoint, other: Checkpoint, *, partial: bool) ->
     if ours is None or theirs is None:
         plain, evolving = (first, theirs) if ours is None else (other, ours)
         part = evolving.evolving[0] if evolving is not None else ""
+        if is_lora(plain.tensors):
+            raise CheckpointError(
+                f"{at(plain.path)}: is a LoRA, and it is not said over which pipeline; say so: "
+                "{path: ..., base: ...} in a run file, --adapter-base on the command line"
+            )
         raise CheckpointError(
             f"{at(plain.path)} is no pipeline (it has no model_index.json), and another seed is "
             f"one: name the whole pipeline, or put a model that is a single '{part}' into the "
