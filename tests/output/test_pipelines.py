@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.checkpoints.pipelines.files import component_digest
-from genepool.errors import CheckpointError
+from genepool.errors import CheckpointError, InputError
 from genepool.output.by_hand import blend, merge
 from genepool.output.rebuild import rebuild
 from tests.build import contents
@@ -115,6 +115,34 @@ def test_every_method_merges_pipelines_and_is_rebuilt_to_the_same_bytes(
     tensors = load_file(tmp_path / "out/unet" / WEIGHTS)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert load_file(tmp_path / "out/vae" / WEIGHTS)["encoder.conv_in.bias"].dtype == torch.float32
+
+
+def test_a_lora_merges_and_is_rebuilt_over_its_base(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    a, b = pair
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = load_file(a / "unet" / WEIGHTS)[f"{name}.weight"]
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    lora = tmp_path / "style.safetensors"
+    factors = {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+    save_file(factors, lora)
+    models = [b, {"path": str(lora), "base": str(a)}]
+    blend(models, tmp_path / "out", components={"vae": "style"})
+    page = (tmp_path / "out/README.md").read_text()
+    assert "--moved b=PATH style=PATH style.base=PATH -o DIR" in page
+    merged = load_file(tmp_path / "out/unet" / WEIGHTS)[f"{name}.weight"]
+    other = load_file(b / "unet" / WEIGHTS)[f"{name}.weight"]
+    torch.testing.assert_close(merged, (weight + up @ down + other) / 2)
+    assert contents(tmp_path / "out/vae") == contents(a / "vae")
+    seeds = {"b": b, "style": lora}
+    with pytest.raises(InputError, match=r"is a LoRA; say where .* --moved style\.base=PATH"):
+        rebuild(tmp_path / "out", tmp_path / "again", seeds=seeds)
+    rebuild(tmp_path / "out", tmp_path / "again", seeds={**seeds, "style.base": a})
+    one, again = (contents(tmp_path / name) for name in ("out", "again"))
+    assert {**one, "README.md": b""} == {**again, "README.md": b""}
+    assert "style.base=PATH" in (tmp_path / "again/README.md").read_text()
 
 
 def test_the_weights_of_a_component_tell_the_recipe_too(

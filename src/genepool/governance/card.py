@@ -23,12 +23,14 @@ _ROWS = 40
 
 @dataclass(frozen=True, slots=True)
 class CardSeed:
-    """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, if known."""
+    """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, if known, and
+    `based`, whether it is a LoRA whose file does not say which pipeline is its base."""
 
     name: str
     digest: str
     licence: str | None
     hub: str | None
+    based: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +132,14 @@ def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = 
     if not place.exists():
         place = checkpoint.directory or checkpoint.path
     declared = licence.lower() or licence_of(place)
-    return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path))
+    based = source.base is not None and checkpoint.pipeline is not None
+    return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path), based)
 
 
 def rebuild_command(seeds: Sequence[CardSeed]) -> str:
     """How the card says that the model is made again."""
-    given = " ".join(argument(f"{seed.name}=PATH") for seed in seeds)
+    names = [name for seed in seeds for name in (seed.name, f"{seed.name}.base")[: 1 + seed.based]]
+    given = " ".join(argument(f"{name}=PATH") for name in names)
     return f"genepool rebuild genepool.json --moved {given} -o DIR"
 
 

@@ -10,6 +10,7 @@ from genepool.checkpoints.family import Family, Source, make_family, open_giver,
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.pipelines.components import Component
 from genepool.checkpoints.pipelines.files import component_digest, written_components
+from genepool.checkpoints.pipelines.lora_files import lora_file
 from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
@@ -68,7 +69,7 @@ def rebuild(
     made = read.made
     if not isinstance(made, Recipe):
         made = made.combine(family, [seed.name for seed in read.seeds]).made
-    card = _rebuilt_card(read, family)
+    card = _rebuilt_card(read, family, seeds)
     return write_model(made, read.details, card, family, directory, writing, advance)
 
 
@@ -85,6 +86,11 @@ def _recipe_seed(
     seed: RecipeSeed, evolving: tuple[str, ...], places: Mapping[str, PathLike]
 ) -> Checkpoint:
     source = _source(seed, places)
+    if evolving and source.base is None and lora_file(Path(source.path)) is not None:
+        raise InputError(
+            f"seed '{seed.name}': {source.path} is a LoRA; say where the pipeline is that it was "
+            f"trained on with --moved {seed.name}.base=PATH"
+        )
     try:
         checkpoint = open_source(replace(source, components=evolving))
     except CheckpointError as error:
@@ -144,9 +150,18 @@ def _require_components(read: RecipeFile, family: Family) -> None:
             )
 
 
-def _rebuilt_card(read: RecipeFile, family: Family) -> Card:
+def _rebuilt_card(read: RecipeFile, family: Family, places: Mapping[str, PathLike]) -> Card:
     known, givers = (
-        tuple(CardSeed(seed.name, seed.digest, seed.licence or None, seed.hub) for seed in seeds)
+        tuple(
+            CardSeed(
+                seed.name,
+                seed.digest,
+                seed.licence or None,
+                seed.hub,
+                f"{seed.name}.base" in places and bool(read.evolving),
+            )
+            for seed in seeds
+        )
         for seeds in (read.seeds, read.givers)
     )
     return Card(
