@@ -74,6 +74,7 @@ def test_the_prefix_that_fits_most(
             [],
         ),
         (["a.weight"], ["b.weight"], []),
+        (["a.q.weight"], ["b.q.weight"], []),
         ([], ["b.layers.0.q.weight"], []),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from pydantic import BaseModel
 
 import genepool
 from genepool.run.run_file import RunConfig, load_run
@@ -32,6 +35,59 @@ def blocks(language: str) -> list[Any]:
             line = text[: match.start()].count("\n") + 2
             found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
     return found
+
+
+# A word of each sentence: a form of a verb that explanations use. Who needs another adds it.
+VERBS = re.compile(
+    r"\b(is|are|was|were|be|merge|has|have|had|does?|can|cannot|may|must|needs?|means?|says?|comes?|gets?|takes?"
+    r"|holds?|lies|lives?|starts?|begins?|ends|goes|go|gives|stands?|runs|reads?|refuses|keeps?"
+    r"|brings?|breeds?|competes?|weighs?|survive|fails?|fall|decides|evolves?|counts?|draws?"
+    r"|computes|shows?|differ|merges|splits|makes?|works|allows?|follow|print|write|copy|compare"
+    r"|begin|search|tell|load|export|extracts|names|returns|scores)\b",
+    re.IGNORECASE,
+)
+
+
+def _whole_sentences(text: str) -> bool:
+    """Whether a text begins with a capital, ends with a full stop, and has a verb throughout."""
+    text = re.sub(r"\[default: .*\]|\(.*?\)|(?<=\w)\.\.\.", "", " ".join(text.split())).strip()
+    sentences = re.split(r"(?<=[.!]) (?=[A-Z])", text)
+    return text[:1].isupper() and all(s.endswith(".") and VERBS.search(s) for s in sentences)
+
+
+def settings() -> dict[str, str]:
+    """Every setting of a run file, every option and every command, and what is said of it."""
+    root: Any = importlib.import_module("genepool")
+    for found in pkgutil.walk_packages(root.__path__, "genepool."):
+        importlib.import_module(found.name)
+    texts: dict[str, str] = {}
+    kinds = list(BaseModel.__subclasses__())
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.__module__.startswith("genepool."):
+            for name, field in kind.model_fields.items():
+                texts[f"{kind.__qualname__}.{name}"] = field.description or ""
+    for context, command in docs.commands():
+        texts[context.command_path] = command.help or ""
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                texts[f"{context.command_path} {parameter.name}"] = parameter.help or ""
+    return texts
+
+
+def test_settings_are_explained_in_whole_sentences() -> None:
+    texts = settings()
+    assert len(texts) > 150
+    assert {name: text for name, text in texts.items() if not _whole_sentences(text)} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "which strategy", "The strategy", "Number of children.", "it is one.", "It is. A thing."],
+)
+def test_what_is_no_whole_sentence(text: str) -> None:
+    assert not _whole_sentences(text)
 
 
 def test_every_command_and_option_has_help() -> None:

@@ -81,8 +81,9 @@ def bare(name: str) -> str:
 def under_another_prefix(wanted: Sequence[str], held: Iterable[str]) -> dict[str, str]:
     """Where names lie in a checkpoint that only calls the beginnings of them otherwise.
 
-    One beginning, the same of all `wanted`, stands for another one. Neither counts layers, and
-    what is left of a name has two components at least.
+    One beginning, the same of all `wanted`, stands for another one. Neither counts layers, what is
+    left of a name has two components at least, and that of some name counts them: a name such as
+    `q.weight` says too little.
 
     Returns:
         From each wanted name to one that is held; empty where no beginning fits all, or several do.
@@ -95,7 +96,8 @@ def under_another_prefix(wanted: Sequence[str], held: Iterable[str]) -> dict[str
         {(start, other) for start, end in _uncounted(name) for other in starts.get(end, ())}
         for name in wanted
     ]
-    pairs = set[tuple[str, str]].intersection(*fitting) if fitting else set[tuple[str, str]]()
+    counted = any(part.isdecimal() for name in wanted for part in name.split("."))
+    pairs = set[tuple[str, str]].intersection(*fitting) if counted else set[tuple[str, str]]()
     places = {tuple(new + name[len(old) :] for name in wanted) for old, new in pairs}
     return dict(zip(wanted, places.pop(), strict=True)) if len(places) == 1 else {}
 

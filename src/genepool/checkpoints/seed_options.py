@@ -30,32 +30,36 @@ class SeedOptions(Section):
 
     path: str = Field(
         min_length=1,
-        description="safetensors file, directory as Hugging Face writes it, pipeline as diffusers "
-        "writes it, LoRA adapter as peft writes it, LoRA file of an image generator with its base, "
-        "GGUF file, or id of the Hugging Face Hub "
-        "(`org/name`, `org/name@revision`)",
+        description="This is a safetensors file, a directory as Hugging Face writes it, a pipeline "
+        "as diffusers writes it, a LoRA adapter as peft writes it, a LoRA file of an image "
+        "generator with its base, a GGUF file, or an id of the Hugging Face Hub (`org/name`, "
+        "`org/name@revision`).",
     )
-    name: str = Field(default="", description="what to call it; default: the last part of the path")
+    name: str = Field(
+        default="",
+        description="The seed is called so; by default it has the name of the last part of its "
+        "path.",
+    )
     base: str | None = Field(
         default=None,
-        description="of an adapter: the model it was trained on, path or id; default: the one that "
-        "its configuration names",
+        description="An adapter was trained on this model, which is given as a path or an id; by "
+        "default it is the one that its configuration names.",
     )
     rename: dict[str, str] = Field(
-        default={}, description="prefix of tensor names -> what to put in its place"
+        default={}, description="A prefix of tensor names is replaced by what stands behind it."
     )
     dtype: Literal["BF16", "F16", "F32"] = Field(
-        default="BF16", description="of a GGUF file: the type of its unpacked weights"
+        default="BF16", description="The weights of a GGUF file are unpacked to this type."
     )
     variant: str = Field(
         default="",
         pattern=r"^\w*$",
         max_length=50,
-        description="of a pipeline: which of several files of weights, such as `fp16`; default: "
-        "the plain ones, or the only ones that are there",
+        description="Of several files of weights of a pipeline the ones with this name are taken, "
+        "such as `fp16`; by default the plain ones are, or the only ones that are there.",
     )
     licence: str = Field(
         default="",
-        description="as the hub writes it, such as apache-2.0, for the model card; default: what "
-        "the seed's README.md or LICENSE file declares",
+        description="The model card names this licence, written as on the hub, such as "
+        "apache-2.0; by default it is the one that the seed's README.md or LICENSE file declares.",
     )

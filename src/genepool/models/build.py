@@ -37,48 +37,49 @@ class ModelOptions(BaseModel):
 
     kind: KindName = Field(
         default="auto",
-        description=" ".join(f"'{kind.name}': {kind.help}" for kind in reversed(KINDS))
-        + " By default an image generator if the first seed is a pipeline, the network if there "
-        "is one, a language model if the first seed is a directory whose config.json names one, "
-        "and arrays otherwise.",
+        description=" ".join(f"With '{kind.name}' {kind.help}" for kind in reversed(KINDS))
+        + " By default they get an image generator if the first seed is a pipeline, the network if "
+        "there is one, a language model if the first seed is a directory whose config.json names "
+        "one, and arrays otherwise.",
     )
     network: str | None = Field(
         default=None,
-        description="'module:function' that takes no arguments and returns a torch network whose "
+        description="This 'module:function' takes no arguments and returns a torch network whose "
         "parameters and buffers have the checkpoint's names.",
     )
     device: str = Field(
         default="cpu",
-        description="Where a network, language model or image generator runs, as torch writes it: "
-        "'cpu', 'cuda:0'.",
+        description="A network, language model or image generator runs here; it is written as in "
+        "torch: 'cpu', 'cuda:0'.",
     )
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32", "float64"] | None, BeforeValidator(_torch_name)
     ] = Field(
         default=None,
-        description="What it computes in; by default the dtypes that a network comes with, and for "
-        "a language model the one that most of the first seed's weights have, as for an image "
-        "generator, which is float32 on a CPU.",
+        description="The model computes in this type; by default a network keeps the dtypes that "
+        "it comes with, and a language model or an image generator has the one that most of the "
+        "first seed's weights have; on a CPU an image generator has float32.",
     )
     tokenizer: str | None = Field(
         default=None,
-        description="Directory with a language model's tokenizer; by default the first seed's.",
+        description="A language model's tokenizer is read from this directory; by default it is "
+        "the first seed's.",
     )
     scheduler: str | None = Field(
         default=None,
-        description="Class of an image generator's scheduler, as diffusers calls it "
-        "('DPMSolverMultistepScheduler'), with the settings of the pipeline's own as far as they "
-        "apply; by default the pipeline's own.",
+        description="An image generator draws with a scheduler of this class, as diffusers calls "
+        "it ('DPMSolverMultistepScheduler'), with the settings of the pipeline's own as far as "
+        "they apply; by default it is the pipeline's own.",
     )
     steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default=None,
-        description="Steps of denoising in which an image generator draws a picture; by default "
-        "as many as its class in diffusers takes, often 50.",
+        description="An image generator draws a picture in so many steps of denoising; by default "
+        "it takes as many as its class in diffusers, often 50.",
     )
     guidance: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="How strongly an image generator is guided by the prompt (guidance_scale); by "
-        "default as its class in diffusers says.",
+        description="An image generator is guided by the prompt so strongly (guidance_scale); by "
+        "default its class in diffusers says how strongly.",
     )
     size: Annotated[
         Annotated[list[Annotated[int, Field(ge=8, le=16384)]], Field(min_length=2, max_length=2)]
@@ -86,8 +87,8 @@ class ModelOptions(BaseModel):
         BeforeValidator(_both),
     ] = Field(
         default=None,
-        description="Pixels of an image generator's pictures: [height, width], or one number for "
-        "both; by default the size that it was made for.",
+        description="An image generator's pictures have so many pixels: [height, width], or one "
+        "number for both; by default they have the size that it was made for.",
     )
 
 

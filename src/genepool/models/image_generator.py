@@ -118,7 +118,7 @@ def pinned_name(component: str) -> str:
 
 IMAGE_GENERATOR = Kind(
     name="diffusers",
-    help="an image generator, a pipeline of diffusers (extra 'pictures').",
+    help="they get an image generator, a pipeline of diffusers (extra 'pictures').",
     is_meant=lambda _options, first: first.pipeline is not None,
     check=_check,
     build=_build,

@@ -149,7 +149,7 @@ def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> Pinne
 
 LANGUAGE_MODEL = Kind(
     name="transformers",
-    help="a language model, built from the first seed's config.json (extra 'llm').",
+    help="they get a language model, built from the first seed's config.json (extra 'llm').",
     is_meant=_is_meant,
     check=_check,
     build=_build,

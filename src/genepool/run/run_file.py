@@ -55,7 +55,7 @@ class StrategyEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    name: str = Field(default="m2n2", description="which strategy")
+    name: str = Field(default="m2n2", description="This strategy makes the children.")
 
 
 class TaskOptions(BaseModel):
@@ -63,88 +63,97 @@ class TaskOptions(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    name: str = Field(min_length=1, description="what to call it")
-    evaluator: str = Field(description="which evaluator scores it")
+    name: str = Field(min_length=1, description="The task is called so.")
+    evaluator: str = Field(description="This evaluator scores it.")
     weight: float = Field(
         default=1.0,
         gt=0,
         allow_inf_nan=False,
-        description="what the whole task weighs; tasks of different sizes weigh equally by default",
+        description="The whole task weighs so much; by default tasks of different sizes weigh "
+        "equally.",
     )
     guard: bool = Field(
         default=False,
-        description="nobody competes for this task, but a child whose mean score on it falls below "
-        "the best seed's, less 'tolerance', is not admitted",
+        description="Nobody competes for this task, but a child whose mean score on it falls "
+        "below the best seed's, less 'tolerance', is not admitted.",
     )
     tolerance: float = Field(
         default=0.0,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="of a guard: how far a child's mean score may fall below the best seed's",
+        description="On a guard a child's mean score may fall so far below the best seed's.",
     )
 
 
 class RunConfig(Section):
     """A run file."""
 
-    pool: str = Field(min_length=1, description="directory in which the population lives")
+    pool: str = Field(min_length=1, description="The population lives in this directory.")
     seeds: list[str | SeedOptions] = Field(
-        min_length=1, description="the checkpoints to start from"
+        min_length=1, description="The run starts from these checkpoints."
     )
     partial: bool = Field(
         default=False,
-        description="the seeds may share only part of their tensors: what all hold under one name "
-        "and in one shape evolves, all else comes from the first seed",
+        description="The seeds may share only part of their tensors: what all hold under one name "
+        "and in one shape evolves, and all else comes from the first seed.",
     )
     vocabulary: Literal["same", "common"] = Field(
         default="same",
-        description="'same' refuses seeds whose tokenizers differ; 'common' merges the rows of the "
-        "tokens that are the same in all seeds, from id 0 on, and takes the further rows from the "
-        "first seed",
+        description="With 'same', seeds whose tokenizers differ are refused; with 'common', the "
+        "rows of the tokens that are the same in all seeds, from id 0 on, are merged, and the "
+        "further rows come from the first seed.",
     )
-    tasks: list[TaskOptions] = Field(min_length=1, description="what members are scored on")
+    tasks: list[TaskOptions] = Field(min_length=1, description="Members are scored on these.")
     strategy: StrategyEntry = Field(
-        default=StrategyEntry(), description="how children are made and which survive"
+        default=StrategyEntry(), description="It says how children are made and which survive."
     )
     model: ModelOptions = Field(
-        default=ModelOptions(), description="the live model into which children are materialised"
+        default=ModelOptions(), description="Children are materialised into this live model."
     )
     components: dict[str, str] = Field(
         default={},
-        description="Of pipelines: component -> 'evolve', or the name of the seed that it is taken "
-        "from as it is. The denoiser (U-Net or transformer) evolves unless others are named that "
-        "do, and components that are not named come from the first seed.",
+        description="Each component of a pipeline that is named here evolves ('evolve'), or is "
+        "taken as it is from the seed whose name stands behind it. The denoiser (U-Net or "
+        "transformer) evolves unless others are named that do, and components that are not named "
+        "come from the first seed.",
     )
     chromosomes: Chromosomes = Field(
         default={},
-        description="name -> patterns of tensor names; each splits on its own; or the word "
-        "`attention`, for all attention layers and everything else. A pattern is one of "
-        "file names (`*.mlp.*`), or after `re:` a regular expression that a whole name must match, "
-        "without look-around and back-references",
+        description="A name stands for the tensors that fit the patterns behind it, and these have "
+        "split points of their own; the word `attention` stands for all attention layers and "
+        "everything else. A pattern is one of file names (`*.mlp.*`), or after `re:` a regular "
+        "expression for a whole name, without look-around and back-references.",
     )
-    budget: int = Field(default=1000, ge=0, le=10**9, description="number of children to score")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="the random seed")
+    budget: int = Field(default=1000, ge=0, le=10**9, description="So many children are scored.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="The random seed decides all that is drawn."
+    )
     in_flight: int = Field(
         default=1,
         ge=1,
         le=10_000,
-        description="children proposed before the oldest is absorbed; 1 is the paper's algorithm",
+        description="So many children are proposed before the oldest is absorbed; 1 is the paper's "
+        "algorithm.",
     )
     early_stop: bool = Field(
-        default=True, description="stop scoring a child once its rejection is certain (lossless)"
+        default=True,
+        description="A child is scored no further once its rejection is certain (lossless).",
     )
     track_held_out: bool = Field(
-        default=False, description="also score every new champion on the held-out examples"
+        default=False, description="Every new champion is also scored on the held-out examples."
     )
     executor: Literal["serial", "process"] = Field(
-        default="serial", description="where children are scored: here, or in worker processes"
+        default="serial",
+        description="Children are scored here, one at a time ('serial'), or in worker processes "
+        "('process').",
     )
     workers: int = Field(
         default=0,
         ge=0,
         le=4096,
-        description="worker processes; 0: as many as cores, at most in_flight",
+        description="There are so many worker processes; 0 means as many as cores, and at most "
+        "'in_flight'.",
     )
 
     @property

@@ -49,7 +49,7 @@ class Strategy(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
     remembers: ClassVar[bool] = False
     learns_from_rejected: ClassVar[bool] = False
 
-    name: str = Field(description="which strategy")
+    name: str = Field(description="This strategy makes the children.")
 
     @property
     def dense(self) -> bool:
@@ -123,7 +123,7 @@ class Surviving(Strategy, frozen=True):
     """Strategies whose state is an archive: of archive and child all but the least fit survive."""
 
     archive: int = Field(
-        default=20, ge=2, le=100_000, description="number of members that the archive holds"
+        default=20, ge=2, le=100_000, description="The archive holds so many members."
     )
 
     def absorb(
@@ -149,27 +149,31 @@ class Merging(Strategy, frozen=True):
     """Strategies that merge two parents at a random ratio and random split points."""
 
     split_point: bool = Field(
-        default=True, description="draw a split point per chromosome; false: one ratio throughout"
+        default=True,
+        description="A split point is drawn for each chromosome; without it one ratio holds "
+        "throughout.",
     )
     splits: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="split points per chromosome, between which the ratio and its complement take "
-        "turns; 1 is the paper's",
+        description="Each chromosome has so many split points, between which the ratio and its "
+        "complement take turns; 1 is the paper's.",
     )
     angle: Angle = Field(
         default="global",
-        description="SLERP angle over the whole parameter axis, each side or tensor",
+        description="The SLERP angle is taken over the whole parameter axis, each side of the "
+        "split point, or each tensor.",
     )
     mutation: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
-        description="standard deviation of the noise added to a child; above 0, genomes are dense",
+        description="Noise of this standard deviation is added to a child; above 0, genomes are "
+        "dense.",
     )
     warmup: int = Field(
-        default=0, ge=0, description="number of first children bred from random pairs of seeds"
+        default=0, ge=0, description="So many first children are bred from random pairs of seeds."
     )
 
     @property
@@ -204,29 +208,34 @@ class Merging(Strategy, frozen=True):
 class Breeding(Merging, Surviving, frozen=True):
     """What M2N2 and the plain genetic algorithm have in common: parents from the archive."""
 
-    crossover: bool = Field(default=True, description="merge two parents; false: copy one")
+    crossover: bool = Field(
+        default=True, description="Two parents are merged; without it one is copied."
+    )
     risk: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="with early_stop, at most this chance that a child that belongs in the archive "
-        "is turned away, to save examples; 0: never",
+        description="With 'early_stop', a child that belongs in the archive is turned away with at "
+        "most this chance, to save examples; 0 means never.",
     )
     share: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="part of the examples that members compete for at a time; below 1, others are "
-        "drawn every 'renew' children, on which the whole archive is scored, and the best five of "
-        "the last archive are scored on all",
+        description="Members compete for this part of the examples at a time; below 1, others are "
+        "drawn every 'renew' children, on which the whole archive is scored, and the best "
+        "five of the last archive are scored on all.",
     )
     baseline: Baseline = Field(
         default="none",
-        description="what is taken off the scores on an example before members compete with them: "
-        "nothing, or the worst of them, so that scores which lie close together tell members apart",
+        description="This is taken off the scores on an example before members compete with them: "
+        "nothing, or the worst of them, so that scores which lie close together tell "
+        "members apart.",
     )
     renew: int = Field(
-        default=100, ge=1, description="with share below 1: children until other examples are drawn"
+        default=100,
+        ge=1,
+        description="With 'share' below 1, other examples are drawn after so many children.",
     )
 
     @property

@@ -104,20 +104,31 @@ class CmaEs(Strategy, frozen=True):
     remembers: ClassVar[bool] = True
     learns_from_rejected: ClassVar[bool] = True
 
-    name: Literal["cma-es"] = Field(default="cma-es", description="which strategy")
-    population: int = Field(default=20, ge=3, le=10_000, description="children per generation")
+    name: Literal["cma-es"] = Field(
+        default="cma-es", description="This strategy makes the children."
+    )
+    population: int = Field(
+        default=20, ge=3, le=10_000, description="A generation has so many children."
+    )
     sigma: float = Field(
-        default=0.2, gt=0, allow_inf_nan=False, description="initial step, of a ratio or a weight"
+        default=0.2,
+        gt=0,
+        allow_inf_nan=False,
+        description="The search begins with steps of this size, of a ratio or a weight.",
     )
     weights: bool = Field(
-        default=False, description="search the raw weights (separable) instead of merging ratios"
+        default=False,
+        description="The raw weights are searched (separable) instead of merging ratios.",
     )
     groups: list[str] | None = Field(
         default=None,
         min_length=1,
-        description="patterns of tensor names, each merged at ratios of its own; none: by layer",
+        description="The tensors that fit each of these patterns of names are merged at ratios of "
+        "their own; without patterns those of each layer are.",
     )
-    archive: int = Field(default=20, ge=2, le=100_000, description="number of best members kept")
+    archive: int = Field(
+        default=20, ge=2, le=100_000, description="So many of the best members are kept."
+    )
 
     @property
     def dense(self) -> bool:

@@ -15,7 +15,7 @@ from genepool.strategies.problem import Problem
 class GA(Breeding, frozen=True):
     """A plain genetic algorithm: parents and survivors by mean score, no competition."""
 
-    name: Literal["ga"] = Field(default="ga", description="which strategy")
+    name: Literal["ga"] = Field(default="ga", description="This strategy makes the children.")
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:
         """Empty slots, without competition: fitness is the mean score."""

@@ -16,15 +16,15 @@ from genepool.strategies.problem import Problem
 class M2N2(Breeding, frozen=True):
     """M2N2: competition for limited examples, and attraction."""
 
-    name: Literal["m2n2"] = Field(default="m2n2", description="which strategy")
+    name: Literal["m2n2"] = Field(default="m2n2", description="This strategy makes the children.")
     alpha: float = Field(
         default=1.0,
         ge=0,
         allow_inf_nan=False,
-        description="strength of competition; 0 none, 1 sharing, above 1 fighting",
+        description="Competition is so strong: 0 means none, 1 sharing, above 1 fighting.",
     )
     attraction: bool = Field(
-        default=True, description="choose the second parent for what the first cannot do"
+        default=True, description="The second parent is chosen for what the first cannot do."
     )
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:

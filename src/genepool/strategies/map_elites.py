@@ -28,8 +28,10 @@ class Measure(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    task: str = Field(description="name of the task")
-    labels: list[str] = Field(default=[], description="only examples with these labels; none: all")
+    task: str = Field(description="The measure is the score on the task of this name.")
+    labels: list[str] = Field(
+        default=[], description="Only examples with these labels count; without labels all do."
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,11 +55,15 @@ class MapElites(Merging, frozen=True):
     reference implementation of M2N2.
     """
 
-    name: Literal["map-elites"] = Field(default="map-elites", description="which strategy")
-    measures: list[Measure] = Field(
-        min_length=1, max_length=4, description="dimensions of the grid"
+    name: Literal["map-elites"] = Field(
+        default="map-elites", description="This strategy makes the children."
     )
-    cells: int = Field(default=10, ge=2, le=100, description="cells along each dimension")
+    measures: list[Measure] = Field(
+        min_length=1, max_length=4, description="These are the dimensions of the grid."
+    )
+    cells: int = Field(
+        default=10, ge=2, le=100, description="There are so many cells along each dimension."
+    )
 
     def check(self, in_flight: int) -> None:
         """Refuse splits without split points, and a grid that is too large."""

@@ -16,10 +16,13 @@ from genepool.strategies.problem import Plan, Problem, Proposal
 class RandomMerge(Surviving, frozen=True):
     """Random merges of random pairs of seeds."""
 
-    name: Literal["random"] = Field(default="random", description="which strategy")
+    name: Literal["random"] = Field(
+        default="random", description="This strategy makes the children."
+    )
     angle: Angle = Field(
         default="global",
-        description="SLERP angle over the whole parameter axis, each side or tensor",
+        description="The SLERP angle is taken over the whole parameter axis, each side of the "
+        "split point, or each tensor.",
     )
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:

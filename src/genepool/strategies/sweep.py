@@ -16,12 +16,19 @@ from genepool.strategies.problem import Plan, Problem, Proposal
 class Sweep(Surviving, frozen=True):
     """One SLERP ratio for all weights, on a grid, for every pair of seeds."""
 
-    name: Literal["sweep"] = Field(default="sweep", description="which strategy")
+    name: Literal["sweep"] = Field(default="sweep", description="This strategy makes the children.")
     angle: Angle = Field(
         default="global",
-        description="SLERP angle over the whole parameter axis, each side or tensor",
+        description="The SLERP angle is taken over the whole parameter axis, each side of the "
+        "split point, or each tensor.",
     )
-    grid: int = Field(default=101, ge=2, le=10**6, description="ratios from 0 to 1; then halved")
+    grid: int = Field(
+        default=101,
+        ge=2,
+        le=10**6,
+        description="So many ratios from 0 to 1 are tried; then the gaps between them are halved, "
+        "again and again.",
+    )
 
     def begin(self, problem: Problem, in_flight: int) -> Archive:
         """Empty slots, without competition: the best are kept."""

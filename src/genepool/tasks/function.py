@@ -29,27 +29,28 @@ class FunctionOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     function: str = Field(
-        description="'module:function', called as function(model, examples) with a list of "
-        "examples, or as function(model, tokenizer, examples) if the model is a language model; "
-        "returns one score in [0, 1] for each, in their order; one for language models may return "
-        "(scores, answers) with the texts that the model wrote, one for each. The module is looked "
-        "for in the run file's folder first."
+        description="This 'module:function' is called as function(model, examples) with a list of "
+        "examples, or as function(model, tokenizer, examples) if the model is a language "
+        "model. It returns one score in [0, 1] for each, in their order; one for language "
+        "models may return (scores, answers) with the texts that the model wrote, one for "
+        "each. The module is looked for in the run file's folder first."
     )
     examples: str | None = Field(
         default=None,
-        description="A .jsonl, .json, .npy or .npz file, or 'module:name' of a list or of a "
-        "function that returns one; by default 'examples' in the module of 'function'.",
+        description="The examples are in this .jsonl, .json, .npy or .npz file, or 'module:name' "
+        "is a list of them or a function that returns one; by default they are 'examples' in the "
+        "module of 'function'.",
     )
     held_out_examples: str | None = Field(
-        default=None, description="Held-out examples, given like 'examples'."
+        default=None, description="The held-out examples are given like 'examples'."
     )
     held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
-        description="Share of 'examples' held out, from the end; by default 0. Not together with "
-        "'held_out_examples'.",
+        description="This share of 'examples' is held out, from the end; by default it is 0. It "
+        "cannot be given together with 'held_out_examples'.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Select by the first so many examples only."
+        default=None, description="Members are selected by the first so many examples only."
     )
     batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -62,14 +63,14 @@ class FunctionOptions(BaseModel):
     )
     garbage: bool = Field(
         default=True,
-        description="Of a language model: fail one most of whose answers in a block, as the "
-        "function returns them or as `generate` makes them while it runs, are empty or end in "
-        "endless repetition, unless the seeds' do so too. Logits that are NaN fail always.",
+        description="A language model fails if most of its answers in a block, as the function "
+        "returns them or as `generate` makes them while it runs, are empty or end in endless "
+        "repetition, unless the seeds' do so too. Logits that are NaN fail always.",
     )
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Seconds that one call of the function may take, however many examples it is "
-        "given; a model that takes longer fails. Without it there is no limit.",
+        description="One call of the function may take so many seconds, however many examples it "
+        "is given; a model that takes longer fails. Without it there is no limit.",
     )
 
 

@@ -34,29 +34,32 @@ class ClassifierOptions(BaseModel):
 
     data: str | None = Field(
         default=None,
-        description="'digits' (scikit-learn's 8x8 digits, values 0 to 16, stored order), or an "
-        ".npz file with arrays x and y and, if it has a test set, x_test and y_test. Without "
-        "'data' and 'images': digits.",
+        description="This is 'digits' (scikit-learn's 8x8 digits, values 0 to 16, stored order), "
+        "or an .npz file with arrays x and y and, if it has a test set, x_test and y_test. "
+        "Without 'data' and 'images' it is digits.",
     )
     images: str | None = Field(
-        default=None, description="A .npy or IDX file of examples (.gz allowed), instead of 'data'."
+        default=None,
+        description="This .npy or IDX file (.gz is allowed) holds the examples, instead of 'data'.",
     )
     labels: str | None = Field(
-        default=None, description="A .npy or IDX file of the labels of 'images', from 0."
+        default=None,
+        description="This .npy or IDX file holds the labels of 'images', which count from 0.",
     )
     test_images: str | None = Field(
-        default=None, description="A .npy or IDX file of held-out examples, with 'images'."
+        default=None,
+        description="This .npy or IDX file holds the held-out examples that belong to 'images'.",
     )
     test_labels: str | None = Field(
-        default=None, description="A .npy or IDX file of the labels of 'test_images'."
+        default=None, description="This .npy or IDX file holds the labels of 'test_images'."
     )
     held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
-        description="Share of the examples held out, from the end in stored order; by default 0.2, "
-        "or the data's own test set where there is one.",
+        description="This share of the examples is held out, from the end in stored order; by "
+        "default it is 0.2, or the data's own test set is held out where there is one.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Select by the first so many examples only."
+        default=None, description="Members are selected by the first so many examples only."
     )
     scale: float = Field(
         default=1.0,
@@ -66,14 +69,14 @@ class ClassifierOptions(BaseModel):
     )
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None,
-        description="Shape of one example as a network expects it, for example [1, 28, 28]; by "
-        "default as stored. A model of plain arrays always gets it flat.",
+        description="A network gets each example in this shape, for example [1, 28, 28]; by "
+        "default it gets it as stored. A model of plain arrays always gets it flat.",
     )
     batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Examples per forward pass of a network (default 16). All passes have this "
-        "size and every example its place in them, so that a score does not depend on what else is "
-        "asked. A model of plain arrays does not need it.",
+        description="A forward pass of a network takes so many examples (16 by default). All "
+        "passes have this size and every example its place in them, so that a score does not "
+        "depend on what else is asked. A model of plain arrays does not need it.",
     )
 
 

@@ -37,18 +37,22 @@ class GenerationOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     max_gen_toks: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Most tokens of an answer; by default what the task says, or 256."
+        default=None,
+        description="An answer has at most so many tokens; by default the task says how many, or "
+        "it is 256.",
     )
     until: list[str] | None = Field(
-        default=None, description="An answer ends before any of these; by default as the task says."
+        default=None,
+        description="An answer ends before any of these; by default the task says before which.",
     )
     do_sample: bool | None = Field(
         default=None,
-        description="Whether tokens are drawn, with the same random numbers for every model and "
-        "block, or the likeliest is taken; by default as the task says.",
+        description="Tokens are drawn, with the same random numbers for every model and block; "
+        "without it the likeliest is taken. By default the task says which.",
     )
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="Of the drawing; by default as the task says."
+        default=None,
+        description="Tokens are drawn at this temperature; by default the task says at which.",
     )
 
 
@@ -58,53 +62,59 @@ class LmEvalOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     task: str = Field(
-        description="Name of a task of lm-evaluation-harness (not of a group), or a task file that "
-        "ends in .yaml. Relative paths in a task file start from the run file's folder."
+        description="This is the name of a task of lm-evaluation-harness (not of a group), or a "
+        "task file that ends in .yaml. Relative paths in a task file start from the run file's "
+        "folder."
     )
     include: str | None = Field(
-        default=None, description="Directory with task files of yours, looked through first."
+        default=None, description="This directory with task files of yours is looked through first."
     )
     metric: str | None = Field(
-        default=None, description="Which of the task's metrics is the score; by default its first."
+        default=None,
+        description="This one of the task's metrics is the score; by default it is the first.",
     )
     bounds: list[float] | None = Field(
         default=None,
-        description="[lo, hi]: values of the metric that score 0 and 1, those beyond count as the "
-        "bound; where lower is better, hi scores 0. Needed for a metric that is not in [0, 1], or "
-        "where lower is better.",
+        description="Of [lo, hi], the values of the metric, lo scores 0 and hi scores 1, and "
+        "values beyond count as the bound; where lower is better, hi scores 0. It is needed for a "
+        "metric that is not in [0, 1], or where lower is better.",
     )
     filter: str | None = Field(
         default=None,
-        description="Which of the task's filters extracts the answer; by default its first.",
+        description="This one of the task's filters extracts the answer; by default it is the "
+        "first.",
     )
     fewshot: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Examples shown in a prompt; by default as the task says."
+        default=None,
+        description="A prompt shows so many examples; by default the task says how many.",
     )
     split: Literal["train", "validation", "test"] | None = Field(
         default=None,
-        description="Where the selection examples come from; by default what the harness would "
-        "score: 'test' if there is one, else 'validation'.",
+        description="The selection examples come from this split; by default it is what the "
+        "harness would score: 'test' if there is one, else 'validation'.",
     )
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Select by the first so many examples only."
+        default=None, description="Members are selected by the first so many examples only."
     )
     held_out: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
-        description="Share of the split held out, from the end; by default 0. Not together with "
-        "'held_out_split'.",
+        description="This share of the split is held out, from the end; by default it is 0. It "
+        "cannot be given together with 'held_out_split'.",
     )
     held_out_split: Literal["train", "validation", "test"] | None = Field(
-        default=None, description="Another split, all of which is held out."
+        default=None, description="All of this other split is held out."
     )
     held_out_limit: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="The first so many held-out examples only."
+        default=None, description="Only the first so many held-out examples are scored."
     )
     chat_template: bool = Field(
         default=False,
-        description="Put prompts into the chat template of the model's tokenizer, few-shot "
+        description="Prompts are put into the chat template of the model's tokenizer, few-shot "
         "examples as turns.",
     )
-    system: str | None = Field(default=None, description="System instruction.")
+    system: str | None = Field(
+        default=None, description="Each prompt begins with this system instruction."
+    )
     batch: int = Field(
         default=16,
         ge=1,
@@ -112,17 +122,17 @@ class LmEvalOptions(BaseModel):
         "forward pass, so that padding cannot make scores depend on what else is asked.",
     )
     generation: GenerationOptions = Field(
-        default=GenerationOptions(), description="How answers are generated."
+        default=GenerationOptions(), description="It says how answers are generated."
     )
     garbage: bool = Field(
         default=True,
-        description="Fail a model most of whose generated answers in a block are empty or end in "
+        description="A model fails if most of its generated answers in a block are empty or end in "
         "endless repetition, unless the seeds' do so too. Logits that are NaN fail always.",
     )
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Seconds that one block may take; a model that takes longer fails. Without it "
-        "there is no limit.",
+        description="One block may take so many seconds; a model that takes longer fails. Without "
+        "it there is no limit.",
     )
 
 

@@ -54,8 +54,8 @@ class _MethodName(click.ParamType[str]):
 @click.option(
     "--verify/--no-verify",
     default=None,
-    help="Load what was written and score it again; refuse it if it differs from the pool.  "
-    "[default: where that takes less than a minute]",
+    help="What was written is loaded and scored again, and refused if it differs from the pool. "
+    " [default: where that takes less than a minute]",
 )
 @json_option
 def export(
@@ -108,8 +108,8 @@ def export(
     "places",
     multiple=True,
     metavar="NAME=PATH",
-    help="Where the seed NAME of the recipe lies; more of them may follow, with or without the "
-    "option's name.",
+    help="The seed NAME of the recipe lies at PATH; more of them may follow, with or without "
+    "the option's name.",
 )
 @output_option
 @shards_option
@@ -147,22 +147,24 @@ def rebuild(
     type=_MethodName(),
     default="slerp",
     show_default=True,
-    help="How: slerp takes A and B; all others any number of models, and all but linear a base.",
+    help="The method slerp takes A and B; all others take any number of models, and all but "
+    "linear a base.",
 )
 @click.option(
     "--ratio",
     "ratios",
     multiple=True,
     metavar="R",
-    help="Required for slerp: left of the split point 0 gives A, 1 gives B; right of it 1 - R "
-    "holds. R1,R2,... go along the layers, from first to last; TEXT=R or TEXT=R1,R2,... is for "
-    "tensors whose name contains TEXT, and may be repeated (the first that fits).",
+    help="It is required for slerp: left of the split point 0 gives A and 1 gives B; right of "
+    "it 1 - R holds. R1,R2,... go along the layers, from first to last; TEXT=R or "
+    "TEXT=R1,R2,... is for tensors whose name contains TEXT, and may be repeated (the "
+    "first that fits holds).",
 )
 @click.option(
     "--split",
     metavar="S",
-    help="Split point: a fraction of the parameter axis, or the name of the first tensor right of "
-    "it; 1 merges everything at R.  [default: 1]",
+    help="The split point is a fraction of the parameter axis, or the name of the first tensor "
+    "right of it; 1 merges everything at R.  [default: 1]",
 )
 @click.option(
     "--angle",
@@ -173,7 +175,7 @@ def rebuild(
 @click.option(
     "--base",
     metavar="MODEL",
-    help="What the models were trained from; for all methods but slerp and linear.",
+    help="The models were trained from this one; all methods but slerp and linear need it.",
 )
 @click.option(
     "--weight",
@@ -181,7 +183,7 @@ def rebuild(
     type=float,
     multiple=True,
     metavar="W",
-    help="Of a model, in their order; give one for each.  [default: 1 each]",
+    help="A model has this weight; give one for each, in their order.  [default: 1 each]",
 )
 @click.option(
     "--density",
@@ -189,60 +191,62 @@ def rebuild(
     type=float,
     multiple=True,
     metavar="D",
-    help="Share of what training changed that is kept, for ties and dare; give one for all models, "
-    "or one for each in their order.  [default: 0.5]",
+    help="The methods ties and dare keep this share of what training changed; give one for all "
+    "models, or one for each in their order.  [default: 0.5]",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     metavar="S",
-    help="The random seed of what dare keeps, and of which of equal changes ties keeps.  "
+    help="The random seed decides what dare keeps, and which of equal changes ties keeps.  "
     "[default: 0]",
 )
 @click.option(
     "--normalise/--no-normalise",
     default=None,
-    help="Divide by the sum of the weights.  [default: for linear and ties]",
+    help="The merge is divided by the sum of the weights.  [default: for linear and ties]",
 )
 @click.option(
     "--scale",
     type=float,
     metavar="L",
-    help="Factor of the merged change to the base.  [default: 1]",
+    help="The merged change is multiplied by this factor before it is added to the base.  "
+    "[default: 1]",
 )
 @click.option(
     "--adapter-base",
     metavar="MODEL",
-    help="Base of the adapters among the models.  [default: as the adapter says]",
+    help="The adapters among the models were trained on this base.  [default: as the adapter says]",
 )
 @click.option(
     "--partial",
     is_flag=True,
-    help="Merge what all models share, and take the rest from A.",
+    help="What all models share is merged, and the rest is taken from A.",
 )
 @click.option(
     "--vocabulary",
     type=click.Choice(["same", "common"]),
     default="same",
     show_default=True,
-    help="Where tokenizers differ: refuse, or merge the rows of the tokens that are the same.",
+    help="Where tokenizers differ, the models are refused, or the rows of the tokens that are "
+    "the same are merged.",
 )
 @click.option(
     "--rename",
     "prefixes",
     multiple=True,
     metavar="OLD=NEW",
-    help="Begin of tensor names in all models but A, and what to put in its place; may be "
-    "repeated.",
+    help="Tensor names in all models but A that begin with OLD begin with NEW instead; the "
+    "option may be repeated.",
 )
 @click.option(
     "--component",
     "parts",
     multiple=True,
     metavar="NAME=FROM",
-    help="Of pipelines: FROM is 'evolve' for a component that is merged (the denoiser, if none is "
-    "named), or what it is taken from as it is: the name or path of a model, or another pipeline; "
-    "may be repeated.  [default: the first model]",
+    help="For a component of a pipeline, FROM is 'evolve' if it is merged (the denoiser is, if "
+    "none is named), or what it is taken from as it is: the name or path of a model, or "
+    "another pipeline. The option may be repeated.  [default: the first model]",
 )
 @dtype_option
 @shards_option

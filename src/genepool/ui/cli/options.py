@@ -27,12 +27,12 @@ class _DTypeName(click.Choice[str]):
         return floating_named(str(choice)) or str(choice)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="The result is printed as JSON.")
 moved_option = click.option(
     "--moved",
     multiple=True,
     metavar="NAME=PATH",
-    help="Where the seed NAME lies now, if it has moved; may be repeated.",
+    help="The seed NAME lies at PATH now, if it has moved; the option may be repeated.",
 )
 pool_argument = click.argument("pool", type=click.Path(path_type=Path), metavar="POOL")
 output_option = click.option(
@@ -41,14 +41,14 @@ output_option = click.option(
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory to write; new or empty.",
+    help="The result is written to this directory, which must be new or empty.",
 )
 shards_option = click.option(
     "--shard-size",
     metavar="SIZE",
     default="5GB",
     show_default=True,
-    help="Largest size of a weight file, in bytes or as 500MB, 2GB, 4GiB.",
+    help="A weight file is at most so large, in bytes or as 500MB, 2GB, 4GiB.",
 )
 seed_option = click.option(
     "--seed",
@@ -56,13 +56,13 @@ seed_option = click.option(
     metavar="S",
     default=0,
     show_default=True,
-    help="The random seed.",
+    help="The random seed decides all that is drawn.",
 )
 dtype_option = click.option(
     "--dtype",
     type=_DTypeName(["F64", "F32", "F16", "BF16"]),
-    help="Type of all merged tensors; also as float32, fp16, bfloat16, ...  "
-    "[default: as in the first checkpoint]",
+    help="All merged tensors have this type; it may also be written as float32, fp16, bfloat16 "
+    "and so on.  [default: as in the first checkpoint]",
 )
 
 

@@ -37,14 +37,14 @@ def status(pool: Path, as_json: bool) -> None:
     "--pictures",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="Let an image generator draw so many held-out examples of each task; needs -o.",
+    help="An image generator draws so many held-out examples of each task; this needs -o.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory for the pictures; new or empty.",
+    help="The pictures are written to this directory, which must be new or empty.",
 )
 @moved_option
 @json_option
@@ -92,7 +92,7 @@ def show(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE.html",
-    help="Page to write; one that is there is replaced.",
+    help="The page is written to this file; one that is there is replaced.",
 )
 @json_option
 def report(pool: Path, output: Path, as_json: bool) -> None:
@@ -121,7 +121,8 @@ def report(pool: Path, output: Path, as_json: bool) -> None:
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory to write; new or empty. It is a pool, of one file.",
+    help="The copy is written to this directory, which must be new or empty; it is a pool, of one "
+    "file.",
 )
 @json_option
 def pack(pool: Path, output: Path, as_json: bool) -> None:

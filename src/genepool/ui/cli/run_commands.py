@@ -29,7 +29,7 @@ def demo() -> None:
     help="Start from two untrained networks, with mutation, instead of two specialists.",
 )
 @budget_option(
-    "Number of children to score.  "
+    "So many children are scored.  "
     f"[default: {DEMO_BUDGET}; from scratch {DEMO_BUDGET_FROM_SCRATCH}]"
 )
 @seed_option
@@ -37,8 +37,8 @@ def demo() -> None:
     "--pool",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The pool's directory; everything is written below it.  "
-    "[default: demo/digits; from scratch demo/digits-from-scratch]",
+    help="This is the pool's directory; everything is written below it.  [default: demo/digits; "
+    "from scratch demo/digits-from-scratch]",
 )
 @json_option
 def digits(
@@ -61,7 +61,7 @@ def digits(
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN.yaml")
-@budget_option("Number of children to have scored in the end.  [default: the run file's]")
+@budget_option("So many children have been scored in the end.  [default: the run file's]")
 @json_option
 def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     """Bring the pool that RUN.yaml names to its budget.
@@ -83,16 +83,17 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     "--strategies",
     metavar="NAMES",
     default="",
-    help="Names of strategies, with commas between them. The others are compared with the first. "
-    "The run file's own strategy has the options that stand there; any other has its defaults.",
+    help="These strategies are compared, the others with the first; commas stand between their "
+    "names. The run file's own strategy has the options that stand there; any other has "
+    "its defaults.",
 )
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="LABEL={...}",
-    help="A strategy with options of its own, such as plain='{name: m2n2, attraction: false}'. The "
-    "option may be repeated.",
+    help="This strategy with options of its own is compared, too, such as plain='{name: m2n2, "
+    "attraction: false}'. The option may be repeated.",
 )
 @click.option(
     "--runs",
@@ -100,17 +101,17 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     metavar="K",
     default=10,
     show_default=True,
-    help="Number of runs of each strategy: the first has the run file's random seed, the next that "
-    "seed + 1, and so on.",
+    help="Each strategy has so many runs: the first has the run file's random seed, the next "
+    "that seed + 1, and so on.",
 )
-@budget_option("Number of children of each run.  [default: the run file's]")
+@budget_option("Each run has so many children.  [default: the run file's]")
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The comparison's directory; a comparison that was begun there goes on.",
+    help="The comparison is written to this directory; one that was begun there goes on.",
 )
 @json_option
 def compare(
