@@ -69,8 +69,7 @@ class TaskOptions(BaseModel):
         default=1.0,
         gt=0,
         allow_inf_nan=False,
-        description="The whole task weighs so much; by default tasks of different sizes weigh "
-        "equally.",
+        description="The task weighs so much; by default all weigh equally, of whatever size.",
     )
     guard: bool = Field(
         default=False,
@@ -108,15 +107,12 @@ class RunConfig(Section):
     strategy: StrategyEntry = Field(
         default=StrategyEntry(), description="It says how children are made and which survive."
     )
-    model: ModelOptions = Field(
-        default=ModelOptions(), description="Children are materialised into this live model."
-    )
+    model: ModelOptions = Field(default=ModelOptions(), description="Children live in this model.")
     components: dict[str, str] = Field(
         default={},
-        description="Each component of a pipeline that is named here evolves ('evolve'), or is "
-        "taken as it is from the seed whose name stands behind it. The denoiser (U-Net or "
-        "transformer) evolves unless others are named that do, and components that are not named "
-        "come from the first seed.",
+        description="A component of a pipeline that is named here evolves ('evolve'), or comes as "
+        "it is from the seed whose name stands behind it. The denoiser (U-Net or transformer) "
+        "evolves unless others are named that do; what is not named comes from the first seed.",
     )
     chromosomes: Chromosomes = Field(
         default={},
@@ -126,15 +122,12 @@ class RunConfig(Section):
         "expression for a whole name, without look-around and back-references.",
     )
     budget: int = Field(default=1000, ge=0, le=10**9, description="So many children are scored.")
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="The random seed decides all that is drawn."
-    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The random seed decides all draws.")
     in_flight: int = Field(
         default=1,
         ge=1,
         le=10_000,
-        description="So many children are proposed before the oldest is absorbed; 1 is the paper's "
-        "algorithm.",
+        description="So many children are proposed before the oldest is absorbed; the paper has 1.",
     )
     early_stop: bool = Field(
         default=True,
@@ -145,15 +138,13 @@ class RunConfig(Section):
     )
     executor: Literal["serial", "process"] = Field(
         default="serial",
-        description="Children are scored here, one at a time ('serial'), or in worker processes "
-        "('process').",
+        description="Children are scored in this process, one at a time, or in worker processes.",
     )
     workers: int = Field(
         default=0,
         ge=0,
         le=4096,
-        description="There are so many worker processes; 0 means as many as cores, and at most "
-        "'in_flight'.",
+        description="There are so many workers; 0 means as many as cores, at most 'in_flight'.",
     )
 
     @property
