@@ -50,12 +50,12 @@ def plain(
     place: Path, prompts: Sequence[str] = PROMPTS, ids: Sequence[str] = IDS, **call: Any
 ) -> NDArray[np.uint8]:
     """What diffusers itself draws from the same noise."""
-    from genepool.models.diffusers import _seed, quiet  # pyright: ignore[reportPrivateUsage]
+    from genepool.models.diffusers import noise_seed, quiet
 
     with quiet(), torch.inference_mode():
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(place))
         pipe.set_progress_bar_config(disable=True)
-        noise = [torch.Generator().manual_seed(_seed(name)) for name in ids]
+        noise = [torch.Generator().manual_seed(noise_seed(name)) for name in ids]
         given = {"num_inference_steps": 2, "height": 16, "width": 16, **call}
         drawn = pipe(prompt=list(prompts), generator=noise, output_type="np", **given).images
     return np.rint(drawn * 255).astype(np.uint8)

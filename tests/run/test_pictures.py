@@ -175,7 +175,7 @@ def test_the_emoji_models_score_what_diffusers_and_clip_say(
     emoji: dict[str, Any], shared: Callable[[str], Path], tmp_path: Path
 ) -> None:
     from genepool.core.genome import seed_recipe
-    from genepool.models.diffusers import _seed, quiet  # pyright: ignore[reportPrivateUsage]
+    from genepool.models.diffusers import noise_seed, quiet
     from genepool.run.executors.scorer import Scorer
 
     inputs = open_inputs(load_run(emoji))
@@ -199,7 +199,7 @@ def test_the_emoji_models_score_what_diffusers_and_clip_say(
                 prompt=task.captions(np.arange(16)),
                 num_inference_steps=4,
                 guidance_scale=3.0,
-                generator=[torch.Generator().manual_seed(_seed(x)) for x in task.samples],
+                generator=[torch.Generator().manual_seed(noise_seed(x)) for x in task.samples],
                 output_type="np",
             ).images
             real = task.references(np.arange(16))

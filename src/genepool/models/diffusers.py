@@ -121,7 +121,7 @@ def draw(
 ) -> NDArray[np.uint8]:
     """See `ImageGenerator.pictures`."""
     chance = cast("Any", torch.random)
-    noise = [torch.Generator().manual_seed(_seed(name)) for name in ids]
+    noise = [torch.Generator().manual_seed(noise_seed(name)) for name in ids]
     with quiet(), chance.fork_rng(), torch.inference_mode():
         # For what draws beside the noise that it is given.
         chance.manual_seed(0)
@@ -152,7 +152,7 @@ def draw(
     return pictures
 
 
-def _seed(name: str) -> int:
+def noise_seed(name: str) -> int:
     """Of the noise of an example."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
