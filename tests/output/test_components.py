@@ -116,6 +116,12 @@ def test_a_component_that_cannot_be_taken_is_refused(
         ("vea=evolve", "there is no component 'vea' to evolve"),
         ("vae={b}/unet/config.json", "is neither a pipeline"),
         ("vae={tmp}", "is neither a pipeline"),
+        ("text_encoder={b}/vae", "holds AutoencoderKL of diffusers, and the component 'text_enc"),
+        (
+            "vae={b}/scheduler",
+            "holds DDIMScheduler of diffusers, and the component 'vae' is Autoen",
+        ),
+        ("text_encoder={b}/tokenizer", "holds CLIPTokenizer of transformers, and the component"),
         ("image_encoder={b}", "b: has no component 'image_encoder'"),
     ],
 )

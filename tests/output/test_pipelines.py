@@ -152,6 +152,9 @@ def test_the_weights_of_a_component_tell_the_recipe_too(
     seeds = {path.name: path for path in pair}
     rebuild(tmp_path / "out/unet" / WEIGHTS, tmp_path / "again", seeds=seeds)
     assert contents(tmp_path / "out/unet") == contents(tmp_path / "again/unet")
+    (tmp_path / "out/genepool.json").unlink()
+    rebuild(tmp_path / "out", tmp_path / "last", seeds=seeds)
+    assert contents(tmp_path / "out/unet") == contents(tmp_path / "last/unet")
 
 
 def test_shards_are_named_as_the_libraries_find_them(

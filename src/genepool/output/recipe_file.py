@@ -16,6 +16,7 @@ from genepool.checkpoints.family import GGUFType, Words
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.files.dtypes import FLOATING
 from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
 from genepool.core.genome import Recipe, digest, recipe
 from genepool.documents import parse_json, read_bytes
 from genepool.errors import CheckpointError, InputError
@@ -128,7 +129,8 @@ def _find(path: Path) -> tuple[str | bytes, str]:
     file = path / FILE if folder else path
     if folder and not file.exists():
         try:
-            metadata = open_checkpoint(path).metadata
+            whole = open_pipeline(path).files[0] if is_pipeline(path) else open_checkpoint(path)
+            metadata = whole.metadata
         except CheckpointError as error:
             raise InputError(f"{at(path)}: holds no {FILE}, and {error}") from None
         return _of_metadata(metadata, path)

@@ -26,6 +26,9 @@ INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
 _LONGEST = 100  # characters of a component's name
 
+# What is in the names of classes that have no weights.
+_PARTS = ("Tokenizer", "Scheduler", "Processor")
+
 # Where a component that lies alone names its class.
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 
@@ -187,8 +190,25 @@ def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Ch
                     f"{some(there, limit=20)}"
                 )
         giver.components[name].require()
+        _require_alike(pipeline.components.get(name), giver.components[name])
         others[name] = giver.components[name]
     return first if pipeline is None else replace(first, pipeline=pipeline.with_components(others))
+
+
+def _require_alike(own: Component | None, other: Component) -> None:
+    """Refuse what cannot take the place of a component, such as a tokenizer that of a VAE."""
+    if own is not None and (own.library, _part(own)) != (other.library, _part(other)):
+        raise CheckpointError(
+            f"{at(other.directory)}: holds {one_line(other.class_name)} of {other.library}, and "
+            f"the component '{one_line(own.name)}' is {one_line(own.class_name)} of {own.library}; "
+            "take it from a folder that holds such a component"
+        )
+
+
+def _part(component: Component) -> str:
+    """What kind of component it is, where that is no network."""
+    name = component.class_name.replace("FeatureExtractor", "ImageProcessor")  # the older name
+    return next((part for part in _PARTS if part in name), "")
 
 
 def _components(directory: Path, index: Mapping[str, Any], variant: str) -> dict[str, Component]:
