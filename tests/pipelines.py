@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+
+from genepool.checkpoints.pipelines.ldm_names import ldm_modules
 
 # Its modules are found late, which type checkers do not follow.
 diffusers: Any = importlib.import_module("diffusers")
@@ -231,3 +234,32 @@ def t5_tokenizer() -> Any:
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *string.ascii_lowercase, *string.digits]
     vocabulary = [(piece, -float(number)) for number, piece in enumerate(pieces)]
     return transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=16)
+
+
+def single_file(pipeline: Path, file: Path, *, averages: float | None = None) -> Path:
+    """A pipeline of Stable Diffusion or SDXL in one file, under the names of their own code.
+
+    Args:
+        pipeline: as `tiny_pipeline` writes it.
+        file: to write.
+        averages: factor of the averages (EMA) that stand beside the denoiser; None for none.
+    """
+    unet = load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
+    names = ldm_modules(unet)
+    out: dict[str, torch.Tensor] = {}
+    for name, tensor in unet.items():
+        module, _, parameter = name.rpartition(".")
+        out[f"model.diffusion_model.{names[module]}.{parameter}"] = tensor
+        if averages is not None:
+            flat = f"{names[module]}.{parameter}".replace(".", "")
+            out[f"model_ema.diffusion_model{flat}"] = tensor * averages
+    for name, tensor in load_file(pipeline / "vae" / "diffusion_pytorch_model.safetensors").items():
+        out[f"first_stage_model.{name}"] = tensor
+    encoders = sorted(path.parent.name for path in pipeline.glob("text_encoder*/model.safetensors"))
+    for number, encoder in enumerate(encoders):
+        start = "cond_stage_model" if len(encoders) == 1 else f"conditioner.embedders.{number}"
+        for name, tensor in load_file(pipeline / encoder / "model.safetensors").items():
+            out[f"{start}.transformer.{name}"] = tensor
+    out["betas"] = torch.linspace(0, 1, 4)
+    save_file(out, file, {"format": "pt"})
+    return file

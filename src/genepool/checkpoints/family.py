@@ -45,6 +45,11 @@ from genepool.checkpoints.pipelines.directory import (
 )
 from genepool.checkpoints.pipelines.fit import require_fit
 from genepool.checkpoints.pipelines.lora_files import lora_file, open_lora
+from genepool.checkpoints.pipelines.single_file import (
+    as_single_file,
+    compare_single_files,
+    is_single_file,
+)
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
@@ -175,7 +180,8 @@ def _open_local(
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, source.dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
-        return without_tied_head(without_compilers_prefix(open_checkpoint(place)))
+        opened = without_tied_head(without_compilers_prefix(open_checkpoint(place)))
+        return as_single_file(opened, source.components) if is_single_file(opened) else opened
     if adapter is not None:
         raise CheckpointError(
             f"{at(place)}: is an adapter too, and an adapter's base must be a whole model; merge "
@@ -333,6 +339,8 @@ def make_family(
 
 def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:
     """Notices of how two seeds' configurations and tokenizers differ; refuses what must agree."""
+    if first.evolving or other.evolving:
+        return compare_single_files(first, other)
     if first.pipeline is not None or other.pipeline is not None:
         if words == "common":
             raise CheckpointError(

@@ -201,6 +201,16 @@ def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:
 
 def _in_depth_order(checkpoint: Checkpoint) -> list[Tensor]:
     tensors = checkpoint.tensors.values()
+    if checkpoint.evolving:
+        prefixes = checkpoint.evolving
+
+        def within(tensor: Tensor) -> tuple[int, OrderKey]:
+            starts = [n for n, prefix in enumerate(prefixes) if tensor.name.startswith(prefix)]
+            place = starts[0] if starts else len(prefixes)
+            prefix = prefixes[place] if starts else ""
+            return place, order_key(tensor.name.removeprefix(prefix))
+
+        return sorted(tensors, key=within)
     if checkpoint.pipeline is None:
         return sorted(tensors, key=lambda tensor: depth_key(tensor.name))
     evolving = checkpoint.pipeline.evolving
@@ -237,7 +247,11 @@ def _merges(checkpoint: Checkpoint, tensor: Tensor) -> bool:
 
 
 def _constant(checkpoint: Checkpoint, name: str) -> bool:
-    patterns = CONSTANTS if checkpoint.pipeline is None else (*CONSTANTS, *_OF_PIPELINES)
+    """Whether a tensor is not to merge by its name, so that it may be absent in other seeds."""
+    if checkpoint.evolving and not name.startswith(checkpoint.evolving):
+        return True
+    generator = checkpoint.pipeline is not None or checkpoint.evolving
+    patterns = (*CONSTANTS, *_OF_PIPELINES) if generator else CONSTANTS
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -305,7 +319,8 @@ def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int])
         raise CheckpointError(
             f"{pair}: {' and '.join(parts)}; {_cause(first, other, missing, extra)}"
         )
-    shared = [n for n in first.tensors if n in other.tensors]
+    merging = first.evolving or ("",)  # All names begin with nothing.
+    shared = [n for n in first.tensors if n in other.tensors and n.startswith(merging)]
     differing = [
         n for n in shared if first.tensors[n].shape != other.tensors[n].shape and n not in rows
     ]

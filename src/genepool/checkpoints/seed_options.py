@@ -31,9 +31,9 @@ class SeedOptions(Section):
     path: str = Field(
         min_length=1,
         description="This is a safetensors file, a directory as Hugging Face writes it, a pipeline "
-        "as diffusers writes it, a LoRA adapter as peft writes it, a LoRA file of an image "
-        "generator with its base, a GGUF file, or an id of the Hugging Face Hub (`org/name`, "
-        "`org/name@revision`).",
+        "as diffusers writes it or one in a single file, a LoRA adapter as peft writes it, a LoRA "
+        "file of an image generator with its base, a GGUF file, or an id of the Hugging Face Hub "
+        "(`org/name`, `org/name@revision`).",
     )
     name: str = Field(
         default="",

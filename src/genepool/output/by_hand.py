@@ -228,7 +228,9 @@ def _open(
             for options, checkpoint in zip(given, checkpoints, strict=True)
         ]
     )
-    if opening.components and (plain := [c for c in checkpoints if c.pipeline is None]):
+    if opening.components and (
+        plain := [c for c in checkpoints if c.pipeline is None and not c.evolving]
+    ):
         raise InputError(
             f"{at(plain[0].path)}: is no pipeline, and has no components; leave out --component"
         )

@@ -45,6 +45,8 @@ class Checkpoint:
         tokenizer: where the tokenizer lies instead, of an adapter that brings its own.
         notices: one line each, of what was done to open it and is good to know.
         pipeline: the pipeline whose evolving components these tensors are; None for a single model.
+        evolving: of an image generator in one file: how the names of the tensors begin that merge;
+            all others are carried over from the first seed. Empty: all merge.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Checkpoint:
     tokenizer: Path | None = None
     notices: tuple[str, ...] = ()
     pipeline: Pipeline | None = None
+    evolving: tuple[str, ...] = ()
     _digest: list[str] = field(default_factory=list[str], repr=False)
 
     @property

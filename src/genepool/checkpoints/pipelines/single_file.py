@@ -1,0 +1,138 @@
+"""Image generators in one file, under the names of the papers' own code (LDM, SGM): U-Net, VAE and
+text encoders side by side.
+
+They stay what they are: what evolves merges under its own names, and all else comes from the first
+seed, so that a merged file is one that diffusers' `from_single_file` and other programs load.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.errors import CheckpointError
+from genepool.messages import at, count, one_line, some
+
+_DENOISER = "model.diffusion_model."
+# What components are called in a pipeline's directory, and how their tensors begin in a file.
+_PREFIXES = {
+    "unet": (_DENOISER,),
+    "transformer": (_DENOISER,),
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
+    "text_encoder_2": ("conditioner.embedders.1.",),
+}
+# Averages over the training, which such files may hold besides; and marks of what was trained.
+_AVERAGES = "model_ema."
+_VELOCITY = "v_pred"
+_PREDICTION = "modelspec.prediction_type"
+
+
+def is_single_file(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds an image generator under the names of the papers' own code."""
+    return any(name.startswith((_DENOISER, _AVERAGES)) for name in checkpoint.tensors)
+
+
+def as_single_file(checkpoint: Checkpoint, components: Sequence[str] = ()) -> Checkpoint:
+    """Such a checkpoint, of which only some components merge.
+
+    Averages over the training (EMA) are left out where the denoiser's own weights are there too:
+    these are what diffusers and other programs load.
+
+    Args:
+        checkpoint: opened.
+        components: that evolve, as a pipeline's directory calls them; none means the denoiser.
+
+    Raises:
+        CheckpointError: a component that is to evolve is not there.
+    """
+    held = checkpoint.tensors
+    evolving: list[str] = []
+    for name in components or ("unet",):
+        found = [p for p in _PREFIXES.get(name, ()) if any(n.startswith(p) for n in held)]
+        if not found:
+            there = [c for c, p in _PREFIXES.items() if any(n.startswith(p) for n in held)]
+            averages = (
+                f"; it holds averages ({_AVERAGES}*) without the weights themselves: convert it "
+                "with diffusers' from_single_file(..., extract_ema=True)"
+                if any(n.startswith(_AVERAGES) for n in held) and not there
+                else f"; its components are {some(there, limit=5)}"
+            )
+            raise CheckpointError(
+                f"{at(checkpoint.path)}: a single file without a component '{one_line(name)}' that "
+                f"could evolve{averages}"
+            )
+        evolving += found
+    averages = [name for name in held if name.startswith(_AVERAGES)]
+    notices = checkpoint.notices
+    if averages:
+        notices = (
+            *notices,
+            f"{at(checkpoint.path)}: holds averages over its training too ({_AVERAGES}*, "
+            f"{count(len(averages), 'tensor')}); as in diffusers, the weights themselves are used, "
+            "and what is made has no averages",
+        )
+    tensors = {name: tensor for name, tensor in held.items() if not name.startswith(_AVERAGES)}
+    return replace(
+        checkpoint,
+        tensors=MappingProxyType(tensors),
+        notices=notices,
+        evolving=tuple(dict.fromkeys(evolving)),
+        _digest=[],
+    )
+
+
+def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """Notices of how two seeds differ, of which one at least is a single file.
+
+    Raises:
+        CheckpointError: they do not merge, as far as files say so; the message says what to do.
+    """
+    for single, counterpart in ((first, other), (other, first)):
+        if single.evolving and not counterpart.evolving:
+            raise CheckpointError(
+                f"{at(single.path)} is an image generator in a single file, and "
+                f"{at(counterpart.path)} is none: convert it to a pipeline's directory first: "
+                f"{conversion(single)}"
+            )
+    if first.evolving != other.evolving:
+        raise CheckpointError(
+            f"{at(other.path)} does not fit {at(first.path)}: it holds {some(other.evolving)}, and "
+            f"the other {some(first.evolving)}; are they of one architecture?"
+        )
+    a, b = _prediction(first), _prediction(other)
+    if a != b and a is not None and b is not None:
+        raise CheckpointError(
+            f"{at(other.path)} does not fit {at(first.path)}: it predicts {one_line(b)}, and the "
+            f"other {one_line(a)}; denoisers that were trained to predict different things do not "
+            "merge"
+        )
+    theirs = {name for name in other.tensors if not name.startswith(other.evolving)}
+    return (
+        [
+            f"{at(other.path)}: only {some(first.evolving)} is taken of it; all else comes from "
+            f"{at(first.path)}"
+        ]
+        if theirs
+        else []
+    )
+
+
+def conversion(single: Checkpoint) -> str:
+    """A shell command, one line, that makes a pipeline's directory of a single file."""
+    xl = any(name.startswith("conditioner.") for name in single.tensors)
+    kind = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
+    source, target = str(single.path), str(single.path.with_suffix(""))
+    code = f"from diffusers import {kind} as P; P.from_single_file({source!r})"
+    return f"python -c {shlex.quote(f'{code}.save_pretrained({target!r})')}"
+
+
+def _prediction(checkpoint: Checkpoint) -> str | None:
+    """What the denoiser predicts, as far as the file says so."""
+    if _VELOCITY in checkpoint.tensors:
+        return "v"
+    said = checkpoint.metadata.get(_PREDICTION)
+    return None if not said else "v" if said.startswith("v") else said
