@@ -47,13 +47,17 @@ def fill(model: LiveModel, seeds: Family, genome: Recipe) -> None:
 
 
 def plain(
-    place: Path, prompts: Sequence[str] = PROMPTS, ids: Sequence[str] = IDS, **call: Any
+    place: Path,
+    prompts: Sequence[str] = PROMPTS,
+    ids: Sequence[str] = IDS,
+    dtype: torch.dtype = torch.float32,
+    **call: Any,
 ) -> NDArray[np.uint8]:
     """What diffusers itself draws from the same noise."""
     from genepool.models.diffusers import noise_seed, quiet
 
     with quiet(), torch.inference_mode():
-        pipe = diffusers.DiffusionPipeline.from_pretrained(str(place))
+        pipe = diffusers.DiffusionPipeline.from_pretrained(str(place), torch_dtype=dtype)
         pipe.set_progress_bar_config(disable=True)
         noise = [torch.Generator().manual_seed(noise_seed(name)) for name in ids]
         given = {"num_inference_steps": 2, "height": 16, "width": 16, **call}
@@ -137,6 +141,17 @@ def test_variants_are_read_and_half_precision_draws(tmp_path: Path) -> None:
     assert model.value.pipeline.unet.dtype == torch.float32
     assert model.value.pictures(PROMPTS, IDS).shape == (3, 16, 16, 3)
     assert live(family(place), dtype="BF16").value.pipeline.vae.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_other_dtypes_draw_what_diffusers_draws_in_them(
+    dtype: str, shape: Kind, tmp_path: Path
+) -> None:
+    place = tiny_pipeline(tmp_path / "a", shape, dtype=torch.float16)
+    model = live(family(place), dtype=dtype)
+    expected = plain(place, dtype=getattr(torch, dtype))
+    np.testing.assert_array_equal(model.value.pictures(PROMPTS, IDS), expected)
 
 
 def test_genomes_are_never_written_into_the_seeds(tmp_path: Path) -> None:
@@ -232,3 +247,25 @@ def test_a_single_model_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the first seed to be a pipeline"):
         live(family(place), kind="diffusers")
     assert [kind.name for kind in KINDS].count("diffusers") == 1
+
+
+def test_code_that_comes_with_a_component_is_not_run(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a")
+    drawn = live(family(place)).value.pictures(PROMPTS, IDS)
+    _index(
+        place,
+        tokenizer=["transformers", "AutoTokenizer"],
+        text_encoder=["transformers", "AutoModel"],
+    )
+    # AutoModel asks the configuration for a model of this kind.
+    for part, file, name in (
+        ("tokenizer", "tokenizer_config.json", "AutoTokenizer"),
+        ("text_encoder", "config.json", "AutoModel"),
+    ):
+        own = json.loads((place / part / file).read_text())
+        target = "evil.Thing" if name == "AutoModel" else ["evil.Thing", "evil.Thing"]
+        own["auto_map"] = {name: target}
+        (place / part / file).write_text(json.dumps(own))
+        (place / part / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    np.testing.assert_array_equal(live(family(place)).value.pictures(PROMPTS, IDS), drawn)
+    assert not (tmp_path / "ran").exists()

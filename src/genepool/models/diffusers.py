@@ -36,8 +36,6 @@ from genepool.models.transformers import quiet as quiet_transformers
 _DF = cast("Any", diffusers)
 _init_empty_weights = cast("Any", accelerate).init_empty_weights
 
-_LIBRARIES = ("diffusers", "transformers")
-
 # What a text does not need to become a picture. The safety checker would paint pictures black.
 _LEFT_OUT = (SAFETY_CHECKER, "feature_extractor", "image_encoder")
 
@@ -287,12 +285,6 @@ def _needed(kind: Any, pipeline: Pipeline, path: Path) -> dict[str, Component | 
 
 
 def _class(component: Component) -> Any:
-    if component.library not in _LIBRARIES:
-        raise CheckpointError(
-            f"{at(component.directory)}: the component '{one_line(component.name)}' is of "
-            f"'{one_line(component.library)}'; expected one of {' or '.join(_LIBRARIES)}, since "
-            "code that comes with a model is not run"
-        )
     found = getattr(importlib.import_module(component.library), component.class_name, None)
     if not isinstance(found, type) or getattr(found, "from_pretrained", None) is None:
         raise CheckpointError(
@@ -305,16 +297,19 @@ def _class(component: Component) -> Any:
 def _whole(component: Component, dtype: torch.dtype, device: torch.device) -> Any:
     """A component with its own weights."""
     kind, place = _class(component), component.directory
-    if not issubclass(kind, torch.nn.Module):
-        return kind.from_pretrained(str(place), local_files_only=True)
+    given: dict[str, Any] = {"local_files_only": True}
+    if component.class_name.startswith("Auto"):
+        # Without a word these would ask whoever sits there.
+        given["trust_remote_code"] = False
+    if not issubclass(kind, torch.nn.Module) and not component.class_name.startswith("AutoModel"):
+        return kind.from_pretrained(str(place), **given)
     found = require_weights(component)
     key = "dtype" if component.library == "transformers" else "torch_dtype"
     module = cast("Any", kind).from_pretrained(
         str(place),
-        local_files_only=True,
         use_safetensors=True,
         variant=(found[0] if found else "") or None,
-        **{key: dtype},
+        **{key: dtype, **given},
     )
     return module.to(device).eval().requires_grad_(False)
 
