@@ -16,6 +16,7 @@ from genepool.checkpoints.pipelines.files import (
     component_digest,
     written_components,
 )
+from genepool.checkpoints.pipelines.single_file import conversion
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, some
 from genepool.models.kind import (
@@ -62,9 +63,10 @@ class ImageGenerator:
 def _check(options: Options, first: Checkpoint) -> None:
     refuse_others(options, OPTIONS)
     if first.pipeline is None:
+        hint = f"; convert it: {conversion(first)}" if first.evolving else ""
         raise ConfigError(
             f"model: kind 'diffusers' needs the first seed to be a pipeline, a directory with a "
-            f"model_index.json; {at(first.path)} is none"
+            f"model_index.json; {at(first.path)} is none{hint}"
         )
 
 

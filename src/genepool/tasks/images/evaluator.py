@@ -205,7 +205,9 @@ class Images(StoredTask):
         if not isinstance(model, Drawing):
             raise EvaluationError(
                 "the evaluator 'images' needs a model that draws pictures, as a seed directory "
-                f"with a model_index.json gives one; got {type(model).__name__}"
+                f"with a model_index.json gives one; got {type(model).__name__}. An image "
+                "generator in a single file is converted to such a directory first ('model: {kind: "
+                "diffusers}' says how)"
             )
         ids = [self._ids[place] for place in places]
         found: Any = model.pictures([prompts[place] for place in places], ids)
