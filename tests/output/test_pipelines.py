@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.pipelines.directory import open_pipeline
@@ -21,7 +22,7 @@ from genepool.output.by_hand import blend, merge
 from genepool.output.rebuild import rebuild
 from tests.build import contents
 from tests.cli import run_cli
-from tests.pipelines import KINDS, Kind, tiny_pipeline
+from tests.pipelines import KINDS, Kind, single_file, tiny_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -143,6 +144,37 @@ def test_a_lora_merges_and_is_rebuilt_over_its_base(
     one, again = (contents(tmp_path / name) for name in ("out", "again"))
     assert {**one, "README.md": b""} == {**again, "README.md": b""}
     assert "style.base=PATH" in (tmp_path / "again/README.md").read_text()
+
+
+def test_single_files_give_a_single_file_that_is_rebuilt(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files = [single_file(path, tmp_path / f"{path.name}.safetensors") for path in pair]
+    one, two = map(load_file, files)
+    said = {"modelspec.prediction_type": "v", "modelspec.title": "mine"}
+    save_file(one, files[0], {"format": "pt", **said})
+    parts = {"vae": "evolve", "unet": "evolve"}
+    for name, components in (("plain", {}), ("both", parts)):
+        done = blend(files, tmp_path / name, dtype="BF16", components=components)
+        assert done.details["components"] == components
+        got = load_file(tmp_path / name / "model.safetensors")
+        assert got.keys() == one.keys()
+        with safe_open(tmp_path / name / "model.safetensors", framework="numpy") as file:
+            told = file.metadata()
+        assert told["modelspec.prediction_type"] == "v" and "modelspec.title" not in told
+        for tensor in one:
+            first = "vae" if tensor.startswith("first_stage_model.") else "other"
+            if tensor.startswith("model.diffusion_model.") or (first == "vae" and components):
+                assert torch.equal(got[tensor], ((one[tensor] + two[tensor]) / 2).bfloat16())
+            else:
+                assert torch.equal(got[tensor], one[tensor]), tensor
+        page = (tmp_path / name / "README.md").read_text()
+        assert 'library_name: "diffusers"' in page and "pipeline_tag: text-to-image" in page
+        assert "BF16 is the type of the merged components; all others have their own" in page
+        seeds = {file.stem: file for file in files}
+        rebuild(tmp_path / name, tmp_path / f"{name} again", seeds=seeds)
+        before, again = contents(tmp_path / name), contents(tmp_path / f"{name} again")
+        assert {**before, "README.md": b""} == {**again, "README.md": b""}
 
 
 def test_the_weights_of_a_component_tell_the_recipe_too(

@@ -110,7 +110,7 @@ def _nothing_told(_options: Options, _first: Checkpoint) -> tuple[str, ...]:
 
 
 def _library(first: Checkpoint) -> str:
-    if first.pipeline is not None:
+    if first.pipeline is not None or first.evolving:
         return "diffusers"
     directory = first.directory
     return "transformers" if directory and (directory / CONFIG).is_file() else ""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.order import in_order
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
 
@@ -29,6 +30,12 @@ _PREFIXES = {
 _AVERAGES = "model_ema."
 _VELOCITY = "v_pred"
 _PREDICTION = "modelspec.prediction_type"
+# What metadata say of the architecture, and not of the seed.
+_LASTING = (
+    _PREDICTION,
+    *(f"modelspec.{key}" for key in ("sai_model_spec", "architecture", "implementation")),
+    "modelspec.resolution",
+)
 
 
 def is_single_file(checkpoint: Checkpoint) -> bool:
@@ -51,7 +58,7 @@ def as_single_file(checkpoint: Checkpoint, components: Sequence[str] = ()) -> Ch
     """
     held = checkpoint.tensors
     evolving: list[str] = []
-    for name in components or ("unet",):
+    for name in in_order(dict.fromkeys(components or ("unet",))):
         found = [p for p in _PREFIXES.get(name, ()) if any(n.startswith(p) for n in held)]
         if not found:
             there = [c for c, p in _PREFIXES.items() if any(n.startswith(p) for n in held)]
@@ -83,6 +90,11 @@ def as_single_file(checkpoint: Checkpoint, components: Sequence[str] = ()) -> Ch
         evolving=tuple(dict.fromkeys(evolving)),
         _digest=[],
     )
+
+
+def lasting_metadata(single: Checkpoint) -> dict[str, str]:
+    """What a file's metadata say that is true of what is made from it, too."""
+    return {key: single.metadata[key] for key in _LASTING if key in single.metadata}
 
 
 def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:

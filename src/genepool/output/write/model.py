@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.family import Family, Source
-from genepool.checkpoints.pipelines.components import EVOLVE, Pipeline
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.pipelines.files import component_digest, written_components
+from genepool.checkpoints.pipelines.single_file import lasting_metadata
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.governance.card import Card, CardComponent, CardSeed, render
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
@@ -51,7 +53,7 @@ def describe_seeds(
     """The part of `genepool.json` that says over what a recipe is.
 
     Of a pipeline it says of each component that it evolves, or which seed or giver it comes from,
-    with a digest of its files.
+    with a digest of its files; of a pipeline in one file, which components were said to evolve.
     """
     out: dict[str, Any] = {
         "format": FORMAT,
@@ -73,14 +75,17 @@ def describe_seeds(
         "vocabulary": family.vocabulary,
         "notices": list(family.notices),
     }
-    if (pipeline := family.checkpoints[0].pipeline) is not None:
+    first = family.checkpoints[0]
+    if first.pipeline is not None:
         names = [seed.name for seed in (*seeds, *givers)]
         out["components"] = {
             name: EVOLVE
-            if name in pipeline.evolving
+            if name in first.pipeline.evolving
             else {"seed": names[family.whole.get(name, 0)], "digest": component_digest(component)}
-            for name, component in written_components(pipeline).items()
+            for name, component in written_components(first.pipeline).items()
         }
+    elif first.evolving:
+        out["components"] = dict.fromkeys(sources[0].components, EVOLVE)
     if givers:
         out["givers"] = [
             {"name": giver.name, "hub": giver.hub, "licence": giver.licence} for giver in givers
@@ -131,16 +136,16 @@ def write_model(
         if check is not None:
             check(place)
 
-    if family.checkpoints[0].pipeline is not None:
-        card = _of_pipeline(card, details, family.checkpoints[0].pipeline, writing.dtype)
+    first = family.checkpoints[0]
+    card = _of_images(card, details, first, writing.dtype)
     page = render(replace(card, title=target.resolve().name), genome, layout)
     write_tensors(
         made if callable(made) else genome_tensors(made, family.checkpoints, layout),
-        family.checkpoints[0],
+        first,
         layout,
         target,
         writing,
-        metadata=to_metadata(document),
+        metadata={**(lasting_metadata(first) if first.evolving else {}), **to_metadata(document)},
         extra={FILE: to_bytes(document), "README.md": page},
         progress=progress,
         check=look,
@@ -148,19 +153,23 @@ def write_model(
     return Exported(target, str(document["genome"]), document)
 
 
-def _of_pipeline(
-    card: Card, details: Mapping[str, Any], pipeline: Pipeline, dtype: str | None
+def _of_images(
+    card: Card, details: Mapping[str, Any], first: Checkpoint, dtype: str | None
 ) -> Card:
-    """A card that says where each component of a pipeline comes from."""
-    components: list[CardComponent] = []
-    for name, component in written_components(pipeline).items():
-        kind, value = component.class_name, details["components"][name]
-        given: Mapping[str, str] = {} if value == EVOLVE else value
-        components.append(CardComponent(name, kind, given.get("seed", ""), given.get("digest", "")))
+    """The card of an image generator, which says where each component of a pipeline comes from;
+    that of any other model as it is."""
+    if first.pipeline is None and not first.evolving:
+        return card
     if dtype is not None:
         text = f"{dtype} is the type of the merged components; all others have their own"
         card = replace(card, notices=(*card.notices, text))
-    # What turns a text into a picture.
-    draws = any(name.startswith("text_encoder") for name in pipeline.components)
+    draws = True
+    components: list[CardComponent] = []
+    if first.pipeline is not None:
+        draws = any(name.startswith("text_encoder") for name in first.pipeline.components)
+        for name, component in written_components(first.pipeline).items():
+            value = details["components"][name]
+            taken = ("", "") if value == EVOLVE else (value["seed"], value["digest"])
+            components.append(CardComponent(name, component.class_name, *taken))
     tags = (*card.tags, "text-to-image") if draws else card.tags
     return replace(card, components=tuple(components), tags=tags)
