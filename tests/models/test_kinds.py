@@ -79,4 +79,4 @@ def test_every_kind_has_a_name_and_says_what_tasks_are_given() -> None:
     names = [kind.name for kind in KINDS]
     assert len(set(names)) == len(names) and "auto" not in names
     described = ModelOptions.model_fields["kind"].description or ""
-    assert all(f"'{kind.name}': {kind.help}" in described for kind in KINDS)
+    assert all(f"With '{kind.name}' {kind.help}" in described for kind in KINDS)
