@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ GIVEN_UP = {
 SQL = re.compile(r"^\s*(SELECT|CREATE|INSERT|DELETE|UPDATE|AND|DROP)\b|^\w+(, \w+)+$")
 
 
-def printed(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def printed(path: Path) -> tuple[tuple[int, str], ...]:
     """Line and text of all that a file may show to users."""
+    return tuple(_printed(path))
+
+
+def _printed(path: Path) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden: set[int] = set()
     for node in ast.walk(tree):
@@ -69,4 +75,34 @@ def test_words_that_were_given_up_are_not_printed(word: str, now: str) -> None:
             f"{page.relative_to(ROOT)}: {hit[0]!r} (say: {now})"
             for hit in re.finditer(word, text, re.IGNORECASE)
         ]
+    assert not found
+
+
+# What docstrings say of a thing has one word as well; names of code in backticks are not looked at.
+DOCSTRINGS = {
+    r"\bresources?\b": "example",
+    r"\bcompanion": "model files",
+    r"\bside[ -]files?\b": "model files",
+    r"\btraining (score|example)": "selection score, selection example",
+    r"(?<!parameter )\b(the|an|whole|one) axis\b(?! of children| of values)": "parameter axis",
+    r"\brandomness\b": "random seed, random numbers",
+    r"\bexams?\b": "early stop, evaluation plan",
+    r"\basked again\b": "re-evaluated",
+}
+
+
+def test_docstrings_hold_no_words_that_were_given_up() -> None:
+    found: list[str] = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            text = (ast.get_docstring(node) or "") if isinstance(node, kinds) else ""
+            text = re.sub(r"`[^`]*`", "", text)
+            found += [
+                f"{path.relative_to(ROOT)}: {hit[0]!r} (say: {now})"
+                for word, now in DOCSTRINGS.items()
+                for hit in re.finditer(word, text, re.IGNORECASE)
+                # Of a chart, whose axes are axes.
+                if path.name != "graphics.py"
+            ]
     assert not found

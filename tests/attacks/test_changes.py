@@ -99,7 +99,9 @@ def _run_and_change(
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("change", [_overwrite, _slow(_replace), _slow(_truncate), _slow(_delete)])
+@pytest.mark.parametrize(
+    "change", [_slow(_overwrite), _slow(_replace), _slow(_truncate), _slow(_delete)]
+)
 def test_a_seed_that_changes_during_a_run(
     tmp_path: Path, change: Change, executor: dict[str, Any]
 ) -> None:

@@ -20,6 +20,7 @@ from genepool.output.recipe_file import read_recipe
 from genepool.run.run_file import load_run
 from genepool.tasks.example_files import read_examples
 from genepool.yaml_documents import parse_yaml, texts_under
+from tests.quick import quick
 
 # Far more than any of this takes on a busy machine, far less than what it would take unbounded.
 PATIENCE = 60
@@ -98,7 +99,7 @@ OUT_OF_PROPORTION["a list of itself"] = ("a: &a [" + "*a," * 19_000 + "]", "more
 OUT_OF_PROPORTION["a large file"] = ("#" * 1_000_001, "is over 1 MB; is this the right file?")
 
 
-@pytest.mark.parametrize("case", OUT_OF_PROPORTION)
+@pytest.mark.parametrize("case", quick(OUT_OF_PROPORTION, (3, 5, 9, 10)))
 def test_task_files_that_the_harness_reads(tmp_path: Path, case: str) -> None:
     from genepool.tasks.lm_eval.harness import open_harness_task
 

@@ -128,7 +128,12 @@ def test_sys_exit_as_a_function(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["panic", pytest.param("mute", marks=SLOW), pytest.param("exit", marks=SLOW)]
+    "what",
+    [
+        pytest.param("panic", marks=SLOW),
+        pytest.param("mute", marks=SLOW),
+        pytest.param("exit", marks=SLOW),
+    ],
 )
 def test_workers_tell_it_in_one_line_too(tmp_path: Path, what: str) -> None:
     file = prepared(tmp_path, what, executor="process", workers=2)
@@ -157,7 +162,10 @@ def score(model, given):
 @pytest.mark.parametrize("executor", ["serial", pytest.param("process", marks=SLOW)])
 @pytest.mark.parametrize(
     "code",
-    [FORKING, pytest.param(FORKING.replace("if not children", "if True"), marks=SLOW)],
+    [
+        pytest.param(FORKING, marks=SLOW),
+        pytest.param(FORKING.replace("if not children", "if True"), marks=SLOW),
+    ],
     ids=["once", "every time"],
 )
 def test_a_function_that_forks_leaves_one_writer(tmp_path: Path, executor: str, code: str) -> None:
@@ -193,7 +201,7 @@ def score(model, given):
 @pytest.mark.parametrize(
     "wait",
     [
-        "time.sleep(600)",
+        pytest.param("time.sleep(600)", marks=SLOW),
         pytest.param("[time.sleep(0.01) for _ in range(60000)]", marks=SLOW),
         pytest.param("while True: pass", marks=SLOW),
     ],

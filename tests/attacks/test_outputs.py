@@ -17,6 +17,7 @@ from genepool.study.compare import compare
 from genepool.ui.figures import run_figure
 from genepool.ui.report.report import write_report
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import seed_file, write_run
 
 
@@ -115,7 +116,7 @@ def test_nothing_of_the_users_is_replaced(
         assert pool.evaluations == 12
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", quick(TAKEN, (0, 7, 14)))
 def test_python_functions_that_write_files(finished: Path, name: str) -> None:
     before = digests(finished)
     with Pool(finished / "pool") as pool:

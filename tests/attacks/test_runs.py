@@ -328,6 +328,7 @@ def _limited(arguments: list[str], size: int) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_evolving(tmp_path: Path) -> None:
     file = write_run(tmp_path, budget=400, strategy={"name": "m2n2", "archive": 6})
     done = _limited(["evolve", str(file)], 150_000)

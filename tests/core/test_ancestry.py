@@ -19,6 +19,7 @@ from genepool.core.genome import compose, express, seed_recipe
 from genepool.core.slerp import ANGLES, Angle, merge_recipe, products_of
 from tests.core.dense import DenseProducts, densely, merge
 from tests.core.draw import axes
+from tests.quick import quick
 
 
 class Family:
@@ -91,7 +92,7 @@ def random_plan(draws: np.random.Generator, along: Axis) -> tuple[float, list[in
     return ratio, [s for pair in pairs for s in sorted(split(*pair) for _ in range(each))]
 
 
-@pytest.mark.parametrize("angle", ANGLES)
+@pytest.mark.parametrize("angle", quick(ANGLES))
 def test_tensors_of_one_number(angle: Angle) -> None:
     # A scale, a gate: numbers of either sign, of which children are small differences.
     for seed in range(150):

@@ -23,6 +23,7 @@ from genepool.output.rebuild import rebuild
 from tests.build import contents
 from tests.cli import run_cli
 from tests.pipelines import KINDS, Kind, single_file, tiny_pipeline
+from tests.quick import quick
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -48,7 +49,7 @@ def denoiser(pipeline: Any) -> torch.nn.Module:
     return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS))
 def test_a_merged_pipeline_draws_what_the_merged_weights_draw(kind: Kind, tmp_path: Path) -> None:
     a, b = (tiny_pipeline(tmp_path / name, kind, seed=n) for n, name in enumerate("ab"))
     done = blend([a, b], tmp_path / "out")

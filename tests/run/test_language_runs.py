@@ -24,6 +24,7 @@ from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import load_run
 from tests.lms import write_lm, write_tokenizer
+from tests.quick import quick
 from tests.tasks.lm_eval.test_evaluator import sums, write_task
 
 FUNCTION = """
@@ -131,7 +132,7 @@ def test_the_exported_champion_scores_as_recorded(tmp_path: Path) -> None:
     assert np.array_equal(recorded[22:], np.array(scores, dtype=np.float32))
 
 
-@pytest.mark.parametrize("guard", ["sums", "more"])
+@pytest.mark.parametrize("guard", quick(["sums", "more"]))
 def test_language_tasks_as_guards(tmp_path: Path, guard: str) -> None:
     file = write_run(tmp_path, "chance", budget=12)
     config = yaml.safe_load(file.read_text())
@@ -190,7 +191,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", [*CHANGES, "tokenizer file"])
+@pytest.mark.parametrize("what", quick([*CHANGES, "tokenizer file"], (0, 4)))
 def test_a_pool_is_refused_to_another_tokenizer(tmp_path: Path, what: str) -> None:
     file = write_run(tmp_path, budget=2)
     evolve(file)

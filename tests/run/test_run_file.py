@@ -75,6 +75,7 @@ def test_everything_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert parsed(tmp_path) == {os.getpid(): 1}
 
 
+@pytest.mark.slow
 def test_a_worker_parses_a_run_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_modules(monkeypatch)
     genepool.evolve(counting_run(tmp_path, executor="process", workers=2, in_flight=2))

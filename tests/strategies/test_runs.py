@@ -15,6 +15,7 @@ from genepool.strategies.m2n2 import M2N2
 from genepool.strategies.random import RandomMerge
 from genepool.strategies.sweep import Sweep
 from tests.core.trial import Trial, problem_of, run
+from tests.quick import quick
 
 STEPS = 150
 
@@ -79,7 +80,9 @@ def test_the_early_stop_changes_nothing(
         "grid",
     ],
 )
-@pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
+@pytest.mark.parametrize(
+    "asking", quick([{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}], (2,))
+)
 def test_the_early_stop_changes_nothing_for_other_strategies(
     strategy: Strategy, asking: dict[str, Any]
 ) -> None:
@@ -91,7 +94,7 @@ def test_the_early_stop_changes_nothing_for_other_strategies(
 
 
 @pytest.mark.parametrize("width", [1, 3])
-@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("alpha", quick([0.0, 1.0, 2.0, 3.0], (1, 3)))
 def test_the_early_stop_changes_nothing_with_scores_that_lie_close_together(
     alpha: float, width: int
 ) -> None:

@@ -285,6 +285,7 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
         plan_jobs(late, tmp_path, ["ga"], [], 2, 10)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
     file = write_run(tmp_path)
     compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=5)
@@ -464,6 +465,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_goes_on_to_the_same_bytes(
     check_same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_before_a_pool_was_set_up_it_goes_on(tmp_path: Path) -> None:
     file, out = write_run(tmp_path), tmp_path / "out"
     # What a writer has made by then: the directory and an empty database.

@@ -278,7 +278,7 @@ class Family:
 
     Attributes:
         checkpoints: in order.
-        layout: where their tensors lie on the axis.
+        layout: where their tensors lie on the parameter axis.
         notices: one line each, of what differs and does no harm, or is good to know.
         vocabulary: how vocabularies were treated, as `make_family` was told.
         whole: of pipelines: component -> the number of the seed that it is taken from as it is,
@@ -301,7 +301,7 @@ def make_family(
     whole: Mapping[str, int] | None = None,
     givers: Sequence[Checkpoint] = (),
 ) -> Family:
-    """Compare opened seeds and lay them on one axis.
+    """Compare opened seeds and lay them on one parameter axis.
 
     Args:
         checkpoints: one or more.

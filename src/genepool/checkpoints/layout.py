@@ -44,7 +44,7 @@ _OF_PIPELINES = ("*.position_ids", "*.pos_embed.pos_embed")
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A mergeable tensor's place on the axis.
+    """A mergeable tensor's place on the parameter axis.
 
     Where vocabularies differ, only the first rows of a tensor merge; the further rows of the first
     seed's are carried over, and other seeds may have more or fewer.
@@ -53,7 +53,7 @@ class Slot:
         name: the tensor's name.
         dtype: the first seed's dtype code; the others may differ.
         shape: of what merges: of every seed, apart from further rows.
-        start: first position on the axis.
+        start: first position on the parameter axis.
         stop: position after the last; `stop - start` elements, in row-major order.
     """
 
@@ -66,7 +66,7 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How the tensors of a family of checkpoints lie on one axis.
+    """How the tensors of a family of checkpoints lie on one parameter axis.
 
     Attributes:
         slots: mergeable tensors, in axis order.
@@ -89,7 +89,7 @@ class Layout:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def position(self, split: float | int | str) -> int:
-        """Where on the axis a user's split point lies.
+        """Where on the parameter axis a user's split point lies.
 
         Args:
             split: a float is a fraction of the parameter axis in [0, 1]; an int is a position in
@@ -138,7 +138,7 @@ def build_layout(
         checkpoints: one or more, equal in names and shapes; dtypes may differ among floats.
         chromosomes: name to patterns of tensor names, each a glob, or a regular expression after
             `re:` that must match the whole name. The first chromosome that matches takes the
-            tensor. The axis is chromosome after chromosome, each in depth order, and tensors that
+            tensor. The order is chromosome after chromosome, each in depth order, and tensors that
             no pattern matches form a last one named "rest".
         partial: the checkpoints need not be equal: what all of them hold under one name and in one
             shape merges, and all else of the first checkpoint is carried over.

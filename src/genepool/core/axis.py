@@ -41,7 +41,7 @@ class Axis:
 
 
 def axis(size: int, tensors: list[int] | None = None) -> Axis:
-    """An axis of one chromosome; `tensors` are the inner tensor boundaries, if any."""
+    """A parameter axis of one chromosome; `tensors` are the inner tensor boundaries, if any."""
     if size < 1:
         raise InputError(f"a parameter axis needs at least one parameter; got {size}")
     inner = sorted(set(tensors or []) - {0, size})
@@ -53,7 +53,7 @@ def axis(size: int, tensors: list[int] | None = None) -> Axis:
 
 
 class InnerProducts(Protocol):
-    """Inner products of the K seeds over stretches of the axis (the prefix Gram of `weights`)."""
+    """Inner products of the K seeds over stretches of their parameter axis (the prefix Gram)."""
 
     def between(self, edges: NDArray[np.int64]) -> NDArray[np.float64]:
         """Inner products over each stretch between neighbouring edges.
@@ -63,7 +63,7 @@ class InnerProducts(Protocol):
 
         Returns:
             float64[n, K, K]: `sum(seed_i[a:b] * seed_j[a:b])` for each stretch a..b, with the
-            precision of that stretch (not of a difference of sums over the whole axis). One call
+            precision of that stretch (not of a difference of sums over all weights). One call
             with many edges costs little more than one with few: recipes have thousands of
             segments, and an edge inside a block is read from the seeds once and remembered.
         """

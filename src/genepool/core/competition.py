@@ -1,7 +1,7 @@
 """Competition for examples: fitness, attraction, survival, coverage, entropy.
 
 Abrantes, Lange, Tang 2025, "Competition and Attraction Improve Model Fusion" (arXiv 2508.16204).
-Every scored example j is a resource of capacity c_j; the members that solve it share it.
+Every scored example j has a capacity c_j, which the members that solve it share.
 
 Notation: P members, N examples, `scores[i, j]` in [0, 1], contest z_j = sum_i scores[i, j].
 Where z_j = 0 nobody claims the example and its share is 0 (the reference code's convention; the

@@ -37,13 +37,13 @@ def _frozen(array: NDArray[np.generic]) -> None:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Recipe:
-    """Piecewise linear combination of K sources along the axis.
+    """Piecewise linear combination of K sources along the parameter axis.
 
     Position `p` with `bounds[s] <= p < bounds[s + 1]` holds `sum_k coefs[s, k] * source_k[p]`.
     Build one with `recipe`, which validates and joins neighbours that are equal.
 
     Attributes:
-        bounds: int64[S+1], strictly increasing, from 0 to the axis size D.
+        bounds: int64[S+1], strictly increasing, from 0 to the parameter axis size D.
         coefs: float64[S, K], finite; neighbouring rows differ.
     """
 
@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def size(self) -> int:
-        """Length D of the axis."""
+        """Length D of the parameter axis."""
         return int(self.bounds[-1])
 
     @property
@@ -127,7 +127,7 @@ class Vector:
 
     @property
     def size(self) -> int:
-        """Length D of the axis."""
+        """Length D of the parameter axis."""
         origin = self._origin
         return origin.merge.size if origin is not None else int(self.values.shape[0])
 
@@ -195,7 +195,7 @@ def canonical(edges: Int64, rows: Float64) -> Recipe:
 
 
 def seed_recipe(size: int, index: int, count: int) -> Recipe:
-    """The recipe of seed `index` of `count` itself, on an axis of `size` positions."""
+    """The recipe of seed `index` of `count` itself, on a parameter axis of `size` positions."""
     if size < 1 or not 0 <= index < count:
         raise InputError(f"seed index must be in 0..{count - 1} and size positive; got {index}")
     row = np.zeros((1, count))

@@ -12,11 +12,11 @@ Float64 = NDArray[np.float64]
 
 
 def seed_shares(genome: Recipe, bins: int = 1) -> Float64:
-    """How much of each stretch of the axis comes from each seed, by the size of its coefficients.
+    """How much of each stretch of weights comes from each seed, by the size of its coefficients.
 
     Args:
         genome: over K seeds.
-        bins: number of equal stretches into which the axis is divided.
+        bins: number of equal stretches into which the parameter axis is divided.
 
     Returns:
         float64[bins, K]; each row sums to 1, or is 0 where every coefficient is.

@@ -1,7 +1,7 @@
 """Merging two genomes: spherical interpolation with split points, paper eq. 2.
 
 A child is `concat(f(w; A[:s], B[:s]), f(1 - w; A[s:], B[s:]))` with f = SLERP. Where the angle
-between A and B is measured makes three different merges (`Angle`): over the whole axis (the
+between A and B is measured makes three different merges (`Angle`): over all weights (the
 reference code), over each side of each split (the paper's equation read literally), or over each
 tensor (the popular tools). In all of them the result is linear in A and B piece by piece, which is
 why a merge is returned as a recipe over its parents.
@@ -76,8 +76,8 @@ def merge_recipe(
     Where a chromosome has several splits the two ratios take turns: `ratio`, 1 - ratio, `ratio`...
 
     Args:
-        products: inner products of A and B over a stretch of the axis.
-        along: the axis.
+        products: inner products of A and B over a stretch of the parameter axis.
+        along: the parameter axis.
         ratio: in [0, 1].
         splits: positions, as many for every chromosome, chromosome after chromosome, inside or at
             the ends of it and in order.
@@ -132,7 +132,7 @@ def tensor_recipe(
 
     Args:
         products, along, angle: as for `merge_recipe`; "side" is "global" here.
-        ratios: one for each tensor of the axis, in [0, 1]; 0 gives A.
+        ratios: one for each tensor of the parameter axis, in [0, 1]; 0 gives A.
 
     Raises:
         InputError: not as many ratios as tensors, or one out of range.

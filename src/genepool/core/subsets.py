@@ -94,7 +94,7 @@ def draw_subset(subsets: Subsets, number: int, examples: Examples, seed: int) ->
         subsets: the share, and for how many children one serves.
         number: from 0.
         examples: all N examples.
-        seed: of the randomness.
+        seed: the random seed.
     """
     draws = generator(seed, number, stream=_STREAM)
     blocks = examples.blocks

@@ -2,7 +2,7 @@
 
 A SLERP angle needs `<A,B>`, `|A|` and `|B|` over a stretch; for recipes they follow from the inner
 products of the seeds. Fine-tunes of one base have cosines within 1e-4 of 1, and a stretch may hold
-a tiny part of the axis, so prefix sums are kept in double-double precision (106 bits): a difference
+a tiny part of all, so prefix sums are kept in double-double precision (106 bits): a difference
 of two of them still has the 53 bits of a float64 where the stretch holds 1e-16 of the whole, and
 nothing depends on blocks, threads or machine.
 """
@@ -78,10 +78,10 @@ class Gram:
         Returns:
             float64[n, K, K], symmetric: `sum(seed_i[a:b] * seed_j[a:b])` for each stretch a..b,
             of the seeds' values rounded to float32; zero where a == b. Accurate to 1e-15 of
-            `|seed_i| |seed_j|` over that stretch and 1e-30 of it over the whole axis.
+            `|seed_i| |seed_j|` over that stretch and 1e-30 of it over the whole parameter axis.
 
         Raises:
-            InputError: the edges decrease or leave the axis.
+            InputError: the edges decrease or leave the parameter axis.
             CheckpointError: a seed's file has been cut short.
         """
         positions = np.asarray(edges, dtype=np.int64)

@@ -253,7 +253,7 @@ def express(
     """Compute positions start..stop of a recipe, with noise, and round them into the destinations.
 
     Args:
-        start, stop: positions on the axis.
+        start, stop: positions on the parameter axis.
         tensors: int64[T+1], increasing: tensor t holds positions tensors[t]..tensors[t+1].
         addresses: int64[T, K]: where tensor t of source k begins.
         codes: int64[T, K]: its dtype, an index into FLOATING.
@@ -363,7 +363,7 @@ def inner_products(
     along (two-sum, Knuth), so that the result does not depend on how a stretch is divided.
 
     Args:
-        starts, stops: int64[n]: stretches of the axis.
+        starts, stops: int64[n]: stretches of the parameter axis.
         tensors, addresses, codes: the arrays of `express`.
         sums: float64[n, P, 2], written: for the P = K (K + 1) / 2 pairs i <= j, row by row, the
             sum and what rounding it left out. Not finite where a source is not finite.

@@ -35,7 +35,7 @@ class Sources:
     Attributes:
         checkpoints: the seeds; held, because the addresses point into them.
         layout: of all of them.
-        tensors: int64[T+1], the axis' tensor boundaries.
+        tensors: int64[T+1], the parameter axis' tensor boundaries.
         addresses: int64[T, K], of tensor t in seed k.
         codes: int64[T, K], its dtype as an index into FLOATING.
     """
@@ -132,7 +132,7 @@ class Terms:
     mutation: np.float32
 
     def only(self, tensor: int) -> Terms:
-        """The same for one tensor of the axis; positions stay what they were."""
+        """The same for one tensor of the parameter axis; positions stay what they were."""
         return Terms(
             self.tensors[tensor : tensor + 2],
             self.addresses[tensor : tensor + 1],

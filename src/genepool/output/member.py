@@ -45,21 +45,9 @@ def export(
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
-    Args:
-        pool: where it lives.
-        member: id, "best" for the champion, or a seed's name.
-        directory: new or empty.
-        seeds: where seeds lie now, by name, for those that have moved.
-        dtype: of all merged tensors, as safetensors names it; None keeps the first seed's.
-        shard_bytes: largest size of a file.
-        advance: called with the fraction that is done.
-        check: called with why the pool's scores are not of these very weights ("" if they are) and
-            with the directory in which everything lies before it gets its name; what it raises
-            gives the export up.
-
-    Raises:
-        InputError, PoolError: no such member.
-        CheckpointError: a seed is missing or holds other tensors than when the pool was made.
+    Arguments and errors are those of `genepool.export`, but for `check`: it is called with why the
+    pool's scores are not of these very weights ("" if they are) and with the directory in which
+    everything lies before it gets its name; what it raises gives the export up.
     """
     writing = Writing(dtype, shard_bytes)
     scored, entries = pool.seeds_scored, len(pool.header.seeds)

@@ -23,7 +23,7 @@ class History:
     Attributes:
         evaluations: int64[T], children absorbed at each point, strictly increasing from 0.
         accepted: int64[T], how many of them had been accepted.
-        train: float64[T], training score of the champion so far, in [0, 1]. In a run with subsets
+        train: float64[T], selection score of the champion so far, in [0, 1]. In a run with subsets
             of the best of the archive, on the examples of its subset; at the end of a finished run,
             of the champion on all.
         held_out: float64[T], its held-out score, NaN where it was not measured.

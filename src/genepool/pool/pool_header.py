@@ -60,9 +60,9 @@ class Header:
         subsets: how members compete for a part of the examples at a time; None: for all, always.
         kind: of genome, "recipe" or "vector".
         axis_size: number D of positions on the parameter axis.
-        tensors: name and first position of each tensor on the axis; empty in pools that are older
+        tensors: name and first position of each merged tensor; empty in pools that are older
             than this entry.
-        seed: of the randomness.
+        seed: the random seed.
         scored_as_exported: whether weights passed through the export's dtype before they were
             scored. Pools of older releases do not say so: their members were scored before that
             rounding, which matters where a model computes in another dtype than the seeds have.

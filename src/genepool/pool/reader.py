@@ -198,7 +198,7 @@ class Pool(Store):
         return dict(self._rows(query))
 
     def champion(self) -> int | None:
-        """The member with the best training score of all that were ever accepted; the first of
+        """The member with the best selection score of all that were ever accepted; the first of
         equals. None while the pool is empty.
 
         In a run with subsets only seeds and finalists are known on all examples, and the best of
@@ -254,7 +254,7 @@ class Pool(Store):
         }
 
     def departed(self) -> dict[int, int]:
-        """Members that failed when they were asked again, and so left the archive -> the number of
+        """Members that failed when they were re-evaluated, and so left the archive -> the number of
         children at that time."""
         subsets = self.header.subsets
         if subsets is None:

@@ -16,7 +16,7 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScoreMatrix:
-    """K seeds and P members of the archive on N training examples; arrays are read-only.
+    """K seeds and P members of the archive on N selection examples; arrays are read-only.
 
     In a run with subsets these are the examples of the last subset that all of the archive was
     asked.

@@ -255,7 +255,7 @@ class PoolWriter(Pool):
             db.execute(insertion("rounds"), (number, pack_scores(chosen)))
 
     def add_reevaluation(self, again: Reevaluation) -> None:
-        """Record what a member was asked again."""
+        """Record a member's re-evaluation."""
         scores = None if again.scores is None else pack_scores(again.scores)
         row = (*(again.member, again.subset, scores), *(again.error, again.asked))
         with self._transaction() as db:

@@ -68,18 +68,7 @@ def evolve(
 ) -> Result:
     """Bring a pool to its budget; the same call again resumes, and does nothing when done.
 
-    Args:
-        run: a run file, its content as a mapping, or one that is already loaded.
-        budget: number of children to have scored in the end; None takes the run file's.
-        progress: who watches.
-        threads: that may materialise a child; None means the cores of this process. The result
-            does not depend on it.
-        cache: where digests and inner products of the seeds are kept; it may serve many pools. None
-            means the pool.
-
-    Raises:
-        GenepoolError: the run file, a seed, a task or the pool is at fault.
-        KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
+    Arguments and errors are those of `genepool.evolve`, but `progress` is who watches, if anyone.
     """
     refuse_restart()
     loaded = run if isinstance(run, Run) else load_run(run)

@@ -36,7 +36,7 @@ class Inputs:
         run: the run file.
         sources: where the seeds are found, in order.
         checkpoints: the seeds, in order.
-        layout: where their tensors lie on the axis.
+        layout: where their tensors lie on the parameter axis.
         whole: component of a pipeline -> the number of the seed that gives it as it is.
         notices: what is good to know about seeds and tasks, one line each.
         tasks: those that members compete for, in order; their examples are laid end to end.

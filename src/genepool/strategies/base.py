@@ -35,7 +35,7 @@ class Strategy(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
     A strategy is a value. All methods are pure: they take a state and return a new one, whose type
     is the strategy's own affair. `genepool.Evolution` asks `propose` for child t with the state
     after child t - W, W children being in flight, and hands every child to `absorb`, or to `skip`
-    if it was not fully scored, in the order of the steps. All randomness comes from
+    if it was not fully scored, in the order of the steps. All random numbers come from
     `genepool.core.rng.generator(problem.seed, step)`, so that a run repeats on every machine.
 
     Attributes:

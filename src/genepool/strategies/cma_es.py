@@ -1,11 +1,11 @@
 """CMA-ES (Hansen, Ostermeier 2001) over merging ratios, or over raw weights; by package `cma`.
 
-Over ratios the axis is divided into groups of tensors, by layer unless patterns say otherwise, and
+Over ratios the tensors are divided into groups, by layer unless patterns say otherwise, and
 each group is merged at ratios of its own: for seeds A, B, C the group is
 `slerp(t2; slerp(t1; A, B), C)`, its angles measured over the group.
 
 Child t belongs to generation (t - 1) // population. It is drawn from the distribution that the
-generations before it have shaped, with randomness of (seed, t); with children in flight, from the
+generations before it have shaped, with draws of (seed, t); with children in flight, from the
 one before the last, since the last may not be complete. So a run repeats like any other. Late
 children teach where they stood in their own distribution: taken where they are, the step made
 meanwhile would count twice, and the step size grow without end.
@@ -205,7 +205,7 @@ class CmaEs(Strategy, frozen=True):
         return tuple(self._drawn(model, problem, generation) for generation in range(1 + lag))
 
     def _drawn(self, model: Any, problem: Problem, generation: int) -> Points:
-        """The points of a generation, each of the randomness of its step.
+        """The points of a generation, each of the random numbers of its step.
 
         Drawing changes the model, though not the distribution: it must not be anybody else's yet.
         """
@@ -312,7 +312,7 @@ def _brought_up(model: Any, point: Float64, drawn: Points) -> Float64:
 
 
 def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
-    """Let a model draw from the randomness of (seed, step) from now on."""
+    """Let a model draw from the random numbers of (seed, step) from now on."""
     draws = generator(seed, step, stream)
 
     def normal(*shape: int) -> Float64:

@@ -168,23 +168,7 @@ def compare(
 ) -> Comparison:
     """Run every strategy with every random seed and write curves.csv and summary.csv.
 
-    The same call again goes on where it was left, and ends with the same bytes.
-
-    Args:
-        run: a run file, its content as a mapping, or one that is already loaded; its pool is left
-            alone.
-        directory: of the comparison; new, or one that was begun.
-        strategies: names; the run file's own strategy has the options that stand there, the others
-            their defaults.
-        variants: labels, and strategies with their options.
-        runs: of each strategy, with the run file's random seed, that seed + 1, and so on.
-        budget: children of each run; None takes the run file's.
-        workers: processes, with one thread each; None means one per core.
-        progress: who watches.
-
-    Raises:
-        GenepoolError: the run file, a strategy, a run or the directory is at fault.
-        KeyboardInterrupt: Ctrl-C, after the children being scored were finished and written.
+    Arguments and errors are those of `genepool.compare`, but `progress` is who watches, if anyone.
     """
     from filelock import FileLock, Timeout
 

@@ -30,7 +30,7 @@ class Curve:
 
     Attributes:
         strategy: label.
-        seed: of the randomness.
+        seed: the random seed.
         examples: number N of selection examples.
         evaluations: int64[T], from 0 to the budget; the same for all runs of a comparison.
         train, held_out: float64[T], scores of the champion so far, in [0, 1]; NaN where unknown.
@@ -110,7 +110,7 @@ class Comparison:
     Attributes:
         directory: where everything is.
         labels: of the strategies, in order; the others are compared with the first.
-        seeds: of the randomness, in order.
+        seeds: the random seeds, in order.
         budget: children of each run.
         score: which final scores are compared: held-out ones if they were measured in every run.
         curves: one per run, strategy by strategy.

@@ -52,7 +52,7 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
         directory: of the pool.
         from_scratch: two untrained networks and mutation, instead of two specialists.
         budget: number of children.
-        seed: of the randomness.
+        seed: the random seed.
 
     Raises:
         PoolError: the directory cannot be written, or something else was begun in it.

@@ -43,14 +43,14 @@ def check_strategy(
     """Check that a strategy keeps the contract of `genepool.strategies.base.Strategy`.
 
     What it proposes and decides is a function of its arguments alone: it is the same when it is
-    asked again, when numpy's and Python's own random numbers stand elsewhere, with another instance
-    of the same options, and after any number of later calls, since no state is ever changed. It
-    does not depend on when proposals in flight are asked for. A child can be made again from its
-    parents by its merge, and its plan is JSON. A child that is accepted sits in the slot that the
-    outcome names, in the place of the member that the outcome names, and one that is not leaves
-    the archive as it was. Children that fail are skipped. Asked only as far as its evaluation plans
-    go, a run ends as one that asks everything. A run that is taken up in the middle, from what a
-    pool remembers, goes on as it would have.
+    asked once more, when numpy's and Python's own random numbers stand elsewhere, with another
+    instance of the same options, and after any number of later calls, since no state is ever
+    changed. It does not depend on when proposals in flight are asked for. A child can be made again
+    from its parents by its merge, and its plan is JSON. A child that is accepted sits in the slot
+    that the outcome names, in the place of the member that the outcome names, and one that is not
+    leaves the archive as it was. Children that fail are skipped. Asked only as far as its
+    evaluation plans go, a run ends as one that asks everything. A run that is taken up in the
+    middle, from what a pool remembers, goes on as it would have.
 
     Args:
         make_strategy: makes the strategy, always with the same options.

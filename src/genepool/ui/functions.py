@@ -61,6 +61,8 @@ def compare(
 ) -> Comparison:
     """Run every strategy with every random seed and write curves.csv and summary.csv.
 
+    The same call again goes on where it was left, and ends with the same bytes.
+
     Args:
         run: a run file, its content as a mapping, or one that is already loaded; its pool is left
             alone.

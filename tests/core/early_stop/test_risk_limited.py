@@ -16,6 +16,7 @@ from genepool.strategies.m2n2 import M2N2
 from tests.core.early_stop.test_lossless import parents_of, sit, unknown
 from tests.core.populations import archive_of, random_archive
 from tests.core.trial import problem_of, run
+from tests.quick import quick
 
 Parents = list[tuple[int | None, float]]
 
@@ -173,7 +174,7 @@ def test_what_is_asked_first_is_drawn() -> None:
     assert len(set(first)) == 10
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", quick([1, 3]))
 def test_a_run_turns_few_away_wrongly_and_repeats(width: int) -> None:
     problem, score = problem_of(np.random.default_rng(4), seeds=4, examples=200)
     trial = run(M2N2(archive=8, risk=0.2), problem, score, 200, width)

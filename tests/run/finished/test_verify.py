@@ -130,6 +130,7 @@ def check(scores: Rescored) -> None:
         assert found[: len(recorded)] == recorded, name
 
 
+@pytest.mark.slow
 def test_exported_files_score_what_the_pool_says(tmp_path: Path) -> None:
     check(rescored(tmp_path, QUICK))
 

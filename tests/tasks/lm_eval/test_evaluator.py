@@ -24,6 +24,7 @@ from genepool.models.language import LanguageModel
 from genepool.tasks.lm_eval.evaluator import LmEval, LmEvalOptions
 from genepool.testing.tasks import check_task
 from tests.lms import write_lm
+from tests.quick import quick
 
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'][0] }} ? {{ message['content'] }} "
@@ -101,7 +102,9 @@ def opened(directory: Path, **options: Any) -> LmEval:
     return LmEval(LmEvalOptions(**{"garbage": False, **options}), directory)
 
 
-@pytest.mark.parametrize("kind", ["multiple_choice", "generate_until", "loglikelihood_rolling"])
+@pytest.mark.parametrize(
+    "kind", quick(["generate_until", "multiple_choice", "loglikelihood_rolling"])
+)
 def test_the_contract(tmp_path: Path, kind: str) -> None:
     value = live(tmp_path, dtype="bfloat16")
     write_task(tmp_path, kind)

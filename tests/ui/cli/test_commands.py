@@ -190,9 +190,8 @@ def test_what_a_function_prints_is_no_part_of_the_result(tmp_path: Path, executo
         assert words in found.stderr
 
 
-@pytest.mark.parametrize(
-    "told", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_keeps_everything(tmp_path: Path, told: signal.Signals) -> None:
     evolve = [sys.executable, "-m", "genepool", "evolve"]
     run = write_run(tmp_path / "stopped", budget=10**6)

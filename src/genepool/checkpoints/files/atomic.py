@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
 from genepool.errors import WriteError
 from genepool.messages import at
@@ -26,22 +29,30 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Generator[BinaryIO, None, None]:
+    """A new file to write to, which takes its name, or the place of one of that name, when it is
+    whole and on the disk; nothing is left of it where that fails."""
+    temporary = temporary_sibling(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write or replace a file: a temporary sibling, fsync, rename; its mode is the umask's.
 
     Raises:
         WriteError: the file cannot be written (no space, no permission, no such directory).
     """
-    temporary = temporary_sibling(path)
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(data)
     except OSError as error:
         raise WriteError(f"{at(path)}: cannot be written: {error.strerror}") from error

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.atomic import whole_file
 from genepool.checkpoints.files.header import Entry, header
 from genepool.errors import GenepoolError
 from genepool.messages import at
@@ -55,20 +55,12 @@ def write_cached(
     Raises:
         GenepoolError: the file cannot be written; nothing is left of it.
     """
-    temporary = temporary_sibling(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(header(entries, {"format": "pt"})[0])
-                for name, _, _ in entries:
-                    file.write(produce(name))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_directory(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(header(entries, {"format": "pt"})[0])
+            for name, _, _ in entries:
+                file.write(produce(name))
     except OSError as error:
         raise cannot_write(path, error) from error
 

@@ -204,7 +204,7 @@ class Rule:
     """How a plan for 0/1 scores goes on, in plain arrays.
 
     The order is that of falling `worth`: of rising `keys`, equal ones as they are stored. Let
-    `expected` be the running sums of `worth` in that order. Start with `done` = 0 questions asked.
+    `expected` be the running sums of `worth` in that order. Start with `done` = 0 examples asked.
     While `done < N` and `max(totals) >= -margin`: if the margin is infinite, ask all that is left;
     else let `enough` be the number of `expected` that are below
     `(expected[done - 1] if done else 0) + eager * max(totals)`, plus 1, less `done`; limit it to
@@ -229,7 +229,7 @@ class Rule:
 
 
 class LosslessPlan:
-    """One child's questions, against one archive.
+    """One child's evaluation, against one archive.
 
     Not a value: `record` moves it on. What it asks is a function of its arguments and the answers,
     so that the partial scores of a stopped child repeat like everything else of a run.

@@ -99,7 +99,7 @@ def _stakes(archive: Archive) -> _Stakes:
 
 
 class RiskLimitedPlan:
-    """One child's questions, against one archive, at a bounded risk of turning it away wrongly.
+    """One child's evaluation, against one archive, at a bounded risk of turning it away wrongly.
 
     Not a value: `record` moves it on. What it asks is a function of its arguments and the answers.
 
@@ -123,7 +123,7 @@ class RiskLimitedPlan:
                 child's weights that comes from it.
             known: float32[N], NaN where the child has not been asked.
             risk: in (0, 1).
-            draws: randomness that nothing else has used: the bound is over it.
+            draws: random numbers that nothing else has used: the bound is over it.
         """
         self.scores = known.copy()
         self._archive = archive

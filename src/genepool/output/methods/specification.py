@@ -35,7 +35,7 @@ class Options:
     Attributes:
         ratio: in [0, 1]: 0 gives the first model and 1 the second. Several numbers stand along the
             layers, and a mapping has one or several for tensors whose names contain its keys.
-        split: fraction of the axis (float), position (int), or name of the tensor that is the
+        split: fraction of all weights (float), position (int), or name of the tensor that is the
             first right of the split point.
         angle: over what the angle of SLERP is measured.
         base: the model that the others were trained from.

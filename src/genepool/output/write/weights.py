@@ -73,7 +73,7 @@ Produce = Callable[[int, int, int, Destination], None]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A tensor to be written: merged (`tensor` is its index on the axis) or carried (None).
+    """A tensor to be written: merged (`tensor` is its index in the layout) or carried (None).
 
     Of a merged one the first `merged` elements are; any further ones are the first seed's.
     """
@@ -193,7 +193,7 @@ def write_tensors(
 
     Raises:
         InputError: an argument is unusable, or the directory is not empty.
-        CheckpointError: a seed's file has been cut short or holds NaN or infinity, or a side file
+        CheckpointError: a seed's file has been cut short or holds NaN or infinity, or a model file
             links out of the seed.
         GenepoolError: too little space (checked before), a failed write, or values beyond the
             dtype's range; the half-written files are removed.
