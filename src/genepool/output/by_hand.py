@@ -269,7 +269,7 @@ def _whole(
     the first component that it gives."""
     numbers: dict[str, int] = {}
     givers: dict[str, Source] = {}
-    paths = [source.path for source in sources]
+    paths = [_same(source.path) for source in sources]
     for part, value in opening.components.items():
         if value == EVOLVE:
             continue
@@ -284,11 +284,16 @@ def _whole(
                 f"'{EVOLVE}', the name of a model ({some(names, limit=20)}), or the path or id of "
                 "another pipeline"
             )
-        if place not in paths:
-            paths.append(place)
+        if _same(place) not in paths:
+            paths.append(_same(place))
             givers[part] = Source(place)
-        numbers[part] = paths.index(place)
+        numbers[part] = paths.index(_same(place))
     return numbers, givers
+
+
+def _same(place: str) -> str:
+    """Equal for all ways to write a path; an id of the Hub is itself."""
+    return str(Path(place).resolve()) if Path(place).is_absolute() else place
 
 
 def _names(names: list[str]) -> list[str]:
