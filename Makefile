@@ -10,19 +10,23 @@ PYTEST := $(BIN)/python -m pytest -W error -n 2
 # Stamps: each is written last, so that an interrupted installation is taken up again.
 VENV_READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
+PICTURES_READY := $(VENV)/.ready-pictures
 DEV_READY := $(VENV)/.ready-dev
 REQUIREMENTS := pyproject.toml constraints.txt
 
 # Nothing is built in parallel here; pip in the same environment twice at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-shared check bench bench-smoke docs clean
+.PHONY: help demo demo-pictures test test-all test-shared check bench bench-smoke docs clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO_READY) ## breed two digit specialists into one better classifier
 	@$(BIN)/genepool demo digits $(ARGS)
+
+demo-pictures: $(PICTURES_READY) ## breed four small image generators into one that draws more
+	@$(BIN)/genepool demo pictures $(ARGS)
 
 test: $(DEV_READY) ## run the tests, but the slow ones
 	@$(PYTEST) -m "not slow and not shared" $(ARGS)
@@ -77,10 +81,15 @@ $(DEMO_READY): $(REQUIREMENTS) $(VENV_READY)
 	@$(call install,digits$(comma)plots)
 	@touch $@
 
+$(PICTURES_READY): $(REQUIREMENTS) $(VENV_READY)
+	@echo "Installing genepool for the pictures demo (also torch and diffusers; a few minutes)"
+	@$(call install,digits$(comma)plots$(comma)pictures)
+	@touch $@ $(DEMO_READY)
+
 $(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
 	@echo "Installing genepool for development (also torch, pytest, pyright; a few minutes)"
 	@$(call install,dev)
-	@touch $@ $(DEMO_READY)
+	@touch $@ $(PICTURES_READY) $(DEMO_READY)
 
 # -qq: errors, but no warnings.
 comma := ,

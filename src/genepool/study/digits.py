@@ -68,7 +68,7 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
         "track_held_out": True,
     }
     file, seeds = directory / "run.yaml", directory / "seeds"
-    _require_same(file, config)
+    require_same(file, config)
     try:
         seeds.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,12 +80,17 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
             if not from_scratch:
                 arrays = train(arrays, *_digits(range(5 * number, 5 * number + 5)))
             _save(arrays, target)
+    return write_run(file, config)
+
+
+def write_run(file: Path, config: dict[str, Any]) -> Run:
+    """Write a run file, and load it."""
     text = yaml.safe_dump(config, sort_keys=False)  # pyright: ignore[reportUnknownMemberType]
     write_bytes(file, text.encode())
     return load_run(file)
 
 
-def _require_same(file: Path, config: dict[str, Any]) -> None:
+def require_same(file: Path, config: dict[str, Any]) -> None:
     """Refuse a directory in which something else was begun, before anything in it is changed."""
     if not file.exists():
         return

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 
 # Pixels of white between the pictures of a grid.
-_GAP = 4
+GAP = 4
 
 
 def to_png(picture: Picture, side: int | None = None) -> bytes:
@@ -44,11 +44,11 @@ def grid(rows: Sequence[Sequence[Picture]], enlarge: int = 1) -> Picture:
     """
     height, width = (enlarge * side for side in next(one for row in rows for one in row).shape[:2])
     columns = max(len(row) for row in rows)
-    size = (len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
+    size = (len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
     out = np.full(size, 255, dtype=np.uint8)
     for down, row in enumerate(rows):
         for across, picture in enumerate(row):
-            y, x = down * (height + _GAP), across * (width + _GAP)
+            y, x = down * (height + GAP), across * (width + GAP)
             large = picture.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
             out[y : y + height, x : x + width] = large
     return out

@@ -141,7 +141,7 @@ class Lines:
         pass
 
     def stage(self, text: str) -> None:
-        """Stages are short, or the lines of their examples and steps will tell."""
+        """Stages are short, or lines will tell how far they are."""
         self._stage = plain(text)
 
     def notice(self, text: str) -> None:
@@ -168,7 +168,9 @@ class Lines:
             self._say(_note(report))
 
     def advance(self, fraction: float) -> None:
-        """Nothing worth a line."""
+        """A line now and then."""
+        if self._is_due():
+            self._say(f"{self._stage}: {percent(fraction)}")
 
     def _is_due(self) -> bool:
         """Whether it is time for a line; if so, the next one's time is set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from rich.console import Console
@@ -171,6 +172,21 @@ def print_scores(out: Console, rows: list[tuple[str, float | None, float | None,
     table = _table("", "selection", "held-out", "")
     for name, train, held_out, remark in rows:
         table.add_row(cell(name), cell(percent(train)), cell(percent(held_out)), cell(remark))
+    out.print(table)
+
+
+def print_scores_by_task(out: Console, models: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Models side by side on held-out examples: the mean, then task by task.
+
+    Args:
+        out: where to.
+        models: name, and `train`, `held_out` and `tasks` as in a pool's status.
+    """
+    names = [task["name"] for task in models[0][1]["tasks"]]
+    table = _table("", "selection", "held-out", *names)
+    for name, model in models:
+        means = [model["train"], model["held_out"], *(task["held_out"] for task in model["tasks"])]
+        table.add_row(cell(name), *(cell(percent(mean)) for mean in means))
     out.print(table)
 
 
