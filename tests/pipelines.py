@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -254,12 +255,36 @@ def single_file(pipeline: Path, file: Path, *, averages: float | None = None) ->
             flat = f"{names[module]}.{parameter}".replace(".", "")
             out[f"model_ema.diffusion_model{flat}"] = tensor * averages
     for name, tensor in load_file(pipeline / "vae" / "diffusion_pytorch_model.safetensors").items():
-        out[f"first_stage_model.{name}"] = tensor
+        own = _ldm_vae(name)
+        alone = ".attn_1." in own and own.endswith("weight") and tensor.dim() == 2
+        out[f"first_stage_model.{own}"] = tensor[..., None, None] if alone else tensor
     encoders = sorted(path.parent.name for path in pipeline.glob("text_encoder*/model.safetensors"))
     for number, encoder in enumerate(encoders):
         start = "cond_stage_model" if len(encoders) == 1 else f"conditioner.embedders.{number}"
         for name, tensor in load_file(pipeline / encoder / "model.safetensors").items():
-            out[f"{start}.transformer.{name}"] = tensor
+            out[f"{start}.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
     out["betas"] = torch.linspace(0, 1, 4)
     save_file(out, file, {"format": "pt"})
     return file
+
+
+def _ldm_vae(name: str) -> str:
+    """A tensor of a VAE of two blocks, under the name of its own code."""
+    for old, new in (
+        (r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."),
+        (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
+        (r"up_blocks\.0\.", r"up.1."),
+        (r"up_blocks\.1\.", r"up.0."),
+        (r"up\.(\d)\.resnets\.", r"up.\1.block."),
+        (r"upsamplers\.0\.", "upsample."),
+        (r"mid_block\.resnets\.0", "mid.block_1"),
+        (r"mid_block\.resnets\.1", "mid.block_2"),
+        (r"mid_block\.attentions\.0", "mid.attn_1"),
+        ("group_norm", "norm"),
+        (r"to_([qkv])\.", r"\1."),
+        (r"to_out\.0", "proj_out"),
+        ("conv_shortcut", "nin_shortcut"),
+        ("conv_norm_out", "norm_out"),
+    ):
+        name = re.sub(old, new, name)
+    return name

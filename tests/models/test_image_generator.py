@@ -22,7 +22,7 @@ from genepool.models.image_generator import ImageGenerator
 from genepool.models.kinds import KINDS, kind_of_seed
 from genepool.models.live import LiveModel
 from tests.pipelines import KINDS as SHAPES
-from tests.pipelines import Kind, single_file, tiny_pipeline
+from tests.pipelines import Kind, tiny_pipeline
 from tests.quick import quick
 
 diffusers: Any = importlib.import_module("diffusers")
@@ -248,13 +248,6 @@ def test_a_single_model_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the first seed to be a pipeline"):
         live(family(place), kind="diffusers")
     assert [kind.name for kind in KINDS].count("diffusers") == 1
-
-
-def test_a_single_file_is_converted_first(tmp_path: Path) -> None:
-    place = tiny_pipeline(tmp_path / "a")
-    file = single_file(place, tmp_path / "one.safetensors")
-    with pytest.raises(ConfigError, match=r"is none; convert it: python -c .*from_single_file"):
-        live(family(file), kind="diffusers")
 
 
 def test_code_that_comes_with_a_component_is_not_run(tmp_path: Path) -> None:

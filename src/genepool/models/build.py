@@ -38,7 +38,7 @@ class ModelOptions(BaseModel):
     kind: KindName = Field(
         default="auto",
         description=" ".join(f"With '{kind.name}' {kind.help}" for kind in reversed(KINDS))
-        + " By default they get an image generator if the first seed is a pipeline, the network if "
+        + " By default they get an image generator if the first seed is one, the network if "
         "there is one, a language model if the first seed is a directory whose config.json names "
         "one, and arrays otherwise.",
     )
@@ -80,6 +80,12 @@ class ModelOptions(BaseModel):
         default=None,
         description="An image generator is guided by the prompt so strongly (guidance_scale); by "
         "default its class in diffusers says how strongly.",
+    )
+    configs: str | None = Field(
+        default=None,
+        description="The configurations, tokenizers and scheduler of image generators in single "
+        "files are read from this pipeline's directory; by default diffusers finds out which they "
+        "are and fetches them from the Hub.",
     )
     size: Annotated[
         Annotated[list[Annotated[int, Field(ge=8, le=16384)]], Field(min_length=2, max_length=2)]

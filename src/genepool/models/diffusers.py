@@ -25,6 +25,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
+from genepool.checkpoints.pipelines.ldm_names import ldm_modules
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import at, cause, one_line, pass_on, some
@@ -78,10 +79,12 @@ def build_pipeline(building: Building) -> tuple[Any, dict[str, Any], dict[str, t
         CheckpointError: a component is missing or cannot be loaded.
     """
     options, first = building.options, building.first
-    if first.pipeline is None:
-        raise ConfigError(f"{at(first.path)} is no pipeline")
     device = _device(options.device)
     dtype = _dtype(options.dtype, device, building.layout)
+    if first.evolving:
+        return _from_single_file(building, dtype, device)
+    if first.pipeline is None:
+        raise ConfigError(f"{at(first.path)} is no pipeline")
     held: dict[str, torch.Tensor] = {}
     made: dict[str, Any] = {}
     with quiet():
@@ -110,6 +113,53 @@ def build_pipeline(building: Building) -> tuple[Any, dict[str, Any], dict[str, t
             pipeline.scheduler = _scheduler(options.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     if all(name in (*DENOISERS, "vae") for name in first.pipeline.evolving):
+        _remember_prompts(pipeline)
+    return pipeline, call, held
+
+
+def _from_single_file(
+    building: Building, dtype: torch.dtype, device: torch.device
+) -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
+    """`build_pipeline` where the seeds are single files."""
+    options, first = building.options, building.first
+    own, place = first.files[0].path, options.configs
+    xl = any(name.startswith("conditioner.") for name in first.tensors)
+    kind = _DF.StableDiffusionXLPipeline if xl else _DF.StableDiffusionPipeline
+    given: dict[str, Any] = {} if xl else {"safety_checker": None}
+    if place is not None:
+        configs = str(building.directory / Path(place).expanduser())
+        given |= {"config": configs, "local_files_only": True}
+    call = _call(kind, building)
+    with quiet():
+        try:
+            pipeline = kind.from_single_file(str(own), torch_dtype=dtype, **given).to(device)
+            if options.scheduler is not None:
+                pipeline.scheduler = _scheduler(options.scheduler, pipeline.scheduler)
+        except ConfigError:
+            raise
+        except BaseException as error:
+            pass_on(error)
+            advice = (
+                "" if place else "; name a pipeline's directory with its settings (model.configs)"
+            )
+            raise CheckpointError(
+                f"{at(own)}: cannot be loaded as a single file by diffusers {_DF.__version__}: "
+                f"{cause(error)}{advice}"
+            ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for tensor in (*pipeline.unet.parameters(), *pipeline.unet.buffers()):
+        # What was loaded may be a window onto the seed's file.
+        tensor.data = tensor.data.clone()
+    state: dict[str, torch.Tensor] = pipeline.unet.state_dict()
+    names = ldm_modules(state)
+    held: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        module, _, parameter = name.rpartition(".")
+        held[f"{first.evolving[0]}{names.get(module, module)}.{parameter}"] = tensor
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval().requires_grad_(False)
+    if len(first.evolving) == 1:
         _remember_prompts(pipeline)
     return pipeline, call, held
 

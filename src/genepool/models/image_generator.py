@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.directory import read_pipeline
 from genepool.checkpoints.pipelines.files import (
     SAFETY_CHECKER,
     component_digest,
     written_components,
 )
-from genepool.checkpoints.pipelines.single_file import conversion
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, some
 from genepool.models.kind import (
@@ -31,7 +31,7 @@ from genepool.models.kind import (
 from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
-OPTIONS = ("scheduler", "steps", "guidance", "size")
+OPTIONS = ("scheduler", "steps", "guidance", "size", "configs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +62,14 @@ class ImageGenerator:
 
 def _check(options: Options, first: Checkpoint) -> None:
     refuse_others(options, OPTIONS)
-    if first.pipeline is None:
-        hint = f"; convert it: {conversion(first)}" if first.evolving else ""
+    if first.pipeline is None and not first.evolving:
         raise ConfigError(
             f"model: kind 'diffusers' needs the first seed to be a pipeline, a directory with a "
-            f"model_index.json; {at(first.path)} is none{hint}"
+            f"model_index.json; {at(first.path)} is none"
+        )
+    if first.pipeline is not None and options.configs is not None:
+        raise ConfigError(
+            "model.configs is for seeds that are single files; a pipeline's directory has its own"
         )
 
 
@@ -99,14 +102,20 @@ def _build(building: Building) -> LiveModel:
     return filled_by_genomes(value, held, list(held), pair, building.layout, first)
 
 
-def _pinned_files(_options: Options, first: Checkpoint, _directory: Path) -> PinnedFiles:
-    """All that draws beside the weights that evolve."""
+def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:
+    """All that draws beside the weights that evolve; a single file has the weights of the others
+    too, and its settings lie elsewhere."""
     pipeline = first.pipeline
+    if first.evolving and options.configs is not None:
+        pipeline = read_pipeline(directory / Path(options.configs).expanduser())
     if pipeline is None:
         return {}
     return {
         pinned_name(name): PinnedFile(
-            component_digest(component, weights=name not in pipeline.evolving), component.directory
+            component_digest(
+                component, weights=not first.evolving and name not in pipeline.evolving
+            ),
+            component.directory,
         )
         for name, component in written_components(pipeline).items()
         if name != SAFETY_CHECKER
@@ -121,7 +130,9 @@ def pinned_name(component: str) -> str:
 IMAGE_GENERATOR = Kind(
     name="diffusers",
     help="they get an image generator, a pipeline of diffusers (extra 'pictures').",
-    is_meant=lambda _options, first: first.pipeline is not None,
+    is_meant=lambda options, first: (
+        first.pipeline is not None or (bool(first.evolving) and options.network is None)
+    ),
     check=_check,
     build=_build,
     pinned_files=_pinned_files,

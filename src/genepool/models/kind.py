@@ -51,6 +51,11 @@ class Options(Protocol):
         ...
 
     @property
+    def configs(self) -> str | None:
+        """Directory of a pipeline with the settings of an image generator in a single file."""
+        ...
+
+    @property
     def scheduler(self) -> str | None:
         """The class of an image generator's scheduler, in diffusers."""
         ...

@@ -25,6 +25,7 @@ class _Unsaid:
     device: str = "cpu"
     dtype: str | None = None
     tokenizer: str | None = None
+    configs: str | None = None
     scheduler: str | None = None
     steps: int | None = None
     guidance: float | None = None

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -204,7 +205,8 @@ def write_tensors(
     others = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
     files: list[_File] = []
     for part in _parts(first, layout, writing.dtype):
-        planned = _plan(part, writing.shard_bytes, head)
+        # Programs that load image generators from one file load one.
+        planned = _plan(part, sys.maxsize if first.evolving else writing.shard_bytes, head)
         files += planned
         if len(planned) > 1:
             others[f"{part.folder}{part.stem}.safetensors.index.json"] = _index(part, planned)
