@@ -16,6 +16,7 @@ from genepool.run.evolve import evolve
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import load_run
+from tests.quick import quick
 from tests.runs import contents, write_data, write_run
 
 CLOUDS: dict[str, Any] = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
@@ -42,7 +43,7 @@ def guarded_run(directory: Path, **changes: Any) -> Path:
     return write_run(directory, **{"tasks": [CLOUDS, GUARD], "seeds": SEEDS, **changes})
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", quick([1, 3], (1,)))
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda value: str(value)[:40])
 def test_a_guarded_run_in_pieces_is_the_run_in_one(
     tmp_path: Path, strategy: dict[str, Any], width: int

@@ -24,6 +24,7 @@ from genepool.run.run_file import load_run
 from genepool.strategies.cma_es import group_tensors
 from genepool.ui.report.report import write_report
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import contents, write_run
 
 MEASURES = [{"task": "clouds", "labels": ["0"]}, {"task": "clouds", "labels": ["1", "2"]}]
@@ -41,7 +42,7 @@ STRATEGIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("width", quick([1, 4], (1,)))
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda value: str(value)[:50])
 def test_a_run_in_pieces_is_the_run_in_one(
     tmp_path: Path, strategy: dict[str, Any], width: int
@@ -183,6 +184,7 @@ def write_wheel(directory: Path) -> Path:
     return wheel
 
 
+@pytest.mark.slow
 def test_a_strategy_of_an_installed_package_goes_by_its_name(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     target = tmp_path / "site"

@@ -30,7 +30,7 @@ def assert_same(one: Trial, two: Trial) -> None:
     assert [proposal.plan for proposal in one.proposals] == [p.plan for p in two.proposals]
 
 
-@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("width", quick([1, 4], (1,)))
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     "alpha", [0.0, 1.0, 2.0, *(pytest.param(a, marks=pytest.mark.slow) for a in (0.5, 1.5, 3.0))]

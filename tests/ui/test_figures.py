@@ -27,6 +27,7 @@ def colours(file: Path) -> set[tuple[int, ...]]:
 BLUE, VERMILLION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 
 
+@pytest.mark.slow
 def test_a_figure_shows_every_seed_in_its_colour(
     recipes: Path, two_tasks: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_verdict_is_not_stretched() -> None:
     assert "b, d are significantly better; no significant difference for the others." in some
 
 
+@pytest.mark.slow
 def test_the_figure_has_every_strategy_in_its_colour(tmp_path: Path) -> None:
     four = comparison(4, {"b": 0.1, "c": 0.2}, tmp_path)
     png, svg = comparison_figure(four)
