@@ -161,3 +161,16 @@ def test_tasks_without_pictures_have_nothing_to_draw(tmp_path: Path) -> None:
     with Pool(result.pool) as pool, pytest.raises(InputError, match="none of its tasks"):
         draw_pictures(pool, "best", 2, tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_pictures_that_are_drawn_by_the_block_come_from_few_blocks() -> None:
+    assert evenly(100).tolist() == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert evenly(128, batch=16).tolist() == [0, 4, 8, 12, 64, 68, 72, 76]
+    assert evenly(100, batch=4).tolist() == [0, 1, 2, 3, 48, 49, 50, 51]
+    assert evenly(20, batch=16).tolist() == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert evenly(3, batch=16).tolist() == [0, 1, 2]
+    for size in range(1, 40):
+        for batch in range(1, 20):
+            found = evenly(size, batch=batch)
+            assert found.size == len(set(found.tolist())) and found.max() < size
+            assert len(set((found // batch).tolist())) <= max(2, -(-8 // batch))

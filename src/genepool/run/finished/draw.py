@@ -14,7 +14,7 @@ from genepool.output.write.model import PathLike
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Scorer
-from genepool.run.finished.observe import evenly
+from genepool.run.finished.observe import batch_of, evenly
 from genepool.run.finished.reopen import reopen
 from genepool.tasks.png import grid, to_png
 from genepool.tasks.task import Drawn
@@ -65,7 +65,7 @@ def draw_pictures(
         ids = task.held_out if held_out else task.samples
         if not isinstance(task, Drawn):
             continue
-        indices = evenly(len(ids), count)
+        indices = evenly(len(ids), count, batch_of(inputs.tasks[number]))
         pictures = [*scorer.pictures(number, indices, held_out=held_out)]
         name = _plain(inputs.run.config.contested[number].name)
         rows = [pictures[start : start + _ACROSS] for start in range(0, len(pictures), _ACROSS)]

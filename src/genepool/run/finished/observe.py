@@ -14,7 +14,7 @@ from genepool.core.genome import Genome
 from genepool.pool.records import REFERENCE, Picture
 from genepool.pool.score_matrix import best_members
 from genepool.run.session import Session
-from genepool.tasks.task import Drawn, Measured
+from genepool.tasks.task import Blocked, Drawn, Measured, Task
 
 # Examples of a task that each member draws, and the larger side of a picture that is kept.
 PICTURES, SIDE = 8, 160
@@ -48,11 +48,12 @@ def _pictures(session: Session, members: Mapping[int, Genome]) -> Iterator[Pictu
     for number, task in enumerate(session.inputs.tasks):
         stop = start + len(task.samples)
         if isinstance(task, Drawn):
-            for indices in (evenly(len(task.held_out)),) if task.held_out else ():
+            batch = batch_of(task)
+            for indices in (evenly(len(task.held_out), batch=batch),) if task.held_out else ():
                 yield from _references(session, number, indices, held_out=True)
                 for member, genome in members.items():
                     yield from _drawn(session, number, member, genome, indices, held_out=True)
-            indices = evenly(len(task.samples))
+            indices = evenly(len(task.samples), batch=batch)
             yield from _references(session, number, indices, held_out=False)
             best = best_members(pool, start + indices)
             genomes = pool.genomes(set(best.tolist()))
@@ -62,10 +63,34 @@ def _pictures(session: Session, members: Mapping[int, Genome]) -> Iterator[Pictu
         start = stop
 
 
-def evenly(size: int, most: int = PICTURES) -> NDArray[np.int64]:
-    """int64[n], at most so many positions below `size`, as far apart as can be."""
+def evenly(size: int, most: int = PICTURES, batch: int = 1) -> NDArray[np.int64]:
+    """int64[n], at most so many positions below `size`, far apart.
+
+    Where whole blocks are drawn for any example in them, all lie in few blocks, no more than two if
+    these are large enough.
+
+    Args:
+        size: number of examples.
+        most: of positions.
+        batch: examples in a block.
+    """
+    blocks = -(-size // batch)
+    chosen: list[int] = _apart(blocks, max(2, -(-most // batch))).tolist()
+    there = [
+        place for block in chosen for place in range(block * batch, min((block + 1) * batch, size))
+    ]
+    return np.array(there, dtype=np.int64)[_apart(len(there), most)]
+
+
+def _apart(size: int, most: int) -> NDArray[np.int64]:
     count = min(size, most)
     return (np.arange(count, dtype=np.int64) * size) // max(count, 1)
+
+
+def batch_of(task: Task) -> int:
+    """Examples in a block of a task; 1 where each is drawn alone."""
+    blocks = task.blocks if isinstance(task, Blocked) else np.arange(2)
+    return int(np.count_nonzero(blocks == blocks[0]))
 
 
 def _drawn(
