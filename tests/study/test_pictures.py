@@ -140,6 +140,7 @@ def test_what_is_interrupted_in_training_leaves_no_seeds(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_demo_prints_a_table_and_draws(pool: Path) -> None:
+    from diffusers import DiffusionPipeline
     from PIL import Image
 
     arguments = ["demo", "pictures", "--pool", str(pool), "--budget"]
@@ -153,7 +154,10 @@ def test_the_demo_prints_a_table_and_draws(pool: Path) -> None:
     assert len(mean["tasks"]) == 4 and 0 <= mean["held_out"] <= 1
     picture = Image.open(io.BytesIO(Path(found["figure"]).read_bytes()))
     assert picture.size == (96 + 20 * 44 - 4, 34 + 6 * 44 - 4)
-    assert (Path(found["checkpoint"]) / "model_index.json").is_file()
+    drawing: Any = DiffusionPipeline.from_pretrained(found["checkpoint"])
+    drawing.set_progress_bar_config(disable=True)
+    drawn = drawing("三", num_inference_steps=2, output_type="np").images
+    assert drawn.shape == (1, 8, 8, 3) and np.isfinite(drawn).all() and drawn.std() > 0
     code, out, error = run_cli([*arguments, "4"])
     assert code == 0, error
     rows = [line.split("  ")[0].strip() for line in out.splitlines()]
