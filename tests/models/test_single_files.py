@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import genepool
 from genepool.errors import CheckpointError, ConfigError
+from tests.cli import run_cli
 from tests.models.test_image_generator import IDS, PROMPTS, family, live
 from tests.pipelines import single_file, tiny_pipeline
 
@@ -32,3 +35,34 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         live(family(file), configs=str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"model\.configs is for seeds that are single files"):
         live(family(place), configs=str(place))
+
+
+@pytest.mark.slow
+def test_what_is_exported_is_scored_again(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a", seed=0, like=5)
+    other = tiny_pipeline(tmp_path / "b", seed=1, like=5)
+    files = [single_file(path, path.with_suffix(".safetensors")) for path in (place, other)]
+    (tmp_path / "spread.py").write_text(
+        "def score(pictures, examples):\n    return pictures.std(axis=(1, 2, 3)) / 128\n"
+    )
+    (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "a"}\n{"id": "y", "prompt": "b"}\n')
+    run = {
+        "pool": "pool",
+        "seeds": [str(file) for file in files],
+        "model": {"steps": 2, "size": 16, "configs": "a"},
+        "tasks": [
+            {
+                "name": "spread",
+                "evaluator": "images",
+                "examples": "p.jsonl",
+                "score": "spread:score",
+                "noise": "allow",
+            }
+        ],
+        "budget": 2,
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    genepool.evolve(tmp_path / "run.yaml")
+    code, out, error = run_cli(["export", str(tmp_path / "pool"), "-o", str(tmp_path / "out")])
+    assert code == 0, error
+    assert "scored it on 2 examples: as the pool says" in out

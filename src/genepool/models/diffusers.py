@@ -212,12 +212,16 @@ def quiet() -> Generator[None, None, None]:
     log = _DF.utils.logging
     level = log.get_verbosity()
     log.set_verbosity_error()
+    bars = log.is_progress_bar_enabled()
+    log.disable_progress_bar()
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 # What is needed

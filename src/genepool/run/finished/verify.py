@@ -13,6 +13,7 @@ from genepool.checkpoints.family import make_family
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
+from genepool.checkpoints.pipelines.single_file import as_single_file, is_single_file
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError, InputError
 from genepool.messages import at
@@ -153,12 +154,14 @@ def _scorer(pool: Pool, written: Path) -> Scorer:
         _Unverifiable: it cannot be opened here, or the tasks cannot.
     """
     try:
+        pinned: dict[str, str] = pool.meta()["pins"].get("components", {})
+        evolving = [name for name, value in pinned.items() if value == EVOLVE]
         if is_pipeline(written):
-            pinned: dict[str, str] = pool.meta()["pins"].get("components", {})
-            evolving = [name for name, value in pinned.items() if value == EVOLVE]
             first = open_pipeline(written, evolving)
         else:
             first = open_checkpoint(written)
+            if is_single_file(first):
+                first = as_single_file(first, evolving)
         family = make_family([first])
         scorer = Scorer(reopen(pool, (), family))
     except GenepoolError as error:
