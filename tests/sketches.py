@@ -24,6 +24,7 @@ class Sketches(StoredTask):
         model_config = ConfigDict(extra="forbid")
         measured: float = 0.5
         real: bool = True
+        height: int = 10
 
     binary = False
 
@@ -50,7 +51,8 @@ class Sketches(StoredTask):
         return [f"square <{n}> 四角" for n in indices.tolist()]
 
     def references(self, indices: Any, *, held_out: bool = False) -> NDArray[np.uint8] | None:
-        return np.full((indices.size, 10, 8, 3), 7, np.uint8) if self._options.real else None
+        shape = (indices.size, self._options.height, 8, 3)
+        return np.full(shape, 7, np.uint8) if self._options.real else None
 
 
 def write_run(directory: Path, **settings: Any) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from genepool.governance.markdown import argument, block, code, scalar, table, t
 
 _ROWS = 40
 
+PICTURES = "pictures.png"
+"""The name of the file that holds a card's pictures."""
+
 
 @dataclass(frozen=True, slots=True)
 class CardSeed:
@@ -76,6 +79,15 @@ class CardMeasures:
 
 
 @dataclass(frozen=True, slots=True)
+class CardPictures:
+    """A picture with a row for each model and a column for each prompt, as a PNG file."""
+
+    png: bytes
+    rows: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ancestor:
     """One merge on the way from the seeds to the model."""
 
@@ -99,6 +111,7 @@ class Card:
         scores: seeds first, the model last; empty for a merge by hand.
         guards: what no child was to lose.
         measures: what nobody competed for; seeds first, the model last.
+        pictures: what an image generator draws; they lie beside the card as `PICTURES`.
         ancestors: the nearest merges, the youngest first.
         ancestry: a sentence about all of them; "" leaves the section out.
         notices: remarks of one line each, such as differences between the seeds' model files.
@@ -117,6 +130,7 @@ class Card:
     scores: tuple[Scores, ...] = ()
     guards: tuple[CardGuard, ...] = ()
     measures: tuple[CardMeasures, ...] = ()
+    pictures: CardPictures | None = None
     ancestors: tuple[Ancestor, ...] = ()
     ancestry: str = ""
     notices: tuple[str, ...] = ()
@@ -185,6 +199,8 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
         parts += ["## Guards\n", _guard_table(card.guards)]
     if card.measures:
         parts += ["## Measured besides\n", _measure_table(card.measures)]
+    if card.pictures is not None:
+        parts += ["## Pictures\n", _pictures(card.pictures)]
     if genome is not None:
         parts += ["## What comes from where\n", _genome_table(card.seeds, genome, layout)]
     if card.ancestry:
@@ -278,6 +294,15 @@ def _measure_table(measures: Sequence[CardMeasures]) -> str:
     ]
     made = table(("model", *map(text, names)), rows)
     return f"{made}\nNobody was selected by these.\n"
+
+
+def _pictures(pictures: CardPictures) -> str:
+    rows, prompts = (", ".join(map(text, names)) for names in (pictures.rows, pictures.prompts))
+    return (
+        f"![Pictures by {rows}]({PICTURES})\n\n"
+        f"From top to bottom: {rows}. From left to right: {prompts}. Nobody was selected by these "
+        "prompts, and all models begin each of them from the same noise.\n"
+    )
 
 
 def _genome_table(seeds: Sequence[CardSeed], genome: Genome, layout: Layout) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genepool.checkpoints.family import Family, Source, locate, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import recall_digests
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.errors import CheckpointError, InputError, PoolError
-from genepool.governance.card import CardSeed, card_seed
+from genepool.governance.card import CardPictures, CardSeed, card_seed
 from genepool.governance.member_card import member_card
 from genepool.messages import one_line
 from genepool.models.image_generator import pinned_name
@@ -29,6 +33,8 @@ from genepool.output.write.model import (
 from genepool.output.write.weights import SHARD_BYTES, Writing
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
+from genepool.pool.records import REFERENCE
+from genepool.tasks.png import from_png, grid, to_png
 from genepool.threads import Progress
 
 
@@ -82,11 +88,33 @@ def export(
     _require_components(pool, details.get("components", {}))
     library = kind_of_seed(checkpoints[0]).library(checkpoints[0])
     card = member_card(pool, number, known, family, library, recipe="recipe" in details)
-    card = replace(card, caveat=caveat)
+    card = replace(card, caveat=caveat, pictures=None if converted else _pictures(pool, number))
     if converted:
         card = replace(card, scores=(), guards=(), measures=())
     verify = None if check is None else partial(check, caveat)
     return write_model(genome, details, card, family, directory, writing, advance, verify)
+
+
+def _pictures(pool: Pool, number: int) -> CardPictures | None:
+    """What a seed or the champion draws for held-out prompts, below what was meant, if known, and
+    what the best seed draws."""
+    drawn = [picture for picture in pool.pictures() if picture.part == "held-out"]
+    mine = [picture for picture in drawn if picture.member == number]
+    if not mine or importlib.util.find_spec("PIL") is None:
+        return None
+    names = [seed.name for seed in pool.header.seeds]
+    seeds = pool.chosen(range(len(names)))
+    best = max(seeds, key=lambda member: (seeds[member].train or 0.0, -member))
+    titles = {REFERENCE: "the real pictures", best: names[best], number: "this model"}
+    task, like = mine[0].task, from_png(mine[0].png)
+    rows: dict[str, list[NDArray[np.uint8]]] = {title: [] for title in titles.values()}
+    prompts: dict[int, str] = {}
+    for picture in sorted(drawn, key=lambda picture: picture.example):
+        if picture.task == task and picture.member in titles:
+            rows[titles[picture.member]].append(from_png(picture.png, like))
+            prompts[picture.example] = picture.caption
+    shown = {title: row for title, row in rows.items() if row}
+    return CardPictures(to_png(grid([*shown.values()])), tuple(shown), tuple(prompts.values()))
 
 
 def _caveat(pool: Pool, family: Family, dtype: str | None) -> tuple[bool, str]:

@@ -35,6 +35,17 @@ def to_png(picture: Picture, side: int | None = None) -> bytes:
     return file.getvalue()
 
 
+def from_png(png: bytes, like: Picture | None = None) -> Picture:
+    """The picture in a PNG file, uint8[height, width, 3], made as large as another if one is given."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        found = image.convert("RGB")
+        if like is not None and found.size != like.shape[1::-1]:
+            found = found.resize((like.shape[1], like.shape[0]))
+        return np.asarray(found)
+
+
 def grid(rows: Sequence[Sequence[Picture]], enlarge: int = 1) -> Picture:
     """Pictures of one size side by side, uint8[height, width, 3]; rows may differ in length.
 

@@ -127,9 +127,31 @@ def test_the_report_and_the_card_show_them(tmp_path: Path) -> None:
     assert "What they draw" in text and "square &lt;3&gt; 四角" in text and "square <3>" not in text
     assert text.count("data:image/png;base64,") >= 4 * 4 + 2 * 8
     assert "Measured besides" in text
+    for member, rows in (("best", 3), ("seed0", 2)):
+        assert run_cli(["export", str(result.pool), member, "-o", str(tmp_path / member)])[0] == 0
+        card = (tmp_path / member / "README.md").read_text("utf-8")
+        assert "## Measured besides" in card and "brightness" in card
+        assert "](pictures.png)" in card and "square &lt;3&gt; 四角" in card
+        picture = Image.open(io.BytesIO((tmp_path / member / "pictures.png").read_bytes()))
+        assert picture.size == (4 * 12 - 4, rows * 14 - 4)
+
+
+def test_a_member_that_drew_nothing_has_a_card_without_pictures(tmp_path: Path) -> None:
+    result = evolve(write_run(tmp_path))
+    with Pool(result.pool) as pool:
+        other = next(m for m in pool.slots().values() if m not in (0, 1, pool.champion()))
+    run_cli(["export", str(result.pool), str(other), "-o", str(tmp_path / "out")])
+    assert "## Pictures" not in (tmp_path / "out/README.md").read_text("utf-8")
+    assert not (tmp_path / "out/pictures.png").exists()
+
+
+def test_real_pictures_of_another_size_are_made_to_fit_the_card(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run["tasks"][0]["height"] = 30
+    result = evolve(run)
     run_cli(["export", str(result.pool), "best", "-o", str(tmp_path / "out")])
-    card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert "## Measured besides" in card and "brightness" in card
+    picture = Image.open(io.BytesIO((tmp_path / "out/pictures.png").read_bytes()))
+    assert picture.size == (4 * 12 - 4, 3 * 14 - 4)
 
 
 def test_show_draws_held_out_examples_into_a_new_directory(tmp_path: Path) -> None:

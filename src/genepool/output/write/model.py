@@ -14,7 +14,7 @@ from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.checkpoints.pipelines.single_file import lasting_metadata
 from genepool.core.genome import Genome, Recipe, digest
-from genepool.governance.card import Card, CardComponent, CardSeed, render
+from genepool.governance.card import PICTURES, Card, CardComponent, CardSeed, render
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
 from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
 from genepool.threads import Progress
@@ -146,7 +146,11 @@ def write_model(
         target,
         writing,
         metadata={**(lasting_metadata(first) if first.evolving else {}), **to_metadata(document)},
-        extra={FILE: to_bytes(document), "README.md": page},
+        extra={
+            FILE: to_bytes(document),
+            "README.md": page,
+            **({} if card.pictures is None else {PICTURES: card.pictures.png}),
+        },
         progress=progress,
         check=look,
     )
