@@ -36,7 +36,7 @@ def to_png(picture: Picture, side: int | None = None) -> bytes:
 
 
 def from_png(png: bytes, like: Picture | None = None) -> Picture:
-    """The picture in a PNG file, uint8[height, width, 3], made as large as another if one is given."""
+    """The picture in a PNG file, uint8[height, width, 3]; of another's size, if one is given."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
