@@ -252,20 +252,30 @@ class _Trainer:
 
 
 @contextlib.contextmanager
+def one_thread() -> Generator[None, None, None]:
+    """Torch on one thread. So small tensors gain little by more, and lose much where cores are busy
+    with something else: threads of OpenMP spin while they wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def _alone() -> Generator[None, None, None]:
     """One thread, no remarks or progress bars of the libraries; torch's random numbers stay."""
-    threads = torch.get_num_threads()
     logs = _DF.utils.logging, _TF.utils.logging
     levels = [log.get_verbosity() for log in logs]
-    torch.set_num_threads(1)
     for log in logs:
         log.set_verbosity_error()
         log.disable_progress_bar()
     try:
-        with cast("Any", torch.random).fork_rng(devices=[]):
+        with one_thread(), cast("Any", torch.random).fork_rng(devices=[]):
             yield
     finally:
-        torch.set_num_threads(threads)
         for log, level in zip(logs, levels, strict=True):
             log.set_verbosity(level)
             log.enable_progress_bar()

@@ -72,6 +72,12 @@ class Scored:
     tasks: Sequence[Mapping[str, Any]]
 
 
+def require_packages() -> None:
+    """Raise MissingExtraError unless everything is installed that the demo needs."""
+    for package in ("torch", "transformers", "diffusers", "accelerate"):
+        require_package(package, "pictures", "the pictures demo")
+
+
 def prepare(
     directory: Path,
     *,
@@ -93,8 +99,7 @@ def prepare(
         PoolError: the directory cannot be written, or something else was begun in it.
         MissingExtraError: a package that it needs is not installed.
     """
-    for package in ("torch", "transformers", "diffusers", "accelerate"):
-        require_package(package, "pictures", "the pictures demo")
+    require_packages()
     config = _config(budget, seed)
     file, seeds = directory / "run.yaml", directory / "seeds"
     require_same(file, config)

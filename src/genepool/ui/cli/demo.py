@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def pictures_demo(directory: Path, *, budget: int, seed: int, as_json: bool) -> 
     """
     from genepool.tasks.png import to_png
 
-    with breeding(), watcher() as progress:
+    with breeding(), watcher() as progress, _pictures_thread():
         progress.stage("training the four seeds")
         run = pictures.prepare(directory, budget=budget, seed=seed, advance=progress.advance)
         result = evolve(run, progress=progress)
@@ -95,6 +96,13 @@ def pictures_demo(directory: Path, *, budget: int, seed: int, as_json: bool) -> 
         )
     else:
         _report_pictures(directory, result, mean, champion, checkpoint, file)
+
+
+def _pictures_thread() -> contextlib.AbstractContextManager[None]:
+    pictures.require_packages()
+    from genepool.study.generators import one_thread
+
+    return one_thread()
 
 
 def _exported(pool: Pool, directory: Path, member: int) -> Path:
