@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runs import BUDGET, SETTINGS, STRATEGIES, jobs, prepare, run_file
+from runs import BUDGET, DRAWING, SETTINGS, STRATEGIES, jobs, prepare, run_file
 
 HERE = Path(__file__).parent
 
@@ -69,8 +69,9 @@ def smoke(data: Path, work: Path, out: Path) -> None:
     from plain import score_plain
     from report import write_report
 
-    prepare(data, work, sizes=(8, 8))
-    evolve_all(work, jobs(("B",), ["m2n2", "map-elites", "slerp"], 2), 3)
+    DRAWING["steps"] = 2
+    prepare(data, work, sizes=(4, 4))
+    evolve_all(work, jobs(("B",), ["m2n2", "slerp"], 2), 2)
     score_plain(work, "B")
     write_report(work, out, ("B",))
 

@@ -17,7 +17,7 @@ LIVING = ("smileys", "people", "animals-nature", "food-drink")
 
 # The paper's, as far as two cores go: archive, children, captions that members compete for.
 ARCHIVE, BUDGET, SELECTION, HELD_OUT = 10, 80, 48, 128
-DRAWING = {"dtype": "float32", "steps": 8, "guidance": 3.0, "size": [64, 64]}
+DRAWING: dict[str, Any] = {"dtype": "float32", "steps": 8, "guidance": 3.0, "size": [64, 64]}
 
 _M2N2 = {"name": "m2n2", "archive": ARCHIVE, "baseline": "worst"}
 _HALVES = [{"task": "emoji", "labels": [half]} for half in ("living", "things")]
