@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
+from tests import sketches
 from tests.cli import run_cli
 from tests.golden import runs
 from tests.runs import contents, write_run
@@ -171,3 +175,25 @@ def test_an_old_pool_has_no_seals_until_it_is_written_to(name: str, tmp_path: Pa
     db.close()
     with pytest.raises(Exception, match="a row of 'members' is not what was written"):
         Pool(pool)
+
+
+_TRY_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_looking_at_the_log_leaves_the_locks_that_are_held_on_it(tmp_path: Path) -> None:
+    """Or another process takes the log's index for nobody's and cuts it short under this one."""
+    evolve(sketches.write_run(tmp_path, budget=3))
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        writer.set_meta("budget", 3)
+        index = str(tmp_path / "pool" / "pool.sqlite-shm")
+        with Pool(tmp_path / "pool") as pool:
+            assert not pool.log_damaged
+        done = subprocess.run(
+            [sys.executable, "-c", _TRY_LOCK, index], capture_output=True, text=True
+        )
+    assert "BlockingIOError" in done.stderr, done
