@@ -354,7 +354,10 @@ def test_dense_strategies_take_vectors_as_they_are() -> None:
 # The examples
 
 
-@pytest.mark.parametrize(("script", "package"), [("arrays.py", "numpy"), ("network.py", "torch")])
+@pytest.mark.parametrize(
+    ("script", "package"),
+    [("arrays.py", "numpy"), pytest.param("network.py", "torch", marks=pytest.mark.slow)],
+)
 def test_the_examples_run_and_are_short(script: str, package: str) -> None:
     pytest.importorskip(package)
     file = Path(__file__).parents[2] / "examples/ask_tell" / script
