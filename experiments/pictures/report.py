@@ -1,20 +1,16 @@
-"""What came of the runs: table.md, results.json and pictures.png, from the pools alone."""
+"""What came of the runs: table.md, results.json and pictures.png, from `finals` alone."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from runs import SEEDS, STRATEGIES
-
-from genepool.pool.reader import Pool
-from genepool.pool.records import REFERENCE
+from runs import SEEDS
 
 Scores = NDArray[np.float64]
 TITLES = {
@@ -28,6 +24,7 @@ TITLES = {
     "mean": "mean of the four",
     "task arithmetic": "task arithmetic, best scale",
 }
+PLAIN = ("mean", "task arithmetic")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,82 +58,42 @@ def write_report(work: Path, out: Path, settings: tuple[str, ...]) -> None:
     parts: list[str] = []
     results: dict[str, Any] = {}
     for setting in settings:
-        pools = finished(work / setting / "pools")
-        if not pools:
+        folder = work / setting / "finals"
+        seeds = [_row([file], file.stem) for file in _files(folder, SEEDS)]
+        if len(seeds) < len(SEEDS):
             continue
-        seeds, rows = seed_rows(pools), plain_rows(work / setting) + strategy_rows(pools)
+        rows = [_row(files, label) for label, files in _others(folder)]
         parts.append(f"**Setting {setting}**\n\n{table(seeds, rows, halves)}")
         results[setting] = details(seeds, rows, halves)
-        draw(pools, out / f"pictures-{setting}.png")
+        draw(folder, out / f"pictures-{setting}.png")
     (out / "table.md").write_text("\n".join(parts), "utf-8")
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
-def finished(folder: Path) -> dict[str, list[Path]]:
-    """The pools that have come to their end, by strategy."""
-    found: dict[str, list[Path]] = {}
-    for place in sorted(folder.glob("*-*")):
-        if not (place / "pool.sqlite").exists():
-            continue
-        with Pool(place) as pool:
-            if pool.meta().get("finished"):
-                found.setdefault(place.name.rpartition("-")[0], []).append(place)
-    return {label: found[label] for label in STRATEGIES if label in found}
+def _files(folder: Path, names: Iterable[str]) -> list[Path]:
+    return [file for name in names if (file := folder / f"{name}.json").is_file()]
 
 
-def seed_rows(pools: Mapping[str, list[Path]]) -> list[Row]:
-    """The seeds, which every pool has scored."""
-    with Pool(next(iter(pools.values()))[0]) as pool:
-        return [_row(pool, number, name) for number, name in enumerate(SEEDS)]
+def _others(folder: Path) -> Iterator[tuple[str, list[Path]]]:
+    """What is not a seed, with its files: one, or one for each run."""
+    for label in TITLES:
+        files = _files(folder, [label]) + sorted(folder.glob(f"{label}-[0-9]*.json"))
+        if files:
+            yield label, files
 
 
-def plain_rows(folder: Path) -> list[Row]:
-    """What `plain.py` has scored."""
-    if not (folder / "plain.json").exists():
-        return []
-    found = json.loads((folder / "plain.json").read_text())
-    return [
-        Row(
-            TITLES[kind] + (f" ({entry['best']})" if len(entry["selection"]) > 1 else ""),
-            np.array([entry["held_out"]]),
-            entry["measures"],
-            0,
-            entry["selection"][entry["best"]],
-        )
-        for kind, entry in found.items()
-    ]
-
-
-def strategy_rows(pools: Mapping[str, list[Path]]) -> list[Row]:
-    """The champions of the runs of each strategy."""
-    rows: list[Row] = []
-    for label, places in pools.items():
-        champions: list[Row] = []
-        for place in places:
-            with Pool(place) as pool:
-                champion = pool.champion()
-                if champion is not None:
-                    champions.append(_row(pool, champion, label))
-        names = champions[0].measures
-        rows.append(
-            Row(
-                TITLES[label],
-                np.concatenate([row.japanese for row in champions]),
-                {n: float(np.mean([row.measures[n] for row in champions])) for n in names},
-                max(row.children for row in champions),
-                float(np.mean([row.selection for row in champions])),
-            )
-        )
-    return rows
-
-
-def _row(pool: Pool, member: int, name: str) -> Row:
-    scores = pool.held_out_scores(member)
-    if scores is None:
-        raise RuntimeError(f"{pool.path}: member {member} has no held-out scores")
-    measures = {measure.name: measure.value for measure in pool.measures().get(member, ())}
-    japanese = scores.astype(np.float64)[None]
-    return Row(name, japanese, measures, pool.evaluations, pool.record(member).train or 0.0)
+def _row(files: Sequence[Path], label: str) -> Row:
+    found = [json.loads(file.read_text()) for file in files]
+    name = TITLES.get(label, label)
+    if len(found[0].get("of", ())) > 1:
+        name += f" ({found[0]['best']})"
+    return Row(
+        name,
+        np.array([run["held_out"] for run in found]),
+        {n: float(np.mean([run["measures"][n] for run in found])) for n in found[0]["measures"]},
+        max(run.get("children", 0) for run in found),
+        float(np.mean([run["selection"] for run in found])),
+    )
 
 
 def error(differences: Scores) -> float:
@@ -204,34 +161,21 @@ def _gap(row: Row, other: Row) -> list[float]:
     return [float(gap.mean()), error(gap)]
 
 
-def draw(pools: Mapping[str, list[Path]], file: Path) -> None:
+def draw(folder: Path, file: Path) -> None:
     """Held-out captions, drawn by the seeds and by each strategy's first champion."""
     from matplotlib.figure import Figure
-    from PIL import Image
 
-    shown: dict[str, dict[int, bytes]] = {}
-    captions: dict[int, str] = {}
-    for label, places in pools.items():
-        with Pool(places[0]) as pool:
-            champion = pool.champion()
-            for picture in pool.pictures():
-                if picture.part != "held-out":
-                    continue
-                names = {REFERENCE: "real", champion: TITLES[label]}
-                if picture.member < len(SEEDS) and picture.member != REFERENCE:
-                    names[picture.member] = SEEDS[picture.member]
-                shown.setdefault(names[picture.member], {})[picture.example] = picture.png
-                captions[picture.example] = picture.caption
-    order = ["real", *SEEDS, *TITLES.values()]
-    rows = [name for name in order if name in shown]
-    examples = sorted(captions)
-    figure = Figure(figsize=(1.1 * len(examples) + 2.4, 1.1 * len(rows)), layout="tight")
-    for down, name in enumerate(rows):
-        for across, example in enumerate(examples):
-            axes = figure.add_subplot(len(rows), len(examples), down * len(examples) + across + 1)
+    names = {"real": "real", **{name: name for name in SEEDS}}
+    names |= {label if label in PLAIN else f"{label}-0": TITLES[label] for label in TITLES}
+    shown = [(title, folder / f"{name}.npy") for name, title in names.items()]
+    rows = [(title, np.load(place)) for title, place in shown if place.is_file()]
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(1.1 * columns + 2.4, 1.1 * len(rows)), layout="tight")
+    for down, (title, pictures) in enumerate(rows):
+        for across, picture in enumerate(pictures):
+            axes = figure.add_subplot(len(rows), columns, down * columns + across + 1)
             axes.set_axis_off()
-            if (png := shown[name].get(example)) is not None:
-                axes.imshow(np.asarray(Image.open(io.BytesIO(png))))
+            axes.imshow(picture)
             if across == 0:
-                axes.text(-0.15, 0.5, name, transform=axes.transAxes, ha="right", va="center")
+                axes.text(-0.15, 0.5, title, transform=axes.transAxes, ha="right", va="center")
     figure.savefig(file, dpi=110)

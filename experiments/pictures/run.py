@@ -1,8 +1,8 @@
 """Breed one image generator out of four, on Japanese captions alone, by several strategies.
 
     python experiments/pictures/run.py prepare --data ../shared/data/emoji --work WORK
-    python experiments/pictures/run.py evolve --work WORK           # twice at once: --part 0/2, 1/2
-    python experiments/pictures/run.py plain --work WORK            # means and task arithmetic
+    python experiments/pictures/run.py evolve --work WORK       # twice at once: --part 0/2, 1/2
+    python experiments/pictures/run.py finals --work WORK       # plain merges; held-out captions
     python experiments/pictures/run.py report --work WORK --out experiments/pictures
     python experiments/pictures/run.py smoke --data ../shared/data/emoji --work WORK --out OUT
 
@@ -14,18 +14,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runs import BUDGET, DRAWING, SETTINGS, STRATEGIES, jobs, prepare, run_file
+from runs import BUDGETS, DRAWING, SETTINGS, STRATEGIES, jobs, prepare, run_file
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("prepare", "evolve", "plain", "report", "smoke"))
+    parser.add_argument("step", choices=("prepare", "evolve", "finals", "report", "smoke"))
     parser.add_argument("--data", type=Path, help="the folder shared/data/emoji")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--budget", type=int, default=BUDGET, help="children of each run")
+    parser.add_argument("--budget", type=int, help="children of each run")
     parser.add_argument("--runs", type=int, default=3, help="of each strategy")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
     parser.add_argument("--only", nargs="+", choices=STRATEGIES, help="only these strategies")
@@ -39,11 +39,11 @@ def main() -> None:
         part, parts = map(int, args.part.split("/"))
         chosen = jobs(settings, labels, args.runs)[part::parts]
         evolve_all(work, chosen, args.budget)
-    elif args.step == "plain":
-        from plain import score_plain
+    elif args.step == "finals":
+        from finals import score_finals
 
         for setting in settings:
-            score_plain(work, setting)
+            score_finals(work, setting)
     elif args.step == "report":
         from report import write_report
 
@@ -52,7 +52,7 @@ def main() -> None:
         smoke(args.data, work, args.out)
 
 
-def evolve_all(work: Path, chosen: list[tuple[str, str, int]], budget: int) -> None:
+def evolve_all(work: Path, chosen: list[tuple[str, str, int]], budget: int | None) -> None:
     """WORK/SETTING/pools/LABEL-SEED for every run."""
     import torch
 
@@ -61,18 +61,19 @@ def evolve_all(work: Path, chosen: list[tuple[str, str, int]], budget: int) -> N
     torch.set_num_threads(1)
     for setting, label, seed in chosen:
         print(f"== {setting} {label} {seed}", flush=True)
-        genepool.evolve(run_file(work, setting, label, seed, budget), threads=1)
+        children = BUDGETS[setting] if budget is None else budget
+        genepool.evolve(run_file(work, setting, label, seed, children), threads=1)
 
 
 def smoke(data: Path, work: Path, out: Path) -> None:
     """Every part at a tiny size."""
-    from plain import score_plain
+    from finals import score_finals
     from report import write_report
 
     DRAWING["steps"] = 2
     prepare(data, work, sizes=(4, 4))
     evolve_all(work, jobs(("B",), ["m2n2", "slerp"], 2), 2)
-    score_plain(work, "B")
+    score_finals(work, "B")
     write_report(work, out, ("B",))
 
 
