@@ -35,6 +35,14 @@ class EvaluationError(GenepoolError):
     """A model could not be scored: no score was made up for it."""
 
 
+class EpisodeError(GenepoolError):
+    """An environment broke, or does not repeat itself. No model is to blame, so none is scored."""
+
+
+class EnvironmentDown(EpisodeError):
+    """An environment does not answer as it should, and may do so later: it is tried again."""
+
+
 class PoolError(GenepoolError):
     """A pool cannot be opened, read or written."""
 

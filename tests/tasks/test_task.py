@@ -55,7 +55,7 @@ class Signs:
 
 @pytest.fixture(autouse=True)
 def _unchanged_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_registered", dict(base._registered))
+    monkeypatch.setattr(base._known, "_registered", dict(base._known._registered))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_built_in_ones_are_found() -> None:
 
 
 def test_the_installed_package_declares_the_built_in_ones() -> None:
-    points = {p.name: p.value for p in metadata.entry_points(group=base.GROUP)}
+    points = {p.name: p.value for p in metadata.entry_points(group="genepool.evaluators")}
     assert points["classifier"] == "genepool.tasks.classifier.evaluator:Classifier"
     assert points["function"] == "genepool.tasks.function:Function"
 

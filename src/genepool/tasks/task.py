@@ -13,21 +13,15 @@ bits of what a language model computes) fixes the batches: see `Blocked`.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 
-from genepool.errors import ConfigError, GenepoolError
-from genepool.messages import cause, one_line, pass_on, some
-from genepool.models.user_code import load_object
 from genepool.tasks.checks import checked_indices, checked_scores
+from genepool.tasks.named_classes import NamedClasses
 
 __all__ = [
     "Batched",
@@ -44,8 +38,6 @@ __all__ = [
     "find_evaluator",
     "open_task",
 ]
-
-GROUP = "genepool.evaluators"
 
 
 class Task(Protocol):
@@ -183,8 +175,7 @@ class Drawn(Protocol):
 
 
 _Class = TypeVar("_Class", bound=type[Any])
-_registered: dict[str, type[Any]] = {}
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_known = NamedClasses("evaluator", "genepool.evaluators")
 
 
 def evaluator(name: str) -> Callable[[_Class], _Class]:
@@ -197,24 +188,7 @@ def evaluator(name: str) -> Callable[[_Class], _Class]:
     Raises:
         ConfigError: the name is malformed or taken by another class, or the class has no `Options`.
     """
-
-    def register(cls: _Class) -> _Class:
-        if not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"evaluator name '{one_line(name)}': expected lower case letters, digits, '-' and "
-                "'_', starting with a letter"
-            )
-        checked = _require_evaluator(name, cls)
-        taken = _registered.get(name)
-        if taken is not None and _origin(taken) != _origin(checked):
-            raise ConfigError(
-                f"evaluator '{name}' is already registered by {_origin(taken)}; "
-                f"give {_origin(checked)} another name"
-            )
-        _registered[name] = checked
-        return cls
-
-    return register
+    return _known.register(name)
 
 
 def find_evaluator(name: str, directory: Path | None = None) -> type[Any]:
@@ -230,40 +204,12 @@ def find_evaluator(name: str, directory: Path | None = None) -> type[Any]:
         ConfigError: there is none (the message lists those there are), two packages claim the name,
             or its module cannot be imported.
     """
-    if name in _registered:
-        return _registered[name]
-    if ":" in name:
-        return _require_evaluator(name, load_object(name, directory or Path.cwd()))
-    found = {point.value: point for point in _entry_points() if point.name == name}
-    if not found:
-        known = evaluator_names()
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        raise ConfigError(
-            f"there is no evaluator '{one_line(name)}'; {hint}known are {some(known, limit=20)}"
-        )
-    if len(found) > 1:
-        raise ConfigError(
-            f"evaluator '{name}' is claimed by {len(found)} installed packages: "
-            f"{some(sorted(found))}; uninstall all but one"
-        )
-    (point,) = found.values()
-    try:
-        loaded = point.load()
-    except GenepoolError:
-        raise
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(
-            f"evaluator '{name}' ({point.value}) cannot be loaded: {cause(error)}"
-        ) from error
-    # The decorator on the class, if there is one, has registered the same class by now.
-    return _registered.setdefault(name, _require_evaluator(name, loaded))
+    return _known.find(name, directory)
 
 
 def evaluator_names() -> tuple[str, ...]:
     """The names that `find_evaluator` knows, sorted."""
-    return tuple(sorted({*_registered, *(point.name for point in _entry_points())}))
+    return _known.names()
 
 
 def open_task(name: str, options: Mapping[str, Any], directory: Path) -> Task:
@@ -274,38 +220,4 @@ def open_task(name: str, options: Mapping[str, Any], directory: Path) -> Task:
         GenepoolError: whatever the evaluator finds wrong with its data.
     """
     found = find_evaluator(name, directory)
-    try:
-        checked = found.Options.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"evaluator '{name}': option '{one_line(where)}': {one_line(first['msg'])}; "
-            f"got {one_line(first['input'])}"
-        ) from error
-    return found(checked, directory)
-
-
-def _entry_points() -> list[metadata.EntryPoint]:
-    return list(metadata.entry_points(group=GROUP))
-
-
-def _require_evaluator(name: str, loaded: object) -> type[Any]:
-    options = getattr(loaded, "Options", None)
-    if not (isinstance(loaded, type) and isinstance(options, type)) or not issubclass(
-        options, BaseModel
-    ):
-        raise ConfigError(
-            f"evaluator '{name}': expected a class with a pydantic model 'Options'; "
-            f"got {one_line(loaded)}"
-        )
-    if options.model_config.get("extra") != "forbid":
-        raise ConfigError(
-            f"evaluator '{name}': its Options must forbid unknown keys: "
-            "model_config = ConfigDict(extra='forbid')"
-        )
-    return cast("type[Any]", loaded)
-
-
-def _origin(kind: type[Any]) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+    return found(_known.options(name, found, options), directory)

@@ -1,0 +1,1 @@
+"""Agents: models that act, turn by turn, in an environment that rewards what they have done."""

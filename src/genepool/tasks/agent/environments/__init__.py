@@ -1,0 +1,1 @@
+"""Adapters, one file each: environments that live elsewhere, as `environment.Environment`."""
