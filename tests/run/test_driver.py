@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -266,6 +267,60 @@ def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
     assert watcher.steps[-1].tasks == (("clouds", watcher.steps[-1].champion),)
     # The seeds were asked all at once.
     assert watcher.examples[:2] == [(120, 120), (120, 120)]
+
+
+_SLOW = """
+import time
+examples = list(range(10))
+def score(model, examples):
+    time.sleep(0.1 * len(examples))
+    return [0.5] * len(examples)
+"""
+
+
+@pytest.mark.parametrize("batch", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_workers_tell_how_far_they_are_within_a_model(
+    tmp_path: Path, batch: int, workers: int
+) -> None:
+    class Watcher(Silence):
+        def __init__(self) -> None:
+            self.models: list[list[tuple[int, int]]] = [[]]
+            self.threads = set[int]()
+
+        def asked(self, examples: int, of: int) -> None:
+            self.threads.add(threading.get_ident())
+            self.models[-1].append((examples, of))
+
+        def seed(self, report: SeedReport) -> None:
+            self.models.append([])
+
+        def step(self, report: StepReport) -> None:
+            self.models.append([])
+
+    name = f"slow_{next(_NUMBERS)}"
+    task = {"name": "a", "evaluator": "function", "function": f"{name}:score", "batch": batch}
+    runs = {"serial": {}, "process": {"executor": "process", "workers": workers}}
+    for executor, more in runs.items():
+        file = write_run(
+            tmp_path,
+            pool=executor,
+            tasks=[task],
+            **more,
+            budget=3,
+            in_flight=2,
+        )
+        (tmp_path / f"{name}.py").write_text(_SLOW)
+        watcher = Watcher()
+        evolve(file, progress=watcher)
+        assert watcher.threads == {threading.get_ident()}
+        told = watcher.models[0]
+        assert len(told) >= 3, executor
+        assert told == sorted(set(told))
+        assert {of for _, of in told} == {10}
+        # A second of scoring, and a message each fifth of it at most.
+        assert executor == "serial" or all(len(one) <= 10 for one in watcher.models)
+    assert contents(tmp_path / "serial") == contents(tmp_path / "process")
 
 
 @pytest.mark.parametrize(

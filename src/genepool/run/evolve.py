@@ -180,6 +180,12 @@ def _executor(
         from genepool.run.executors.process import ProcessExecutor
 
         workers = config.workers or min(available_threads(), config.in_flight)
-        files = stamps(inputs.checkpoints)
-        return ProcessExecutor(inputs.run, workers, files, as_exported=as_exported)
+        return ProcessExecutor(
+            inputs.run,
+            workers,
+            stamps(inputs.checkpoints),
+            progress.asked,
+            inputs.blocks,
+            as_exported=as_exported,
+        )
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

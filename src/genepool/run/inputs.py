@@ -60,6 +60,15 @@ class Inputs:
     guard_examples: Examples | None
     kind: Literal["recipe", "vector"]
 
+    @property
+    def blocks(self) -> NDArray[np.int64] | None:
+        """int64[N], the block of each example where a question may be asked block by block, for
+        somebody who watches; None where all of it is one call."""
+        examples = self.examples
+        if examples.blocks is None and all(isinstance(task, Blocked) for task in self.tasks):
+            return np.arange(examples.size, dtype=np.int64)
+        return examples.blocks
+
 
 def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
     """Open the seeds and check that they fit together.

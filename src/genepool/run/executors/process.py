@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -33,7 +33,7 @@ from genepool.messages import at, cause
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.restart import RESTARTED
-from genepool.run.executors.scorer import Part
+from genepool.run.executors.scorer import Part, in_parts
 from genepool.run.run_file import Given, Run, resolve
 from genepool.threads import available_threads
 
@@ -53,6 +53,8 @@ class _Job:
     request: bytes = b""
     reply: bytes = b""
     started: bool = False
+    # Examples that have been asked so far.
+    known: int = 0
     answer: Evaluation | BaseException | None = None
 
 
@@ -60,7 +62,14 @@ class ProcessExecutor:
     """Scores in worker processes on this machine."""
 
     def __init__(
-        self, run: Run, workers: int, seeds: Stamps | None = None, *, as_exported: bool = True
+        self,
+        run: Run,
+        workers: int,
+        seeds: Stamps | None = None,
+        asked: Callable[[int, int], None] | None = None,
+        blocks: NDArray[np.int64] | None = None,
+        *,
+        as_exported: bool = True,
     ) -> None:
         """Start the workers; each builds its own live model.
 
@@ -68,8 +77,13 @@ class ProcessExecutor:
             run: the run file, which each worker opens again.
             workers: number of processes, at least 1.
             seeds: the files of the seeds that each worker must find; None: whatever is there.
+            asked: told now and then how many examples were asked, of how many, of the model whose
+                result is waited for.
+            blocks: int64[N] of the examples, see `Examples`; a question is asked in parts of these.
             as_exported: as `Scorer` takes it.
         """
+        self._asked = asked
+        self._blocks = blocks
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: dict[int, _Job] = {}
         self._ready = threading.Condition()
@@ -105,7 +119,7 @@ class ProcessExecutor:
 
     def result(self, step: int) -> Evaluation:
         """Wait for a job."""
-        answer = self._wait(self._jobs[step])
+        answer = self._wait(self._jobs[step], self._asked)
         del self._jobs[step]
         return answer
 
@@ -155,11 +169,16 @@ class ProcessExecutor:
         for process, _ in self._workers:
             process.join(timeout=5)
 
-    def _wait(self, job: _Job) -> Evaluation:
-        with self._ready:
-            # Waking up now and then lets Ctrl-C through.
-            while job.answer is None and self._failed is None:
-                self._ready.wait(_POLL)
+    def _wait(self, job: _Job, asked: Callable[[int, int], None] | None = None) -> Evaluation:
+        told = 0
+        while job.answer is None and self._failed is None:
+            with self._ready:
+                # Waking up now and then lets Ctrl-C through.
+                if job.answer is None and self._failed is None:
+                    self._ready.wait(_POLL)
+            if asked is not None and job.known > told:
+                told = job.known
+                asked(told, job.plan.scores.size)
         if isinstance(job.answer, Evaluation):
             return job.answer
         raise job.answer or self._failed or RuntimeError("a job ended without an answer")
@@ -168,7 +187,7 @@ class ProcessExecutor:
         while (job := self._queue.get()) is not None:
             job.started = True
             try:
-                answer: Evaluation | BaseException = _conduct(job, connection)
+                answer: Evaluation | BaseException = _conduct(job, connection, self._blocks)
             except (EOFError, OSError):
                 if self._closing:
                     return
@@ -187,15 +206,21 @@ class ProcessExecutor:
             self._ready.notify_all()
 
 
-def _conduct(job: _Job, connection: Connection) -> Evaluation:
+def _conduct(job: _Job, connection: Connection, blocks: NDArray[np.int64] | None) -> Evaluation:
     """Ask a worker what a job's plan wants to know."""
     started = time.perf_counter()
     error = _ask(connection, b"load" + encode(job.genome))
     while isinstance(error, bytes) and not job.plan.done:
-        block = job.plan.next()
-        error = _ask(connection, _KINDS[job.part] + block.astype("<i8").tobytes())
-        if isinstance(error, bytes):
-            job.plan.record(block, np.frombuffer(error, dtype="<f4").astype(np.float32))
+        indices = job.plan.next()
+        scores = np.empty(indices.size, dtype=np.float32)
+        for part in in_parts(indices, blocks if job.part == "train" else None):
+            error = _ask(connection, _KINDS[job.part] + indices[part].astype("<i8").tobytes())
+            if not isinstance(error, bytes):
+                break
+            scores[part] = np.frombuffer(error, dtype="<f4")
+            job.known += part.size
+        else:
+            job.plan.record(indices, scores)
     if isinstance(error, bytes) and job.request:
         error = _ask(connection, job.request)
         job.reply = error if isinstance(error, bytes) else b""

@@ -25,6 +25,26 @@ Part = Literal["train", "held-out", "guard"]
 _PARTS = 20
 
 
+def in_parts(
+    indices: NDArray[np.int64], blocks: NDArray[np.int64] | None
+) -> list[NDArray[np.int64]]:
+    """What is asked, in a few parts, so that somebody can watch; the scores are the same.
+
+    Args:
+        indices: int64[n] of examples.
+        blocks: int64[N] of all examples, see `Examples`; None asks everything at once.
+
+    Returns:
+        places in `indices`, int64 each: all of them, whole blocks together.
+    """
+    if blocks is None:
+        return [np.arange(indices.size)]
+    asked = blocks[indices]
+    numbers = np.unique(asked)
+    parts = np.array_split(numbers, max(1, min(numbers.size, _PARTS)))
+    return [np.flatnonzero(np.isin(asked, part)) for part in parts]
+
+
 class Scorer:
     """Scores genomes. Building one builds the live model; each `load` fills it in one pass."""
 
@@ -94,28 +114,14 @@ class Scorer:
         done, total = 0, plan.scores.size
         while not plan.done:
             indices = plan.next()
-            blocks = self._inputs.examples.blocks
-            if self._asked is None or blocks is None:
-                scores = self.score(indices)
-                done += indices.size
+            scores = np.empty(indices.size, dtype=np.float32)
+            blocks = None if self._asked is None else self._inputs.blocks
+            for part in in_parts(indices, blocks):
+                scores[part] = self.score(indices[part])
+                done += part.size
                 if self._asked is not None:
                     self._asked(done, total)
-            else:
-                scores = np.empty(indices.size, dtype=np.float32)
-                for part in self._parts(indices, blocks):
-                    scores[part] = self.score(indices[part])
-                    done += part.size
-                    self._asked(done, total)
             plan.record(indices, scores)
-
-    def _parts(
-        self, indices: NDArray[np.int64], blocks: NDArray[np.int64]
-    ) -> list[NDArray[np.int64]]:
-        """What is asked, in a few parts for who watches; the scores are the same."""
-        asked = blocks[indices]
-        numbers = np.unique(asked)
-        parts = np.array_split(numbers, min(numbers.size, _PARTS))
-        return [np.flatnonzero((asked >= part[0]) & (asked <= part[-1])) for part in parts]
 
     def score(self, indices: NDArray[np.int64], part: Part = "train") -> NDArray[np.float32]:
         """Score the loaded genome.
