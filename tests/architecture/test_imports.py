@@ -9,14 +9,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import genepool
-
-PACKAGE = Path(genepool.__file__).parent
+from tests.architecture.source import PACKAGE, all_files, called, nodes
 
 # A room may use itself and every room above it in this list.
 ROOMS = [
@@ -108,48 +107,40 @@ class Import:
         return parts[1] if parts[0] == "genepool" and len(parts) > 1 else None
 
 
-def importing(tree: ast.AST, file: str, package: list[str], at_once: bool) -> Iterator[Import]:
-    """Every import below a node, also those in functions and for type checkers only."""
-    for node in ast.iter_child_nodes(tree):
-        inside = at_once and not isinstance(
-            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-        )
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            inside = False
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield Import(file, node.lineno, name.name, inside)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            module = ".".join(part for part in (base, node.module) if part)
-            for name in node.names:
-                yield Import(file, node.lineno, f"{module}.{name.name}", inside)
-        elif (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func).endswith("import_module")
-            and isinstance(node.args[0], ast.Constant)
-        ):
-            yield Import(file, node.lineno, str(node.args[0].value), inside)
-        yield from importing(node, file, package, inside)
-
-
-def all_files() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def importing(node: ast.AST, file: str, package: list[str], at_once: bool) -> Iterator[Import]:
+    """Every import in a node, also those in functions and for type checkers only."""
+    late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    if late or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+        at_once = False
+    elif isinstance(node, ast.Import):
+        for name in node.names:
+            yield Import(file, node.lineno, name.name, at_once)
+    elif isinstance(node, ast.ImportFrom):
+        base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+        module = ".".join(part for part in (base, node.module) if part)
+        for name in node.names:
+            yield Import(file, node.lineno, f"{module}.{name.name}", at_once)
+    elif (
+        isinstance(node, ast.Call)
+        and called(node).endswith("import_module")
+        and isinstance(node.args[0], ast.Constant)
+    ):
+        yield Import(file, node.lineno, str(node.args[0].value), at_once)
+    for inner in ast.iter_child_nodes(node):
+        yield from importing(inner, file, package, at_once)
 
 
 def relative(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
+@cache
 def imports() -> list[Import]:
     found: list[Import] = []
     for path in all_files():
         package = ["genepool", *path.relative_to(PACKAGE).parent.parts]
-        found += importing(ast.parse(path.read_text("utf-8")), relative(path), package, True)
+        found += importing(nodes(path)[0], relative(path), package, True)
     return found
-
-
-IMPORTS = imports()
 
 
 def room_of(file: str) -> str:
@@ -157,15 +148,15 @@ def room_of(file: str) -> str:
 
 
 def test_every_import_is_seen() -> None:
-    files = {one.file for one in IMPORTS}
+    files = {one.file for one in imports()}
     assert {"core/competition.py", "checkpoints/layout.py", "tasks/task.py"} <= files
-    assert any(not one.at_once for one in IMPORTS)
+    assert any(not one.at_once for one in imports())
     assert {room_of(relative(path)) for path in all_files()} <= {*ROOMS, *BESIDE, *COMMON}
 
 
 def test_imports_point_one_way() -> None:
     wrong: list[str] = []
-    for one in IMPORTS:
+    for one in imports():
         here, target = room_of(one.file), one.room
         if here in COMMON:
             allowed = COMMON - {here} if here != "errors" else set[str]()
@@ -183,7 +174,7 @@ def test_imports_point_one_way() -> None:
 def test_core_and_strategies_are_pure(room: str) -> None:
     ours = ("genepool.core", "genepool.strategies", *(f"genepool.{name}" for name in COMMON))
     wrong: list[str] = []
-    for one in IMPORTS:
+    for one in imports():
         also = STRATEGIES_MAY.get(one.file, set[str]())
         wanted = one.top in also or any(one.module.startswith(name) for name in also)
         # A package that not everyone has is imported late.
@@ -192,9 +183,9 @@ def test_core_and_strategies_are_pure(room: str) -> None:
         if room_of(one.file) == room and one.top not in PURE and not one.module.startswith(ours):
             wrong.append(str(one))
     for path in (PACKAGE / room).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
-                name = ast.unparse(node.func).replace("numpy.", "np.")
+                name = called(node).replace("numpy.", "np.")
                 if name in IMPURE or (name.startswith("np.random.") and name not in RANDOM):
                     wrong.append(f"{relative(path)}:{node.lineno} calls {name}")
     assert not wrong
@@ -217,7 +208,7 @@ def file_of(module: str) -> str | None:
 def graph(at_once: bool) -> dict[str, set[str]]:
     """What each file imports of the others."""
     edges: dict[str, set[str]] = {relative(path): set() for path in all_files()}
-    for one in IMPORTS:
+    for one in imports():
         target = file_of(one.module)
         if (one.at_once or not at_once) and target is not None and target != one.file:
             edges[one.file].add(target)
@@ -234,12 +225,12 @@ def test_no_imports_go_in_circles() -> None:
 
 
 def test_torch_stays_where_it_is_needed() -> None:
-    assert {one.file for one in IMPORTS if one.top == "torch"} <= TORCH
+    assert {one.file for one in imports() if one.top == "torch"} <= TORCH
 
 
 @pytest.mark.parametrize("package", ALONE)
 def test_other_heavy_packages_have_one_file_each(package: str) -> None:
-    files = {one.file for one in IMPORTS if one.top == package}
+    files = {one.file for one in imports() if one.top == package}
     # In `checkpoints`, which builds no live models, transformers unpacks GGUF files and says what
     # a configuration stands for. The pictures demo trains its seeds, which nothing else does.
     early = {"checkpoints/files/gguf.py", "checkpoints/model_files/built.py"}
@@ -247,24 +238,26 @@ def test_other_heavy_packages_have_one_file_each(package: str) -> None:
 
 
 def test_numba_is_loaded_by_compiled_code_alone() -> None:
-    loading = {one.file for one in IMPORTS if one.at_once and one.top in {"numba", "llvmlite"}}
+    loading = {one.file for one in imports() if one.at_once and one.top in {"numba", "llvmlite"}}
     edges = graph(at_once=True)
     while more := {file for file, targets in edges.items() if targets & loading} - loading:
         loading |= more
     assert loading <= COMPILED
 
 
-# Files that load something heavy as they are imported.
-HEAVY = {one.file for one in IMPORTS if one.at_once and one.top in {"torch", *ALONE}}
+@cache
+def heavy_files() -> set[str]:
+    """Files that load something heavy as they are imported."""
+    return {one.file for one in imports() if one.at_once and one.top in {"torch", *ALONE}}
 
 
 def test_heavy_files_are_imported_late() -> None:
-    modules = ["genepool." + file[:-3].replace("/", ".") for file in HEAVY]
+    modules = ["genepool." + file[:-3].replace("/", ".") for file in heavy_files()]
     loud = [
         str(one)
-        for one in IMPORTS
+        for one in imports()
         if one.at_once
-        and one.file not in HEAVY
+        and one.file not in heavy_files()
         and any((one.module + ".").startswith(module + ".") for module in modules)
     ]
     assert not loud
@@ -272,9 +265,9 @@ def test_heavy_files_are_imported_late() -> None:
 
 def test_nothing_is_pickled() -> None:
     banned = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    wrong = [str(one) for one in IMPORTS if one.top in banned]
+    wrong = [str(one) for one in imports() if one.top in banned]
     for path in all_files():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 value = node.value
                 if not (isinstance(value, ast.Constant) and value.value is False):
@@ -288,10 +281,10 @@ def test_house_rules_that_can_be_read_off_the_code() -> None:
         text = path.read_text("utf-8")
         if text.count("\n") > LINES:
             wrong.append(f"{relative(path)} has {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(path):
             # Asking whether the platform has something is not guessing at interfaces.
             if isinstance(node, ast.Call) and (
-                ast.unparse(node.func) == "hasattr" and ast.unparse(node.args[0]) != "os"
+                called(node) == "hasattr" and ast.unparse(node.args[0]) != "os"
             ):
                 wrong.append(f"{relative(path)}:{node.lineno} calls hasattr")
             if isinstance(node, ast.Assert) and room_of(relative(path)) != "testing":
@@ -332,7 +325,7 @@ def test_all_other_files_load_nothing_heavy() -> None:
     quiet = [
         "genepool." + relative(path)[:-3].replace("/", ".").removesuffix(".__init__")
         for path in all_files()
-        if relative(path) not in HEAVY | COMPILED | {"__init__.py", "__main__.py"}
+        if relative(path) not in heavy_files() | COMPILED | {"__init__.py", "__main__.py"}
     ]
     assert len(quiet) > 30
     heavy = {"torch", "numba", "llvmlite", *ALONE}

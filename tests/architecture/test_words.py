@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.source import PACKAGE, all_files, nodes
+
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "src/genepool"
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "examples/README.md"]
 
 # What was said, and what is said now.
@@ -44,15 +45,14 @@ def printed(path: Path) -> tuple[tuple[int, str], ...]:
 
 
 def _printed(path: Path) -> Iterator[tuple[int, str]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             decorators = [ast.unparse(each) for each in getattr(node, "decorator_list", ())]
             if not any("command" in each for each in decorators):
                 hidden.add(id(body[0].value))
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
             if id(node) not in hidden and " " in text.strip() and not SQL.match(text):
@@ -62,8 +62,8 @@ def _printed(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize(("word", "now"), GIVEN_UP.items())
 def test_words_that_were_given_up_are_not_printed(word: str, now: str) -> None:
     found = [
-        f"{path.relative_to(ROOT)}:{line}: {text.strip()[:80]!r} (say: {now})"
-        for path in sorted(SOURCE.rglob("*.py"))
+        f"{path.relative_to(PACKAGE)}:{line}: {text.strip()[:80]!r} (say: {now})"
+        for path in all_files()
         # What writes a task, a strategy or an executor reads the words of the code.
         if "testing" not in path.parts
         for line, text in printed(path)
@@ -93,16 +93,15 @@ DOCSTRINGS = {
 
 def test_docstrings_hold_no_words_that_were_given_up() -> None:
     found: list[str] = []
-    for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-            text = (ast.get_docstring(node) or "") if isinstance(node, kinds) else ""
-            text = re.sub(r"`[^`]*`", "", text)
-            found += [
-                f"{path.relative_to(ROOT)}: {hit[0]!r} (say: {now})"
-                for word, now in DOCSTRINGS.items()
-                for hit in re.finditer(word, text, re.IGNORECASE)
-                # Of a chart, whose axes are axes.
-                if path.name != "graphics.py"
-            ]
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for path in all_files():
+        texts = [ast.get_docstring(node) or "" for node in nodes(path) if isinstance(node, kinds)]
+        said = "\n\n".join(re.sub(r"`[^`]*`", "", text) for text in texts)
+        found += [
+            f"{path.relative_to(PACKAGE)}: {hit[0]!r} (say: {now})"
+            for word, now in DOCSTRINGS.items()
+            # Of a chart, whose axes are axes.
+            if path.name != "graphics.py"
+            for hit in re.finditer(word, said, re.IGNORECASE)
+        ]
     assert not found

@@ -15,7 +15,8 @@ import yaml
 import genepool
 from genepool.checkpoints.layout import PRESETS
 from genepool.errors import ConfigError
-from genepool.run.run_file import RunConfig, load_run, resolve
+from genepool.run.file.run_settings import RunConfig
+from genepool.run.run_file import load_run, resolve
 from genepool.strategies.by_name import find_strategy
 from tests.cli import run_cli
 from tests.runs import write_run

@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel
 
 import genepool
-from genepool.run.run_file import RunConfig, load_run
+from genepool.run.file.run_settings import RunConfig
+from genepool.run.run_file import load_run
 from genepool.ui import docs
 from tests.cli import run_cli
 

@@ -23,7 +23,8 @@ from genepool.errors import (
 )
 from genepool.materialise.gram import load_or_build_gram
 from genepool.models.kinds import kind_of
-from genepool.run.run_file import Run, TaskOptions
+from genepool.run.file.run_settings import TaskOptions
+from genepool.run.run_file import Run
 from genepool.strategies.problem import Problem
 from genepool.tasks.task import Batched, Blocked, Labelled, Remarking, Task
 

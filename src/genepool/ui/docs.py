@@ -20,8 +20,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import genepool
+from genepool.checkpoints.seed_options import SeedOptions
 from genepool.models.build import ModelOptions
-from genepool.run.run_file import RunConfig, SeedOptions, TaskOptions
+from genepool.run.file.run_settings import RunConfig, TaskOptions
 from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.map_elites import Measure
 from genepool.tasks.lm_eval.evaluator import GenerationOptions

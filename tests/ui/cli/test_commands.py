@@ -22,7 +22,7 @@ from genepool.core.genome import express
 from genepool.core.slerp import ANGLES
 from genepool.pool.members import describe
 from genepool.pool.reader import Pool
-from genepool.run.run_file import RunConfig
+from genepool.run.file.run_settings import RunConfig
 from genepool.ui.cli.main import cli
 from tests.cli import run_cli
 from tests.runs import contents, write_run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click import Option
 
-from genepool.run.run_file import RunConfig
+from genepool.run.file.run_settings import RunConfig
 from genepool.ui.cli.main import cli
 from genepool.ui.report.comparison_page import (
     comparison_figure,

@@ -1,0 +1,149 @@
+"""The settings of a run file: default, range, help and type of each stand on its field here.
+
+The command line, the schema and docs/run-file.md are made from them. A strategy, an evaluator, a
+seed and the live model have their own options where they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.checkpoints.seed_options import Chromosomes, SeedOptions
+from genepool.models.build import ModelOptions
+from genepool.settings import Section
+
+
+class StrategyEntry(BaseModel):
+    """A strategy: its name; its own options stand beside it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str = Field(default="m2n2", description="This strategy makes the children.")
+
+
+class TaskOptions(BaseModel):
+    """A task: what every evaluator shares; its own options stand beside these."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str = Field(min_length=1, description="The task is called so.")
+    evaluator: str = Field(description="This evaluator scores it.")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="The task weighs so much; by default all weigh equally, of whatever size.",
+    )
+    guard: bool = Field(
+        default=False,
+        description="Nobody competes for this task, but a child whose mean score on it falls "
+        "below the best seed's, less 'tolerance', is not admitted.",
+    )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="On a guard a child's mean score may fall so far below the best seed's.",
+    )
+
+
+class RunConfig(Section):
+    """A run file."""
+
+    pool: str = Field(min_length=1, description="The population lives in this directory.")
+    seeds: list[str | SeedOptions] = Field(
+        min_length=1, description="The run starts from these checkpoints."
+    )
+    partial: bool = Field(
+        default=False,
+        description="The seeds may share only part of their tensors: what all hold under one name "
+        "and in one shape evolves, and all else comes from the first seed.",
+    )
+    vocabulary: Literal["same", "common"] = Field(
+        default="same",
+        description="With 'same', seeds whose tokenizers differ are refused; with 'common', the "
+        "rows of the tokens that are the same in all seeds, from id 0 on, are merged, and the "
+        "further rows come from the first seed.",
+    )
+    tasks: list[TaskOptions] = Field(min_length=1, description="Members are scored on these.")
+    strategy: StrategyEntry = Field(
+        default=StrategyEntry(), description="It says how children are made and which survive."
+    )
+    model: ModelOptions = Field(default=ModelOptions(), description="Children live in this model.")
+    components: dict[str, str] = Field(
+        default={},
+        description="A component of a pipeline that is named here evolves ('evolve'), or comes as "
+        "it is from the seed whose name stands behind it. The denoiser (U-Net or transformer) "
+        "evolves unless others are named that do; what is not named comes from the first seed.",
+    )
+    chromosomes: Chromosomes = Field(
+        default={},
+        description="A name stands for the tensors that fit the patterns behind it, and these have "
+        "split points of their own; the word `attention` stands for all attention layers and "
+        "everything else. A pattern is one of file names (`*.mlp.*`), or after `re:` a regular "
+        "expression for a whole name, without look-around and back-references.",
+    )
+    budget: int = Field(default=1000, ge=0, le=10**9, description="So many children are scored.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The random seed decides all draws.")
+    in_flight: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="So many children are proposed before the oldest is absorbed; the paper has 1.",
+    )
+    early_stop: bool = Field(
+        default=True,
+        description="A child is scored no further once its rejection is certain (lossless).",
+    )
+    track_held_out: bool = Field(
+        default=False, description="Every new champion is also scored on the held-out examples."
+    )
+    executor: Literal["serial", "process"] = Field(
+        default="serial",
+        description="Children are scored in this process, one at a time, or in worker processes.",
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="There are so many workers; 0 means as many as cores, at most 'in_flight'.",
+    )
+
+    @property
+    def evolving(self) -> tuple[str, ...]:
+        """The components of a pipeline that are said to evolve."""
+        return tuple(name for name, value in self.components.items() if value == EVOLVE)
+
+    @property
+    def whole(self) -> dict[str, str]:
+        """Component -> the name of the seed that it is taken from as it is."""
+        return {name: value for name, value in self.components.items() if value != EVOLVE}
+
+    @property
+    def contested(self) -> list[TaskOptions]:
+        """The tasks that members compete for, in order; at least one."""
+        return [task for task in self.tasks if not task.guard]
+
+    @property
+    def guards(self) -> list[TaskOptions]:
+        """The guard tasks, in order."""
+        return [task for task in self.tasks if task.guard]
+
+    @property
+    def named_seeds(self) -> tuple[SeedOptions, ...]:
+        """The seeds with their names filled in; equal names get a number."""
+        out: list[SeedOptions] = []
+        for entry in self.seeds:
+            seed = SeedOptions(path=entry) if isinstance(entry, str) else entry
+            name = seed.name or Path(seed.path).name.removesuffix(".safetensors") or seed.path
+            taken = {other.name for other in out}
+            unique, number = name, 2
+            while unique in taken:
+                unique, number = f"{name}-{number}", number + 1
+            out.append(seed.model_copy(update={"name": unique}))
+        return tuple(out)
