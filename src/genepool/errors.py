@@ -47,6 +47,10 @@ class PoolError(GenepoolError):
     """A pool cannot be opened, read or written."""
 
 
+class PoolWarning(UserWarning):
+    """A pool can be read, and something that was written to it is not there."""
+
+
 class WriteError(GenepoolError):
     """A file cannot be written: no space, no permission, or no such directory."""
 

@@ -9,12 +9,15 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import genepool
+from genepool.errors import PoolWarning
 from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
@@ -90,19 +93,20 @@ def test_a_damaged_pool_is_read_as_it_was_or_not_at_all(
     assert refused > (count if damage is _zero else 0)
 
 
-LOGS: dict[str, tuple[Callable[[bytes, int], bytes], bool]] = {
-    "whole": (lambda log, _: log, False),
-    "a bit in the first frame": (lambda log, _: flipped(log, 32 + 24 + 100), True),
-    "a bit in the middle": (lambda log, frame: flipped(log, 32 + 2 * frame + 500), True),
-    "a bit of a salt": (lambda log, _: flipped(log, 18), True),
-    "a bit of the page size": (lambda log, _: flipped(log, 10), True),
-    "a bit of the head's magic": (lambda log, _: flipped(log, 3), True),
-    "a block of zeros": (lambda log, frame: zeroed(log, 32 + frame, 4096), True),
-    "a head of zeros": (lambda log, _: zeroed(log, 0, 32), True),
+DAMAGED = "the pool's log was damaged"
+LOGS: dict[str, tuple[Callable[[bytes, int], bytes], str]] = {
+    "whole": (lambda log, _: log, ""),
+    "a bit in the first frame": (lambda log, _: flipped(log, 32 + 24 + 100), DAMAGED),
+    "a bit in the middle": (lambda log, frame: flipped(log, 32 + 2 * frame + 500), DAMAGED),
+    "a bit of a salt": (lambda log, _: flipped(log, 18), DAMAGED),
+    "a bit of the page size": (lambda log, _: flipped(log, 10), DAMAGED),
+    "a bit of the head's magic": (lambda log, _: flipped(log, 3), DAMAGED),
+    "a block of zeros": (lambda log, frame: zeroed(log, 32 + frame, 4096), DAMAGED),
+    "a head of zeros": (lambda log, _: zeroed(log, 0, 32), DAMAGED),
     # As a power cut leaves it: nothing that was whole is lost.
-    "cut within the last frame": (lambda log, frame: log[: len(log) // frame * frame - 9], False),
-    "cut within its head": (lambda log, _: log[:20], False),
-    "empty": (lambda log, _: b"", False),
+    "cut within the last frame": (lambda log, frame: log[: len(log) // frame * frame - 9], ""),
+    "cut within its head": (lambda log, _: log[:20], ""),
+    "empty": (lambda log, _: b"", "the pool was copied without"),
 }
 
 
@@ -131,14 +135,38 @@ def test_a_damaged_log_is_told(tmp_path: Path, case: str) -> None:
     with Pool(tmp_path / "pool") as living:
         assert not living.log_damaged
     writer.close()
-    with Pool(tmp_path / "copy") as pool:
-        assert pool.log_damaged == told
+    with pytest.warns(PoolWarning, match=told) if told else contextlib.nullcontext():
+        pool = Pool(tmp_path / "copy")
+    with pool:
+        assert pool.log_damaged == (told == DAMAGED)
         assert (pool.meta()["budget"] == 15) == (case == "whole")
-    code, out, errors = run_cli(["status", str(tmp_path / "copy")])
-    assert (code, "damaged: what was written" in out) == (0, told), errors
+        status = pool.status()
+    assert status["log_damaged"] == (told == DAMAGED)
+    assert status["log_missing"] == (bool(told) and told != DAMAGED)
+    for command in (
+        ["status"],
+        ["status", "--json"],
+        ["show", "best"],
+        ["report", "-o", str(tmp_path / "page.html")],
+        ["export", "-o", str(tmp_path / "champion")],
+        ["pack", "-o", str(tmp_path / "packed")],
+    ):
+        code, _, errors = run_cli([command[0], str(tmp_path / "copy"), *command[1:]])
+        assert (code, errors.count("note: ")) == (0, bool(told)), (command, errors)
+        assert told in errors
+        assert "Warning" not in errors
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        genepool.status(tmp_path / "copy")
+        genepool.show(tmp_path / "copy")
+        genepool.report(tmp_path / "copy", tmp_path / "page.html")
+        with genepool.Pool(tmp_path / "copy") as pool:
+            genepool.export(pool, "best", tmp_path / "exported", verify=False)
+    assert [one.category for one in found] == [PoolWarning] * 4 * bool(told)
     write_run(tmp_path, budget=6, pool="copy")
-    code, out, errors = run_cli(["evolve", str(tmp_path / "run.yaml")])
-    assert (code, "the pool's log was damaged" in out + errors) == (0, told), errors
+    code, _, errors = run_cli(["evolve", str(tmp_path / "run.yaml")])
+    assert (code, errors.count("note: ")) == (0, bool(told)), errors
+    assert told in errors
     with Pool(tmp_path / "copy") as pool:
         assert not pool.log_damaged
 

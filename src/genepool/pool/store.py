@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import warnings
 from collections.abc import Generator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from genepool.core.examples import Examples
-from genepool.errors import PoolError
+from genepool.errors import PoolError, PoolWarning
 from genepool.pool.database import DATABASE, check, connect, log_broken, reading
 from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of
 
@@ -23,7 +24,8 @@ _Self = TypeVar("_Self", bound="Store")
 class Store:
     """A pool's file, opened for reading.
 
-    What a pool was set up with is read once, what lives in it at every call.
+    What a pool was set up with is read once, what lives in it at every call. Whoever opens one that
+    lost something with its log is warned of it (`PoolWarning`).
 
     Attributes:
         log_damaged: whether SQLite's log was damaged when the file was opened: what came after the
@@ -48,6 +50,8 @@ class Store:
             undo.callback(self._connection.close)
             check(self._connection, self.path)
             self.log_damaged = log_broken(file)
+            if lost := self._lost():
+                warnings.warn(f"{self.path}: {lost}", PoolWarning, stacklevel=2)
             undo.pop_all()
 
     def close(self) -> None:
@@ -96,6 +100,11 @@ class Store:
     # What a pool was set up with
 
     @cached_property
+    def _at_opening(self) -> dict[str, Any]:
+        """As `meta`, read once."""
+        return self.meta()
+
+    @cached_property
     def header(self) -> Header:
         """What all members have in common; it never changes."""
         seeds = self._rows("SELECT name, path, digest FROM seeds ORDER BY position")
@@ -105,7 +114,7 @@ class Store:
         )
         entries = [TaskEntry(*row[:5], binary=bool(row[5])) for row in tasks]
         with reading(self.path):
-            return header_of(self.meta(), [Seed(*row) for row in seeds], entries)
+            return header_of(self._at_opening, [Seed(*row) for row in seeds], entries)
 
     def seeds(self) -> tuple[Seed, ...]:
         """The seeds, in order; seed k is member k."""
@@ -131,11 +140,25 @@ class Store:
         with reading(self.path):
             return {key: json.loads(value) for key, value in rows}
 
-    @property
+    @cached_property
     def log_missing(self) -> bool:
-        """Whether the file was copied without its log while a run was writing: the last minute, or
-        the last child, may be missing."""
+        """Whether what was opened had been copied without its log while a run was writing: the last
+        minute, or the last child, may be missing."""
         log = self.path / f"{DATABASE}-wal"
         # Reading makes an empty one.
         there = log.exists() and log.stat().st_size
-        return bool(self.meta().get("writing")) and not there
+        return bool(self._at_opening.get("writing")) and not there
+
+    def _lost(self) -> str:
+        """What is not there because of the log; nothing where all is well."""
+        if self.log_damaged:
+            return (
+                f"the pool's log was damaged: what was written to {DATABASE}-wal after the damage "
+                "is lost, and going on with the run makes it again"
+            )
+        if self.log_missing:
+            return (
+                f"the pool was copied without {DATABASE}-wal while a run was writing to it, so "
+                "that the latest children may be missing; `genepool pack` copies all"
+            )
+        return ""

@@ -86,11 +86,6 @@ def evolve(
     for notice in inputs.notices:
         watcher.notice(notice)
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
-        if pool.log_damaged:
-            watcher.notice(
-                f"{path}: the pool's log was damaged: what was written after the damage is lost, "
-                "and the run makes it again"
-            )
         watcher.stage("reading the seeds")
         pins = pins_of(inputs, cache or path)
         pool.watch = partial(_look, inputs)

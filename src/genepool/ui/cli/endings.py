@@ -8,11 +8,14 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import click
+
+from genepool.errors import PoolWarning
 
 
 def complain(*texts: str) -> None:
@@ -21,6 +24,25 @@ def complain(*texts: str) -> None:
 
     for text in texts:
         click.echo(f"genepool: {plain(text)}", err=True)
+
+
+@contextlib.contextmanager
+def telling() -> Generator[None, None, None]:
+    """What readers of pools are warned of is a line on standard error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PoolWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, PoolWarning):
+                from genepool.ui.terminal.console import plain
+
+                click.echo(f"note: {plain(str(message))}", err=True)
+            else:
+                others(message, category, *place)
+
+        warnings.showwarning = show
+        yield
 
 
 # What the system calls must outlive the function that registers it.

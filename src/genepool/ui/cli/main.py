@@ -18,7 +18,7 @@ import click
 
 from genepool.errors import GenepoolError, RunFileErrors
 from genepool.ui.cli import checkpoint_commands, pool_commands, run_commands
-from genepool.ui.cli.endings import complain, tell_of_cut_files
+from genepool.ui.cli.endings import complain, tell_of_cut_files, telling
 from genepool.ui.cli.place import blame, mend_streams, silence
 
 
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = cli.main(args=arguments, prog_name="genepool", standalone_mode=False)
+        with telling():
+            code = cli.main(args=arguments, prog_name="genepool", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)

@@ -25,7 +25,6 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
     _facts(
         out,
         ("pool", plain(status["pool"])),
-        *_log(status),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
         *_failure(status["last_failure"]),
         ("examples", _saved(status)),
@@ -64,26 +63,6 @@ def _rule(*, scored_as_exported: bool) -> list[tuple[str, str]]:
         "same for float32 seeds)"
     )
     return [("scored", text)]
-
-
-def _log(status: dict[str, Any]) -> list[tuple[str, str]]:
-    if status["log_damaged"]:
-        return [
-            (
-                "log",
-                "damaged: what was written to pool.sqlite-wal after the damage is lost; going on "
-                "with the run makes it again",
-            )
-        ]
-    if status["log_missing"]:
-        return [
-            (
-                "log",
-                "missing: copied without pool.sqlite-wal while a run was writing, so that the "
-                "latest children may be missing too; `genepool pack` copies all",
-            )
-        ]
-    return []
 
 
 def _subsets(subsets: dict[str, Any] | None) -> list[tuple[str, str]]:
