@@ -64,6 +64,11 @@ def tiny_config(kind: str = "llama", **changes: Any) -> Any:
         )
     if kind == "gpt_neox":
         return transformers.GPTNeoXConfig(**{**llama, **changes})
+    if kind == "mamba":
+        return transformers.MambaConfig(
+            vocab_size=SIZE, hidden_size=16, state_size=4, num_hidden_layers=2,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0, **changes,
+        )  # fmt: skip
     if kind == "gpt2":
         return transformers.GPT2Config(
             vocab_size=SIZE, n_embd=16, n_layer=2, n_head=2, n_positions=64,

@@ -15,11 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from genepool.tasks.named_classes import NamedClasses
 
-__all__ = ["Environment", "Step", "Turn", "environment", "find_environment", "open_environment"]
+__all__ = [
+    "Environment",
+    "Remote",
+    "Step",
+    "Turn",
+    "environment",
+    "environment_names",
+    "find_environment",
+    "open_environment",
+]
 
 
 class Turn(NamedTuple):
@@ -88,7 +97,16 @@ class Environment(Protocol):
         ...
 
 
-Opener = Callable[[Any, Path], Environment]
+@runtime_checkable
+class Remote(Protocol):
+    """An environment that lives elsewhere; optional."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether several sessions may be asked at the same time, each from a thread of its own."""
+        ...
+
+
 _Class = TypeVar("_Class", bound=type[Any])
 _known = NamedClasses("environment", "genepool.environments")
 
@@ -114,6 +132,11 @@ def find_environment(name: str, directory: Path | None = None) -> type[Any]:
             or its module cannot be imported.
     """
     return _known.find(name, directory)
+
+
+def environment_names() -> tuple[str, ...]:
+    """The names that `find_environment` knows, sorted."""
+    return _known.names()
 
 
 def open_environment(

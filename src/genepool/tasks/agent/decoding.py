@@ -1,0 +1,142 @@
+"""What language models of transformers say next: replies that they write, and actions they rank."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+
+from genepool.errors import EvaluationError
+from genepool.messages import cause, pass_on
+from genepool.models.language import LanguageModel
+
+# Tokens that are ranked at once, at most, beside one prompt.
+_AT_ONCE = 4096
+
+
+def prompts(
+    tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str]]], start: str = ""
+) -> list[list[int]]:
+    """Token ids of conversations, by the tokenizer's chat template, up to where a reply begins.
+
+    Args:
+        tokenizer: of transformers. One without a chat template gets the roles before the texts.
+        conversations: chat messages of each.
+        start: what the reply begins with.
+
+    Raises:
+        EvaluationError: the chat template does not take such messages.
+    """
+    out: list[list[int]] = []
+    for messages in conversations:
+        if getattr(tokenizer, "chat_template", None):
+            try:
+                text = tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=True
+                )
+            except BaseException as error:
+                pass_on(error)
+                raise EvaluationError(
+                    f"the tokenizer's chat template cannot be used for agents: {cause(error)}"
+                ) from error
+            special = False
+        else:
+            lines = [f"{message['role']}: {message['content']}" for message in messages]
+            text, special = "\n\n".join([*lines, "assistant:"]) + (" " if start else ""), True
+        out.append(tokenizer(text + start, add_special_tokens=special)["input_ids"])
+    return out
+
+
+def endings(tokenizer: Any, actions: Sequence[str]) -> list[list[int]]:
+    """Token ids of actions as they follow the start of a reply, each at least one."""
+    found = [tokenizer(f" {one}", add_special_tokens=False)["input_ids"] for one in actions]
+    return [one or [tokenizer.pad_token_id or 0] for one in found]
+
+
+def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> list[str]:
+    """The likeliest continuation of each row of token ids, asked together, as text."""
+    if not rows:
+        return []
+    words = value.tokenizer
+    if words.pad_token_id is None:
+        raise EvaluationError("the tokenizer has no token to pad with, nor one that ends a text")
+    device = value.model.device
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), words.pad_token_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, length - len(row) :] = torch.tensor(row)
+        mask[at, length - len(row) :] = 1
+    found = value.model.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        max_new_tokens=limit,
+        do_sample=False,
+        pad_token_id=words.pad_token_id,
+    )
+    texts: list[str] = words.batch_decode(found[:, length:], skip_special_tokens=True)
+    return texts
+
+
+def likelihoods(value: LanguageModel, prompt: list[int], ends: Sequence[list[int]]) -> list[float]:
+    """The mean log-likelihood of each ending's tokens after a prompt.
+
+    The prompt is read once and the endings go on from there, a few at a time, in fixed groups.
+
+    Args:
+        value: the model.
+        prompt: token ids.
+        ends: token ids of each ending, at least one.
+    """
+    model, device = value.model, value.model.device
+    read: Any = model(input_ids=torch.tensor([prompt], device=device), use_cache=True)
+    first = torch.log_softmax(read.logits[0, -1].double(), dim=-1)
+    totals = [float(first[row[0]]) for row in ends]
+    length = max(map(len, ends))
+    # States of other kinds (of Mamba, say) do not go on in several ways: all is read again.
+    cache = getattr(read, "past_key_values", None)
+    if type(cache).__name__ != "DynamicCache":
+        cache = None
+    rows = max(1, _AT_ONCE // (length if cache is not None else length + len(prompt)))
+    for start in range(0, len(ends) if length > 1 else 0, rows):
+        group = ends[start : start + rows]
+        for at, more in enumerate(_rest(model, prompt, group, cache, device)):
+            totals[start + at] += more
+    return [total / len(row) for total, row in zip(totals, ends, strict=True)]
+
+
+def _rest(
+    model: Any, prompt: list[int], group: Sequence[list[int]], cache: Any, device: Any
+) -> list[float]:
+    """Sums of the log-likelihoods of all tokens but the first, which the prompt has answered for.
+
+    Args:
+        model: of transformers.
+        prompt: token ids, which the cache holds, if there is one.
+        group: token ids of endings.
+        cache: the model's state after the prompt, not changed; None reads the prompt again.
+        device: of the model.
+    """
+    length, known = max(map(len, group)), len(prompt)
+    ids = torch.zeros((len(group), known + length - 1), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(group):
+        text = torch.tensor(prompt + row[:-1])
+        ids[at, : len(text)] = text
+        mask[at, : len(text)] = 1
+    if cache is not None:
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(group))
+        ids = ids[:, known:]
+    logits = model(
+        input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache
+    ).logits[:, 1 - length :]
+    chances = torch.log_softmax(logits.double(), dim=-1)
+    totals: list[float] = []
+    for at, row in enumerate(group):
+        wanted = torch.tensor(row[1:], dtype=torch.int64, device=device)
+        found = chances[at, : len(row) - 1].gather(1, wanted[:, None])
+        totals.append(float(cast("Any", found.sum())))
+    return totals

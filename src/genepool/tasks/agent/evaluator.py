@@ -1,0 +1,281 @@
+"""The evaluator `agent`: scores for episodes against an environment."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genepool.documents import Unreadable, read_text
+from genepool.errors import ConfigError, EpisodeError
+from genepool.messages import at, cause, count, one_line, some
+from genepool.tasks.agent.environment import Environment, Remote, Turn, open_environment
+from genepool.tasks.agent.episode import CONTEXT, ROUNDS, STUCK, Episode, play
+from genepool.tasks.agent.options import AgentOptions
+from genepool.tasks.agent.policies import open_policy, opening
+from genepool.tasks.agent.sessions import Session
+from genepool.tasks.blocks import numbered, score_blocks
+from genepool.tasks.checks import checked_indices, content_digest, require_unique
+from genepool.tasks.stored import StoredTask
+from genepool.tasks.task import evaluator
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+# Tasks that are begun twice when a task opens, to see whether the environment repeats itself.
+_TWICE = 4
+# Sessions that are asked at the same time, where the environment allows it.
+_THREADS = 16
+# Tasks of an environment that are looked at.
+_MOST = 100_000
+# Bytes of a file with instructions.
+_LONGEST = 1 << 20
+
+
+@evaluator("agent")
+class Agent(StoredTask):
+    """Tasks in an environment, and what reward a model earns in each.
+
+    Episodes are played in fixed blocks, in lockstep. A broken environment is no model's fault: it
+    is tried again, and then the run stops. Where an episode begins or goes on otherwise than
+    before, the run stops too.
+    """
+
+    Options = AgentOptions
+
+    def __init__(self, options: AgentOptions, directory: Path) -> None:
+        """Look at all tasks: each is begun once, and a few twice.
+
+        Raises:
+            ConfigError: environment, policy or options are of no use.
+            EpisodeError: the environment is broken, has no such tasks, or does not repeat itself.
+        """
+        low, high = _scale(options)
+        self._options, self._low, self._high = options, low, high
+        self._policy = open_policy(options, directory)
+        self._opener = open_environment(options.environment, options.settings, directory)
+        self._sessions: list[Session] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._stop = threading.Event()
+        weakref.finalize(self, _close, self._sessions)
+        (session,) = self._ready(1)
+        remote, told = session.ask(_about)
+        if remote:
+            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="genepool-session")
+        instructions = told
+        if options.instructions is not None:
+            instructions = _read(directory / options.instructions)
+        self._opening = opening(instructions)
+        ids = _chosen(session.ask(lambda e: e.tasks(options.split)), options)
+        held_out: list[str] = []
+        if options.held_out_split is not None:
+            split = options.held_out_split
+            found = _bounded(session.ask(lambda e: e.tasks(split)), split)
+            held_out = list(found)[: options.held_out_limit]
+        require_unique([*ids, *held_out], f"environment '{one_line(options.environment)}'")
+        self._turns = self._looked_at([*ids, *held_out])
+        settings = (options.environment, options.rounds, options.score, low, high, options.batch)
+        digest = content_digest(
+            ["agent 1", repr(settings), self._policy.digest, str(len(ids)), instructions]
+            + [text for id, turn in self._turns.items() for text in (id, turn.text)]
+            + [repr(turn.actions) for turn in self._turns.values()]
+        )
+        super().__init__((*ids, *held_out), len(ids), digest)
+
+    @property
+    def binary(self) -> bool:
+        """Rewards may lie between."""
+        return False
+
+    @property
+    def blocks(self) -> Int64:
+        """See `Blocked`."""
+        return numbered(self._n, self._options.batch)
+
+    def score(self, model: Any, indices: Int64, *, held_out: bool = False) -> Float32:
+        """See `Task.score`.
+
+        Raises:
+            EvaluationError: the model cannot act.
+            EpisodeError: the environment is broken, does not repeat itself, or gives rewards off
+                the scale.
+        """
+        first, last = self._range(held_out)
+        positions = checked_indices(indices, last - first)
+
+        def block(rows: list[int]) -> Float32:
+            episodes = self._played(model, [first + row for row in rows])
+            return np.array([self._score(one) for one in episodes], dtype=np.float32)
+
+        return score_blocks(positions, last - first, self._options.batch, block)
+
+    # What people look at
+
+    def transcripts(
+        self, model: Any, indices: Int64, *, held_out: bool = False
+    ) -> list[Mapping[str, Any]]:
+        """See `Transcribed`."""
+        first, last = self._range(held_out)
+        positions: list[int] = checked_indices(indices, last - first).tolist()
+        found: dict[int, Mapping[str, Any]] = {}
+        for rows in self._blocks_of(positions, last - first):
+            for row, one in zip(rows, self._played(model, [first + r for r in rows]), strict=True):
+                found[row] = one.transcript(self._score(one))
+        return [found[position] for position in positions]
+
+    def measures(self, model: Any) -> Mapping[str, float]:
+        """See `Measured`: how many episodes were solved and how they ended, and their length.
+
+        Raises:
+            EvaluationError, EpisodeError: as `score`.
+        """
+        first, last = self._range(bool(self.held_out))
+        size = min(self._options.measured, last - first)
+        episodes: list[Episode] = []
+        for rows in self._blocks_of(range(size), last - first):
+            episodes += self._played(model, [first + row for row in rows])
+        if not episodes:
+            return {}
+        return {
+            "solved": _share(episodes, lambda one: self._score(one) >= 1),
+            "actions": float(np.mean([len(one.actions) for one in episodes])),
+            **{
+                f"ended by {why}": _share(episodes, lambda one, why=why: one.ended == why)
+                for why in (ROUNDS, CONTEXT, STUCK)
+            },
+        }
+
+    def _blocks_of(self, positions: Sequence[int], size: int) -> list[list[int]]:
+        batch = self._options.batch
+        numbers = sorted({position // batch for position in positions})
+        return [list(range(n * batch, min((n + 1) * batch, size))) for n in numbers]
+
+    # Playing
+
+    def _played(self, model: Any, places: Sequence[int]) -> list[Episode]:
+        turns = {self._ids[place]: self._turns[self._ids[place]] for place in places}
+        return play(
+            self._ready(len(turns)),
+            turns,
+            self._opening,
+            self._options.rounds,
+            lambda asked: self._policy.replies(model, asked),
+            self._at_once,
+        )
+
+    def _score(self, episode: Episode) -> float:
+        """An episode's score in [0, 1]; one in which nothing was done scores 0."""
+        if not episode.rewards:
+            return 0.0
+        how = self._options.score
+        rewards = episode.rewards
+        value = rewards[-1] if how == "final" else sum(rewards) if how == "sum" else max(rewards)
+        slack = 1e-9 * (self._high - self._low)
+        if not self._low - slack <= value <= self._high + slack:
+            raise EpisodeError(
+                f"task '{one_line(episode.id)}': its {how} reward is {value:g}, outside of the "
+                f"'scale' from {self._low:g} to {self._high:g}; give the scale on which the "
+                "environment rewards"
+            )
+        return min(1.0, max(0.0, (value - self._low) / (self._high - self._low)))
+
+    def _ready(self, number: int) -> list[Session]:
+        while len(self._sessions) < number:
+            self._sessions.append(Session(self._opener, self._options.patience, self._stop))
+        return self._sessions[:number]
+
+    def _at_once(self, calls: Sequence[Callable[[], Any]]) -> Sequence[Any]:
+        if self._pool is None:
+            return [call() for call in calls]
+        self._stop.clear()
+        asked = [self._pool.submit(call) for call in calls]
+        try:
+            return [one.result() for one in asked]
+        except BaseException:
+            # Nobody waits for what the others would still be told.
+            self._stop.set()
+            wait(asked)
+            raise
+
+    def _looked_at(self, ids: Sequence[str]) -> dict[str, Turn]:
+        """What each task begins with."""
+        found: dict[str, Turn] = {}
+        size = self._options.batch if self._pool is not None else 1
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size]
+            pairs = zip(self._ready(len(part)), part, strict=True)
+            turns = self._at_once([lambda s=s, id=id: s.begin(id) for s, id in pairs])
+            found.update(zip(part, turns, strict=True))
+        if self._policy.needs_actions:
+            missing = next((id for id, turn in found.items() if not turn.actions), None)
+            if missing is not None:
+                raise ConfigError(
+                    f"policy '{self._options.policy}' needs the admissible actions, and task "
+                    f"'{one_line(missing)}' begins without any; see whether the environment's "
+                    "settings can make it tell them, or take 'policy: generate'"
+                )
+        again = Session(self._opener, self._options.patience, self._stop)
+        try:
+            for id in ids[:_TWICE]:
+                again.begin(id, found[id])
+        finally:
+            again.close()
+        return found
+
+
+def _about(environment: Environment) -> tuple[bool, str]:
+    return isinstance(environment, Remote) and environment.remote, environment.instructions
+
+
+def _scale(options: AgentOptions) -> tuple[float, float]:
+    given = options.scale
+    if len(given) != 2 or not np.isfinite(given).all() or not given[0] < given[1]:
+        raise ConfigError(f"scale: expected [lo, hi] with lo below hi; got {given}")
+    return given[0], given[1]
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_text(path, _LONGEST)
+    except (Unreadable, OSError) as error:
+        raise ConfigError(f"instructions: {at(path)}: {cause(error)}") from error
+
+
+def _chosen(found: Sequence[str], options: AgentOptions) -> list[str]:
+    known = _bounded(found, options.split)
+    if options.ids is not None:
+        unknown = sorted(set(options.ids) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"ids: split '{one_line(options.split)}' has no {some(unknown, 4)}; it has "
+                f"{some(known, 4)}"
+            )
+        known = options.ids
+    chosen = list(known)[: options.limit]
+    if not chosen:
+        raise ConfigError(f"split '{one_line(options.split)}' has no tasks")
+    return chosen
+
+
+def _bounded(found: Sequence[str], split: str) -> Sequence[str]:
+    if len(found) > _MOST:
+        raise ConfigError(
+            f"split '{one_line(split)}' has {count(len(found), 'task')}, of which at most {_MOST} "
+            "can be looked at"
+        )
+    return [str(one) for one in found]
+
+
+def _share(episodes: Sequence[Episode], test: Callable[[Episode], bool]) -> float:
+    return sum(map(test, episodes)) / len(episodes)
+
+
+def _close(sessions: Sequence[Session]) -> None:
+    for session in sessions:
+        session.close()

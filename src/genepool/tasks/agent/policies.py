@@ -1,0 +1,192 @@
+"""Policies: how a model is made to act. One is chosen by name in the run file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, cast
+
+from genepool.errors import ConfigError, EvaluationError
+from genepool.messages import blamed, one_line, pass_on, shown
+from genepool.models.language import LanguageModel
+from genepool.models.live import Answering
+from genepool.models.user_code import load_function
+from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked, Policy, Reply
+from genepool.tasks.agent.options import AgentOptions
+
+# What comes before an action in a reply.
+ACTION = "Action:"
+
+
+def open_policy(options: AgentOptions, directory: Path) -> Policy:
+    """The policy that a run file names.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if options.policy == "generate":
+        return Generate(options.max_new_tokens, options.context)
+    if options.policy == "choose":
+        return Choose(options.context, tuple(options.leave_out), options.repeat)
+    if ":" in options.policy:
+        return Call(options.policy, load_function(options.policy, directory))
+    raise ConfigError(
+        f"policy: expected 'generate', 'choose' or a 'module:function' of yours; got "
+        f"'{one_line(options.policy)}'"
+    )
+
+
+def action_in(reply: str) -> str:
+    """The action in a reply ("Thought: ... Action: ..."): what follows the last "Action:"; all of
+    it where there is none."""
+    return reply.rpartition(ACTION)[2].strip()
+
+
+@dataclass(frozen=True)
+class Generate:
+    """The model writes a reply, always the likeliest token next.
+
+    Attributes:
+        max_new_tokens: of a reply, at most.
+        context: tokens of the conversation with room for a reply, at most.
+    """
+
+    max_new_tokens: int
+    context: int
+    needs_actions: bool = False
+
+    @property
+    def digest(self) -> str:
+        """See `Policy`."""
+        return f"generate 1 {self.max_new_tokens} {self.context}"
+
+    def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
+        """See `Policy`. The episodes are asked together, padded on the left."""
+        from genepool.tasks.agent import decoding
+
+        value = _language_model(model, "generate")
+        prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked])
+        replies = [Reply("", None, CONTEXT)] * len(asked)
+        going = [at for at, p in enumerate(prompts) if len(p) + self.max_new_tokens <= self.context]
+        with value.asked():
+            texts = decoding.continued(value, [prompts[at] for at in going], self.max_new_tokens)
+        for at, text in zip(going, texts, strict=True):
+            replies[at] = Reply(text, action_in(text))
+        return replies
+
+
+@dataclass(frozen=True)
+class Choose:
+    """The model takes the admissible action whose tokens have the highest mean log-likelihood.
+
+    Attributes:
+        context: tokens of the conversation with the action, at most.
+        leave_out: patterns of actions that are never chosen.
+        repeat: whether an action may be chosen twice in an episode.
+    """
+
+    context: int
+    leave_out: tuple[str, ...]
+    repeat: bool
+    needs_actions: bool = True
+
+    @property
+    def digest(self) -> str:
+        """See `Policy`."""
+        return f"choose 1 {self.context} {self.leave_out} {self.repeat}"
+
+    def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
+        """See `Policy`. Each episode is asked on its own; of equals the first is taken."""
+        from genepool.tasks.agent import decoding
+
+        value = _language_model(model, "choose")
+        prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked], ACTION)
+        replies: list[Reply] = []
+        with value.asked():
+            for one, prompt in zip(asked, prompts, strict=True):
+                actions = self._open_to(one)
+                if not actions:
+                    replies.append(Reply("", None, STUCK))
+                    continue
+                ends = decoding.endings(value.tokenizer, actions)
+                if len(prompt) + max(map(len, ends)) > self.context:
+                    replies.append(Reply("", None, CONTEXT))
+                    continue
+                likelihoods = decoding.likelihoods(value, prompt, ends)
+                best = max(range(len(actions)), key=lambda number: likelihoods[number])
+                replies.append(Reply(f"{ACTION} {actions[best]}", actions[best]))
+        return replies
+
+    def _open_to(self, asked: Asked) -> list[str]:
+        """Actions that may be chosen, each once."""
+        known: list[str] = []
+        for action in dict.fromkeys(asked.actions or ()):
+            again = not self.repeat and action in asked.taken
+            if not again and not any(fnmatchcase(action, one) for one in self.leave_out):
+                known.append(action)
+        return known
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of the user's acts.
+
+    Attributes:
+        name: of the function.
+        function: called with the model (and its tokenizer) and the episodes.
+    """
+
+    name: str
+    function: Callable[..., object]
+    needs_actions: bool = False
+
+    @property
+    def digest(self) -> str:
+        """See `Policy`; the function's name, not its code."""
+        return f"call 1 {self.name}"
+
+    def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
+        """See `Policy`."""
+        try:
+            if isinstance(model, Answering):
+                with model.asked():
+                    found: object = self.function(*model.arguments, list(asked))
+            else:
+                found = self.function(model, list(asked))
+        except EvaluationError:
+            raise
+        except BaseException as error:
+            pass_on(error)
+            raise EvaluationError(
+                f"policy '{self.name}' failed: {blamed(error, self.function)}"
+            ) from error
+        texts = list(cast("Sequence[object]", found)) if isinstance(found, (list, tuple)) else []
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if len(texts) != len(asked) or wrong is not None:
+            raise EvaluationError(
+                f"policy '{self.name}': expected a list of {len(asked)} actions as text; got "
+                f"{shown(cast('object', found) if wrong is None else wrong)}"
+            )
+        return [Reply(text, action_in(text)) for text in cast("list[str]", texts)]
+
+
+def _language_model(model: Any, policy: str) -> LanguageModel:
+    if isinstance(model, LanguageModel) and model.tokenizer is not None:
+        return model
+    got = "one without" if isinstance(model, LanguageModel) else type(model).__name__
+    raise EvaluationError(
+        f"policy '{policy}' needs a language model with a tokenizer; got {got}. With 'policy: "
+        "module:function' a function of yours makes models of other kinds act"
+    )
+
+
+def opening(instructions: str) -> tuple[Mapping[str, str], ...]:
+    """What is said before the first observation."""
+    if not instructions.strip():
+        return ()
+    return (
+        {"role": "user", "content": instructions},
+        {"role": "assistant", "content": "Ok."},
+    )

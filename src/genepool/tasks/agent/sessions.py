@@ -1,0 +1,188 @@
+"""Sessions that outlive their server: what breaks is opened anew and played up to where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from genepool.errors import EnvironmentDown, EpisodeError, GenepoolError
+from genepool.messages import cause, one_line, pass_on, shown
+from genepool.tasks.agent.environment import Environment, Step, Turn
+
+_Found = TypeVar("_Found")
+
+# Seconds until a broken environment is tried again, at first and at most.
+_FIRST, _LONGEST = 0.25, 30.0
+# Times that an environment is tried again that raised what it should not.
+_ERRORS = 2
+
+# Characters of an observation that are kept: what follows is cut off, and no model sees it.
+LONGEST_TEXT = 100_000
+# Admissible actions of one turn.
+_MOST_ACTIONS = 10_000
+
+
+class Session:
+    """One episode after another, whatever happens to the environment in between."""
+
+    def __init__(
+        self,
+        opener: Callable[[], Environment],
+        patience: float,
+        stop: threading.Event,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            opener: gives a new session.
+            patience: seconds for which a broken environment is tried again.
+            stop: set when nobody waits for the answer any longer.
+        """
+        self._opener = opener
+        self._patience = patience
+        self._stop = stop
+        self._environment: Environment | None = None
+        self._id = ""
+        self._first: Turn | None = None
+        self._played: list[tuple[str, Step]] = []
+
+    def ask(self, question: Callable[[Environment], _Found]) -> _Found:
+        """Ask about the environment itself, outside of any episode.
+
+        Raises:
+            EpisodeError: it has no answer, or did not answer for as long as there is patience.
+        """
+        self._first = None
+        return self._patiently(lambda: question(self._opened()))
+
+    def begin(self, id: str, expected: Turn | None = None) -> Turn:
+        """Begin an episode.
+
+        Args:
+            id: of a task.
+            expected: what it began with before; None where that is not known.
+
+        Raises:
+            EpisodeError: it begins otherwise this time, or the environment is broken.
+        """
+        self._id, self._first, self._played = id, expected, []
+
+        def reset() -> Turn:
+            turn = _sound_turn(self._opened().reset(id))
+            self._compare("begins", self._first, turn)
+            return turn
+
+        self._first = self._patiently(reset)
+        return self._first
+
+    def act(self, text: str) -> Step:
+        """Act in the episode that goes on.
+
+        Raises:
+            EpisodeError: the environment is broken, or does not repeat itself.
+        """
+        step = self._patiently(lambda: _sound(self._caught_up().step(text)))
+        self._played.append((text, step))
+        return step
+
+    def close(self) -> None:
+        """Give up the session, if one is open."""
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            with contextlib.suppress(Exception):
+                environment.close()
+
+    def _opened(self) -> Environment:
+        if self._environment is None:
+            self._environment = self._opener()
+        return self._environment
+
+    def _caught_up(self) -> Environment:
+        """The open session; or a new one, in which all that was played is played again."""
+        if self._environment is not None:
+            return self._environment
+        environment = self._opened()
+        self._compare("begins", self._first, _sound_turn(environment.reset(self._id)))
+        for number, (text, before) in enumerate(self._played):
+            what = f"goes on, after action {number + 1} ({one_line(text)}),"
+            self._compare(what, before, _sound(environment.step(text)))
+        return environment
+
+    def _compare(self, what: str, before: Turn | Step | None, now: Turn | Step) -> None:
+        if before is None or before == now:
+            return
+        raise EpisodeError(
+            f"task '{one_line(self._id)}' {what} otherwise than before: {_difference(before, now)}."
+            " The same task must always go the same way, or members are asked different things: "
+            "fix the environment's random seed, or leave the task out"
+        )
+
+    def _patiently(self, attempt: Callable[[], _Found]) -> _Found:
+        begin, pause, errors = time.monotonic(), _FIRST, 0
+        while True:
+            try:
+                return attempt()
+            except EnvironmentDown as error:
+                failure: Exception = error
+            except GenepoolError:
+                raise
+            except BaseException as error:
+                # Somebody else's code: whatever it raises, no model is to blame.
+                pass_on(error)
+                failure, errors = EnvironmentDown(f"it failed: {cause(error)}"), errors + 1
+            self.close()
+            left = self._patience - (time.monotonic() - begin)
+            if left <= 0 or errors > _ERRORS or self._stop.wait(min(pause, left)):
+                playing = f" in task '{one_line(self._id)}'" if self._first is not None else ""
+                raise EpisodeError(
+                    f"the environment is broken{playing}: {failure}. Nothing is lost: mend it and "
+                    "run the same command again"
+                ) from failure
+            pause = min(2 * pause, _LONGEST)
+
+
+def _sound_turn(turn: Turn) -> Turn:
+    """A turn as it is used; environments are mistrusted."""
+    text, actions = turn
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EnvironmentDown(f"expected an observation as text; got {shown(text)}")
+    if actions is not None:
+        if isinstance(actions, str) or len(actions) > _MOST_ACTIONS:
+            raise EpisodeError(f"expected at most {_MOST_ACTIONS} actions; got {shown(actions)}")
+        actions = tuple(actions)
+        wrong = next((one for one in actions if not isinstance(one, str)), None)  # pyright: ignore
+        if wrong is not None:
+            raise EnvironmentDown(f"expected actions as text; got {shown(wrong)}")
+    return Turn(text[:LONGEST_TEXT], actions)
+
+
+def _sound(step: Step) -> Step:
+    turn, reward, done = step
+    if isinstance(reward, bool) or not isinstance(reward, (int, float)):  # pyright: ignore
+        raise EnvironmentDown(f"expected a reward as a number; got {shown(reward)}")
+    if not math.isfinite(reward):
+        raise EpisodeError(f"expected a finite reward; got {reward}")
+    return Step(_sound_turn(turn), float(reward), bool(done))
+
+
+def _difference(before: Turn | Step, now: Turn | Step) -> str:
+    if isinstance(before, Step) and isinstance(now, Step):
+        if before.turn != now.turn:
+            return _difference(before.turn, now.turn)
+        return f"reward {before.reward} and done {before.done}, now {now.reward} and {now.done}"
+    if isinstance(before, Turn) and isinstance(now, Turn):
+        if before.text == now.text:
+            return f"the actions were {shown(before.actions)}, now {shown(now.actions)}"
+        pairs = enumerate(zip(before.text, now.text, strict=False))
+        shorter = min(len(before.text), len(now.text))
+        place = next((at for at, (a, b) in pairs if a != b), shorter)
+        start = max(0, place - 20)
+        return (
+            f"'...{one_line(before.text[start : place + 40])}' was "
+            f"'...{one_line(now.text[start : place + 40])}' this time"
+        )
+    return f"{shown(before)} and {shown(now)}"

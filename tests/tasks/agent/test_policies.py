@@ -1,0 +1,147 @@
+"""How language models act: the replies that they write, and the actions that they choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from genepool.errors import EvaluationError
+from genepool.models.language import LanguageModel
+from genepool.tasks.agent.decoding import endings, likelihoods, prompts
+from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
+from genepool.tasks.agent.policies import Choose, Generate
+from genepool.testing import check_task
+from tests.lms import tiny_config, write_tokenizer
+from tests.tasks.agent.test_agent import agent
+
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} = {% endfor %}"
+ACTIONS = ("go a b c", "go a b", "yes", "no", "look x y z")
+
+
+def language_model(folder: Path, kind: str = "llama", template: str | None = TEMPLATE) -> Any:
+    torch.manual_seed(0)
+    config = tiny_config(kind)
+    config._attn_implementation = "eager"
+    made: Any = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(8.0)
+    write_tokenizer(folder, template)
+    words: Any = transformers.AutoTokenizer.from_pretrained(str(folder), padding_side="left")
+    return LanguageModel(made.eval().requires_grad_(False), words, folder)
+
+
+def asked(text: str, *taken: str, actions: tuple[str, ...] | None = ACTIONS) -> Asked:
+    return Asked(({"role": "user", "content": text},), actions, taken)
+
+
+def by_hand(value: LanguageModel, prompt: list[int], row: list[int]) -> float:
+    """The mean log-likelihood of a row after a prompt, in one pass over both."""
+    with torch.inference_mode():
+        logits = value.model(input_ids=torch.tensor([prompt + row])).logits[0].double()
+    chances = torch.log_softmax(logits, dim=-1)
+    start = len(prompt) - 1
+    return float(np.mean([float(chances[start + at, token]) for at, token in enumerate(row)]))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt2", "mamba"])
+def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
+    kind: str, tmp_path: Path
+) -> None:
+    value = language_model(tmp_path, kind)
+    (prompt,) = prompts(value.tokenizer, [asked("1 + 2 = b").messages], "yes")
+    ends = endings(value.tokenizer, ACTIONS)
+    assert sorted({len(row) for row in ends}) == [1, 3, 4]
+    with torch.inference_mode():
+        found = likelihoods(value, prompt, ends)
+    expected = [by_hand(value, prompt, row) for row in ends]
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert len({round(one, 4) for one in found}) == len(found)
+
+
+def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    policy = Choose(100, (), repeat=True)
+    questions = [asked("1 + 2"), asked("b c d e f g"), asked("no")]
+    together = policy.replies(value, questions)
+    assert [policy.replies(value, [one])[0] for one in questions] == together
+    for one, reply in zip(questions, together, strict=True):
+        (prompt,) = prompts(value.tokenizer, [one.messages], "Action:")
+        ends = endings(value.tokenizer, ACTIONS)
+        best = int(np.argmax([by_hand(value, prompt, row) for row in ends]))
+        assert reply.action == ACTIONS[best] and reply.text == f"Action: {ACTIONS[best]}"
+
+
+def test_actions_are_left_out_and_not_repeated(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    (first,) = Choose(100, (), repeat=False).replies(value, [asked("1")])
+    assert first.action is not None
+    (second,) = Choose(100, (), repeat=False).replies(value, [asked("1", first.action)])
+    assert second.action not in {first.action, None}
+    (third,) = Choose(100, ("go *", "look *", "yes"), repeat=True).replies(value, [asked("1")])
+    assert third.action == "no"
+    (none,) = Choose(100, ("*",), repeat=True).replies(value, [asked("1")])
+    assert none.action is None and none.ended == STUCK
+    (unknown,) = Choose(100, (), repeat=True).replies(value, [asked("1", actions=None)])
+    assert unknown.ended == STUCK
+
+
+def test_an_episode_that_has_grown_too_long_ends(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    long = asked(" ".join("1" * 40))
+    for policy in (Choose(30, (), repeat=True), Generate(8, 30)):
+        short, ended = policy.replies(value, [asked("1 + 1"), long])
+        assert short.action is not None
+        assert ended.action is None and ended.ended == CONTEXT
+
+
+def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    (reply,) = Generate(6, 100).replies(value, [asked("1 + 2")])
+    (prompt,) = prompts(value.tokenizer, [asked("1 + 2").messages])
+    found = value.model.generate(
+        input_ids=torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0
+    )
+    text = value.tokenizer.decode(found[0, len(prompt) :], skip_special_tokens=True)
+    assert reply.text == text
+    several = Generate(6, 100).replies(value, [asked("b c d e f"), asked("1 + 2")])
+    assert [one.text for one in several] == [
+        Generate(6, 100).replies(value, [asked("b c d e f")])[0].text,
+        text,
+    ]
+
+
+def test_a_chat_template_that_does_not_take_agents_is_told(tmp_path: Path) -> None:
+    value = language_model(tmp_path, template="{{ raise_exception('no agents here') }}")
+    with pytest.raises(EvaluationError, match=r"chat template cannot be used.*no agents here"):
+        Generate(6, 100).replies(value, [asked("1 + 2")])
+
+
+def test_without_a_chat_template_roles_are_said(tmp_path: Path) -> None:
+    value = language_model(tmp_path, template=None)
+    (row,) = prompts(value.tokenizer, [asked("1 + 2").messages])
+    assert row[0] == 1 and len(row) == 1 + len(["user:", "1", "+", "2", "assistant:"])
+
+
+def test_a_model_with_nan_cannot_act(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    with torch.no_grad():
+        next(iter(value.model.parameters())).fill_(float("nan"))
+    for policy in (Choose(100, (), repeat=True), Generate(6, 100)):
+        with pytest.raises(EvaluationError, match="NaN"):
+            policy.replies(value, [asked("1 + 2")])
+
+
+@pytest.mark.parametrize("policy", ["choose", "generate"])
+def test_the_contract_with_a_language_model(policy: str, tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+
+    def reopen() -> Any:
+        return agent(policy=policy, max_new_tokens=4, batch=2, rounds=3)
+
+    check_task(reopen(), value, reopen=reopen)
