@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import genepool
-from genepool.errors import InputError
+from genepool.errors import GenepoolError, InputError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.study.compare import compare
@@ -99,15 +100,16 @@ def recipe(finished: Path) -> Path:
     return genepool.merge(seed_file(finished, 1), seed_file(finished, 2), out, ratio=0.5).directory
 
 
+@pytest.mark.parametrize("more", [[], pytest.param(["--overwrite"], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", TAKEN)
 def test_nothing_of_the_users_is_replaced(
-    finished: Path, recipe: Path, command: str, name: str
+    finished: Path, recipe: Path, command: str, name: str, more: list[str]
 ) -> None:
     before = digests(finished)
     if command != "report" and name == "dangling.html":
         return  # a directory that is made through a link destroys nothing
-    code, out, error = run_cli([*COMMANDS[command](finished), "-o", str(finished / name)])
+    code, out, error = run_cli([*COMMANDS[command](finished), "-o", str(finished / name), *more])
     assert code == 1, out
     assert error.count("\n") == 1, error
     assert Path(name).name in error
@@ -199,3 +201,118 @@ def test_a_comparison_goes_on_where_its_files_are(tmp_path: Path) -> None:
         assert code == 0, error
     names = {entry.name for entry in out.iterdir()}
     assert {"curves.csv", "summary.csv", "table.md", "comparison.png", "comparison.svg"} <= names
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_genepool_wrote_is_replaced_where_that_is_said(
+    finished: Path, recipe: Path, tmp_path: Path, command: str
+) -> None:
+    given = [*COMMANDS[command](finished), "-o", str(tmp_path / "out.html")]
+    pieces = [] if command == "report" else ["--shard-size", "200"]
+    assert run_cli([*given, *pieces])[0] == 0
+    first = digests(tmp_path)
+    refused = [*given, "--no-overwrite"] if command == "report" else given
+    code, _, error = run_cli(refused)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "already" in error
+    assert digests(tmp_path) == first
+    assert run_cli([*given, "--overwrite"])[0] == 0
+    second = digests(tmp_path)
+    assert (len(second) < len(first)) == bool(pieces)
+    assert not any("-of-" in name or name.endswith(".tmp") for name in second)
+    assert run_cli([*given, "--overwrite"])[0] == 0
+    assert digests(tmp_path) == second
+
+
+def _trained(out: Path) -> None:
+    """As a trainer does that saves where it has loaded from."""
+    save_file(load_file(out / "model.safetensors"), out / "model.safetensors")
+
+
+NOT_OWN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "results beside it": (lambda out: (out / "results.json").write_text("{}"), "results.json"),
+    "a folder of git": (lambda out: (out / ".git/HEAD").write_text("ref"), ".git/HEAD"),
+    "trained further": (_trained, "model.safetensors"),
+    "no recipe": (lambda out: (out / "genepool.json").unlink(), "genepool.json"),
+    "another's recipe": (lambda out: (out / "genepool.json").write_text("[]"), "genepool.json"),
+    "a recipe that never ends": (
+        lambda out: ((out / "genepool.json").unlink(), os.mkfifo(out / "genepool.json")),
+        "genepool.json",
+    ),
+    "a link for weights": (
+        lambda out: (
+            (out / "model.safetensors").rename(out.parent / "kept.safetensors"),
+            (out / "model.safetensors").symlink_to(out.parent / "kept.safetensors"),
+        ),
+        "model.safetensors",
+    ),
+    "damaged weights": (
+        lambda out: (out / "model.safetensors").write_bytes(b"my only copy"),
+        "model.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_OWN)
+def test_what_became_of_a_checkpoint_since_is_not_replaced(
+    finished: Path, tmp_path: Path, case: str
+) -> None:
+    out, (change, named) = tmp_path / "out", NOT_OWN[case]
+    models = [seed_file(finished, 1), seed_file(finished, 2)]
+    genepool.merge(models[0], models[1], out, ratio=0.5)
+    (out / ".git").mkdir()
+    change(out)
+    before = digests(tmp_path)
+    for overwrite in (True, False):
+        with pytest.raises(InputError) as caught:
+            genepool.merge(models[0], models[1], out, ratio=0.4, overwrite=overwrite)
+        assert "\n" not in str(caught.value)
+        assert (named in str(caught.value)) == overwrite
+        assert digests(tmp_path) == before
+
+
+def test_a_seed_is_not_replaced_by_its_child(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    genepool.merge(seed_file(finished, 1), seed_file(finished, 2), out, ratio=0.5)
+    (tmp_path / "link").symlink_to(out)
+    seeds = [str(out), str(seed_file(finished, 2))]
+    evolve(write_run(tmp_path / "run", seeds=seeds, budget=3))
+    before = digests(out)
+    with Pool(tmp_path / "run/pool") as pool:
+        for place in (out, tmp_path / "link", out / "../out"):
+            with pytest.raises(InputError, match="is among what is merged"):
+                genepool.export(pool, "best", place, overwrite=True)
+    with pytest.raises(InputError, match="is among what is merged"):
+        genepool.blend([seed_file(finished, 1), out], out, overwrite=True)
+    assert digests(out) == before
+
+
+def test_what_cannot_be_finished_leaves_what_was_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    genepool.merge(seed_file(finished, 1), seed_file(finished, 2), out, ratio=0.5)
+    before = digests(tmp_path)
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        new = self.name.endswith(".tmp") and target == out
+        if new and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(GenepoolError, match="cannot be written"):
+        genepool.merge(
+            seed_file(finished, 1), seed_file(finished, 2), out, ratio=0.4, overwrite=True
+        )
+    (tmp_path / "once").unlink()
+    assert digests(tmp_path) == before
+
+
+def test_a_page_in_python(finished: Path, tmp_path: Path) -> None:
+    page = genepool.report(finished / "pool", tmp_path / "page.html")
+    assert genepool.report(finished / "pool", page) == page
+    with pytest.raises(InputError, match="is there already"):
+        genepool.report(finished / "pool", page, overwrite=False)

@@ -85,7 +85,7 @@ def merge_models(
             last.
         specification: see `methods.registry.specify`.
         opening: how the models are opened.
-        directory: new or empty.
+        directory: new or empty; but see `overwrite`.
         writing: dtype and size of the files.
         advance: called with the fraction that is done.
 
@@ -127,16 +127,17 @@ def merge(
     components: Components | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
     advance: Progress | None = None,
 ) -> Exported:
     """Merge two checkpoints by SLERP: `ratio` left of the split point and 1 - ratio right of it.
 
     Args:
         a, b: as the models of `merge_models`.
-        directory: new or empty.
+        directory: new or empty; but see `overwrite`.
         ratio, split, angle: see `Options`.
         adapter_base, partial, vocabulary, components: see `Opening`.
-        dtype, shard_bytes: see `Writing`.
+        dtype, shard_bytes, overwrite: see `Writing`.
         advance: called with the fraction that is done.
 
     Raises:
@@ -144,7 +145,7 @@ def merge(
     """
     specification = specify("slerp", Options(ratio=ratio, split=split, angle=angle), 2)
     opening = Opening(partial, vocabulary, adapter_base, components or {})
-    writing = Writing(dtype, shard_bytes)
+    writing = Writing(dtype, shard_bytes, overwrite)
     return merge_models([a, b], specification, opening, directory, writing, advance)
 
 
@@ -165,13 +166,14 @@ def blend(
     components: Components | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
     advance: Progress | None = None,
 ) -> Exported:
     """Merge any number of models, or what training changed in them, by weight.
 
     Args:
         models: as for `merge_models`.
-        directory: new or empty.
+        directory: new or empty; but see `overwrite`.
         method: "linear": the weighted mean (Wortsman et al. 2022). With a base: "task-arithmetic"
             adds the weighted task vectors (model - base) to it (Ilharco et al. 2023); "ties" trims
             them by size, elects signs and averages (Yadav et al. 2023); "dare-linear" and
@@ -185,7 +187,7 @@ def blend(
             below a millionth of that of their absolute values counts as 0.
         scale: factor of the merged task vector; for "linear" it says nothing.
         adapter_base, partial, vocabulary, components: see `Opening`.
-        dtype, shard_bytes: see `Writing`.
+        dtype, shard_bytes, overwrite: see `Writing`.
         advance: called with the fraction that is done.
 
     Raises:
@@ -203,7 +205,7 @@ def blend(
     specification = specify(method, options, len(models))
     given = [*models] if base is None else [*models, base]
     opening = Opening(partial, vocabulary, adapter_base, components or {})
-    writing = Writing(dtype, shard_bytes)
+    writing = Writing(dtype, shard_bytes, overwrite)
     return merge_models(given, specification, opening, directory, writing, advance)
 
 

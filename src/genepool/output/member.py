@@ -46,6 +46,7 @@ def export(
     seeds: Mapping[str, PathLike] | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
     advance: Progress | None = None,
     check: Callable[[str, Path], None] | None = None,
 ) -> Exported:
@@ -55,7 +56,7 @@ def export(
     pool's scores are not of these very weights ("" if they are) and with the directory in which
     everything lies before it gets its name; what it raises gives the export up.
     """
-    writing = Writing(dtype, shard_bytes)
+    writing = Writing(dtype, shard_bytes, overwrite)
     scored, entries = pool.seeds_scored, len(pool.header.seeds)
     if scored < entries:
         raise PoolError(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import stat
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from genepool.checkpoints.files.atomic import write_bytes
-from genepool.errors import GenepoolError, InputError
+from genepool.checkpoints.files.safetensors import map_file
+from genepool.documents import parse_json, read_bytes
+from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.messages import at, one_line
 from genepool.pool.database import DATABASE
+
+# The file beside the weights that says what they were made from.
+RECIPE = "genepool.json"
+_LARGEST = 10**9
 
 # Where in a file its mark is looked for.
 _HEAD = 2**16
@@ -40,8 +50,13 @@ TABLE = Kind("a table", b"# Comparison of strategies")
 CURVES = Kind("a table of runs", b"strategy,seed,evaluations,train,")
 
 
-def require_replaceable(file: Path, kind: Kind) -> None:
+def require_replaceable(file: Path, kind: Kind, *, overwrite: bool = True) -> None:
     """Refuse to write where anything else lies than an empty file or what genepool wrote itself.
+
+    Args:
+        file: as the user names it.
+        kind: of file that may be replaced.
+        overwrite: if false, none is.
 
     Raises:
         InputError: naming the file.
@@ -62,6 +77,8 @@ def require_replaceable(file: Path, kind: Kind) -> None:
         raise GenepoolError(f"{at(file)}: cannot be written: {one_line(error)}") from None
     if head and not (head.startswith(kind.start) and kind.mark in head):
         raise _other(file, kind)
+    if head and not overwrite:
+        raise InputError(f"{at(file)}: is there already; choose another name, or overwrite it")
 
 
 def write_own(file: Path, data: bytes, kind: Kind) -> None:
@@ -70,8 +87,12 @@ def write_own(file: Path, data: bytes, kind: Kind) -> None:
     write_bytes(file, data)
 
 
-def require_free(directory: Path) -> Path:
+def require_free(directory: Path, own: Callable[[Path], None] | None = None) -> Path:
     """The resolved place of a new directory: missing, or empty; its parents exist after this.
+
+    Args:
+        directory: as the user names it.
+        own: raises unless a directory that holds something may be replaced.
 
     Raises:
         InputError: something is there.
@@ -81,7 +102,9 @@ def require_free(directory: Path) -> Path:
     try:
         target = directory.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        if target.is_dir() and own is not None and any(target.iterdir()):
+            own(target)
+        elif target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(
                 f"{at(directory)}: already exists and is not an empty directory; choose another "
                 "place, or remove it first"
@@ -93,6 +116,40 @@ def require_free(directory: Path) -> Path:
     return target
 
 
+def require_own_checkpoint(directory: Path, names: Collection[str], weights: str) -> None:
+    """Refuse to replace a directory, unless all in it is a checkpoint as genepool wrote it.
+
+    Weights that were trained further in their place no longer say from which recipe they are.
+
+    Args:
+        directory: which holds something.
+        names: of files that will be written anew, relative to it.
+        weights: a regular expression for the names of weights' files and their indices.
+
+    Raises:
+        InputError: naming what is not genepool's.
+    """
+    genome: Any = None
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        genome = parse_json(read_bytes(directory / RECIPE, _LARGEST))["genome"]
+    if not isinstance(genome, str):
+        raise _not_own(directory, f"a checkpoint that genepool wrote: it has no {RECIPE}")
+    for place in sorted(directory.rglob("*")):
+        name = place.relative_to(directory).as_posix()
+        if place.is_dir() and not place.is_symlink():
+            continue
+        known = name in names or re.fullmatch(weights, name) is not None
+        if not known or place.is_symlink() or not place.is_file():
+            raise _not_own(directory, f"all genepool's: '{one_line(name)}' would be lost")
+        if name not in names and place.suffix == ".safetensors":
+            try:
+                written = map_file(place).metadata.get("genepool.genome")
+            except CheckpointError:
+                written = None
+            if written != genome:
+                raise _not_own(directory, f"as genepool wrote it: '{one_line(name)}' was changed")
+
+
 def refuse_pool_directory(directory: Path) -> None:
     """Refuse a directory that is a pool, for what writes several files of its own into one.
 
@@ -101,6 +158,13 @@ def refuse_pool_directory(directory: Path) -> None:
     """
     if (directory / DATABASE).exists():
         raise InputError(f"{at(directory)}: is a pool; choose another directory")
+
+
+def _not_own(directory: Path, what: str) -> InputError:
+    return InputError(
+        f"{at(directory)}: is not {what}; only a checkpoint that genepool wrote is replaced: "
+        "choose another place, or remove it first"
+    )
 
 
 def _other(file: Path, kind: Kind) -> InputError:

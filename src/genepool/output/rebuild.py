@@ -29,15 +29,17 @@ def rebuild(
     *,
     seeds: Mapping[str, PathLike],
     shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
     advance: Progress | None = None,
 ) -> Exported:
     """Make a checkpoint again from its recipe: the same tensors, bit for bit on one device type.
 
     Args:
         recipe: `genepool.json`, a directory that genepool wrote, or one of its weight files.
-        directory: new or empty.
+        directory: new or empty; but see `overwrite`.
         seeds: where each seed of the recipe lies, by name.
         shard_bytes: largest size of a file; it does not change the tensors.
+        overwrite: see `Writing`.
         advance: called with the fraction that is done.
 
     Raises:
@@ -45,7 +47,7 @@ def rebuild(
         CheckpointError: a seed holds other tensors than the one that the recipe was made with.
     """
     read = read_recipe(Path(recipe))
-    writing = Writing(read.dtype, shard_bytes)
+    writing = Writing(read.dtype, shard_bytes, overwrite)
     if read.made is None:
         raise InputError(
             f"{recipe}: holds no recipe, because mutation has added noise to this model; the pool "

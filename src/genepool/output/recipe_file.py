@@ -23,8 +23,9 @@ from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, one_line
 from genepool.output.methods.registry import read_specification
 from genepool.output.methods.specification import Specification
+from genepool.output.own_files import RECIPE
 
-FILE = "genepool.json"
+FILE = RECIPE
 FORMAT = 1
 _METADATA = "genepool.recipe"
 # Readers of checkpoints take metadata for a few words; a larger recipe is only beside the weights.

@@ -120,8 +120,13 @@ def show(pool: PathLike, member: int | str = "best") -> dict[str, Any]:
         return describe(opened, member_number(opened, str(member)))
 
 
-def report(pool: PathLike, file: PathLike) -> Path:
+def report(pool: PathLike, file: PathLike, *, overwrite: bool = True) -> Path:
     """Write a page of HTML that shows a pool, and return its path.
+
+    Args:
+        pool: its directory.
+        file: of the page.
+        overwrite: a page that genepool wrote to this file before is replaced; nothing else ever is.
 
     Raises:
         GenepoolError: there is no such pool, nothing has been scored yet, or the file cannot be
@@ -130,7 +135,7 @@ def report(pool: PathLike, file: PathLike) -> Path:
     from genepool.ui.report.report import write_report
 
     with Pool(pool) as opened:
-        write_report(opened, Path(file))
+        write_report(opened, Path(file), overwrite=overwrite)
     return Path(file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,27 @@ def sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def put_directory(new: Path, target: Path) -> None:
+    """Give a directory its name. One that has it is removed afterwards; until the new one has taken
+    its place, it only has another name.
+
+    Raises:
+        OSError: it cannot be done, and the directory that had the name has it still.
+    """
+    old = temporary_sibling(target)
+    replaced = target.is_dir() and any(target.iterdir())
+    if replaced:
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if replaced:
+            old.rename(target)
+        raise
+    if replaced:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,9 @@ from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.checkpoints.pipelines.single_file import lasting_metadata
 from genepool.core.genome import Genome, Recipe, digest
+from genepool.errors import InputError
 from genepool.governance.card import PICTURES, Card, CardComponent, CardSeed, render
+from genepool.messages import at
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
 from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
 from genepool.threads import Progress
@@ -118,15 +120,20 @@ def write_model(
         details: for `genepool.json`; `dtype` is added.
         card: its title is the directory's name.
         family: the first seed gives names, carried tensors and model files.
-        directory: new or empty.
+        directory: new or empty, or `writing` says otherwise.
         writing: dtype and size of the files.
         progress: called with the fraction that is done.
         check: as `write_tensors` takes it.
 
     Raises:
         CheckpointError: a seed's file was changed or replaced since it was opened.
+        InputError: a seed lies in the directory that is to be replaced.
     """
     target, layout = Path(directory), family.layout
+    if writing.overwrite:
+        for file in (file for checkpoint in family.checkpoints for file in checkpoint.files):
+            if file.path.resolve().is_relative_to(target.resolve()):
+                raise InputError(f"{at(target)}: is among what is merged; choose another place")
     document = {**details, "dtype": writing.dtype}
     genome = None if callable(made) else made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from genepool.checkpoints.depth import depth_key
-from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.atomic import put_directory, sync_directory, temporary_sibling
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
@@ -30,7 +31,7 @@ from genepool.materialise.cpu import Destination, express_piece
 from genepool.materialise.tensor_table import prepare_sources, require_finite
 from genepool.messages import at, one_line
 from genepool.models.kinds import kind_of_seed
-from genepool.output.own_files import require_free
+from genepool.output.own_files import require_free, require_own_checkpoint
 from genepool.output.write import stream
 from genepool.output.write.stream import Bytes
 from genepool.threads import Crew, Progress, thread_count
@@ -46,6 +47,8 @@ class Writing:
         dtype: of all merged tensors, as safetensors names it; None keeps the first seed's, tensor
             by tensor. If given, it is entered into a copied `config.json` too.
         shard_bytes: no file holds more bytes of tensors, unless a single tensor is larger.
+        overwrite: a checkpoint that genepool wrote in that place before is replaced, unless it is
+            among what is merged.
 
     Raises:
         InputError: an unknown dtype, or a size below 1.
@@ -53,6 +56,7 @@ class Writing:
 
     dtype: str | None = None
     shard_bytes: int = SHARD_BYTES
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in FLOATING:
@@ -65,6 +69,9 @@ class Writing:
 
 # Threads that wait for the disk while others compute.
 _AT_THE_DISK = 2
+
+# How the names of weights' files and their indices go on after the stem.
+_WEIGHTS = r"(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
 
 # Computes elements start..stop of a tensor of the axis into the beginning of the destination:
 # produce(tensor, start, stop, destination), from several threads at a time. It refuses what float16
@@ -180,7 +187,7 @@ def write_tensors(
             elements of each tensor of the layout, in any order and from several threads.
         first: the seed that gives names, shapes, dtypes, carried tensors and other files.
         layout: of the seeds.
-        directory: new, or empty; missing parents are made.
+        directory: new, or empty, or `writing` says otherwise; missing parents are made.
         writing: dtype and size of the files.
         metadata: of the files' headers; None means `{"format": "pt"}`, which transformers needs.
         extra: further files by name, which take precedence over the seed's.
@@ -200,16 +207,22 @@ def write_tensors(
             dtype's range; the half-written files are removed.
     """
     _require_arguments(metadata or {}, extra or {})
-    target = require_free(Path(directory))
     head = {"format": "pt"} if metadata is None else metadata
     others = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
     files: list[_File] = []
-    for part in _parts(first, layout, writing.dtype):
+    parts = _parts(first, layout, writing.dtype)
+    for part in parts:
         # Programs that load image generators from one file load one.
         planned = _plan(part, sys.maxsize if first.evolving else writing.shard_bytes, head)
         files += planned
         if len(planned) > 1:
             others[f"{part.folder}{part.stem}.safetensors.index.json"] = _index(part, planned)
+    own = partial(
+        require_own_checkpoint,
+        names={*others},
+        weights="|".join(rf"{re.escape(part.folder + part.stem)}{_WEIGHTS}" for part in parts),
+    )
+    target = require_free(Path(directory), own if writing.overwrite else None)
     sizes = [*(file.size for file in files), *map(_size, others.values())]
     total = sum(sizes)
     _require_space(target, total)
@@ -237,7 +250,7 @@ def write_tensors(
                 sync_directory(folder)
             if check is not None:
                 check(temporary)
-            temporary.rename(target)
+            put_directory(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -43,6 +43,7 @@ def export(
     seeds: Mapping[str, PathLike] | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
     advance: Progress | None = None,
     verify: bool | None = None,
 ) -> Exported:
@@ -51,11 +52,13 @@ def export(
     Args:
         pool: where it lives.
         member: id, "best" for the champion, or a seed's name.
-        directory: new or empty.
+        directory: new or empty; but see `overwrite`.
         seeds: where seeds lie now, by name, for those that have moved.
         dtype: of all merged tensors, as safetensors names it; None keeps the first seed's. What is
             written in another dtype than the first seed's was never scored, and claims no scores.
         shard_bytes: largest size of a file.
+        overwrite: a checkpoint that genepool wrote in that place before is replaced, and nothing
+            else; a seed of the pool is not either.
         advance: called with the fraction that is done.
         verify: whether what was written is loaded and scored again, and given up if it differs from
             what the pool says; None where that can be done and takes less than a minute. A pipeline
@@ -92,6 +95,7 @@ def export(
         seeds=seeds,
         dtype=dtype,
         shard_bytes=shard_bytes,
+        overwrite=overwrite,
         advance=advance,
         check=check,
     )

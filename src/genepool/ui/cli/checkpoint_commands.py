@@ -17,6 +17,7 @@ from genepool.ui.cli.options import (
     moved_option,
     named_places,
     output_option,
+    overwrite_option,
     pool_argument,
     shards_option,
 )
@@ -48,6 +49,7 @@ class _MethodName(click.ParamType[str]):
 @pool_argument
 @click.argument("member", default="best")
 @output_option
+@overwrite_option
 @moved_option
 @dtype_option
 @shards_option
@@ -62,6 +64,7 @@ def export(
     pool: Path,
     member: str,
     output: Path,
+    overwrite: bool,
     moved: tuple[str, ...],
     dtype: str | None,
     shard_size: str,
@@ -89,6 +92,7 @@ def export(
             seeds=seeds,
             dtype=dtype,
             shard_bytes=shard_bytes,
+            overwrite=overwrite,
             advance=progress.advance,
             verify=verify,
         )
@@ -112,6 +116,7 @@ def export(
     "the option's name.",
 )
 @output_option
+@overwrite_option
 @shards_option
 @json_option
 def rebuild(
@@ -119,6 +124,7 @@ def rebuild(
     more: tuple[str, ...],
     places: tuple[str, ...],
     output: Path,
+    overwrite: bool,
     shard_size: str,
     as_json: bool,
 ) -> None:
@@ -134,7 +140,12 @@ def rebuild(
     with watcher() as progress:
         progress.stage("rebuilding")
         written = rebuild(
-            recipe, output, seeds=seeds, shard_bytes=shard_bytes, advance=progress.advance
+            recipe,
+            output,
+            seeds=seeds,
+            shard_bytes=shard_bytes,
+            overwrite=overwrite,
+            advance=progress.advance,
         )
     _report_checkpoint(written, as_json)
 
@@ -142,6 +153,7 @@ def rebuild(
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="A B...")
 @output_option
+@overwrite_option
 @click.option(
     "--method",
     type=_MethodName(),
@@ -254,6 +266,7 @@ def rebuild(
 def merge(
     models: tuple[str, ...],
     output: Path,
+    overwrite: bool,
     method: str,
     ratios: tuple[str, ...],
     split: str | None,
@@ -304,7 +317,7 @@ def merge(
     except WrongOptions as error:
         raise click.UsageError(str(error)) from None
     opening = Opening(partial, vocabulary, adapter_base, _components(parts))
-    writing = Writing(dtype, _bytes(shard_size))
+    writing = Writing(dtype, _bytes(shard_size), overwrite)
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
     given = [first, *({"path": other, "rename": prefix} for other in others)]

@@ -43,6 +43,12 @@ output_option = click.option(
     metavar="DIR",
     help="The result is written to this directory, which must be new or empty.",
 )
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="A checkpoint that genepool wrote to that directory before is replaced; whatever else "
+    "there is is kept, and refused.",
+)
 shards_option = click.option(
     "--shard-size",
     metavar="SIZE",

@@ -92,10 +92,16 @@ def show(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE.html",
-    help="The page is written to this file; one that is there is replaced.",
+    help="The page is written to this file.",
+)
+@click.option(
+    "--overwrite/--no-overwrite",
+    default=True,
+    show_default=True,
+    help="A page that genepool wrote to that file before is replaced; nothing else ever is.",
 )
 @json_option
-def report(pool: Path, output: Path, as_json: bool) -> None:
+def report(pool: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     """Write a page that shows a pool: its champion, its course, its genomes.
 
     One file of HTML without scripts, to be read, printed and sent around without a server or a
@@ -106,7 +112,7 @@ def report(pool: Path, output: Path, as_json: bool) -> None:
     from genepool.ui.terminal.console import console, print_json
 
     with Pool(pool) as opened:
-        write_report(opened, output)
+        write_report(opened, output, overwrite=overwrite)
     if as_json:
         print_json({"file": str(output)})
     else:

@@ -41,7 +41,7 @@ _MEMBERS, _LEAST_STRIPES, _MOST_STRIPES, _AREAS = 30, 24, 120, 24_000
 _PART_BYTES = 350_000
 
 
-def write_report(pool: Pool, file: Path) -> None:
+def write_report(pool: Pool, file: Path, *, overwrite: bool = True) -> None:
     """Write a pool's report as one page of HTML that needs nothing else.
 
     The page holds no script and asks for nothing from the network.
@@ -49,12 +49,13 @@ def write_report(pool: Pool, file: Path) -> None:
     Args:
         pool: with at least one seed scored.
         file: where to; its directory is there.
+        overwrite: whether a report that is there is replaced.
 
     Raises:
         InputError: nothing has been scored yet, or the file is no report of genepool's.
         GenepoolError: the file cannot be written.
     """
-    require_replaceable(file, REPORT)
+    require_replaceable(file, REPORT, overwrite=overwrite)
     past = history(pool)
     scores = score_matrix(pool)
     write_own(
