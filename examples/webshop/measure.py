@@ -37,10 +37,15 @@ def random_play(shop: Shop, goal: int, seed: int = 0) -> float:
     return 0.0
 
 
-def first_result(shop: Shop, goal: int) -> float:
-    """The reward of one who buys the first product that the search for what is wanted finds."""
+def first_result(shop: Shop, goal: int, choose: bool = False) -> float:
+    """The reward of one who buys the first product that the search for what is wanted finds.
+
+    With `choose` the options that are wanted are chosen first, as far as the product has them.
+    """
     state = shop.step(shop.start(goal), f"search[{keywords(shop.goals[goal])}]").state
     state = shop.step(state, f"click[{state.found[0].lower()}]").state
+    for value in state.goal.options.values() if choose else ():
+        state = shop.step(state, f"click[{value}]").state
     return shop.step(state, "click[buy now]").reward
 
 
@@ -59,8 +64,10 @@ def main() -> None:
     print(f"{len(shop.products)} products, {len(shop.goals)} goals")
     plays = [random_play(shop, goal, seed) for seed in range(20) for goal in goals]
     print(f"random play: {statistics.fmean(plays):.3f}, at 1.0: {plays.count(1) / len(plays):.3f}")
-    first = [first_result(shop, goal) for goal in goals]
-    print(f"first result: {statistics.fmean(first):.3f}, at 1.0: {first.count(1) / len(first):.3f}")
+    for choose in (False, True):
+        first = [first_result(shop, goal, choose) for goal in goals]
+        mean, full = statistics.fmean(first), first.count(1) / len(first)
+        print(f"first result{', options chosen' * choose}: {mean:.3f}, at 1.0: {full:.3f}")
     print(f"walkthrough: {statistics.fmean(scripted(shop, goal) for goal in goals):.3f}")
     pages = [shop.text(shop.step(shop.start(g), walkthrough(shop, g)[0]).state) for g in goals]
     print(f"a page of results: {max(map(len, pages))} characters at most")

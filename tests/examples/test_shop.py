@@ -221,6 +221,9 @@ class TestMade:
         assert sum(random_play(shop, goal) for goal in goals) < 0.2 * len(goals)
         first = [first_result(shop, goal) for goal in goals]
         assert 0.4 < sum(first) / len(first) < 0.7 and max(first) < 1
+        chosen = [first_result(shop, goal, choose=True) for goal in goals]
+        assert 0.8 < sum(chosen) / len(chosen) < 0.9
+        assert 0.4 < chosen.count(1) / len(chosen) < 0.5
 
     def test_from_the_built_in_vocabulary(self) -> None:
         assert len(BUILT_IN.products) == 900 and len(BUILT_IN.goals) == 300

@@ -197,6 +197,12 @@ def test_a_body_without_an_end_is_refused(client: httpx.Client) -> None:
     assert client.get("/").json() == "ok"
 
 
+def test_the_readmes_python(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.match(r"http://127\.0\.0\.1:\d+ Find me .*click\[buy now\]", capsys.readouterr().out)
+
+
 class TestCommand:
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(FOLDER), *options]
