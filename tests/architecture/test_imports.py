@@ -31,7 +31,8 @@ BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": 
 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
 TORCH = {
-    "materialise/torch.py", "models/diffusers.py", "models/filled.py", "models/network.py", "tasks/agent/decoding.py",
+    "materialise/torch.py", "models/diffusers.py", "models/filled.py", "models/network.py",
+    "tasks/agent/decoding.py",
     "models/transformers.py", "study/generators.py", "tasks/classifier/network_scorer.py",
     "tasks/images/tower.py",
 }  # fmt: skip

@@ -57,6 +57,9 @@ class Good:
     def pictures(self, genome: Any, task: int, indices: Any, *, held_out: bool) -> Any:
         return self.inner.pictures(genome, task, indices, held_out=held_out)
 
+    def transcripts(self, genome: Any, task: int, indices: Any, *, held_out: bool) -> Any:
+        return self.inner.transcripts(genome, task, indices, held_out=held_out)
+
     def close(self) -> None:
         self.closed = True
 
@@ -216,6 +219,13 @@ class Upturned(Good):
         return super().pictures(genome, task, indices, held_out=held_out)[::-1]
 
 
+class Mute(Good):
+    """Tells nothing of episodes."""
+
+    def transcripts(self, genome: Any, task: int, indices: Any, *, held_out: bool) -> Any:
+        return []
+
+
 class Unseen(Good):
     """Draws selection examples in place of held-out ones."""
 
@@ -265,6 +275,7 @@ def test_a_good_executor_passes(tmp_path: Path) -> None:
         (Rewound, "must not be negative"),
         (Mistaken, r"measures\(\) differ"),
         (Upturned, r"pictures\(\) of 3 examples differ"),
+        (Mute, r"transcripts\(\) of 3 examples differ"),
         (Unseen, r"pictures\(\) of 3 examples differ"),
         (Fragile, "closed twice"),
     ],

@@ -51,6 +51,8 @@ _LATER = (
     "CREATE TABLE IF NOT EXISTS pictures (member INTEGER, task TEXT, part TEXT, example INTEGER, "
     "caption TEXT NOT NULL, png BLOB NOT NULL, seal BLOB, "
     "PRIMARY KEY (member, task, part, example))",
+    "CREATE TABLE IF NOT EXISTS episodes (member INTEGER, task TEXT, part TEXT, example TEXT, "
+    "transcript TEXT NOT NULL, seal BLOB, PRIMARY KEY (member, task, part, example))",
 )
 
 # The columns of each table that its rows' seals cover. Genomes come and go, and have digests.
@@ -66,6 +68,7 @@ _SEALED = {
     "answers": "member, round, scores, error, asked, seconds",
     "measures": "member, task, name, value",
     "pictures": "member, task, part, example, caption, png",
+    "episodes": "member, task, part, example, transcript",
 }
 
 

@@ -30,6 +30,7 @@ from genepool.pool.records import (
     Measure,
     Picture,
     Record,
+    Transcript,
     completed,
     from_row,
     unpack_scores,
@@ -310,6 +311,14 @@ class Pool(Store):
             "ORDER BY task, part, member, example"
         )
         return [Picture(*row) for row in self._rows(query)] if self._has("pictures") else []
+
+    def transcripts(self) -> list[Transcript]:
+        """What seeds and champion did when the run was last at its budget."""
+        query = (
+            "SELECT member, task, part, example, transcript FROM episodes "
+            "ORDER BY task, part, example, member"
+        )
+        return [Transcript(*row) for row in self._rows(query)] if self._has("episodes") else []
 
     def _has(self, table: str) -> bool:
         """Whether the pool is not older than a table."""

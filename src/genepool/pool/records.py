@@ -215,3 +215,21 @@ class Picture(NamedTuple):
     example: int
     caption: str
     png: bytes
+
+
+class Transcript(NamedTuple):
+    """What a member did in an episode.
+
+    Attributes:
+        member: its number.
+        task: the name of the task.
+        part: "held-out" or "train".
+        example: its id.
+        transcript: as JSON; see `tasks.task.Transcribed`.
+    """
+
+    member: int
+    task: str
+    part: str
+    example: str
+    transcript: str

@@ -33,7 +33,15 @@ from genepool.pool.database import (
 from genepool.pool.guards import Means
 from genepool.pool.pool_header import Seed, TaskEntry
 from genepool.pool.reader import Pool
-from genepool.pool.records import Measure, Picture, Record, Reevaluation, pack_scores, to_row
+from genepool.pool.records import (
+    Measure,
+    Picture,
+    Record,
+    Reevaluation,
+    Transcript,
+    pack_scores,
+    to_row,
+)
 
 _INSERT = insertion("members", "genome")
 _INSERT_GUARD = insertion("guards")
@@ -241,6 +249,12 @@ class PoolWriter(Pool):
         with self._transaction() as db:
             db.execute("DELETE FROM pictures")
             db.executemany(insertion("pictures"), pictures)
+
+    def set_transcripts(self, transcripts: Sequence[Transcript]) -> None:
+        """Record what members did, in place of all episodes that were there."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM episodes")
+            db.executemany(insertion("episodes"), transcripts)
 
     def add_subset(self, number: int, indices: NDArray[np.int64]) -> None:
         """Record which examples members compete for from now on.

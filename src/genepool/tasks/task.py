@@ -31,6 +31,7 @@ __all__ = [
     "Measured",
     "Remarking",
     "Task",
+    "Transcribed",
     "checked_indices",
     "checked_scores",
     "evaluator",
@@ -171,6 +172,24 @@ class Drawn(Protocol):
         self, indices: NDArray[np.int64], *, held_out: bool = False
     ) -> NDArray[np.uint8] | None:
         """The real pictures of the examples, uint8[n, height, width, 3]; None if there are none."""
+        ...
+
+
+@runtime_checkable
+class Transcribed(Protocol):
+    """A task in which models act; optional. Transcripts are kept of seeds and champion."""
+
+    def transcripts(
+        self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
+    ) -> Sequence[Mapping[str, Any]]:
+        """What was said and done in the very episodes that are scored, n values that JSON holds.
+
+        Each has `id`, `score`, `ended` (why), `actions`, `rewards`, and the conversation as chat
+        `messages`.
+
+        Raises:
+            EvaluationError: the model could not act.
+        """
         ...
 
 

@@ -58,6 +58,16 @@ class Sketches(Function):
     def references(self, indices: Int64, *, held_out: bool = False) -> None:
         """There are none."""
 
+    def transcripts(
+        self, model: Any, indices: Int64, *, held_out: bool = False
+    ) -> list[Mapping[str, Any]]:
+        """What is told of an example: its number and its score."""
+        scores = self.score(model, indices, held_out=held_out).tolist()
+        return [
+            {"id": str(index), "score": score}
+            for index, score in zip(indices.tolist(), scores, strict=True)
+        ]
+
 
 def score(model: Mapping[str, Float32], examples: Sequence[int]) -> list[float]:
     """The task of the contract's run: something that depends on every weight and example.
@@ -91,9 +101,9 @@ def check_executor(make_executor: Callable[[Run], Executor], directory: Path) ->
     reported in its answer, in one line, and does not disturb the others. A step may be submitted
     again once it was answered. `score` answers for training, held-out and guard examples in the
     order asked, between the jobs too, and raises EvaluationError for a child that cannot be
-    scored; `measures` and `pictures` give what the serial executor gives. `pending` says of a job
-    whether its work is still to begin; a job that has begun does not go back. A plan that fails
-    raises in `result`. `close` may be called twice, and with jobs unanswered.
+    scored; `measures`, `pictures` and `transcripts` give what the serial executor gives. `pending`
+    says of a job whether its work is still to begin; a job that has begun does not go back. A plan
+    that fails raises in `result`. `close` may be called twice, and with jobs unanswered.
 
     Args:
         make_executor: makes the executor for a run file; called three times.
@@ -241,6 +251,11 @@ def _check_sights(executor: Executor, serial: Executor, genome: Genome) -> None:
                 and (got.dtype, got.shape) == (expected.dtype, expected.shape)
                 and got.tobytes() == expected.tobytes(),
                 f"pictures() of {indices.size} examples differ from the serial executor's",
+            )
+            require(
+                executor.transcripts(genome, 0, indices, held_out=held_out)
+                == serial.transcripts(genome, 0, indices, held_out=held_out),
+                f"transcripts() of {indices.size} examples differ from the serial executor's",
             )
 
 

@@ -141,7 +141,7 @@ def test_what_is_measured_besides() -> None:
     found = agent(rounds=3, measured=5).measures(model(0, 1, 1, 9, 9))
     assert found["solved"] == pytest.approx(0.4)
     assert found["ended by action limit"] == pytest.approx(0.4)
-    assert found["actions"] == pytest.approx((1 + 2 + 2 + 3 + 3) / 5)
+    assert found["ended by context limit"] == 0
 
 
 def test_transcripts_tell_all_and_are_bounded() -> None:

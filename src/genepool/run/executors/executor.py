@@ -80,6 +80,12 @@ class Executor(Protocol):
         """What a model draws, uint8[n, height, width, 3]; see `Scorer.pictures`."""
         ...
 
+    def transcripts(
+        self, genome: Genome, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> list[str]:
+        """What a model does in n episodes, as JSON; see `Scorer.transcripts`."""
+        ...
+
     def close(self) -> None:
         """Let go of models and workers."""
         ...
@@ -127,6 +133,13 @@ class SerialExecutor:
         """What a model draws, uint8[n, height, width, 3]."""
         self._scorer.load(genome)
         return self._scorer.pictures(task, indices, held_out=held_out)
+
+    def transcripts(
+        self, genome: Genome, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> list[str]:
+        """What a model does in n episodes, as JSON."""
+        self._scorer.load(genome)
+        return self._scorer.transcripts(task, indices, held_out=held_out)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -151,6 +151,13 @@ class ProcessExecutor:
         shape = np.frombuffer(reply[:32], dtype="<i8").tolist()
         return np.frombuffer(reply[32:], dtype=np.uint8).reshape(shape)
 
+    def transcripts(
+        self, genome: Genome, task: int, indices: NDArray[np.int64], *, held_out: bool
+    ) -> list[str]:
+        """What a model does in n episodes, as JSON."""
+        given = np.array([task, held_out, *indices], dtype="<i8")
+        return json.loads(self._request(genome, b"play" + given.tobytes()))
+
     def _request(self, genome: Genome, request: bytes) -> bytes:
         job = _Job(-1, genome, FullPlan(np.zeros(0, dtype=np.float32)), request=request)
         self._queue.put(job)
@@ -269,11 +276,16 @@ def _worker(
                     reply = b"fine"
                 elif kind == b"meas":
                     reply = b"fine" + json.dumps(scorer.measures()).encode()
-                elif kind == b"draw":
+                elif kind in (b"draw", b"play"):
                     task, held_out, *indices = np.frombuffer(body, dtype="<i8").tolist()
-                    wanted = np.array(indices, dtype=np.int64)
-                    drawn = scorer.pictures(task, wanted, held_out=bool(held_out))
-                    reply = b"fine" + np.array(drawn.shape, dtype="<i8").tobytes() + drawn.tobytes()
+                    asked = task, np.array(indices, dtype=np.int64)
+                    if kind == b"play":
+                        told = scorer.transcripts(*asked, held_out=bool(held_out))
+                        reply = b"fine" + json.dumps(told).encode()
+                    else:
+                        drawn = scorer.pictures(*asked, held_out=bool(held_out))
+                        shape = np.array(drawn.shape, dtype="<i8")
+                        reply = b"fine" + shape.tobytes() + drawn.tobytes()
                 else:
                     indices = np.frombuffer(body, dtype="<i8").astype(np.int64)
                     scores = scorer.score(indices, _PARTS[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from genepool.models.build import build_model
 from genepool.pool.records import Measure
 from genepool.run.inputs import Inputs
 from genepool.tasks.classifier.settle import settle
-from genepool.tasks.task import Drawn, Measured
+from genepool.tasks.task import Drawn, Measured, Transcribed
 
 # Which examples: those that members compete for, the held-out ones, or those of the guards.
 Part = Literal["train", "held-out", "guard"]
@@ -186,3 +187,20 @@ class Scorer:
         if not isinstance(drawing, Drawn):
             raise InputError(f"task {task} has no pictures")
         return drawing.drawn(self._value, indices, held_out=held_out)
+
+    def transcripts(self, task: int, indices: NDArray[np.int64], *, held_out: bool) -> list[str]:
+        """What the loaded genome does in episodes of a task, each as JSON.
+
+        Args:
+            task: its number, among those that members compete for.
+            indices: int64[n], positions among its examples.
+            held_out: which of its examples.
+
+        Raises:
+            EvaluationError: the model could not act.
+        """
+        acting = self._inputs.tasks[task]
+        if not isinstance(acting, Transcribed):
+            raise InputError(f"task {task} has no episodes")
+        found = acting.transcripts(self._value, indices, held_out=held_out)
+        return [json.dumps(one) for one in found]

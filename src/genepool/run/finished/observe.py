@@ -1,4 +1,4 @@
-"""What people look at when a run has reached its budget: measures besides the scores, and pictures.
+"""What people look at when a run has reached its budget: measures, pictures, transcripts.
 
 Nobody is selected by either.
 """
@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.genome import Genome
-from genepool.pool.records import REFERENCE, Picture
+from genepool.pool.records import REFERENCE, Picture, Transcript
 from genepool.pool.score_matrix import best_members
 from genepool.run.session import Session
-from genepool.tasks.task import Blocked, Drawn, Measured, Task
+from genepool.tasks.task import Blocked, Drawn, Measured, Task, Transcribed
 
 # Examples of a task that each member draws, and the larger side of a picture that is kept.
 PICTURES, SIDE = 8, 160
+# Episodes of a task whose transcripts are kept, of each member.
+EPISODES = 4
 
 
 def observe(session: Session, members: Mapping[int, Genome]) -> None:
@@ -39,6 +41,9 @@ def observe(session: Session, members: Mapping[int, Genome]) -> None:
     if any(isinstance(task, Drawn) for task in tasks):
         session.progress.stage("drawing pictures")
         pool.set_pictures([*_pictures(session, members)])
+    if any(isinstance(task, Transcribed) for task in tasks):
+        session.progress.stage("playing episodes to be looked at")
+        pool.set_transcripts([*_transcripts(session, members)])
 
 
 def _pictures(session: Session, members: Mapping[int, Genome]) -> Iterator[Picture]:
@@ -61,6 +66,22 @@ def _pictures(session: Session, members: Mapping[int, Genome]) -> Iterator[Pictu
                 mine = indices[best == member]
                 yield from _drawn(session, number, member, genomes[member], mine, held_out=False)
         start = stop
+
+
+def _transcripts(session: Session, members: Mapping[int, Genome]) -> Iterator[Transcript]:
+    """The same episodes by each member, held-out ones if there are any."""
+    for number, task in enumerate(session.inputs.tasks):
+        if not isinstance(task, Transcribed):
+            continue
+        held_out = bool(task.held_out)
+        ids = task.held_out if held_out else task.samples
+        indices = evenly(len(ids), EPISODES, batch_of(session.inputs.tasks[number]))
+        name = session.inputs.run.config.contested[number].name
+        part = "held-out" if held_out else "train"
+        for member, genome in members.items():
+            told = session.executor.transcripts(genome, number, indices, held_out=held_out)
+            for position, transcript in zip(indices.tolist(), told, strict=True):
+                yield Transcript(member, name, part, ids[position], transcript)
 
 
 def evenly(size: int, most: int = PICTURES, batch: int = 1) -> NDArray[np.int64]:

@@ -130,7 +130,7 @@ class Agent(StoredTask):
         return [found[position] for position in positions]
 
     def measures(self, model: Any) -> Mapping[str, float]:
-        """See `Measured`: how many episodes were solved and how they ended, and their length.
+        """See `Measured`: which share of episodes was solved, and of those cut off.
 
         Raises:
             EvaluationError, EpisodeError: as `score`.
@@ -144,7 +144,6 @@ class Agent(StoredTask):
             return {}
         return {
             "solved": _share(episodes, lambda one: self._score(one) >= 1),
-            "actions": float(np.mean([len(one.actions) for one in episodes])),
             **{
                 f"ended by {why}": _share(episodes, lambda one, why=why: one.ended == why)
                 for why in (ROUNDS, CONTEXT, STUCK)

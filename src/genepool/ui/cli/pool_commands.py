@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,6 +47,11 @@ def status(pool: Path, as_json: bool) -> None:
     metavar="DIR",
     help="The pictures are written to this directory, which must be new or empty.",
 )
+@click.option(
+    "--episode",
+    metavar="ID",
+    help="What an agent did in this episode is shown; one that was not kept is played now.",
+)
 @moved_option
 @json_option
 def show(
@@ -53,10 +59,11 @@ def show(
     member: str,
     pictures: int | None,
     output: Path | None,
+    episode: str | None,
     moved: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show a member: its parents, its fate, its genome; and what it draws.
+    """Show a member: its parents, its fate, its genome; what it draws or does.
 
     MEMBER is its number, `best` for the champion, or the name of a seed. Members that were
     rejected can be shown too.
@@ -68,17 +75,29 @@ def show(
     if (pictures is None) != (output is None):
         raise click.UsageError("--pictures N and -o DIR belong together.")
     written: list[Path] = []
+    told: dict[str, Any] | None = None
     with Pool(pool) as opened:
         found = describe(opened, member_number(opened, member))
         if pictures is not None and output is not None:
             from genepool.run.finished.draw import draw_pictures
 
             written = draw_pictures(opened, member, pictures, output, seeds=named_places(moved))
-    if as_json:
-        print_json({**found, **({"pictures": [str(file) for file in written]} if written else {})})
-        return
-    from genepool.ui.terminal.tables import print_member
+        if episode is not None:
+            from genepool.run.finished.episodes import episode as play
 
+            told = play(opened, member, episode, seeds=named_places(moved))
+    if as_json:
+        if written:
+            found["pictures"] = [str(file) for file in written]
+        if told is not None:
+            found["episode"] = told
+        print_json(found)
+        return
+    from genepool.ui.terminal.tables import print_episode, print_member
+
+    if told is not None:
+        print_episode(console(), told)
+        return
     print_member(console(), found)
     if written:
         console().print(f"wrote {len(written)} files; all pictures of a task: {written[0]}")

@@ -1,12 +1,13 @@
-"""What seeds, champion and archive draw, laid out for the report; pure."""
+"""What seeds, champion and archive draw or do, laid out for the report; pure."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from genepool.pool.records import REFERENCE, Picture
+from genepool.pool.records import REFERENCE, Picture, Transcript
 
 
 def galleries(
@@ -66,6 +67,35 @@ def _niches(
             "source": _source(picture),
         }
         for picture in drawn
+    ]
+
+
+def episodes(
+    transcripts: Sequence[Transcript], champion: int | None, who: Callable[[int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """For each episode that was kept, what champion and seeds did in it.
+
+    Args:
+        transcripts: of a pool.
+        champion: its member number; it stands first.
+        who: how the page calls a member.
+
+    Returns:
+        A dict for each episode: its `task`, `part`, `example` and `played`, each of these with the
+        member and its transcript.
+    """
+    keys = dict.fromkeys((one.task, one.part, one.example) for one in transcripts)
+    found: dict[tuple[str, str, str], list[Transcript]] = {key: [] for key in keys}
+    for one in sorted(transcripts, key=lambda one: (one.member != champion, one.member)):
+        found[one.task, one.part, one.example].append(one)
+    return [
+        {
+            "task": task,
+            "part": "held-out" if part == "held-out" else "selection",
+            "example": example,
+            "played": [{"who": who(one.member), **json.loads(one.transcript)} for one in played],
+        }
+        for (task, part, example), played in found.items()
     ]
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from genepool.pool.records import Picture
+from genepool.pool.records import Picture, Transcript
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
-from genepool.ui.report.gallery import galleries
+from genepool.ui.report.gallery import episodes, galleries
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
 from genepool.ui.terminal.console import count, number, percent, plain
 
@@ -29,6 +29,7 @@ _LAYERS = 160
 _SECTIONS = (
     ("result", "Result"),
     ("pictures", "What they draw"),
+    ("episodes", "What they do"),
     ("course", "How it went"),
     ("solved", "Who solves what"),
     ("genome", "What it is made of"),
@@ -38,14 +39,21 @@ _SECTIONS = (
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def page(facts: dict[str, Any], scores: ScoreMatrix, pictures: Sequence[Picture] = ()) -> str:
+def page(
+    facts: dict[str, Any],
+    scores: ScoreMatrix,
+    pictures: Sequence[Picture] = (),
+    transcripts: Sequence[Transcript] = (),
+) -> str:
     """The whole page.
 
     Args:
         facts: of `report.facts`.
         scores: of the same pool.
         pictures: of the same pool.
+        transcripts: of the same pool.
     """
+    shown = {"pictures": bool(pictures), "episodes": bool(transcripts)}
     champion = facts["champion"]
     shares: list[float] = []
     if champion is not None and facts["genomes"]["champion"] is not None:
@@ -56,7 +64,10 @@ def page(facts: dict[str, Any], scores: ScoreMatrix, pictures: Sequence[Picture]
         .render(
             facts=facts,
             style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            sections=[each for each in _SECTIONS if each[0] != "pictures" or pictures],
+            sections=[each for each in _SECTIONS if shown.get(each[0], True)],
+            episodes=episodes(
+                transcripts, None if champion is None else champion["member"], partial(_who, facts)
+            ),
             galleries=galleries(
                 pictures, None if champion is None else champion["member"], partial(_who, facts)
             ),

@@ -58,9 +58,8 @@ def write_report(pool: Pool, file: Path, *, overwrite: bool = True) -> None:
     require_replaceable(file, REPORT, overwrite=overwrite)
     past = history(pool)
     scores = score_matrix(pool)
-    write_own(
-        file, page(facts(pool, past, scores), scores, pool.pictures()).encode("utf-8"), REPORT
-    )
+    made = page(facts(pool, past, scores), scores, pool.pictures(), pool.transcripts())
+    write_own(file, made.encode("utf-8"), REPORT)
 
 
 def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:

@@ -137,6 +137,25 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
         out.print(table)
 
 
+def print_episode(out: Console, told: dict[str, Any]) -> None:
+    """What was said and done in an episode.
+
+    Args:
+        out: where to.
+        told: of `run.finished.episodes.episode`.
+    """
+    out.print(f"task {plain(told['task'])}, episode {plain(told['id'])}")
+    for message in told["messages"]:
+        who = "agent" if message["role"] == "assistant" else "environment"
+        out.print(f"\n{who}:")
+        for line in message["content"].splitlines() or [""]:
+            out.print(f"  {plain(line)}")
+    out.print(
+        f"\n{count(len(told['actions']), 'action')}; ended: {plain(told['ended'])}; "
+        f"score {told['score']:.3g}"
+    )
+
+
 def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
     """What a call of `evolve` did, in one line."""
     if session == 0:
