@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.safetensors import Tensor
 from genepool.errors import GenepoolError, InputError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.run.finished import verify
 from genepool.run.finished.verify import export
 from tests import exam
 from tests.cli import run_cli
@@ -234,3 +239,84 @@ def test_an_old_pool_says_so_and_goes_on_by_its_rule(tmp_path: Path) -> None:
     found = found[: recorded.size]
     assert (found != recorded).any()
     np.testing.assert_allclose(found, recorded, atol=0.02)
+
+
+_GUARD = """
+import numpy as np
+examples = list(range(7))
+def score(model, examples):
+    total = sum(float(np.abs(value).sum()) for value in model.values())
+    return [(total * (number + 1)) % 1 for number in examples]
+"""
+
+
+def test_the_guards_are_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = write_case(tmp_path / "run", Case("arrays", None, "bfloat16"))
+    (tmp_path / "kept_in_verify.py").write_text(_GUARD)
+    monkeypatch.syspath_prepend(tmp_path)
+    guard = {
+        "name": "kept",
+        "evaluator": "function",
+        "function": "kept_in_verify:score",
+        "guard": True,
+        "tolerance": 1.0,
+    }
+    evolve({**case, "tasks": [*case["tasks"], {**guard, "name": "first"}, guard]})
+    kept = importlib.import_module("kept_in_verify")
+    own = kept.score
+    with Pool(tmp_path / "run/pool") as pool:
+        number = newest(pool)
+        done = export(pool, number, tmp_path / "out", verify=True)
+        assert done.verified == 18 + 2 * 7
+        assert export(pool, "seed0", tmp_path / "seed", verify=True).verified == 24 + 2 * 7
+
+        def other(model: Any, examples: Any) -> list[float]:
+            # As good, or nearly: on one example of fourteen it differs by a little.
+            scores = own(model, examples)
+            return [*scores[:-1], abs(scores[-1] - 1e-3)]
+
+        monkeypatch.setattr(kept, "score", other)
+        with pytest.raises(GenepoolError, match="than the pool says on the guard 'first'"):
+            export(pool, number, tmp_path / "no", verify=True)
+        monkeypatch.setattr(kept, "score", own)
+        monkeypatch.setattr(kept, "examples", [*range(6), 8])
+        with pytest.raises(InputError, match="cannot be verified: task 'first' has other examples"):
+            export(pool, number, tmp_path / "no", verify=True)
+    assert not (tmp_path / "no").exists()
+
+
+def _flipped(tensor: Tensor) -> Tensor:
+    raw = tensor.raw.copy()
+    raw.view(np.uint8)[-1] ^= 1
+    return replace(tensor, raw=raw)
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "a bit": _flipped,
+    "a shape": lambda tensor: replace(tensor, shape=(*tensor.shape, 1)),
+    "a dtype": lambda tensor: replace(tensor, dtype="F16" if tensor.dtype == "BF16" else "BF16"),
+    "a name": lambda tensor: replace(tensor, name=f"{tensor.name}.other"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_package_safetensors_reads_the_same_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, wrong: str
+) -> None:
+    """As were genepool's own reader and writer at fault in the same way."""
+    evolve(write_case(tmp_path / "run", Case("arrays", None, dtype)))
+
+    def opened(path: Path) -> Checkpoint:
+        found = open_checkpoint(path)
+        tensors = dict(found.files[0].tensors)
+        last = WRONG[wrong](tensors.popitem()[1])
+        file = replace(found.files[0], tensors={**tensors, last.name: last})
+        return replace(found, files=(file,))
+
+    with Pool(tmp_path / "run/pool") as pool:
+        assert export(pool, "best", tmp_path / "out", verify=True).verified
+        monkeypatch.setattr(verify, "open_checkpoint", opened)
+        with pytest.raises(GenepoolError, match="safetensors reads other tensors"):
+            export(pool, "best", tmp_path / "no")
+    assert not (tmp_path / "no").exists()

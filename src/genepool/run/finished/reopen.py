@@ -22,7 +22,8 @@ def reopen(pool: Pool, sources: tuple[Source, ...], family: Family) -> Inputs:
     directory = Path(meta.get("directory") or pool.path.absolute().parent)
     run = recorded_run(meta["config"], directory, str(pool.path))
     inputs = open_inputs(run, (sources, family))
-    for entry, task in zip(pool.tasks(), inputs.tasks, strict=True):
+    entries, tasks = (*pool.tasks(), *pool.guards()), (*inputs.tasks, *inputs.guards)
+    for entry, task in zip(entries, tasks, strict=True):
         if entry.digest != task.digest:
             raise ConfigError(f"task '{entry.name}' has other examples or settings now")
     return inputs

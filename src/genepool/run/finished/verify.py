@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from genepool.checkpoints.family import make_family
-from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.dtypes import as_float32
+from genepool.checkpoints.files.safetensors import Tensor
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
 from genepool.checkpoints.pipelines.single_file import as_single_file, is_single_file
@@ -60,9 +65,10 @@ def export(
         overwrite: a checkpoint that genepool wrote in that place before is replaced, and nothing
             else; a seed of the pool is not either.
         advance: called with the fraction that is done.
-        verify: whether what was written is loaded and scored again, and given up if it differs from
-            what the pool says; None where that can be done and takes less than a minute. A pipeline
-            that was written draws a picture first, unless this is false.
+        verify: whether what was written is read by the package safetensors too, loaded, scored
+            again, by the guards as well, and given up if it differs from what the pool says; None
+            where that can be done and takes less than a minute. A pipeline that was written draws a
+            picture first, unless this is false.
 
     Raises:
         InputError, PoolError: no such member.
@@ -133,7 +139,9 @@ def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hu
     known: dict[Part, NDArray[np.float32]] = {"train": record.scores}
     if held_out is not None:
         known["held-out"] = held_out
+    guards = _guards(pool, number)
     count = sum(int((~np.isnan(scores)).sum()) for scores in known.values())
+    count += sum(indices.size for _, indices, _ in guards)
     if hurry and record.seconds * count / max(record.asked, 1) > _AT_ONCE:
         raise _Unverifiable("it would take more than a minute; --verify does it")
     scorer = scorer or _scorer(pool, written)
@@ -141,14 +149,67 @@ def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hu
         asked = np.flatnonzero(~np.isnan(scores))
         got, expected = scorer.score(asked, part), scores[asked]
         if differing := int((got != expected).sum()):
-            raise GenepoolError(
-                f"what was written scores otherwise than the pool says on {differing} of "
-                f"{asked.size} {part} examples ({got.mean():.4f} on average against "
-                f"{expected.mean():.4f}), so that it was not kept. On another machine, or with "
-                "other releases of torch or transformers, last bits may differ, and what a task "
-                "asks may have changed; --no-verify writes it all the same"
-            )
+            where = f"{differing} of {asked.size} {part} examples"
+            raise _otherwise(where, float(got.mean()), float(expected.mean()))
+    for name, indices, expected_mean in guards:
+        mean = float(scorer.score(indices, "guard").mean(dtype=np.float64))
+        if mean != expected_mean:
+            raise _otherwise(f"the guard '{name}'", mean, expected_mean)
     return count
+
+
+def _guards(pool: Pool, number: int) -> list[tuple[str, NDArray[np.int64], float]]:
+    """The guards that a member was asked: name, int64[n] of its examples, mean score."""
+    means, start = pool.guard_means().get(number, ()), 0
+    found: list[tuple[str, NDArray[np.int64], float]] = []
+    for guard, mean in zip(pool.guards(), means, strict=False):
+        if mean is not None:
+            found.append((guard.name, np.arange(start, start + guard.examples), mean))
+        start += guard.examples
+    return found
+
+
+def _otherwise(where: str, got: float, expected: float) -> GenepoolError:
+    return GenepoolError(
+        f"what was written scores otherwise than the pool says on {where} ({got:.4f} on average "
+        f"against {expected:.4f}), so that it was not kept. On another machine, or with other "
+        "releases of torch or transformers, last bits may differ, and what a task asks may have "
+        "changed; --no-verify writes it all the same"
+    )
+
+
+def _require_same_tensors(written: Checkpoint) -> None:
+    """Read what was written with the package safetensors too, as others will, tensor by tensor.
+
+    Raises:
+        GenepoolError: it reads other tensors than genepool does.
+    """
+    for file in written.files:
+        # Its way to numpy knows no bfloat16, and only for that is torch needed.
+        wide = any(tensor.dtype == "BF16" for tensor in file.tensors.values())
+        torch = wide and importlib.util.find_spec("torch") is not None
+        reader: Any = safe_open(file.path, framework="pt" if torch else "numpy")
+        with reader as other:
+            same = {*other.keys()} == {*file.tensors} and all(
+                _same(other, tensor, torch=torch) for tensor in file.tensors.values()
+            )
+        if not same:
+            raise GenepoolError(
+                f"{at(file.path)}: the package safetensors reads other tensors than were written, "
+                "so that it was not kept; this is a fault of genepool"
+            )
+
+
+def _same(other: Any, tensor: Tensor, *, torch: bool) -> bool:
+    """Whether an opened file of the package safetensors has a tensor as genepool reads it."""
+    found = other.get_slice(tensor.name)
+    if (found.get_dtype(), tuple(found.get_shape())) != (tensor.dtype, tensor.shape):
+        return False
+    if tensor.dtype != "BF16":
+        value = other.get_tensor(tensor.name)
+        return (value.numpy() if torch else value).tobytes() == tensor.raw.tobytes()
+    value = as_float32(tensor.raw, "BF16")
+    return not torch or other.get_tensor(tensor.name).float().numpy().tobytes() == value.tobytes()
 
 
 def _scorer(pool: Pool, written: Path) -> Scorer:
@@ -170,5 +231,6 @@ def _scorer(pool: Pool, written: Path) -> Scorer:
         scorer = Scorer(reopen(pool, (), family))
     except GenepoolError as error:
         raise _Unverifiable(str(error)) from error
+    _require_same_tensors(first)
     scorer.load(seed_recipe(family.layout.axis.size, 0, 1))
     return scorer
