@@ -89,6 +89,8 @@ $(PICTURES_READY): $(REQUIREMENTS) $(VENV_READY)
 $(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
 	@echo "Installing genepool for development (also torch, pytest, pyright; a few minutes)"
 	@$(call install,dev)
+	@if command -v cc > /dev/null; then $(call install,textworld); else \
+		echo "There is no C compiler, which TextWorld is installed with: its tests are skipped"; fi
 	@touch $@ $(PICTURES_READY) $(DEMO_READY)
 
 # -qq: errors, but no warnings.

@@ -40,7 +40,7 @@ TORCH = {
 # Each of these in one file at most, the one that needs it.
 ALONE = [
     "transformers", "lm_eval", "datasets", "huggingface_hub", "gguf", "diffusers", "ray", "peft",
-    "sklearn", "matplotlib", "cma", "ribs",
+    "sklearn", "matplotlib", "cma", "ribs", "gymnasium", "textworld", "websockets",
 ]  # fmt: skip
 
 # Core and strategies read and write nothing, ask no clock and roll no dice but their own.

@@ -44,7 +44,7 @@ VERBS = re.compile(
     r"|holds?|lies|lives?|starts?|begins?|ends|goes|go|gives|stands?|runs|reads?|refuses|keeps?"
     r"|brings?|breeds?|competes?|weighs?|survive|fails?|fall|decides|evolves?|counts?|draws?"
     r"|computes|shows?|differ|merges|splits|makes?|works|allows?|follow|print|write|copy|compare"
-    r"|begin|search|tell|load|export|extracts|names|returns|scores)\b",
+    r"|begin|search|tell|load|export|extracts|names|returns|scores|calls?|listens?|lists?)\b",
     re.IGNORECASE,
 )
 

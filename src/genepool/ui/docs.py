@@ -25,6 +25,8 @@ from genepool.models.build import ModelOptions
 from genepool.run.file.run_settings import RunConfig, TaskOptions
 from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.map_elites import Measure
+from genepool.tasks.agent.environments.agentgym import AgentGymOptions
+from genepool.tasks.agent.environments.gymnasium import GymnasiumOptions
 from genepool.tasks.lm_eval.evaluator import GenerationOptions
 from genepool.tasks.task import find_evaluator
 from genepool.ui.cli.main import cli
@@ -34,6 +36,10 @@ ROOMS = (
     *("core", "strategies", "checkpoints", "materialise", "models", "tasks", "pool", "governance"),
     *("output", "run", "study", "ui"),
 )
+_ENVIRONMENTS: dict[str, type[BaseModel]] = {
+    "agentgym": AgentGymOptions,
+    "gymnasium": GymnasiumOptions,
+}
 _PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -83,10 +89,12 @@ def _run_file() -> str:
     for name, options in BUILT_IN.items():
         parts.append(_table(f"`strategy` with `name: {name}`", options, leave_out=("name",)))
     parts.append(_table("An entry of `measures` of `map-elites`", Measure))
-    for name in ("classifier", "function", "images", "lm-eval"):
+    for name in ("agent", "classifier", "function", "images", "lm-eval"):
         title = f"A task with `evaluator: {name}`, besides"
         parts.append(_table(title, find_evaluator(name).Options))
     parts.append(_table("`generation` of `lm-eval`", GenerationOptions))
+    for name, options in _ENVIRONMENTS.items():
+        parts.append(_table(f"`settings` of `agent` with `environment: {name}`", options))
     return "\n".join(parts)
 
 
@@ -159,6 +167,8 @@ def _type(kind: Any) -> str:
         return f"mapping, each {_type(inside[0])}: {_type(inside[1])}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "mapping, see below"
+    if kind is Any:
+        return "anything"
     words = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}
     return words[kind]
 

@@ -70,7 +70,7 @@ class AgentGymOptions(BaseModel):
         default=False,
         description="The server is asked for the admissible actions of each page, which the policy "
         "'choose' needs: a search for the words of the instruction, and all that can be clicked. "
-        "Only WebShop tells them.",
+        "Only WebShop says them.",
     )
     timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=60.0, description="A request must be answered within so many seconds."
