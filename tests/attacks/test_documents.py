@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from genepool.checkpoints import patterns
 from genepool.checkpoints.layout import pattern_test
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.documents import Unreadable, parse_json, read_bytes, read_text
-from genepool.errors import CheckpointError, ConfigError, InputError
+from genepool.errors import CheckpointError, ConfigError, GenepoolError, InputError
 from genepool.governance.licences import licence_of
 from genepool.output.recipe_file import read_recipe
+from genepool.run.evolve import evolve
 from genepool.run.run_file import load_run
 from genepool.tasks.example_files import read_examples
 from genepool.yaml_documents import parse_yaml, texts_under
+from tests.cli import run_cli
 from tests.quick import quick
+from tests.runs import contents, write_run
 
 # Far more than any of this takes on a busy machine, far less than what it would take unbounded.
 PATIENCE = 60
@@ -269,12 +277,67 @@ def test_patterns_that_would_take_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(", "[", "a)|(b", "(?!a)b", r"(a)\1", "x" * 1001, r"(\w{100}){10}", "(?x: a #"]
+    "pattern",
+    ["(", "[", "a)|(b", "(?!a", r"(a)\2", "x" * 1001, r"(\w{100}){10}", "(?x: a #", "(?=a)(?R)"],
 )
 def test_patterns_that_cannot_be_used(pattern: str) -> None:
     with pytest.raises(ValueError) as caught:
         pattern_test(f"re:{pattern}")
     assert "\n" not in str(caught.value)
+
+
+LOOKING = [r"(?!lm_head).*", r"(?<!a)b|.*(?<=x)y", r"(.)\1*", r"(?=.*mlp)model\..*\.(\w+)_\1"]
+
+
+@pytest.mark.parametrize("pattern", LOOKING)
+def test_patterns_that_look_around_match_as_pythons_do(pattern: str) -> None:
+    """Pools of older releases may hold such."""
+    names = ["", "a", "aa", "ab", "lm_head.weight", "axy", "y", "b", "model.mlp.up_up", "model.a_a"]
+    test = pattern_test(f"re:{pattern}")
+    assert [test(name) for name in names] == [bool(re.fullmatch(pattern, n)) for n in names]
+
+
+@pytest.mark.parametrize("pattern", ["(?!x)(?:a{1,1000}){1,1000}b", r"(?:(a|aa)+)+\1[bc]"])
+def test_patterns_that_look_around_for_ever_are_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setattr(patterns, "_SECONDS", 0.1)
+    test = pattern_test(f"re:{pattern}")
+    with pytest.raises(GenepoolError) as caught:
+        test("a" * 200)
+    assert "takes too long to match 'aaaa" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # However many names there are.
+    with pytest.raises(GenepoolError, match="takes too long"):
+        test("a" * 200)
+
+
+@pytest.mark.parametrize("pattern", ["(?!lm_head).*", r"(.)\1*"])
+def test_patterns_that_look_around_without_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "regex", None)
+    file = write_run(tmp_path, chromosomes={"body": [f"re:{pattern}"]}, budget=2)
+    code, _, error = run_cli(["evolve", str(file)])
+    assert (code, error.count("\n")) == (1, 1), error
+    assert "need the package regex (pip install regex); without it, let a chromosome that" in error
+
+
+def test_a_run_with_patterns_that_look_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pool, pattern in {"around": "re:(?!output).*", "plain": "hidden*"}.items():
+        evolve(write_run(tmp_path, pool=pool, chromosomes={"body": [pattern]}, budget=10))
+    assert contents(tmp_path / "around")[:-2] == contents(tmp_path / "plain")[:-2]
+    assert run_cli(["export", str(tmp_path / "around"), "-o", str(tmp_path / "out")])[0] == 0
+    monkeypatch.setattr(patterns, "_SECONDS", 0.1)
+    for number in (1, 2):
+        row = {"a" * 200: np.full(4, number, np.float32)}
+        save_file(row, tmp_path / f"seed{number}.safetensors")
+    slow = {"body": ["re:(?!x)(?:a{1,1000}){1,1000}b"]}
+    code, _, error = run_cli(["evolve", str(write_run(tmp_path, pool="slow", chromosomes=slow))])
+    assert (code, error.count("\n")) == (1, 1), error
+    assert "takes too long to match 'aaaa" in error
 
 
 def test_patterns_match_as_pythons_do() -> None:

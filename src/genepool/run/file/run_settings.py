@@ -86,7 +86,8 @@ class RunConfig(Section):
         description="A name stands for the tensors that fit the patterns behind it, and these have "
         "split points of their own; the word `attention` stands for all attention layers and "
         "everything else. A pattern is one of file names (`*.mlp.*`), or after `re:` a regular "
-        "expression for a whole name, without look-around and back-references.",
+        "expression for a whole name; look-around and back-references in it need the package "
+        "regex, which transformers brings. What fits several goes to the first.",
     )
     budget: int = Field(default=1000, ge=0, le=10**9, description="So many children are scored.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The random seed decides all draws.")
