@@ -41,6 +41,7 @@ def model() -> dict[str, Any]:
 
 def test_a_good_task_passes() -> None:
     check_task(Good(), model(), reopen=Good)
+    check_task(Painting(), model(), reopen=Painting)
 
 
 class Listed(Good):
@@ -93,6 +94,44 @@ class Column(Good):
 class Plain(Good):
     def value(self, model: Any, indices: Indices, size: int) -> Any:
         return super().value(model, indices, size).tolist()
+
+
+class OneForNone(Good):
+    def value(self, model: Any, indices: Indices, size: int) -> Any:
+        return super().value(model, indices if indices.size else np.zeros(1), size)
+
+
+class Painting(Good):
+    """Draws, and keeps the contract of that."""
+
+    def drawn(self, model: Any, indices: Indices, *, held_out: bool = False) -> Any:
+        return np.zeros((indices.size, 4, 5, 3), np.uint8)
+
+    def captions(self, indices: Indices, *, held_out: bool = False) -> Any:
+        return ["a dot"] * indices.size
+
+    def references(self, indices: Indices, *, held_out: bool = False) -> Any:
+        return None
+
+
+class Grey(Painting):
+    def drawn(self, model: Any, indices: Indices, *, held_out: bool = False) -> Any:
+        return super().drawn(model, indices)[..., 0]
+
+
+class Floating(Painting):
+    def references(self, indices: Indices, *, held_out: bool = False) -> Any:
+        return self.drawn({}, indices) / 255
+
+
+class Unasked(Painting):
+    def drawn(self, model: Any, indices: Indices, *, held_out: bool = False) -> Any:
+        return super().drawn(model, indices if indices.size else np.zeros(1, np.int64))
+
+
+class Wordless(Painting):
+    def captions(self, indices: Indices, *, held_out: bool = False) -> Any:
+        return ()
 
 
 class Above(Good):
@@ -198,6 +237,11 @@ class Verbose(Good):
         (Wide, r"expected scores float32\[30\]; got float64"),
         (Column, r"got float32\[30, 1\]"),
         (Plain, "got list"),
+        (OneForNone, r"expected scores float32\[0\]; got float32\[1\]"),
+        (Grey, r"drawn: expected uint8\[2, height, width, 3\]; got uint8\[2, 4, 5\]"),
+        (Floating, r"references: expected uint8\[2, height, width, 3\]; got float64"),
+        (Unasked, r"drawn: expected uint8\[0, height, width, 3\]; got uint8\[1, 4, 5, 3\]"),
+        (Wordless, "captions: expected 2 texts; got 0"),
         (Above, r"scores must lie in \[0, 1\]"),
         (Unknown, r"scores must lie in \[0, 1\]; got \[nan"),
         (NotBinary, "binary is true, but scores such as"),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from genepool.errors import EvaluationError
 from genepool.models.image_generator import ImageGenerator
 from genepool.models.language import LanguageModel
-from genepool.tasks.task import Blocked, Task
+from genepool.tasks.task import Blocked, Drawn, Task
 from genepool.testing.require import require
 
 __all__ = ["check_task"]
@@ -43,9 +43,10 @@ def check_task(
     """Check that a task keeps the contract of `genepool.tasks.task.Task`.
 
     Ids are text, all different, held-out ones apart from selection ones. Scores are float32 in
-    [0, 1], one per example asked, 0 or 1 if the task says that it is binary, in a new array. They
-    are the same bits when asked a second time, in any order, in any blocks and one by one. Fixed
-    blocks (see `Blocked`) number the selection examples without falling or leaving out a number.
+    [0, 1], one per example asked and none for none, 0 or 1 if the task says that it is binary, in a
+    new array. They are the same bits when asked a second time, in any order, in any blocks and one
+    by one. Fixed blocks (see `Blocked`) number the selection examples without falling or leaving
+    out a number. A task whose models draw (see `Drawn`) shows as many pictures as are asked for.
     The model is left as it was. A model that cannot be judged ends in EvaluationError, and a
     position that does not exist in an error. Opened again, the task has the same ids, digest and
     scores.
@@ -71,6 +72,7 @@ def check_task(
     for held_out, ids in ((False, task.samples), (True, task.held_out)):
         if ids:
             _check_scores(task, model, held_out, ids, at_most, np.random.default_rng(seed))
+            _check_drawn(task, model, held_out, ids)
     require(_same(before, _snapshot(model)), "scoring changed the model")
     _check_refusal(task, _with_nan(model) if broken is None else broken)
     if reopen is not None:
@@ -165,6 +167,7 @@ def _check_scores(
         agree(one[None], ask(one[None]), "when asked alone")
     twice = np.repeat(indices[:3], 2)
     agree(twice, ask(twice), "when asked twice in one call")
+    ask(np.zeros(0, dtype=np.int64))
     for wrong in (len(ids), -1):
         _check_out_of_range(task, model, wrong, held_out, where)
 
@@ -178,6 +181,30 @@ def _asked(task: Task, model: Any, wanted: Int64, held_out: bool, where: str) ->
     )
     require(np.array_equal(given, wanted), f"{where}: score() changed the indices it was given")
     return cast("Float32", got)
+
+
+def _check_drawn(task: Task, model: Any, held_out: bool, ids: Sequence[str]) -> None:
+    if not isinstance(task, Drawn):
+        return
+    for wanted in (np.arange(min(2, len(ids)), dtype=np.int64), np.zeros(0, dtype=np.int64)):
+        drawn = {
+            "drawn": task.drawn(model, wanted, held_out=held_out),
+            "references": task.references(wanted, held_out=held_out),
+        }
+        for name, found in drawn.items():
+            if found is None and name == "references":
+                continue
+            require(
+                type(found) is np.ndarray
+                and (found.dtype, found.ndim) == (np.uint8, 4)
+                and found.shape[::3] == (wanted.size, 3),
+                f"{name}: expected uint8[{wanted.size}, height, width, 3]; got {_what(found)}",
+            )
+        captions = task.captions(wanted, held_out=held_out)
+        require(
+            len(captions) == wanted.size,
+            f"captions: expected {wanted.size} texts; got {len(captions)}",
+        )
 
 
 def _check_out_of_range(task: Task, model: Any, wrong: int, held_out: bool, where: str) -> None:

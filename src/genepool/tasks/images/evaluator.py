@@ -31,6 +31,8 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
 
+_NONE: UInt8 = np.zeros((0, 0, 0, 3), dtype=np.uint8)
+
 
 @evaluator("images")
 class Images(StoredTask):
@@ -141,7 +143,7 @@ class Images(StoredTask):
         for rows in self._blocks_of(positions, last - first):
             pictures = self._drawn(model, [first + row for row in rows], prompts)
             found.update(zip(rows, pictures, strict=True))
-        return np.stack([found[row] for row in positions.tolist()])
+        return np.stack([found[row] for row in positions.tolist()]) if found else _NONE
 
     def captions(self, indices: Int64, *, held_out: bool = False) -> Sequence[str]:
         """See `Drawn`."""
@@ -158,6 +160,8 @@ class Images(StoredTask):
         first, last = self._range(held_out)
         rows = checked_indices(indices, last - first).tolist()
         found = [self._reference(first + row) for row in rows]
+        if not found:
+            return _NONE
         height, width = found[0].shape[:2]
         return np.stack(
             [
