@@ -11,13 +11,14 @@ PYTEST := $(BIN)/python -m pytest -W error -n 2
 VENV_READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
 PICTURES_READY := $(VENV)/.ready-pictures
+SHOP_READY := $(VENV)/.ready-shop
 DEV_READY := $(VENV)/.ready-dev
 REQUIREMENTS := pyproject.toml constraints.txt
 
 # Nothing is built in parallel here; pip in the same environment twice at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-pictures test test-all test-shared check bench bench-smoke docs clean
+.PHONY: help demo demo-pictures demo-shop test test-all test-shared check bench bench-smoke docs clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +28,9 @@ demo: $(DEMO_READY) ## breed two digit specialists into one better classifier
 
 demo-pictures: $(PICTURES_READY) ## breed four small image generators into one that draws more
 	@$(BIN)/genepool demo pictures $(ARGS)
+
+demo-shop: $(SHOP_READY) ## breed a better shopper out of two, in a small web shop that runs here
+	@$(BIN)/python examples/webshop/demo.py $(ARGS)
 
 test: $(DEV_READY) ## run the tests, but the slow ones
 	@$(PYTEST) -m "not slow and not shared" $(ARGS)
@@ -86,12 +90,17 @@ $(PICTURES_READY): $(REQUIREMENTS) $(VENV_READY)
 	@$(call install,digits$(comma)plots$(comma)pictures)
 	@touch $@ $(DEMO_READY)
 
+$(SHOP_READY): $(REQUIREMENTS) $(VENV_READY)
+	@echo "Installing genepool for the shop demo (a small web server and search; about a minute)"
+	@$(call install,digits$(comma)plots$(comma)shop)
+	@touch $@ $(DEMO_READY)
+
 $(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
 	@echo "Installing genepool for development (also torch, pytest, pyright; a few minutes)"
 	@$(call install,dev)
 	@if command -v cc > /dev/null; then $(call install,textworld); else \
 		echo "There is no C compiler, which TextWorld is installed with: its tests are skipped"; fi
-	@touch $@ $(PICTURES_READY) $(DEMO_READY)
+	@touch $@ $(PICTURES_READY) $(SHOP_READY) $(DEMO_READY)
 
 # -qq: errors, but no warnings.
 comma := ,
