@@ -30,7 +30,9 @@ def held_out() -> list[dict[str, Any]]:
 
 def _made(seed: int, size: int) -> list[dict[str, Any]]:
     made = reasoning_gym.create_dataset(NAME, seed=seed, size=size, **SETTINGS)
-    return [{"id": f"{NAME}-{seed}-{number}", "puzzle": puzzle} for number, puzzle in enumerate(made)]
+    return [
+        {"id": f"{NAME}-{seed}-{number}", "puzzle": puzzle} for number, puzzle in enumerate(made)
+    ]
 
 
 def score(model: Any, tokenizer: Any, examples: Sequence[dict[str, Any]]) -> list[float]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 import genepool
 from genepool.run.file.run_settings import RunConfig
 from genepool.run.run_file import load_run
+from genepool.testing import check_environment
 from genepool.ui import docs
 from tests.cli import run_cli
 
@@ -256,3 +257,16 @@ def test_the_library_page_does_what_it_says(capsys: pytest.CaptureFixture[str]) 
         runs.append((evolution.champion.id, evolution.champion.train, asked))
     assert runs[0][:2] == runs[1][:2]
     assert runs[0][2] < runs[1][2]
+
+
+def test_the_environment_on_the_page_about_agents_keeps_the_contract() -> None:
+    text = (ROOT / "docs/agents.md").read_text(encoding="utf-8")
+    known: dict[str, Any] = {}
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    # The block says nothing of annotations, so that names are looked up when the class is made.
+    exec(compile(block, "agents.md", "exec"), known)
+    corridor = known["Corridor"]
+    check_environment(lambda: corridor(corridor.Options(), ROOT), "train", actions=("right",))
+    session = corridor(corridor.Options(), ROOT)
+    session.reset("2")
+    assert [session.step(text).reward for text in ("right", "right", "open")] == [0, 0, 1]
