@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import string
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
+from tests.late import diffusers
 
 # Its modules are found late, which type checkers do not follow.
-diffusers: Any = importlib.import_module("diffusers")
 
 Kind = Literal["sd", "sdxl", "sd3", "flux"]
 KINDS: tuple[Kind, ...] = ("sd", "sdxl", "sd3", "flux")

@@ -167,7 +167,7 @@ def test_a_seed_that_changes_while_a_run_begins(
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize(
-    "change", [_delete, *map(_slow, (_delete_folder, _replace, _truncate, _touch_up))]
+    "change", list(map(_slow, (_delete, _delete_folder, _replace, _truncate, _touch_up)))
 )
 def test_a_pool_that_changes_under_a_run(
     tmp_path: Path, change: Change, executor: dict[str, Any]

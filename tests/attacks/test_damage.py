@@ -25,6 +25,7 @@ from genepool.run.evolve import evolve
 from tests import sketches
 from tests.cli import run_cli
 from tests.golden import runs
+from tests.quick import quick
 from tests.runs import contents, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
@@ -64,7 +65,7 @@ def _seen(pool: Path, out: Path) -> list[tuple[int, Any, str]]:
     return found
 
 
-@pytest.mark.parametrize("damage", [_flip, _zero])
+@pytest.mark.parametrize("damage", quick([_flip, _zero]))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "count", [20, pytest.param(100, marks=pytest.mark.slow, id="many")], ids=["few", None]

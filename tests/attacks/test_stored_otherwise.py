@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import genepool
@@ -21,6 +20,7 @@ from genepool.checkpoints.files.digests import remember_digests
 from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
 from tests.build import save
+from tests.late import peft
 from tests.lms import rewrite_config, tiny_config, write_lm
 
 pytestmark = [
@@ -66,8 +66,8 @@ def test_adapters_of_vision_models(tmp_path: Path, kind: str, prefixed: bool) ->
     base = auto.from_config(vision_config(kind))
     base.save_pretrained(tmp_path / "base")
     modules = r".*language_model.*\.q_proj" if prefixed else r".*(layers|encoder).*\.q_proj"
-    wrapped: Any = get_peft_model(
-        base, LoraConfig(r=2, target_modules=modules, init_lora_weights=False)
+    wrapped: Any = peft.get_peft_model(
+        base, peft.LoraConfig(r=2, target_modules=modules, init_lora_weights=False)
     )
     wrapped.save_pretrained(tmp_path / "adapter")
     wrapped.merge_and_unload().save_pretrained(tmp_path / "expected")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.golden import record, runs
+from tests.quick import quick
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +28,16 @@ def test_what_is_recorded(golden: dict[str, Any]) -> None:
     assert list(golden["pools"]) == list(runs.POOLS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "process" else n for n in runs.RUNS],
-)
+# One of each kind; `pytest tests/golden` and `make test-all` run the others too.
+QUICK = {
+    "recipes", "scratch", "ga", "map-elites", "cma-es-in-flight", "random-tensor", "sweep",
+    "splits", "angle-side-dense", "chromosomes", "fighting", "in-flight-dense", "guard-cma-es",
+    "rounds-rich", "risk", "no-early-stop", "function-failing", "half-exported", "network",
+    "language", "pieces-dense",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", quick(runs.RUNS, map([*runs.RUNS].index, QUICK)))
 def test_a_run_computes_what_it_did(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     if name in runs.OF_THIS_CPU and record.fingerprint() != golden["fingerprint"]:
         pytest.skip("LAPACK's last bits differ on this machine from those it was recorded with")

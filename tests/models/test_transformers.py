@@ -24,6 +24,7 @@ from genepool.tasks.function import Function, FunctionOptions
 from genepool.testing.tasks import check_task
 from tests.build import write_checkpoint
 from tests.lms import rewrite_config, write_lm
+from tests.quick import quick
 
 KINDS = ["llama", "qwen2", "gemma", "mixtral", "qwen2_moe", "gpt_neox", "gpt2", "llava"]
 
@@ -51,7 +52,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", quick(["float32", "bfloat16"], (1,)))
 def test_a_child_in_place_is_the_exported_child(tmp_path: Path, kind: str, dtype: str) -> None:
     checkpoints, layout = opened(tmp_path, kind, dtype=dtype, tokenizer=False)
     model = live(checkpoints, layout)

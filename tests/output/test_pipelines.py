@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +21,7 @@ from genepool.output.by_hand import blend, merge
 from genepool.output.rebuild import rebuild
 from tests.build import contents
 from tests.cli import run_cli
+from tests.late import diffusers
 from tests.pipelines import KINDS, Kind, single_file, tiny_pipeline
 from tests.quick import quick
 
@@ -29,7 +29,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def loaded(directory: Path) -> Any:
-    pipeline = DiffusionPipeline.from_pretrained(str(directory))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(str(directory))
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):

@@ -16,6 +16,7 @@ from genepool.checkpoints.layout import build_layout, flatten
 from genepool.core.slerp import merge_vectors
 from genepool.output.by_hand import merge
 from tests import language
+from tests.quick import quick
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -79,7 +80,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], str, str, list[str], list[st
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, (0, 2, 4)))
 def test_a_family(tmp_path: Path, family: str) -> None:
     model, config, settings, dtype, shards, first, last = FAMILIES[family]
     for number in range(2):

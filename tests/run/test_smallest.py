@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from genepool.errors import ConfigError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from tests.quick import quick
 from tests.runs import write_run
 
 
@@ -29,7 +30,7 @@ def one_example(folder: Path, function: str, examples: int = 1, **changes: Any) 
     return write_run(folder, tasks=[{**task, "examples": "examples.jsonl"}], budget=20, **changes)
 
 
-@pytest.mark.parametrize("function", ["solved", "partly"])
+@pytest.mark.parametrize("function", quick(["solved", "partly"], (1,)))
 @pytest.mark.parametrize(
     "strategy",
     [

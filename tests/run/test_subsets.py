@@ -20,6 +20,7 @@ from genepool.study.compare import read_curve
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import contents, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
@@ -101,14 +102,17 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"in_flight": 3},
-        {"strategy": {**ROUNDS, "name": "ga"}},
-        {"strategy": {**ROUNDS, "mutation": 0.05}},
-        {"strategy": {**ROUNDS, "risk": 0.2}},
-        {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "held_out": 0.6}]},
-    ],
+    quick(
+        [
+            {},
+            {"in_flight": 3},
+            {"strategy": {**ROUNDS, "name": "ga"}},
+            {"strategy": {**ROUNDS, "mutation": 0.05}},
+            {"strategy": {**ROUNDS, "risk": 0.2}},
+            {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "held_out": 0.6}]},
+        ],
+        (1, 3, 5),
+    ),
 )
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     whole = _run(tmp_path, "whole", **changes)

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from genepool.strategies.map_elites import cell_of
 
-pytest.importorskip("ribs")
-
 
 @cache
 def grid(cells: int, dimensions: int) -> Any:
-    from ribs.archives import GridArchive
-
-    return GridArchive(solution_dim=0, dims=[cells] * dimensions, ranges=[(0.0, 1.0)] * dimensions)
+    archives = pytest.importorskip("ribs.archives")
+    return archives.GridArchive(
+        solution_dim=0, dims=[cells] * dimensions, ranges=[(0.0, 1.0)] * dimensions
+    )
 
 
 def theirs(measures: list[float], cells: int) -> int:

@@ -31,10 +31,8 @@ def assert_same(one: Trial, two: Trial) -> None:
 
 
 @pytest.mark.parametrize("width", quick([1, 4], (1,)))
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(
-    "alpha", [0.0, 1.0, 2.0, *(pytest.param(a, marks=pytest.mark.slow) for a in (0.5, 1.5, 3.0))]
-)
+@pytest.mark.parametrize("weighted", quick([False, True], (1,)))
+@pytest.mark.parametrize("alpha", quick([0.0, 0.5, 1.0, 1.5, 2.0, 3.0], (0, 2, 4)))
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_early_stop_changes_nothing(
     binary: bool, alpha: float, weighted: bool, width: int
@@ -93,7 +91,7 @@ def test_the_early_stop_changes_nothing_for_other_strategies(
         assert_same(stopped, run(strategy, problem, score, STEPS, width, stop=False))
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", quick([1, 3], (1,)))
 @pytest.mark.parametrize("alpha", quick([0.0, 1.0, 2.0, 3.0], (1, 3)))
 def test_the_early_stop_changes_nothing_with_scores_that_lie_close_together(
     alpha: float, width: int
@@ -125,7 +123,7 @@ def test_with_a_baseline_nothing_but_who_competes_hangs_on_it() -> None:
 
 
 @pytest.mark.parametrize("crossover", [True, False])
-@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("binary", quick([True, False], (1,)))
 def test_the_early_stop_changes_nothing_with_mutation(crossover: bool, binary: bool) -> None:
     problem, score = problem_of(np.random.default_rng(9), binary=binary, dense=True)
     strategy = M2N2(archive=6, crossover=crossover, mutation=0.2)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import find_source, open_source
@@ -19,6 +18,7 @@ from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
 from tests import language
 from tests.build import bits
+from tests.late import peft
 
 # transformers and peft warn of their own future.
 pytestmark = [
@@ -46,7 +46,7 @@ def adapted(directory: Path, model: Any, dtype: torch.dtype, **options: Any) -> 
     """Save a base and an adapter with random weights; what peft merges them to."""
     base = model.to(dtype)
     language.save(base, directory / "base")
-    wrapped = get_peft_model(base, LoraConfig(**options))
+    wrapped = peft.get_peft_model(base, peft.LoraConfig(**options))
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
@@ -314,7 +314,9 @@ def test_convolutions(tmp_path: Path, dora: bool) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 1))
     (tmp_path / "base").mkdir()
     save_file(net.state_dict(), tmp_path / "base" / "model.safetensors")
-    wrapped = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
+    wrapped = peft.get_peft_model(
+        net, peft.LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora)
+    )
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import shutil
@@ -18,9 +17,8 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.pipelines.agreement import DEFAULTS
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.errors import CheckpointError
+from tests.late import diffusers
 from tests.pipelines import KINDS, Kind, tiny_pipeline
-
-diffusers: Any = importlib.import_module("diffusers")
 
 NEUTRAL = (None, False, 0, (), [])
 

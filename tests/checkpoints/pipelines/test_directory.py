@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +16,8 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import as_float32
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.errors import CheckpointError
+from tests.late import diffusers
 from tests.pipelines import KINDS, Kind, build_pipeline, tiny_pipeline
-
-diffusers: Any = importlib.import_module("diffusers")
 
 
 def names_of(kind: Kind) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,9 @@ from genepool.checkpoints.family import Source, find_source, make_family, open_s
 from genepool.checkpoints.files.dtypes import as_float32
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
 from genepool.errors import CheckpointError
+from tests.late import diffusers, peft
 from tests.pipelines import Kind, tiny_pipeline
-
-diffusers: Any = importlib.import_module("diffusers")
-peft: Any = importlib.import_module("peft")
+from tests.quick import quick
 
 Tensors = dict[str, torch.Tensor]
 PLACES = {
@@ -118,7 +116,7 @@ def test_metadata_says_alpha(tmp_path: Path) -> None:
     assert folder.name == "lora"
 
 
-@pytest.mark.parametrize("alpha", [1.0, 4.0])
+@pytest.mark.parametrize("alpha", quick([1.0, 4.0], (1,)))
 def test_kohyas_names(tmp_path: Path, alpha: float) -> None:
     path = tiny_pipeline(tmp_path / "base")
     file = tmp_path / "lora.safetensors"
@@ -220,7 +218,7 @@ SPOILT: dict[str, tuple[Callable[[Tensors], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILT)
+@pytest.mark.parametrize("case", quick(SPOILT, (0, 2, 5)))
 def test_what_cannot_be_folded_is_said(tmp_path: Path, case: str) -> None:
     change, expected = SPOILT[case]
     path = tiny_pipeline(tmp_path / "base")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,8 @@ import genepool
 from genepool.checkpoints.family import Source, make_family, open_source
 from genepool.checkpoints.pipelines.single_file import conversion
 from genepool.errors import CheckpointError
+from tests.late import diffusers
 from tests.pipelines import Kind, single_file, tiny_pipeline
-
-diffusers: Any = importlib.import_module("diffusers")
 
 Tensors = dict[str, torch.Tensor]
 

@@ -19,6 +19,11 @@ from tests.core.populations import archive_of, random_archive, random_child
 ALPHAS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 BASELINES: tuple[Baseline, ...] = ("none", "worst")
 KINDS = [(b, alpha, base) for b in (True, False) for alpha in ALPHAS for base in BASELINES]
+# Every second of them runs in `make test`, each rule and each power among these.
+SOME = [
+    kind if (n // len(BASELINES) + n) % 2 == 0 else pytest.param(*kind, marks=pytest.mark.slow)
+    for n, kind in enumerate(KINDS)
+]
 
 
 def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
@@ -104,7 +109,7 @@ def unknown(archive: Archive) -> np.ndarray:
     return np.full(archive.scores.shape[1], np.nan, dtype=np.float32)
 
 
-@pytest.mark.parametrize(("binary", "alpha", "baseline"), KINDS)
+@pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_a_stop_is_right_whatever_came_next(binary: bool, alpha: float, baseline: Baseline) -> None:
     stops = 0
     for seed in range(150):
@@ -125,7 +130,7 @@ def test_a_stop_is_right_whatever_came_next(binary: bool, alpha: float, baseline
     assert stops >= 10
 
 
-@pytest.mark.parametrize(("binary", "alpha", "baseline"), KINDS)
+@pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_bounds_are_the_best_and_worst_cases(
     binary: bool, alpha: float, baseline: Baseline
 ) -> None:
@@ -154,7 +159,7 @@ def test_bounds_are_the_best_and_worst_cases(
             assert bool((best[example] <= values.max(axis=1) + 1e-3 * scale).all())
 
 
-@pytest.mark.parametrize(("binary", "alpha", "baseline"), KINDS)
+@pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_a_child_is_settled_as_soon_as_it_can_be(
     binary: bool, alpha: float, baseline: Baseline
 ) -> None:
@@ -256,7 +261,7 @@ def test_the_known_is_copied() -> None:
     assert bool(np.isnan(known).all()) and full.done
 
 
-@pytest.mark.parametrize(("binary", "alpha", "baseline"), KINDS)
+@pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_an_exam_can_be_resumed_against_another_archive(
     binary: bool, alpha: float, baseline: Baseline
 ) -> None:

@@ -19,6 +19,7 @@ from genepool.run.evolve import evolve
 from genepool.run.finished.verify import export
 from tests.build import contents
 from tests.pipelines import tiny_pipeline
+from tests.quick import quick
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -143,7 +144,7 @@ def test_a_pipeline_that_draws_nothing_is_not_kept(
     assert done.verified == 0 and done.unverified == ""
 
 
-@pytest.mark.parametrize("part", ["vae", "scheduler", "tokenizer"])
+@pytest.mark.parametrize("part", quick(["vae", "scheduler", "tokenizer"]))
 def test_other_files_of_a_whole_component_are_refused(part: str, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     giver = "seed1" if part == "vae" else "seed0"

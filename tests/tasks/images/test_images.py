@@ -452,8 +452,8 @@ def test_examples_that_cannot_be_used(content: str, text: str, place: Path, tmp_
 
 
 def _bomb(path: Path) -> None:
-    # 10^9 pixels of one colour in a megabyte.
-    Image.new("1", (40_000, 25_000)).save(path)
+    # 2 * 10^8 pixels of one colour in some kilobytes.
+    Image.new("1", (20_000, 10_000)).save(path)
 
 
 @pytest.mark.parametrize(
