@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Generator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from genepool.core.examples import Examples
@@ -61,12 +60,7 @@ class Store:
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _reader(self) -> sqlite3.Connection:

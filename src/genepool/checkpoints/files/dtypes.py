@@ -82,9 +82,11 @@ def all_finite(raw: Raw, code: str) -> bool:
     """Whether a raw array of a floating dtype holds neither NaN nor infinity."""
     if code not in ("BF16", "F16"):
         return bool(np.isfinite(raw).all())
-    # The exponent that both have, as an integer: numpy computes with 16-bit floats one by one.
-    smallest = 0x7F80 if code == "BF16" else 0x7C00
-    return bool(((raw.view(np.uint16) & np.uint16(0x7FFF)) < smallest).all())
+    # As integers, since numpy computes with 16-bit floats one by one: of the positive ones the
+    # largest, then of the negative ones.
+    infinite = 0x7F80 if code == "BF16" else 0x7C00
+    largest = raw.view(np.int16).max(initial=0), raw.view(np.uint16).max(initial=0)
+    return bool(largest[0] < infinite and largest[1] < 0x8000 + infinite)
 
 
 def from_float32(values: NDArray[np.float32], code: str) -> Raw:

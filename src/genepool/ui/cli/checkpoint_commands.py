@@ -16,6 +16,7 @@ from genepool.ui.cli.options import (
     json_option,
     moved_option,
     named_places,
+    named_values,
     output_option,
     overwrite_option,
     pool_argument,
@@ -316,7 +317,8 @@ def merge(
         specification = specify(method, options, len(models))
     except WrongOptions as error:
         raise click.UsageError(str(error)) from None
-    opening = Opening(partial, vocabulary, adapter_base, _components(parts))
+    components = named_values("--component", parts, "NAME=FROM, as vae=PATH", "component")
+    opening = Opening(partial, vocabulary, adapter_base, components)
     writing = Writing(dtype, _bytes(shard_size), overwrite)
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
@@ -380,18 +382,6 @@ def _renamed(entry: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
     return old, new
-
-
-def _components(entries: Sequence[str]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for entry in entries:
-        name, equals, giver = entry.partition("=")
-        if not (name and equals and giver):
-            raise InputError(f"--component: expected NAME=FROM, as vae=PATH; got '{entry}'")
-        if name in out:
-            raise InputError(f"--component: the component '{name}' is given twice")
-        out[name] = giver
-    return out
 
 
 def _report_checkpoint(written: Exported, as_json: bool) -> None:

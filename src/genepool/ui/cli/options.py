@@ -35,14 +35,23 @@ moved_option = click.option(
     help="The seed NAME lies at PATH now, if it has moved; the option may be repeated.",
 )
 pool_argument = click.argument("pool", type=click.Path(path_type=Path), metavar="POOL")
-output_option = click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The result is written to this directory, which must be new or empty.",
-)
+
+
+def output_to(
+    where: str, metavar: str = "DIR", *, required: bool = True
+) -> Callable[[Command], Command]:
+    """The option -o, whose help says where the result goes."""
+    return click.option(
+        "-o",
+        "--output",
+        required=required,
+        type=click.Path(path_type=Path),
+        metavar=metavar,
+        help=where,
+    )
+
+
+output_option = output_to("The result is written to this directory, which must be new or empty.")
 overwrite_option = click.option(
     "--overwrite",
     is_flag=True,
@@ -72,14 +81,29 @@ dtype_option = click.option(
 )
 
 
+def named_values(option: str, entries: Sequence[str], form: str, what: str) -> dict[str, str]:
+    """Name -> value of an option that is repeated.
+
+    Args:
+        option: as it is typed.
+        entries: what was typed behind it.
+        form: that each entry must have, such as "NAME=PATH".
+        what: the name is one of.
+    """
+    out: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"{option}: expected {form}; got '{entry}'")
+        if name in out:
+            raise InputError(f"{option}: the {what} '{name}' is given twice")
+        out[name] = value
+    return out
+
+
 def named_places(entries: Sequence[str]) -> dict[str, Path]:
     """Where seeds lie, from entries NAME=PATH of `--moved`."""
-    out: dict[str, Path] = {}
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        if not (name and equals and path):
-            raise InputError(f"--moved: expected NAME=PATH; got '{entry}'")
-        if name in out:
-            raise InputError(f"--moved: the seed '{name}' is given twice")
-        out[name] = Path(path)
-    return out
+    return {
+        name: Path(path)
+        for name, path in named_values("--moved", entries, "NAME=PATH", "seed").items()
+    }

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from genepool.ui.cli.options import json_option, moved_option, named_places, pool_argument
+from genepool.ui.cli.options import (
+    json_option,
+    moved_option,
+    named_places,
+    output_to,
+    pool_argument,
+)
 
 
 @click.command()
@@ -40,12 +46,8 @@ def status(pool: Path, as_json: bool) -> None:
     metavar="N",
     help="An image generator draws so many held-out examples of each task; this needs -o.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The pictures are written to this directory, which must be new or empty.",
+@output_to(
+    "The pictures are written to this directory, which must be new or empty.", required=False
 )
 @click.option(
     "--episode",
@@ -105,14 +107,7 @@ def show(
 
 @click.command()
 @pool_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE.html",
-    help="The page is written to this file.",
-)
+@output_to("The page is written to this file.", "FILE.html")
 @click.option(
     "--overwrite/--no-overwrite",
     default=True,
@@ -140,14 +135,8 @@ def report(pool: Path, output: Path, overwrite: bool, as_json: bool) -> None:
 
 @click.command()
 @pool_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The copy is written to this directory, which must be new or empty; it is a pool, of one "
-    "file.",
+@output_to(
+    "The copy is written to this directory, which must be new or empty; it is a pool, of one file.",
 )
 @json_option
 def pack(pool: Path, output: Path, as_json: bool) -> None:

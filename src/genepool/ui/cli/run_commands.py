@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genepool.ui.cli.endings import breeding
-from genepool.ui.cli.options import budget_option, json_option, seed_option
+from genepool.ui.cli.options import budget_option, json_option, output_to, seed_option
 
 if TYPE_CHECKING:
     from genepool.run.evolve import Result
@@ -133,13 +133,8 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     "that seed + 1, and so on.",
 )
 @budget_option("Each run has so many children.  [default: the run file's]")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The comparison is written to this directory; one that was begun there goes on.",
+@output_to(
+    "The comparison is written to this directory; one that was begun there goes on.",
 )
 @json_option
 def compare(
