@@ -197,7 +197,12 @@ class AgentGym:
     def _told(self, path: str, expected: str, kind: type[Any]) -> Any:
         """What the server tells about the page, of that type."""
         path = f"{path}?{self._session_key}={self._session}"
-        value = self._ask("GET", path, None, expected).value
+        status, value = self._ask("GET", path, None, expected, (404, 410))
+        if status >= 400:
+            # As for a step: so says a server that was started anew.
+            self._lost()
+            got = f"HTTP {status} ({shown(value)})"
+            self._server.down(path, expected, got, "see its log; the session is opened again")
         if type(value) is not kind:
             self._server.wrong(path, expected, value)
         return value
