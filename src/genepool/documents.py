@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any, cast
 
+from genepool.errors import InputError
 from genepool.messages import one_line
 
 _DEPTH = 200
@@ -26,6 +27,21 @@ class Unreadable(ValueError):
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
         self.line = line
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path as a user writes it: what begins with ~ lies in a home directory.
+
+    Raises:
+        InputError: there is no such user, or no home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"'{one_line(os.fspath(path))}': there is no such home directory; a name that really "
+            "begins with ~ is written ./~"
+        ) from None
 
 
 def read_bytes(path: Path, most: int) -> bytes:

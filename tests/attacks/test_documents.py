@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from genepool.documents import Unreadable, parse_json, read_bytes, read_text
 from genepool.errors import CheckpointError, ConfigError, GenepoolError, InputError
 from genepool.governance.licences import licence_of
 from genepool.output.recipe_file import read_recipe
+from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.run.run_file import load_run
 from genepool.tasks.example_files import read_examples
@@ -352,3 +354,57 @@ def test_patterns_match_as_pythons_do() -> None:
     assert pattern_test(r"re:^a|bc$")("bc") and not pattern_test(r"re:a|b")("ab")
     assert pattern_test("re:(?i)a")("A") and not pattern_test("re:.")("\n")
     assert pattern_test("*.mlp.[ab]")("x.mlp.a") and not pattern_test("*.mlp.[ab]")("x.mlp.c")
+
+
+BESIDE = ["pool.sqlite-wal", "pool.sqlite-shm", "pool.sqlite-journal", "pool.sqlite"]
+
+
+@pytest.mark.parametrize("name", quick(BESIDE, (0, 2)))
+def test_pipes_in_a_pool(tmp_path: Path, name: str) -> None:
+    file = write_run(tmp_path, budget=2)
+    evolve(file)
+    (tmp_path / "pool" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "pool" / name)
+    for command in (["status", str(tmp_path / "pool")], ["evolve", str(file), "--budget", "4"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "genepool", *command],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert name in done.stderr
+
+
+@pytest.mark.parametrize("name", ["gram", "digests.json"])
+def test_pipes_in_a_cache(tmp_path: Path, name: str) -> None:
+    file = write_run(tmp_path, budget=2)
+    evolve(file)
+    place = next((tmp_path / "pool").glob(f"{name}*"))
+    place.unlink()
+    os.mkfifo(place)
+    done = subprocess.run(
+        [sys.executable, "-m", "genepool", "evolve", str(file), "--budget", "4"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    with Pool(tmp_path / "pool") as pool:
+        assert pool.evaluations == 4
+
+
+HOMES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "pool": lambda home: {"pool": home},
+    "seeds": lambda home: {"seeds": [home, "seed2.safetensors"]},
+    "data": lambda home: {"tasks": [{"name": "a", "evaluator": "classifier", "data": home}]},
+}
+
+
+@pytest.mark.parametrize("place", HOMES)
+def test_a_home_that_nobody_has(tmp_path: Path, place: str) -> None:
+    file = write_run(tmp_path, **HOMES[place]("~nobody-of-this-name/x"), budget=2)
+    code, _, error = run_cli(["evolve", str(file)])
+    assert (code, error.count("\n")) == (1, 1), error
+    assert "~nobody-of-this-name/x" in error
+    assert not list(tmp_path.glob("~*"))

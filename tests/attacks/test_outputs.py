@@ -316,3 +316,17 @@ def test_a_page_in_python(finished: Path, tmp_path: Path) -> None:
     assert genepool.report(finished / "pool", page) == page
     with pytest.raises(InputError, match="is there already"):
         genepool.report(finished / "pool", page, overwrite=False)
+
+
+@pytest.mark.parametrize("text", ['{"mine": 1}', "[1, 2]", "not JSON at all", '{"a": null}'])
+def test_a_file_of_the_users_with_the_name_of_a_cache(tmp_path: Path, text: str) -> None:
+    """As where the pool is the folder of the seeds."""
+    file = write_run(tmp_path, pool=".", budget=3)
+    (tmp_path / "digests.json").write_text(text)
+    evolve(file)
+    evolve(file, budget=5)
+    assert (tmp_path / "digests.json").read_text() == text
+    with Pool(tmp_path) as pool:
+        genepool.export(pool, "best", tmp_path / "out")
+    assert (tmp_path / "digests.json").read_text() == text
+    assert not (tmp_path / "out/digests.json").exists()

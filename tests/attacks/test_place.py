@@ -159,3 +159,12 @@ def test_names_that_are_not_utf_8(run: Path, tmp_path: Path) -> None:
     assert "Traceback" not in genepool(*words).stderr
     with Pool(run.parent / "pool") as pool:
         assert pool.evaluations == 10
+
+
+@pytest.mark.parametrize("value", ["0", pytest.param("-3", marks=SLOW)])
+def test_numba_that_is_told_what_it_cannot_do(tmp_path: Path, value: str) -> None:
+    done = genepool(
+        *("evolve", str(write_run(tmp_path, budget=2))),
+        env={**os.environ, "NUMBA_NUM_THREADS": value},
+    )
+    one_line(done, "numba cannot be used", "unset 'NUMBA_NUM_THREADS'")

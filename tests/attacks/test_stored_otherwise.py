@@ -20,8 +20,10 @@ from genepool.checkpoints.files.digests import remember_digests
 from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
 from tests.build import save
+from tests.cli import run_cli
 from tests.late import peft
 from tests.lms import rewrite_config, tiny_config, write_lm
+from tests.runs import write_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -199,9 +201,35 @@ def test_a_mark_of_the_byte_order(tmp_path: Path, encoding: str) -> None:
         genepool.merge(seeds[0], seeds[1], tmp_path / "no", ratio=0.5)
 
 
-@pytest.mark.parametrize("name", ["seeds/x.safetensors", "org/y.gguf", "a/pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("seeds/x.safetensors", "org/y.gguf", "a/pytorch_model.bin", "seeds/x.safetensor"),
+        *("org/x.onnx", "a/flax_model.msgpack", "a/model.tar.gz", "seeds\\x.safetensors", "org/"),
+    ],
+)
 def test_a_missing_file_is_no_id_of_the_hub(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"no such file") as caught:
         open_source(find_source(name, tmp_path))
     assert "Hub" not in str(caught.value)
     assert find_source("org/name-GGUF", tmp_path).path == "org/name-GGUF"
+
+
+@pytest.mark.parametrize("address", ["https://huggingface.co/org/name", "hf://org/name"])
+@pytest.mark.parametrize("place", ["a seed", "a base", "a model"])
+def test_an_address_is_no_path(tmp_path: Path, address: str, place: str) -> None:
+    seeds: list[Any] = ["seed1.safetensors", "seed2.safetensors"]
+    if place == "a seed":
+        seeds[0] = address
+    elif place == "a base":
+        seeds[0] = {"path": "adapter", "base": address}
+        (tmp_path / "adapter").mkdir()
+        (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    file = write_run(tmp_path, seeds=seeds, budget=2)
+    given = ["evolve", str(file)]
+    if place == "a model":
+        seed = str(tmp_path / "seed1.safetensors")
+        given = ["merge", seed, address, "--ratio", "0.5", "-o", str(tmp_path / "out")]
+    code, _, error = run_cli(given)
+    assert (code, error.count("\n")) == (1, 1), error
+    assert f"'{address}': is an address; give a path, or an id of the Hugging Face Hub" in error

@@ -123,7 +123,16 @@ def find_source(
 
 
 def locate(text: str, directory: Path) -> str:
-    """An absolute path, unless only the Hub can be meant: `org/name` without a folder `org`."""
+    """An absolute path, unless only the Hub can be meant: `org/name` without a folder `org`.
+
+    Raises:
+        CheckpointError: it is an address of the web.
+    """
+    if "://" in text:
+        raise CheckpointError(
+            f"'{one_line(text)}': is an address; give a path, or an id of the Hugging Face Hub as "
+            "org/name"
+        )
     try:
         path = directory.absolute() / Path(text).expanduser()
         here = path.exists() or path.is_symlink() or path.parent.is_dir()

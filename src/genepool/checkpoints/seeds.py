@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.checkpoints.family import Source, find_source
 from genepool.checkpoints.files.lora import is_adapter
 from genepool.checkpoints.pipelines.lora_files import lora_file
+from genepool.documents import at_home
 from genepool.errors import InputError
 from genepool.messages import one_line
 
@@ -57,7 +58,7 @@ def _base_for(path: str, directory: Path, adapter_base: str | None) -> str | Non
     """The base, if the seed is an adapter."""
     if adapter_base is None:
         return None
-    place = directory / Path(path).expanduser()
+    place = directory / at_home(path)
     named = (place.is_dir() and is_adapter(place)) or lora_file(place) is not None
     return adapter_base if named else None
 

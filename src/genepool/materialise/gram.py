@@ -22,6 +22,7 @@ from safetensors.numpy import load, save
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
+from genepool.documents import read_bytes
 from genepool.errors import InputError, WriteError
 from genepool.materialise.tensor_table import Sources, prepare_sources, require_finite
 from genepool.messages import at
@@ -31,6 +32,7 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 _FORMAT = "genepool gram 1"
+_LARGEST = 10**10
 _TABLE = 2**17  # pairs of seeds times blocks: 2 MB
 _SMALLEST = 1024
 _BATCH = 2**20
@@ -261,7 +263,7 @@ def _pack(key: bytes, edges: Int64, prefix: Float64) -> bytes:
 def _load(path: Path, key: bytes, edges: Int64, seeds: int) -> Float64 | None:
     """The cached sums, or None if there are none that are whole and for this key."""
     try:
-        data = load(path.read_bytes())
+        data = load(read_bytes(path, _LARGEST))
         prefix = np.array(data["prefix"], dtype=np.float64)
         check = hashlib.sha256(key + data["edges"].tobytes() + prefix.tobytes()).digest()
         whole = data["check"].tobytes() == check

@@ -27,6 +27,7 @@ from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipe
 from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
 from genepool.checkpoints.pipelines.variants import require_weights
+from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.kind import Building, Options
@@ -127,7 +128,7 @@ def _from_single_file(
     kind = _DF.StableDiffusionXLPipeline if xl else _DF.StableDiffusionPipeline
     given: dict[str, Any] = {} if xl else {"safety_checker": None}
     if place is not None:
-        configs = str(building.directory / Path(place).expanduser())
+        configs = str(building.directory / at_home(place))
         given |= {"config": configs, "local_files_only": True}
     call = _call(kind, building)
     with quiet():

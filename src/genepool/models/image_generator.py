@@ -17,6 +17,7 @@ from genepool.checkpoints.pipelines.files import (
     component_digest,
     written_components,
 )
+from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, some
 from genepool.models.kind import (
@@ -107,7 +108,7 @@ def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> Pinne
     too, and its settings lie elsewhere."""
     pipeline = first.pipeline
     if first.evolving and options.configs is not None:
-        pipeline = read_pipeline(directory / Path(options.configs).expanduser())
+        pipeline = read_pipeline(directory / at_home(options.configs))
     if pipeline is None:
         return {}
     return {

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from genepool.errors import PoolError
-from genepool.messages import one_line
+from genepool.messages import at, one_line
 
 DATABASE = "pool.sqlite"
 
@@ -138,6 +138,10 @@ def _seal(table: str, *values: object) -> bytes:
 
 
 def connect(file: Path, *, write: bool) -> sqlite3.Connection:
+    for place in (file, *(Path(f"{file}-{name}") for name in ("wal", "shm", "journal"))):
+        if place.exists() and not place.is_file():
+            # SQLite would wait for somebody to write into a pipe.
+            raise PoolError(f"{at(place)}: expected a plain file; remove what is there")
     mode = "rwc" if write else "ro"
     address = f"{file.absolute().as_uri()}?mode={mode}"
     with reading(file.parent):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.documents import read_text
 from genepool.errors import InputError, PoolError, WriteError
 from genepool.messages import at
 from genepool.pool.database import (
@@ -383,6 +384,6 @@ def _held_out_row(
 
 def _holder(path: Path) -> str:
     try:
-        return f" (pid {int((path / 'writer.pid').read_text())})"
+        return f" (pid {int(read_text(path / 'writer.pid', 100))})"
     except (OSError, ValueError):
         return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.seed_options import SeedOptions
-from genepool.documents import Unreadable, read_text
+from genepool.documents import Unreadable, at_home, read_text
 from genepool.errors import ConfigError, RunFileErrors
 from genepool.messages import at as path_of
 from genepool.messages import is_text
@@ -65,7 +65,7 @@ class Run:
 
     def resolve(self, path: str) -> Path:
         """A path of the run file, relative to the run file's folder."""
-        return self.directory / Path(path).expanduser()
+        return self.directory / at_home(path)
 
     def where(self, *place: str | int) -> str:
         """`run.yaml, line 7` for the value at this place, or the closest that has a line."""

@@ -20,11 +20,12 @@ def made(path: Path, value: float) -> Path:
     return path
 
 
-def poisoned(cache: Path) -> None:
-    """Put a digest into the cache that shows when it is used."""
-    text = (cache / FILE).read_text()
+def poisoned(cache: Path, *others: Path) -> None:
+    """Put a digest into the cache that shows when it is used; `others` are none of its files."""
+    (file,) = {cache / "genepool-digests.json", cache / FILE} & {*cache.iterdir()} - set(others)
+    text = file.read_text()
     (digest,) = {part for part in text.split('"') if len(part) == 64}
-    (cache / FILE).write_text(text.replace(digest, "f" * 64))
+    file.write_text(text.replace(digest, "f" * 64))
 
 
 def digest_of(path: Path, cache: Path, rename: dict[str, str] | None = None) -> str:
@@ -66,7 +67,13 @@ def test_a_damaged_cache_is_done_without(tmp_path: Path, content: str) -> None:
     path = made(tmp_path / "a.safetensors", 1)
     (tmp_path / FILE).write_text(content)
     assert digest_of(path, tmp_path) == open_checkpoint(path).digest()
-    poisoned(tmp_path)
+    # It could be somebody's own.
+    assert (tmp_path / FILE).read_text() == content
+    poisoned(tmp_path, tmp_path / FILE)
+    assert digest_of(path, tmp_path) == "f" * 64
+    (tmp_path / "genepool-digests.json").write_text(content)
+    assert digest_of(path, tmp_path) == open_checkpoint(path).digest()
+    poisoned(tmp_path, tmp_path / FILE)
     assert digest_of(path, tmp_path) == "f" * 64
 
 

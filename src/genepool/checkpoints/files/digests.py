@@ -15,7 +15,7 @@ from genepool.documents import read_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
-FILE = "digests.json"
+FILE, _INSTEAD = "digests.json", "genepool-digests.json"
 _MAX = 100_000_000
 _MOST = 1000
 
@@ -30,13 +30,15 @@ def remember_digests(
         renames: of each, the prefixes of tensor names that were replaced: renaming changes a
             digest and no file.
         cache: existing folder; in its file `digests.json` up to 1000 digests are known by path,
-            size and dates of the files. It is safe to delete.
+            size and dates of the files. It is safe to delete. Where that is somebody else's file,
+            or damaged, they are in `genepool-digests.json`.
 
     Raises:
         CheckpointError: a file was changed while it was read, or is gone.
         WriteError: the cache cannot be written; the digests are known all the same.
     """
-    known = _read(cache / FILE)
+    place = _place(cache)
+    known = _read(place) or {}
     kept = dict(known)
     for checkpoint, rename in zip(checkpoints, renames, strict=True):
         stamp = _stamp(checkpoint, rename)
@@ -46,7 +48,7 @@ def remember_digests(
         checkpoint.look()
     if kept.keys() != known.keys():
         latest = dict(list(kept.items())[-_MOST:])
-        write_bytes(cache / FILE, json.dumps(latest, indent=1).encode())
+        write_bytes(place, json.dumps(latest, indent=1).encode())
     return [checkpoint.digest() for checkpoint in checkpoints]
 
 
@@ -65,26 +67,27 @@ def recall_digests(
     checkpoints: Sequence[Checkpoint], renames: Sequence[Mapping[str, str]], cache: Path
 ) -> None:
     """Let checkpoints know the digests that `remember_digests` left in a folder; writes nothing."""
-    known = _read(cache / FILE)
+    known = _read(_place(cache)) or {}
     for checkpoint, rename in zip(checkpoints, renames, strict=True):
         if digest := known.get(_stamp(checkpoint, rename)):
             checkpoint.remember_digest(digest)
 
 
-def _read(file: Path) -> dict[str, str]:
-    """What a cache holds; nothing, where there is none or it is damaged."""
+def _place(cache: Path) -> Path:
+    return cache / (_INSTEAD if _read(cache / FILE) is None else FILE)
+
+
+def _read(file: Path) -> dict[str, str] | None:
+    """What a cache holds; None where something else is there under its name, or it is damaged."""
     try:
         content: Any = read_json(file, _MAX)
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    entries = cast("dict[str, Any]", content)
-    return {
-        stamp: value
-        for stamp, value in entries.items()
-        if isinstance(value, str) and len(value) == 64
-    }
+        return None
+    entries = cast("dict[str, Any]", content if isinstance(content, dict) else {"": None})
+    whole = all(isinstance(value, str) and len(value) == 64 for value in entries.values())
+    return entries if whole else None
 
 
 def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:

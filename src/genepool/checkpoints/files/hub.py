@@ -13,7 +13,10 @@ from genepool.messages import one_line
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", re.ASCII)
 
 # No model of the Hub is called like a file of weights.
-_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".json", ".yaml")
+_FILES = (
+    *(".safetensors", ".safetensor", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz"),
+    *(".json", ".yaml", ".yml", ".onnx", ".h5", ".msgpack", ".zip", ".tar", ".gz"),
+)
 
 # Configuration, tokenizer, licence, and weights as safetensors; never code and never pickles.
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md", "LICENSE*")

@@ -7,9 +7,12 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+
+from genepool.messages import one_line, some
 
 # With what an output fails that can take no more; such an error names no file.
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
@@ -75,12 +78,19 @@ def blame(error: Exception) -> str | None:
         return f"cannot write to standard output: {error.strerror}"
     if isinstance(error, FileNotFoundError) and not _somewhere():
         return "the current folder is gone: change to one that exists, and try again"
+    if (names := [name for name in os.environ if name.startswith("NUMBA_")]) and _in_numba(error):
+        return f"numba cannot be used ({one_line(error)}): unset {some(names)}, or set it otherwise"
     room = _room()
     starved = isinstance(error, (ImportError, OSError, RuntimeError, SystemError)) and room < _SMALL
     if starved or isinstance(error, MemoryError):
         limit = f" (ulimit -v allows {room // 2**20} MB of addresses)" if room < _SMALL else ""
         return f"there is not enough memory{limit}; what was recorded so far is kept"
     return None
+
+
+def _in_numba(error: Exception) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and f"{os.sep}numba{os.sep}" in frames[-1].filename
 
 
 def _somewhere() -> bool:
