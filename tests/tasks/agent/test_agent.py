@@ -233,6 +233,14 @@ def test_nobody_waits_for_an_environment_once_it_is_given_up() -> None:
         session.act("open")
 
 
+def test_half_characters_are_mended_before_a_tokenizer_sees_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worlds.Odd, "given", Step(Turn("a \ud83d b", ("go \ud83d",)), 1.0, True))
+    (told,) = agent("Odd").transcripts(KNOWS_SOME, ALL[:1])
+    assert told["messages"][-1]["content"] == "a ? b"
+
+
 # Options
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from genepool.errors import EvaluationError
+from genepool.errors import EpisodeError, EvaluationError
 from genepool.models.language import LanguageModel
 from genepool.tasks.agent.decoding import endings, likelihoods, prompts
 from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
@@ -145,3 +145,35 @@ def test_the_contract_with_a_language_model(policy: str, tmp_path: Path) -> None
         return agent(policy=policy, max_new_tokens=4, batch=2, rounds=3)
 
     check_task(reopen(), value, reopen=reopen)
+
+
+def test_no_more_is_read_than_the_model_has_positions_for(tmp_path: Path) -> None:
+    value = language_model(tmp_path, "gpt2")  # 64 positions
+    fits, long = asked(" ".join("1" * 40)), asked(" ".join("1" * 70))
+    for policy in (Choose(4096, (), repeat=True), Generate(8, 4096)):
+        one, other = policy.replies(value, [fits, long])
+        assert one.action is not None
+        assert other.ended == CONTEXT
+
+
+def test_a_model_that_fails_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = language_model(tmp_path)
+
+    def fail(*_given: Any, **_named: Any) -> Any:
+        raise RuntimeError("out of memory\non this device")
+
+    monkeypatch.setattr(value.model.model, "forward", fail)
+    for policy in (Choose(100, (), repeat=True), Generate(6, 100)):
+        with pytest.raises(EvaluationError, match="the model failed: RuntimeError: out of") as told:
+            policy.replies(value, [asked("1 + 2")])
+        assert "\n" not in str(told.value)
+
+
+def test_tasks_that_nobody_can_begin_are_no_zeros(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    with pytest.raises(EpisodeError, match=r"task '0' cannot be played.*'context: 16'"):
+        agent(policy="generate", context=16).score(value, np.arange(5))
+    with pytest.raises(EpisodeError, match=r"task '0' cannot be played.*'leave_out'"):
+        agent(policy="choose", leave_out=["*"]).score(value, np.arange(5))

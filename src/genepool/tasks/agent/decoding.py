@@ -49,6 +49,12 @@ def prompts(
     return out
 
 
+def room(value: LanguageModel, wanted: int) -> int:
+    """Tokens that a conversation may have: no more than the model has positions for."""
+    own = getattr(value.model.config, "max_position_embeddings", None)
+    return min(wanted, own) if isinstance(own, int) and own > 0 else wanted
+
+
 def endings(tokenizer: Any, actions: Sequence[str]) -> list[list[int]]:
     """Token ids of actions as they follow the start of a reply, each at least one."""
     found = [tokenizer(f" {one}", add_special_tokens=False)["input_ids"] for one in actions]

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,9 +169,9 @@ class Agent(StoredTask):
         )
 
     def _score(self, episode: Episode) -> float:
-        """An episode's score in [0, 1]; one in which nothing was done scores 0."""
+        """An episode's score in [0, 1]."""
         if not episode.rewards:
-            return 0.0
+            self._fail_unbegun(episode)
         how = self._options.score
         rewards = episode.rewards
         value = rewards[-1] if how == "final" else sum(rewards) if how == "sum" else max(rewards)
@@ -183,6 +183,22 @@ class Agent(StoredTask):
                 "environment rewards"
             )
         return min(1.0, max(0.0, (value - self._low) / (self._high - self._low)))
+
+    def _fail_unbegun(self, episode: Episode) -> NoReturn:
+        """Nobody can play an episode in which there is no room for a reply, or nothing to choose.
+
+        Raises:
+            EpisodeError: so that not all models score 0 without a word.
+        """
+        what = {
+            CONTEXT: f"has more tokens than 'context: {self._options.context}' and the model's own "
+            "limit leave room for; raise it, or shorten 'instructions' or the observations",
+            STUCK: "leaves no action to choose; look at 'leave_out'",
+        }
+        raise EpisodeError(
+            f"task '{one_line(episode.id)}' cannot be played: its beginning "
+            f"{what.get(episode.ended, 'is its end')}"
+        )
 
     def _ready(self, number: int) -> list[Session]:
         while len(self._sessions) < number:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import blamed, one_line, pass_on, shown
+from genepool.messages import blamed, cause, one_line, pass_on, shown
 from genepool.models.language import LanguageModel
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
@@ -68,9 +69,10 @@ class Generate:
 
         value = _language_model(model, "generate")
         prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked])
+        context = decoding.room(value, self.context)
         replies = [Reply("", None, CONTEXT)] * len(asked)
-        going = [at for at, p in enumerate(prompts) if len(p) + self.max_new_tokens <= self.context]
-        with value.asked():
+        going = [at for at, p in enumerate(prompts) if len(p) + self.max_new_tokens <= context]
+        with value.asked(), _told("generate"):
             texts = decoding.continued(value, [prompts[at] for at in going], self.max_new_tokens)
         for at, text in zip(going, texts, strict=True):
             replies[at] = Reply(text, action_in(text))
@@ -104,14 +106,15 @@ class Choose:
         value = _language_model(model, "choose")
         prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked], ACTION)
         replies: list[Reply] = []
-        with value.asked():
+        context = decoding.room(value, self.context)
+        with value.asked(), _told("choose"):
             for one, prompt in zip(asked, prompts, strict=True):
                 actions = self._open_to(one)
                 if not actions:
                     replies.append(Reply("", None, STUCK))
                     continue
                 ends = decoding.endings(value.tokenizer, actions)
-                if len(prompt) + max(map(len, ends)) > self.context:
+                if len(prompt) + max(map(len, ends)) > context:
                     replies.append(Reply("", None, CONTEXT))
                     continue
                 likelihoods = decoding.likelihoods(value, prompt, ends)
@@ -170,6 +173,18 @@ class Call:
                 f"{shown(cast('object', found) if wrong is None else wrong)}"
             )
         return [Reply(text, action_in(text)) for text in cast("list[str]", texts)]
+
+
+@contextlib.contextmanager
+def _told(policy: str) -> Generator[None, None, None]:
+    """Whatever fails inside is told as a model that cannot be asked."""
+    try:
+        yield
+    except EvaluationError:
+        raise
+    except BaseException as error:
+        pass_on(error)
+        raise EvaluationError(f"policy '{policy}': the model failed: {cause(error)}") from error
 
 
 def _language_model(model: Any, policy: str) -> LanguageModel:

@@ -157,7 +157,12 @@ def _sound_turn(turn: Turn) -> Turn:
         wrong = next((one for one in actions if not isinstance(one, str)), None)  # pyright: ignore
         if wrong is not None:
             raise EnvironmentDown(f"expected actions as text; got {shown(wrong)}")
-    return Turn(text[:LONGEST_TEXT], actions)
+    return Turn(_whole(text[:LONGEST_TEXT]), actions and tuple(map(_whole, actions)))
+
+
+def _whole(text: str) -> str:
+    """A text without halves of characters, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _sound(step: Step) -> Step:
