@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
+import hashlib
 import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
+
+import pytest
 
 from genepool.errors import EnvironmentDown, EpisodeError
 
@@ -31,18 +35,28 @@ class Server:
         self.answer = answer
         self.broken: dict[str, Break] = {}
         self.asked: list[str] = []
+        self.sockets = 0
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
+    def drop(self) -> None:
+        """Close all connections that are open."""
+        for opened in self._connections:
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._stop.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.drop()
         for thread in self._threads:
             thread.join(10)
 
@@ -52,6 +66,7 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self._connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -61,12 +76,19 @@ class Server:
             connection.settimeout(20)
             with connection.makefile("rb") as reader:
                 method, path, _ = reader.readline().decode("latin-1").split()
-                length = 0
+                headers: dict[str, str] = {}
                 while line := reader.readline().strip():
                     name, _, value = line.decode("latin-1").partition(":")
-                    length = int(value) if name.lower() == "content-length" else length
+                    headers[name.lower()] = value.strip()
+                if "upgrade" in headers and path not in self.broken:
+                    self._talk(connection, reader, headers["sec-websocket-key"])
+                    return
+                length = int(headers.get("content-length", 0))
                 body = json.loads(reader.read(length)) if length else None
             self.asked.append(f"{method} {path}")
+            if "upgrade" in headers:
+                self.broken[path](connection, b"", self._stop)
+                return
             status, value = self.answer(method, path, body)
             data = json.dumps(value).encode()
             breaks = self.broken.get(path.partition("?")[0])
@@ -74,6 +96,44 @@ class Server:
                 connection.sendall(head(len(data), status) + data)
             else:
                 breaks(connection, data, self._stop)
+
+    def _talk(self, connection: socket.socket, reader: Any, key: str) -> None:
+        """A WebSocket: messages are answered by `answer("WS", number of the connection, message)`."""
+        accepted = base64.b64encode(hashlib.sha1((key + _GUID).encode()).digest()).decode()
+        lines = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade")
+        text = "\r\n".join((*lines, f"Sec-WebSocket-Accept: {accepted}"))
+        connection.sendall(f"{text}\r\n\r\n".encode())
+        with self._lock:
+            self.sockets += 1
+            number = self.sockets
+        while (first := reader.read(2)) and first[0] & 15 == 1:
+            length = first[1] & 127
+            if length > 125:
+                length = int.from_bytes(reader.read(2 if length == 126 else 8), "big")
+            mask = reader.read(4)
+            data = bytes(byte ^ mask[n % 4] for n, byte in enumerate(reader.read(length)))
+            message = json.loads(data)
+            self.asked.append(f"WS {message['type']}")
+            sound = json.dumps(self.answer("WS", str(number), message)[1]).encode()
+            breaks = self.broken.get(f"/ws {message['type']}")
+            if breaks is None:
+                connection.sendall(frame(sound))
+            else:
+                breaks(connection, sound, self._stop)
+                return
+
+
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # Of the standard, RFC 6455.
+
+
+def frame(data: bytes, first: int = 0x81) -> bytes:
+    """A message of a WebSocket in one frame; by default text."""
+    size = len(data)
+    if size <= 125:
+        return bytes([first, size]) + data
+    if size < 1 << 16:
+        return bytes([first, 126]) + size.to_bytes(2, "big") + data
+    return bytes([first, 127]) + size.to_bytes(8, "big") + data
 
 
 @contextlib.contextmanager
@@ -214,3 +274,17 @@ FAULTS: dict[str, Fault] = {
     "many headers": Fault(sends(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n")),
     "goes on for ever": Fault(_endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n")),
 }
+
+
+def in_cases(cases: Iterable[tuple[str, str, Fault]], *slow: str) -> list[Any]:
+    """Parameters of a test: where a fault is, its name and the fault.
+
+    Those in FAULTS are slow at the paths of `slow`: there they break what breaks elsewhere too.
+    """
+    return [
+        pytest.param(
+            path, name, fault, id=f"{path} {name}",
+            marks=[pytest.mark.slow] if path in slow and name in FAULTS else [],
+        )
+        for path, name, fault in cases
+    ]  # fmt: skip

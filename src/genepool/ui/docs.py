@@ -27,6 +27,7 @@ from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.map_elites import Measure
 from genepool.tasks.agent.environments.agentgym import AgentGymOptions
 from genepool.tasks.agent.environments.gymnasium import GymnasiumOptions
+from genepool.tasks.agent.environments.openenv import OpenEnvOptions
 from genepool.tasks.agent.environments.textworld import TextWorldOptions
 from genepool.tasks.lm_eval.evaluator import GenerationOptions
 from genepool.tasks.task import find_evaluator
@@ -40,6 +41,7 @@ ROOMS = (
 _ENVIRONMENTS: dict[str, type[BaseModel]] = {
     "agentgym": AgentGymOptions,
     "gymnasium": GymnasiumOptions,
+    "openenv": OpenEnvOptions,
     "textworld": TextWorldOptions,
 }
 _PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

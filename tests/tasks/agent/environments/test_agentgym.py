@@ -13,7 +13,7 @@ from genepool.errors import ConfigError, EnvironmentDown, EpisodeError
 from genepool.tasks.agent.environment import Step, Turn, open_environment
 from genepool.tasks.agent.environments import agentgym
 from genepool.testing import check_environment
-from tests.agent_servers import FAULTS, Fault, Server, edited, says, serving, status
+from tests.agent_servers import FAULTS, Fault, Server, edited, in_cases, says, serving, status
 
 GOALS = [f"Instruction: Find me {c} shoes, size {c[0]}, and price lower than {n}.00 dollars"
          for n, c in enumerate(("red", "blue", "green"))]  # fmt: skip
@@ -227,7 +227,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "name", "fault"), CASES, ids=[f"{p} {n}" for p, n, _ in CASES])
+@pytest.mark.parametrize(
+    ("path", "name", "fault"), in_cases(CASES, "/create", "/available_actions")
+)
 def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
     with serving(Shop()) as server:
         session = opener(server, actions=True, timeout=0.4)()

@@ -98,13 +98,9 @@ class JsonServer:
         try:
             status, reason, headers, data = self._exchange(method, path, body)
         except TimeoutError:
-            got = f"nothing complete within {self._timeout:g} s"
-            self.down(path, expected, got, "see whether the server is busy, or raise 'timeout'")
+            self.late(path, expected)
         except (ConnectionError, socket.gaierror) as error:
-            got = f"no connection ({error.strerror or type(error).__name__})"
-            raise ServerGone(
-                self._says(path, expected, got, "see whether the server runs")
-            ) from error
+            self.gone(path, expected, error.strerror or type(error).__name__)
         except ssl.SSLError as error:
             raise EpisodeError(
                 self._says(path, expected, f"no safe connection ({error.reason})", "mend its TLS")
@@ -116,7 +112,7 @@ class JsonServer:
         if status in refusals:
             return Answer(status, _json_or_none(data))
         if not 200 <= status < 300:
-            self._refuse(path, expected, status, f"HTTP {status} {one_line(reason)}", headers, data)
+            self.refuse(path, expected, (status, reason), headers, data)
         coding = headers.get("Content-Encoding", "identity")
         if coding != "identity":
             self.down(path, expected, f"one packed as {one_line(coding)}", "switch that off there")
@@ -147,21 +143,41 @@ class JsonServer:
     def _says(self, path: str, expected: str, got: str, advice: str) -> str:
         return f"{self.url}{path}: expected {expected}; got {got}; {advice}"
 
-    def _refuse(
-        self,
-        path: str,
-        expected: str,
-        status: int,
-        got: str,
-        headers: http.client.HTTPMessage,
-        data: bytes,
+    def late(self, path: str, expected: str) -> NoReturn:
+        """Say that nothing came in time.
+
+        Raises:
+            EnvironmentDown: always.
+        """
+        got = f"nothing complete within {self._timeout:g} s"
+        self.down(path, expected, got, "see whether the server is busy, or raise 'timeout'")
+
+    def gone(self, path: str, expected: str, why: str) -> NoReturn:
+        """Say that there is no connection.
+
+        Raises:
+            ServerGone: always.
+        """
+        got = f"no connection ({why})"
+        raise ServerGone(self._says(path, expected, got, "see whether the server runs"))
+
+    def refuse(
+        self, path: str, expected: str, said: tuple[int, str], headers: Any, data: bytes
     ) -> NoReturn:
+        """Say that an answer has a status (and its reason) that is no success.
+
+        Raises:
+            EnvironmentDown: the server may get over it.
+            EpisodeError: it will not.
+        """
+        status, reason = said
+        got = f"HTTP {status} {one_line(reason)}".strip()
         if 300 <= status < 400:
             place = one_line(headers.get("Location", "nowhere"))
             advice = f"it points to {place}, which is not followed: is that the server's address?"
             raise EpisodeError(self._says(path, expected, got, advice))
-        said = one_line(data[:200].decode("utf-8", "replace"))
-        got += f" ({said})" if said else ""
+        told = one_line(data[:200].decode("utf-8", "replace"))
+        got += f" ({told})" if told else ""
         if status in _PASSING:
             self.down(path, expected, got, "see the server's log")
         raise EpisodeError(

@@ -1,0 +1,320 @@
+"""The environment `openenv`: servers of OpenEnv, whose sessions are WebSockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, cast
+from urllib.parse import quote
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from genepool.errors import EpisodeError
+from genepool.messages import one_line, shown, some
+from genepool.tasks.agent.environment import Step, Turn, environment
+from genepool.tasks.agent.environments.json_over_http import JsonServer, ServerGone, Url
+from genepool.tasks.agent.environments.json_over_websocket import JsonSocket
+from genepool.tasks.agent.environments.tasks_and_texts import (
+    ACTING,
+    MOST_TASKS,
+    Splits,
+    action_text,
+    checked_splits,
+    number,
+    task_number,
+    tasks_of,
+    texts,
+)
+
+# Where the agent's text goes in an action.
+_TEXT = "{action}"
+_FIRST, _NEXT = "the first observation of a task", "an observation, a reward and whether it is done"
+
+
+def _checked_action(action: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    if isinstance(action, dict) and not _keys_with_text(action):
+        raise ValueError(f"expected '{_TEXT}' as one of its values: there goes the agent's text")
+    return action
+
+
+class OpenEnvOptions(BaseModel):
+    """Options of the environment `openenv`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    url: Url = Field(description="The server listens at this address ('http://127.0.0.1:8000').")
+    transport: Literal["websocket", "http"] = Field(
+        default="websocket",
+        description="A session is a WebSocket, as servers of OpenEnv keep it. With 'http' it is "
+        "plain requests, for a server that keeps its one episode between these.",
+    )
+    action: Annotated[str | dict[str, Any] | None, AfterValidator(_checked_action)] = Field(
+        default=None,
+        description="The agent's text is the value of this key of an action; or an action is this "
+        "mapping, in which the text takes the place of the value '{action}', as in {tool_name: "
+        "submit, arguments: {answer: '{action}'}}. By default it is the only text of an action by "
+        "the server's schema.",
+    )
+    observation: str | None = Field(
+        default=None,
+        description="The agent is shown what an observation has under this key ('info.text' is "
+        "the key text of info). By default it is all of it, as JSON with sorted keys.",
+    )
+    admissible: str | None = Field(
+        default=None,
+        description="An observation lists the admissible actions under this key, as above.",
+    )
+    splits: Annotated[Splits, AfterValidator(checked_splits)] = Field(
+        default={},
+        description="Names of splits, each with its tasks: 'FIRST-LAST' or a list of numbers, "
+        "which are the random seeds that episodes are reset with. By default the server is asked "
+        "for its splits and tasks.",
+    )
+    name: str | None = Field(
+        default=None,
+        description="The server lists its tasks under this name; by default it has one alone.",
+    )
+    timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=60.0, description="A request must be answered within so many seconds."
+    )
+
+
+@environment("openenv")
+class OpenEnv:
+    """A session with a server of OpenEnv, opened at the first reset and used for every later one.
+
+    A reward that is null counts as 0. An action that the server finds invalid, by the agent's text,
+    is a step that changes nothing: the agent is told why.
+    """
+
+    Options = OpenEnvOptions
+    remote = True
+
+    def __init__(self, options: OpenEnvOptions, directory: Path) -> None:
+        """Ask nothing yet; `directory` is not needed.
+
+        Raises:
+            MissingExtraError: the package for WebSockets is not installed.
+        """
+        self._options = options
+        self._server = JsonServer(options.url, options.timeout)
+        self._socket = None
+        if options.transport == "websocket":
+            self._socket = JsonSocket(self._server, "/ws", options.timeout)
+        self._action: dict[str, Any] | None = None
+        self._counts: dict[str, int] = {}
+        self._turn = Turn("")
+
+    @property
+    def instructions(self) -> str:
+        """See `Environment`."""
+        return ACTING
+
+    def tasks(self, split: str) -> Sequence[str]:
+        """See `Environment`."""
+        if self._options.splits:
+            return tasks_of(self._options.splits, split)
+        name = quote(self._options.name or self._only_name(), safe="")
+        listed = self._listed(f"/{name}/splits", "GET", None, "a list of splits")
+        names = [_at(one, "name") or one for one in _list(listed)]
+        if not isinstance(listed, list) or texts(names) is None:
+            self._server.wrong(f"/{name}/splits", "a list of splits", listed)
+        if split not in names:
+            known = some(names) or "none"
+            raise EpisodeError(f"there is no split '{one_line(split)}'; the server has {known}")
+        path, expected = f"/{name}/num_tasks", "the number of tasks of a split"
+        answer = self._listed(path, "POST", {"split": split}, expected)
+        count = _at(answer, "num_tasks")
+        if type(count) is not int or not 0 <= count <= MOST_TASKS:
+            self._server.wrong(path, expected, answer)
+        self._counts[split] = count
+        return tuple(f"{split}-{index}" for index in range(count))
+
+    def reset(self, id: str) -> Turn:
+        """See `Environment`."""
+        if self._options.splits:
+            wanted: dict[str, Any] = {"seed": task_number(id)}
+        else:
+            split, _, last = id.rpartition("-")
+            index = task_number(last)
+            if split not in self._counts:
+                self.tasks(split)
+            if index >= self._counts[split] or str(index) != last:
+                raise EpisodeError(
+                    f"there is no task '{one_line(id)}': the split has {self._counts[split]}"
+                )
+            wanted = {"seed": index, "split": split, "index": index}
+        if self._action is None:
+            self._action = self._pattern()
+        begun = self._asked("reset", wanted, _FIRST)
+        if begun.done:
+            raise EpisodeError(f"{self._server.url}: task '{one_line(id)}' is over as it begins")
+        self._turn = begun.turn
+        return begun.turn
+
+    def step(self, text: str) -> Step:
+        """See `Environment`."""
+        if self._action is None:
+            raise EpisodeError(f"{self._server.url}: no episode has begun")
+        step = self._asked("step", _filled(self._action, action_text(text)), _NEXT)
+        self._turn = step.turn
+        return step
+
+    def close(self) -> None:
+        """See `Environment`."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _asked(self, kind: str, data: Mapping[str, Any], expected: str) -> Step:
+        """What comes of a reset or step.
+
+        Raises:
+            EnvironmentDown: the server is not there, or something broke in it.
+            EpisodeError: it wants other messages.
+        """
+        known = self._socket is not None and self._socket.is_open
+        try:
+            return self._read(kind, self._answer(kind, data, expected), expected)
+        except EpisodeError as error:
+            self.close()
+            # A server may have given up a session that nobody used for a while.
+            if kind == "step" or not known or not isinstance(error, ServerGone):
+                raise
+        return self._asked(kind, data, expected)
+
+    def _answer(self, kind: str, data: Mapping[str, Any], expected: str) -> Any:
+        """What the server says; `_Invalid` for an action's text that it refuses."""
+        if self._socket is None:
+            body = {"action": data} if kind == "step" else data
+            status, value = self._server.ask("POST", f"/{kind}", body, expected, (422,))
+            return value if status != 422 else self._invalid(kind, _at(value, "detail"), expected)
+        if kind == "step" and not self._socket.is_open:
+            self._server.down("/ws", expected, "no session any more", "the episode begins anew")
+        return self._told(kind, self._socket.ask({"type": kind, "data": data}, expected), expected)
+
+    def _told(self, kind: str, answer: Any, expected: str) -> Any:
+        said, code = _at(answer, "type"), _at(answer, "data.code")
+        if said == "observation":
+            return _at(answer, "data")
+        if said != "error":
+            self._server.wrong("/ws", expected, answer)
+        if code == "VALIDATION_ERROR":
+            return self._invalid(kind, _at(answer, "data.errors"), expected)
+        if code in ("INVALID_JSON", "UNKNOWN_TYPE"):
+            self._refuse(f"/ws ({kind})", expected, answer)
+        advice = "see the server's log"
+        if code == "CAPACITY_REACHED":
+            advice = "let the server hold more sessions, or play fewer together ('batch')"
+        return self._server.down(f"/ws ({kind})", expected, shown(_at(answer, "data")), advice)
+
+    def _invalid(self, kind: str, errors: Any, expected: str) -> _Invalid:
+        """The server finds a message invalid: for the agent's text, or for what is around it."""
+        keys = _keys_with_text(self._action or {})
+        for error in _list(errors):
+            place = {one for one in _list(_at(error, "loc")) if isinstance(one, str)}
+            other = _at(error, "type") in ("extra_forbidden", "missing")
+            if kind == "step" and keys & place and not other:
+                return _Invalid(one_line(_at(error, "msg")))
+        return self._refuse(f"/{kind}", expected, errors)
+
+    def _refuse(self, path: str, expected: str, got: Any) -> NoReturn:
+        raise EpisodeError(
+            f"{self._server.url}{path}: expected {expected}; got {shown(got)}; see what the server "
+            "takes (GET /schema), and the setting 'action'"
+        )
+
+    def _read(self, kind: str, answer: Any, expected: str) -> Step:
+        if isinstance(answer, _Invalid):
+            return Step(self._turn._replace(text=f"This is no valid action: {answer}"), 0.0, False)
+        seen, given, done = (_at(answer, key) for key in ("observation", "reward", "done"))
+        reward = float(given or 0) if given is None or type(given) is bool else number(given)
+        if not isinstance(seen, dict) or reward is None or type(done) is not bool:
+            self._server.wrong(f"/{kind}", expected, answer)
+        held = cast("dict[str, Any]", seen)
+        text = held if self._options.observation is None else _at(held, self._options.observation)
+        if text is None:
+            key = one_line(self._options.observation)
+            raise EpisodeError(
+                f"{self._server.url}: an observation has no '{key}'; it has {some(held, 9)}"
+            )
+        if not isinstance(text, str):
+            text = json.dumps(text, sort_keys=True, ensure_ascii=False)
+        listed = None if self._options.admissible is None else _at(seen, self._options.admissible)
+        actions = None if listed is None else texts(listed)
+        if actions is None and listed is not None:
+            self._server.wrong(f"/{kind}", "admissible actions as a list of texts", listed)
+        return Step(Turn(text, actions), reward, done)
+
+    def _pattern(self) -> dict[str, Any]:
+        """An action with `_TEXT` in place of the agent's text."""
+        if isinstance(self._options.action, dict):
+            return self._options.action
+        if isinstance(self._options.action, str):
+            return {self._options.action: _TEXT}
+        expected = "the schema of an action"
+        answer = self._server.ask("GET", "/schema", None, expected).value
+        fields = _at(answer, "action.properties")
+        if not isinstance(fields, dict):
+            self._server.wrong("/schema", expected, answer)
+        fields = cast("dict[str, Any]", fields)
+        known = [key for key, field in fields.items() if _at(field, "type") == "string"]
+        if len(known) != 1:
+            raise EpisodeError(
+                f"{self._server.url}/schema: expected an action with one text; it has "
+                f"{some(known, 9) or 'none'} of {some(fields, 9) or 'no fields'}: say with the "
+                "setting 'action' which is the agent's"
+            )
+        return {known[0]: _TEXT}
+
+    def _only_name(self) -> str:
+        expected = "a list with the name of one environment"
+        names = self._listed("/list_environments", "GET", None, expected)
+        known = texts(names)
+        if known is None:
+            self._server.wrong("/list_environments", expected, names)
+        if len(known) != 1:
+            raise EpisodeError(
+                f"{self._server.url}/list_environments: expected one; got {some(known) or 'none'}: "
+                "say which with the setting 'name'"
+            )
+        return known[0]
+
+    def _listed(self, path: str, method: str, body: Any, expected: str) -> Any:
+        status, value = self._server.ask(method, path, body, expected, (404, 405, 501))
+        if status >= 400:
+            raise EpisodeError(
+                f"{self._server.url}{path}: expected {expected}; got HTTP {status}: the server "
+                "lists no tasks; name random seeds with the setting 'splits' ({test: '0-99'})"
+            )
+        return value
+
+
+class _Invalid(str):
+    """Why the server refuses an agent's text."""
+
+
+def _at(value: Any, path: str) -> Any:
+    """What is found by keys with dots between them; None if there is nothing."""
+    for key in path.split("."):
+        value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _filled(pattern: Any, text: str) -> Any:
+    """An action of a pattern: the text takes the place of `_TEXT`, wherever it stands."""
+    if isinstance(pattern, dict):
+        return {key: _filled(one, text) for key, one in cast("dict[str, Any]", pattern).items()}
+    if isinstance(pattern, list):
+        return [_filled(one, text) for one in cast("list[Any]", pattern)]
+    return text if pattern == _TEXT else pattern
+
+
+def _keys_with_text(pattern: dict[str, Any]) -> set[str]:
+    """Keys at any depth whose value is `_TEXT`."""
+    inner = [cast("dict[str, Any]", one) for one in pattern.values() if isinstance(one, dict)]
+    return {key for key, one in pattern.items() if one == _TEXT}.union(*map(_keys_with_text, inner))
