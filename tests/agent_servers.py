@@ -98,7 +98,7 @@ class Server:
                 breaks(connection, data, self._stop)
 
     def _talk(self, connection: socket.socket, reader: Any, key: str) -> None:
-        """A WebSocket: messages are answered by `answer("WS", number of the connection, message)`."""
+        """A WebSocket, whose messages are answered by `answer("WS", its number, message)`."""
         accepted = base64.b64encode(hashlib.sha1((key + _GUID).encode()).digest()).decode()
         lines = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade")
         text = "\r\n".join((*lines, f"Sec-WebSocket-Accept: {accepted}"))
@@ -274,6 +274,21 @@ FAULTS: dict[str, Fault] = {
     "many headers": Fault(sends(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n")),
     "goes on for ever": Fault(_endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n")),
 }
+
+
+# Faults that are over when the client's patience is.
+ENDLESS = {name for name in FAULTS if name.startswith(("hangs", "drips"))} | {
+    "a body without end",
+    "goes on for ever",
+}
+
+
+def hurry(session: Any, name: str, seconds: float = 0.4) -> None:
+    """Give a client little time, where only that ends a fault; elsewhere it has enough of it."""
+    if name in ENDLESS or name.startswith(("hangs", "drips")):
+        for waiting in (session._server, getattr(session, "_socket", None)):
+            if waiting is not None:
+                waiting._timeout = seconds
 
 
 def in_cases(cases: Iterable[tuple[str, str, Fault]], *slow: str) -> list[Any]:

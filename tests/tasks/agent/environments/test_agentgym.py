@@ -13,7 +13,17 @@ from genepool.errors import ConfigError, EnvironmentDown, EpisodeError
 from genepool.tasks.agent.environment import Step, Turn, open_environment
 from genepool.tasks.agent.environments import agentgym
 from genepool.testing import check_environment
-from tests.agent_servers import FAULTS, Fault, Server, edited, in_cases, says, serving, status
+from tests.agent_servers import (
+    FAULTS,
+    Fault,
+    Server,
+    edited,
+    hurry,
+    in_cases,
+    says,
+    serving,
+    status,
+)
 
 GOALS = [f"Instruction: Find me {c} shoes, size {c[0]}, and price lower than {n}.00 dollars"
          for n, c in enumerate(("red", "blue", "green"))]  # fmt: skip
@@ -232,9 +242,10 @@ CASES = [
 )
 def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
     with serving(Shop()) as server:
-        session = opener(server, actions=True, timeout=0.4)()
+        session = opener(server, actions=True)()
         first = None if path == "/create" else session.reset("7")
         server.broken[path] = fault.breaks
+        hurry(session, name)
         with pytest.raises(EpisodeError) as caught:
             session.step("wait") if path == "/step" else session.reset("7")
         text = str(caught.value)
@@ -243,6 +254,7 @@ def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
         assert len(text) < 1000 and text.isprintable()
         # Nothing is lost: once the server is sound again, the session goes on.
         server.broken.clear()
+        hurry(session, name, 20)
         assert first in (None, session.reset("7"))
 
 

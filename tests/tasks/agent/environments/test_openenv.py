@@ -25,6 +25,7 @@ from tests.agent_servers import (
     Server,
     changed,
     frame,
+    hurry,
     in_cases,
     says,
     sends,
@@ -342,9 +343,10 @@ CASES = [
 @pytest.mark.parametrize(("path", "name", "fault"), in_cases(CASES, *PLAIN[1:]))
 def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
     with serving(Protocol()) as server:
-        session = opener(server, timeout=0.4)()
+        session = opener(server)()
         first = session.reset("train-1") if path.endswith("step") else None
         server.broken[path] = fault.breaks
+        hurry(session, name)
         with pytest.raises(EpisodeError) as caught:
             session.step("7") if path.endswith("step") else session.reset("train-1")
         text = str(caught.value)
@@ -358,6 +360,7 @@ def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
         )
         # Nothing is lost: once the server is sound again, an episode can begin.
         server.broken.clear()
+        hurry(session, name, 20)
         assert session.reset("train-1") == (first or session.reset("train-1"))
         session.close()
 
@@ -366,9 +369,10 @@ def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_fault_of_plain_requests_is_scored(kind: str, name: str) -> None:
     with serving(Protocol()) as server:
-        session = opener(server, timeout=0.4, transport="http", splits={"a": "0-9"})()
+        session = opener(server, transport="http", splits={"a": "0-9"})()
         session.reset("1")
         server.broken[f"/{kind}"] = FAULTS[name].breaks
+        hurry(session, name)
         with pytest.raises(FAULTS[name].error, match=rf"{server.url}/{kind}: expected .*; got "):
             session.step("7") if kind == "step" else session.reset("1")
 
