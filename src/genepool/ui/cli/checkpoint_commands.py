@@ -322,7 +322,8 @@ def merge(
     writing = Writing(dtype, _bytes(shard_size), overwrite)
     prefix = dict(_renamed(entry) for entry in prefixes)
     first, *others = models
-    given = [first, *({"path": other, "rename": prefix} for other in others)]
+    # Paths that are nothing but paths need no validation.
+    given = [first, *({"path": other, "rename": prefix} if prefix else other for other in others)]
     if base is not None:
         given.append(base)
     with watcher() as progress:
