@@ -141,6 +141,40 @@ LAYOUTS: dict[str, Callable[[str], Tensors]] = {
         f"{n}.q_scale": whole(1, ROWS // 8, dtype=I32),
         f"{n}.q_scale_max": real(1, dtype=F16),
     },
+    "AQLM": lambda n: {
+        f"{n}.codes": whole(ROWS, COLUMNS // 8, 1, dtype=torch.int16),
+        f"{n}.codebooks": real(1, 256, 1, 8),
+        f"{n}.scales": real(ROWS, 1, 1, 1),
+    },
+    "VPTQ": lambda n: {
+        f"{n}.indices": whole(1, ROWS, COLUMNS // 8, dtype=I32),
+        f"{n}.centroids.weight": real(1, 64),
+    },
+    "SpQR": lambda n: {
+        f"{n}.dense_weights": whole(ROWS * COLUMNS // 16, dtype=torch.int64),
+        f"{n}.row_offsets": whole(ROWS + 1, dtype=I32),
+        f"{n}.col_vals": whole(8, dtype=I32),
+    },
+    "Marlin": lambda n: {
+        f"{n}.B": whole(ROWS, COLUMNS, dtype=I32),
+        f"{n}.s": real(1, COLUMNS, dtype=F16),
+        f"{n}.workspace": whole(16, dtype=I32),
+    },
+    "MLX": lambda n: {
+        f"{n}.weight": whole(ROWS, COLUMNS // 8, dtype=I32).view(torch.uint32),
+        f"{n}.scales": real(ROWS, 1),
+        f"{n}.biases": real(ROWS, 1),
+    },
+    "Nunchaku": lambda n: {
+        f"{n}.qweight": whole(ROWS, COLUMNS // 2, dtype=I8),
+        f"{n}.wscales": real(1, ROWS, dtype=torch.bfloat16),
+        f"{n}.smooth_factor": real(COLUMNS, dtype=torch.bfloat16),
+    },
+    "parts of a weight": lambda n: {
+        f"{n}.weight.q": whole(ROWS, COLUMNS),
+        f"{n}.mx": real(ROWS),
+        f"{n}.rx": real(ROWS),
+    },
     "names of one's own": lambda n: {
         f"{n}.packed": whole(ROWS, COLUMNS),
         f"{n}.scale": real(ROWS, 1),
@@ -271,6 +305,12 @@ ORDINARY: dict[str, Tensors] = {
         "conv.parametrizations.weight.original0": real(4, 1),
         "conv.weight_g": real(4, 1),
         "conv.weight_v": real(4, 3),
+    },
+    "indices and centroids": {"indices": whole(4, 4), "head.centroids": real(4, 4)},
+    "low rank by letters": {
+        "mixer.A": real(4, 4),
+        "mixer.B": real(4, 4),
+        "a.codes.weight": real(4),
     },
     "indices of a codebook": {"quantizer.codebook.embed": real(4, 4), "table.ids": whole(4, 4)},
 }

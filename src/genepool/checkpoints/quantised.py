@@ -30,6 +30,8 @@ _LAYOUTS = tuple(
         (r"qweight|qzeros", True, "GPTQ or AWQ", ""),
         (r"W_q", True, "HQQ", _DEQUANTISE),
         (r"q_weight|trellis|Qidxs", True, "ExLlama or QuIP", ""),
+        (r"codes|dense_weights|col_vals", True, "AQLM or SpQR", ""),
+        (r"B", True, "Marlin", ""),
         (r"weight\._(?:data|scale|shift|packed)(?:\.\w+)*", False, "quanto", ""),
         (r"weight:\w+|weight_qdata", False, "torchao", _DEQUANTISE),
         (r"weight\.(?:tensor_impl|layout_tensor)\..+", False, "torchao", _DEQUANTISE),
@@ -46,6 +48,7 @@ _LAYOUTS = tuple(
 
 _MXFP4 = _CALL.format("Mxfp4Config")
 _SMALL = re.compile(r"[IU]8$|F[468](_\w+)?$")
+_WEIGHT = re.compile(r"weight(\.\w+)?$")
 _SCALES = re.compile(r"scale|absmax|zero|codebook|min_val")
 
 
@@ -71,12 +74,14 @@ def require_unquantised(path: Path, tensors: Mapping[str, tuple[str, int]]) -> N
         small = bool(_SMALL.match(dtype))
         if dimensions < 2 or not (small or dtype in _INTEGERS):
             continue
-        module, _, last = name.rpartition(".")
+        module = name.rpartition(".")[0]
         if name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
             raise _quantised(path, name, dtype, "MXFP4", _MXFP4)
         if small and _scaled(module, tensors):
             raise _quantised(path, name, dtype, "with scales", _FP8 if dtype[0] == "F" else "")
-        if last.endswith("weight") and dtype in _INTEGERS:
+        if f"{module}.centroids.weight" in tensors:
+            raise _quantised(path, name, dtype, "VPTQ", "")
+        if dtype in _INTEGERS and _WEIGHT.search(name):
             raise _quantised(path, name, dtype, "whole numbers", "")
 
 

@@ -125,6 +125,7 @@ LLAMA, GEMMA = small("llama"), small("gemma3_text")
          {"text_config": {"num_hidden_layers": 2, "rope_theta": 5.0}},
          "text_config.rope.full_attention.theta is 5.0 against 1000000.0"),
         # What else decides what weights mean.
+        (LLAMA, {"hidden_act": "relu"}, 'hidden_act is "relu" against "silu"'),
         (LLAMA, {"hidden_act": "gelu"}, 'hidden_act is "gelu" against "silu"'),
         (LLAMA, {"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 against 1e-06"),
         (LLAMA, {"attention_bias": True}, "attention_bias is true against false"),
@@ -157,6 +158,8 @@ def test_a_key_that_is_absent_means_its_default(
         (GEMMA, {"rope_local_base_freq": 10000.0, "rope_theta": 1000000.0}),
         (small("mistral"), {"head_dim": None}),
         ({"model_type": "gpt2"}, {"n_inner": None, "activation_function": "gelu_new"}),
+        (LLAMA, {"hidden_act": "swish"}),
+        ({"model_type": "gpt2"}, {"activation_function": "gelu_accurate"}),
         (small("mamba2"), {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
         (small("mamba2", time_step_limit=[0.0, float("inf")]),
          {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),

@@ -80,6 +80,10 @@ _ROPE_SETS = ("rope_parameters", "rope_scaling")
 _ROPE_DEFAULTS = {
     "type": "default", "partial": 1.0, "beta_fast": 32, "beta_slow": 1, "truncate": True,
 }  # fmt: skip
+# Activations that transformers knows by several names.
+_ACTIVATIONS = {
+    "swish": "silu", "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new",
+}  # fmt: skip
 # Stands for a key that a configuration does not have.
 _ABSENT: Any = object()
 _TIE = "tie_word_embeddings"
@@ -321,6 +325,8 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         left, right = cast("list[Any]", a), cast("list[Any]", b)
         return len(left) == len(right) and all(map(_equal, left, right))
+    if isinstance(a, str) and isinstance(b, str):
+        return _ACTIVATIONS.get(a, a) == _ACTIVATIONS.get(b, b)
     return a == b
 
 
