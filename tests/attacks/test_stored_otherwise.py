@@ -233,3 +233,42 @@ def test_an_address_is_no_path(tmp_path: Path, address: str, place: str) -> None
     code, _, error = run_cli(given)
     assert (code, error.count("\n")) == (1, 1), error
     assert f"'{address}': is an address; give a path, or an id of the Hugging Face Hub" in error
+
+
+@pytest.mark.parametrize(
+    ("place", "who"),
+    [
+        ("_fsdp_wrapped_module.{}", "FSDP had"),
+        ("model._checkpoint_wrapped_module.{}", "the checkpointing of activations had"),
+        ("_orig_mod._fsdp_wrapped_module.{}", "torch.compile and FSDP had"),
+    ],
+)
+def test_names_of_wrapped_models(tmp_path: Path, place: str, who: str) -> None:
+    prefix = "model." if place.startswith("model.") else ""
+    plain = save(tmp_path / "a", {f"{prefix}{n}": torch.randn(3) for n in ("q.weight", "k.weight")})
+    held = load_file(plain / "model.safetensors")
+    wrapped = {place.format(n.removeprefix(prefix)): -t for n, t in held.items()}
+    save(tmp_path / "b", wrapped)
+    done = genepool.merge(tmp_path / "a", tmp_path / "b", tmp_path / "out", ratio=0.5)
+    assert any(f"{who} wrapped" in text for text in done.details["notices"])
+    assert {*load_file(tmp_path / "out/model.safetensors")} == {*held}
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [
+        ("checkpoint-500/model.safetensors", "a folder in it does: name 'checkpoint-500' itself"),
+        ("last/adapter_model.safetensors", "name 'last' itself"),
+        ("global_step5/mp_rank_00_model_states", "'global_step5' is a part of a model whose train"),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "'pytorch_model_fsdp_0' is a part of a model"),
+        ("__0_0.distcp", "gather the weights first, with accelerate merge-weights"),
+        ("notes.md", "expected model.safetensors or model.safetensors.index.json"),
+    ],
+)
+def test_what_training_leaves(tmp_path: Path, inside: str, words: str) -> None:
+    (tmp_path / "a" / inside).parent.mkdir(parents=True)
+    (tmp_path / "a" / inside).write_bytes(b"0123")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path / "a")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

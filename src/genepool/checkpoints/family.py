@@ -35,7 +35,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     same_files,
     with_own_tokenizer,
 )
-from genepool.checkpoints.naming import COMPILED
+from genepool.checkpoints.naming import WRAPPERS, unwrapped
 from genepool.checkpoints.pipelines.agreement import compare_pipelines, whole_differs
 from genepool.checkpoints.pipelines.directory import (
     assembled,
@@ -179,7 +179,7 @@ def _open_local(
 ) -> Checkpoint:
     base = source.base
     if is_pipeline(place):
-        return without_compilers_prefix(open_pipeline(place, source.components, source.variant))
+        return without_wrappers(open_pipeline(place, source.components, source.variant))
     if base is not None and adapter is None and lora_file(place) is not None:
         return open_lora(place, _open(replace(source, path=base, base=None), adapter=place))
     if source.variant:
@@ -189,7 +189,7 @@ def _open_local(
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, source.dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
-        opened = without_tied_head(without_compilers_prefix(open_checkpoint(place)))
+        opened = without_tied_head(without_wrappers(open_checkpoint(place)))
         return as_single_file(opened, source.components) if is_single_file(opened) else opened
     if adapter is not None:
         raise CheckpointError(
@@ -231,15 +231,17 @@ def open_giver(source: Source, component: str) -> Checkpoint:
     return open_whole(place, component)
 
 
-def without_compilers_prefix(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint under the names that its tensors had before `torch.compile` wrapped modules."""
-    names = {name: name.replace(COMPILED, "") for name in checkpoint.tensors}
+def without_wrappers(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint under the names that its tensors had before torch wrapped modules."""
+    names = {name: unwrapped(name) for name in checkpoint.tensors}
     if all(name == plain for name, plain in names.items()) or len(set(names.values())) < len(names):
         return checkpoint
     tensors = {names[n]: replace(t, name=names[n]) for n, t in checkpoint.tensors.items()}
+    marks = [mark for mark in WRAPPERS if any(mark in name for name in names)]
     notice = (
-        f"{at(checkpoint.path)}: was saved from a model that torch.compile had wrapped; its "
-        f"tensors are taken without '{COMPILED}' in their names"
+        f"{at(checkpoint.path)}: was saved from a model that "
+        f"{' and '.join(WRAPPERS[mark] for mark in marks)} had wrapped; its tensors are taken "
+        f"without {some(marks)} in their names"
     )
     notices = (*checkpoint.notices, notice)
     return replace(checkpoint, tensors=MappingProxyType(tensors), notices=notices, _digest=[])

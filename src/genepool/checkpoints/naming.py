@@ -10,12 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.messages import one_line
 
-# What torch.compile puts into the names of what it wraps.
-COMPILED = "_orig_mod."
+# What torch puts into the names of what it wraps, and what for.
+WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "the checkpointing of activations",
+}
 
 # As transformers calls what holds the experts of a layer, all together or one by one.
 _EXPERTS = re.compile(r"(^|[._])(experts|moe|input_linear|output_linear)([._]|$)")
 _ONE_EXPERT = re.compile(r"(^|[._])experts\.\d+(\.|$)|conv")
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor before torch wrapped modules around it; see `WRAPPERS`."""
+    for mark in WRAPPERS:
+        name = name.replace(mark, "")
+    return name
 
 
 def renaming(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.naming import COMPILED
+from genepool.checkpoints.naming import unwrapped
 from genepool.errors import CheckpointError, ConfigError
 from genepool.messages import at, blamed, cause, one_line, pass_on, some
 from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
@@ -59,11 +59,11 @@ def _build(building: Building) -> LiveModel:
     network.requires_grad_(False)
     named = dict(network.named_parameters(remove_duplicate=False))
     held = {**named, **dict(network.named_buffers(remove_duplicate=False))}
-    held = {name.replace(COMPILED, ""): tensor for name, tensor in held.items()}
+    held = {unwrapped(name): tensor for name, tensor in held.items()}
     pair = f"network '{options.network}' does not fit {at(first.path)}"
     if missing := [slot.name for slot in layout.slots if slot.name not in held]:
         raise CheckpointError(f"{pair}: the network has no {some(missing)}; {WHICH_ARCHITECTURE}")
-    saved = [name.replace(COMPILED, "") for name in network.state_dict()]
+    saved = [unwrapped(name) for name in network.state_dict()]
     return filled_by_genomes(network, held, saved, pair, layout, first)
 
 

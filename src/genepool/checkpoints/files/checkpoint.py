@@ -193,6 +193,7 @@ def _open_directory(directory: Path) -> Checkpoint:
             pickle_advice(directory, names)
             or _gguf_advice(names)
             or _snapshot_advice(directory)
+            or _training_advice(directory, names)
             or f"; expected {_SINGLE} or model{_INDEX}"
         )
     )
@@ -225,6 +226,23 @@ def _snapshot_advice(directory: Path) -> str:
     return (
         f"; this is the Hugging Face Hub's cache of a model, whose revisions lie in snapshots/: "
         f"name one of them, {some(found)}"
+    )
+
+
+def _training_advice(directory: Path, names: Sequence[str]) -> str:
+    """What to do with a folder that training left, with models in folders or in parts."""
+    inner = [name for name in names if (directory / name).is_dir()]
+    whole = [name for name in inner if any((directory / name).glob("*.safetensors"))]
+    if whole:
+        return f"; a folder in it does: name {some(whole)} itself"
+    shared = [n for n in names if n.startswith(("global_step", "pytorch_model_fsdp", ".metadata"))]
+    shared += [name for name in names if name.endswith(".distcp")]
+    if not shared:
+        return ""
+    return (
+        f"; {some(shared)} is a part of a model whose training was spread over several processes "
+        "(FSDP, DeepSpeed ZeRO): gather the weights first, with accelerate merge-weights or the "
+        "zero_to_fp32.py beside it"
     )
 
 
