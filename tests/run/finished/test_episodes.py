@@ -83,12 +83,15 @@ def test_what_an_environment_says_is_no_html(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        worlds.Corridor, "instructions", property(lambda _self: "<script>alert(1)</script>\x1b[31m")
+        worlds.Corridor,
+        "instructions",
+        property(lambda _self: "<script>alert(1)</script>\n\x1b[31m"),
     )
     result = evolve(write_run(tmp_path))
     page = tmp_path / "report.html"
     assert run_cli(["report", str(result.pool), "-o", str(page)])[0] == 0
     assert "<script>" not in page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\n\\x1b[31m" in page.read_text()
     assert "\x1b" not in run_cli(["show", str(result.pool), "best", "--episode", "3"])[1]
 
 

@@ -107,7 +107,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_visible,
     )
-    filters: list[Callable[..., Any]] = [percent, number, count, colour, width, largest, how, took]
+    filters: list[Callable[..., Any]] = [
+        *(percent, number, count, colour, width, largest, how, took, in_lines)
+    ]
     vars(made)["filters"].update({each.__name__: each for each in filters})
     return made
 
@@ -118,6 +120,11 @@ def _visible(value: object) -> object:
 
 
 # What the templates call
+
+
+def in_lines(text: str) -> Markup:
+    """A text of several lines, each as it is printed."""
+    return Markup("\n").join(plain(line) for line in text.splitlines())
 
 
 def colour(seed: int) -> str:
