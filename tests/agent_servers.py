@@ -72,7 +72,8 @@ class Server:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+        # Clients that are tried with faults break off in the middle.
+        with connection, contextlib.suppress(OSError, ValueError, IndexError):
             connection.settimeout(20)
             with connection.makefile("rb") as reader:
                 method, path, _ = reader.readline().decode("latin-1").split()

@@ -216,6 +216,21 @@ def test_a_session_that_the_server_gave_up_is_opened_again() -> None:
         assert session.reset("train-0") == first and server.sockets == 3
 
 
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
+    def twice(connection: socket.socket, data: bytes, stop: threading.Event) -> None:
+        connection.sendall(frame(data) + frame(data))
+        stop.wait(5)
+
+    with serving(Protocol()) as server:
+        session = opener(server)()
+        server.broken["/ws reset"] = twice
+        session.reset("train-0")
+        with pytest.raises(EnvironmentDown, match="got something unasked"):
+            for _ in range(100):
+                time.sleep(0.01)
+                session.step("1")
+
+
 def test_what_an_agent_sees_is_chosen() -> None:
     with serving(Protocol()) as server:
         whole = opener(server, observation=None, admissible=None)().reset("test-0")

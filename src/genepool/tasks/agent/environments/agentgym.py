@@ -20,7 +20,9 @@ from genepool.tasks.agent.environments.tasks_and_texts import (
     FORM,
     Splits,
     action_text,
+    at,
     checked_splits,
+    listed,
     number,
     task_number,
     tasks_of,
@@ -144,15 +146,15 @@ class AgentGym:
         expected = "an observation, a reward and whether it is done"
         body = {self._session_key: self._session, "action": action_text(text)}
         status, value = self._ask("POST", "/step", body, expected, (404, 410, 500))
-        if status >= 400 or _held(value, "error") is not None:
+        if status >= 400 or at(value, "error") is not None:
             # So says a server that was started anew, of a session that it does not know.
             self._lost()
             got = f"HTTP {status} ({shown(value)})"
             self._server.down("/step", expected, got, "see its log; the session is opened again")
         seen, reward, done = (
             _observation(value),
-            number(_held(value, "reward")),
-            _held(value, "done"),
+            number(at(value, "reward")),
+            at(value, "done"),
         )
         if seen is None or reward is None or not isinstance(done, bool):
             self._server.wrong("/step", expected, value)
@@ -176,8 +178,7 @@ class AgentGym:
         refusals = (400, 404, 410, 422, 500) if known else ()
         status, value = self._ask("POST", "/reset", body, expected, refusals)
         # WebShop's is a list, of which the first is the observation.
-        listed = cast("list[Any]", value) if isinstance(value, list) else []
-        seen = _observation({"state": listed[0]} if listed else value)
+        seen = _observation({"state": listed(value)[0]} if listed(value) else value)
         if known and (status >= 400 or seen is None):
             return self._reset(task, False)
         if seen is None:
@@ -189,7 +190,7 @@ class AgentGym:
         self._losses = _losses[self._server.url]
         expected = "the number of a new session"
         value = self._ask("POST", "/create", None, expected).value
-        made = value if self._shop else _held(value, "id")
+        made = value if self._shop else at(value, "id")
         if type(made) is not int or made < 0:
             self._server.wrong("/create", expected, value)
         self._session = made
@@ -238,13 +239,8 @@ class AgentGym:
         self._session = None
 
 
-def _held(answer: Any, key: str) -> Any:
-    """A value of an object; None if it has none, or is no object."""
-    return cast("dict[str, Any]", answer).get(key) if isinstance(answer, dict) else None
-
-
 def _observation(answer: Any) -> str | None:
-    text = _held(answer, "state" if _held(answer, "observation") is None else "observation")
+    text = at(answer, "state" if at(answer, "observation") is None else "observation")
     return text if isinstance(text, str) else None
 
 

@@ -56,6 +56,8 @@ class JsonSocket:
         try:
             if self._socket is None:
                 self._socket = self._opened()
+            else:
+                self._require_silence(expected)
             # A server that has closed may have said why.
             with contextlib.suppress(failures.ConnectionClosed):
                 self._socket.send(json.dumps(message))
@@ -78,6 +80,14 @@ class JsonSocket:
         except Unreadable as error:
             self.close()
             got = f"no JSON ({error}): {shown(text[:60])}"
+            self._server.down(self._path, expected, got, "see whether this is the right server")
+
+    def _require_silence(self, expected: str) -> None:
+        """What comes unasked would be taken for the next answer, and so on."""
+        with contextlib.suppress(TimeoutError):
+            text = self._socket.recv(0)
+            self.close()
+            got = f"something unasked: {shown(text[:60])}"
             self._server.down(self._path, expected, got, "see whether this is the right server")
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
-from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -15,12 +14,14 @@ from genepool.messages import one_line, shown, some
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.json_over_http import JsonServer, ServerGone, Url
 from genepool.tasks.agent.environments.json_over_websocket import JsonSocket
+from genepool.tasks.agent.environments.openenv_tasks import OpenEnvTasks
 from genepool.tasks.agent.environments.tasks_and_texts import (
     ACTING,
-    MOST_TASKS,
     Splits,
     action_text,
+    at,
     checked_splits,
+    listed,
     number,
     task_number,
     tasks_of,
@@ -103,7 +104,7 @@ class OpenEnv:
         if options.transport == "websocket":
             self._socket = JsonSocket(self._server, "/ws", options.timeout)
         self._action: dict[str, Any] | None = None
-        self._counts: dict[str, int] = {}
+        self._tasks = OpenEnvTasks(self._server, options.name)
         self._turn = Turn("")
 
     @property
@@ -115,20 +116,7 @@ class OpenEnv:
         """See `Environment`."""
         if self._options.splits:
             return tasks_of(self._options.splits, split)
-        name = quote(self._options.name or self._only_name(), safe="")
-        listed = self._listed(f"/{name}/splits", "GET", None, "a list of splits")
-        names = [_at(one, "name") or one for one in _list(listed)]
-        if not isinstance(listed, list) or texts(names) is None:
-            self._server.wrong(f"/{name}/splits", "a list of splits", listed)
-        if split not in names:
-            known = some(names) or "none"
-            raise EpisodeError(f"there is no split '{one_line(split)}'; the server has {known}")
-        path, expected = f"/{name}/num_tasks", "the number of tasks of a split"
-        answer = self._listed(path, "POST", {"split": split}, expected)
-        count = _at(answer, "num_tasks")
-        if type(count) is not int or not 0 <= count <= MOST_TASKS:
-            self._server.wrong(path, expected, answer)
-        self._counts[split] = count
+        count = self._tasks.count(split)
         return tuple(f"{split}-{index}" for index in range(count))
 
     def reset(self, id: str) -> Turn:
@@ -138,12 +126,9 @@ class OpenEnv:
         else:
             split, _, last = id.rpartition("-")
             index = task_number(last)
-            if split not in self._counts:
-                self.tasks(split)
-            if index >= self._counts[split] or str(index) != last:
-                raise EpisodeError(
-                    f"there is no task '{one_line(id)}': the split has {self._counts[split]}"
-                )
+            count = self._tasks.count(split)
+            if index >= count or str(index) != last:
+                raise EpisodeError(f"there is no task '{one_line(id)}': the split has {count}")
             wanted = {"seed": index, "split": split, "index": index}
         if self._action is None:
             self._action = self._pattern()
@@ -188,34 +173,34 @@ class OpenEnv:
         if self._socket is None:
             body = {"action": data} if kind == "step" else data
             status, value = self._server.ask("POST", f"/{kind}", body, expected, (422,))
-            return value if status != 422 else self._invalid(kind, _at(value, "detail"), expected)
+            return value if status != 422 else self._invalid(kind, at(value, "detail"), expected)
         if kind == "step" and not self._socket.is_open:
             self._server.down("/ws", expected, "no session any more", "the episode begins anew")
         return self._told(kind, self._socket.ask({"type": kind, "data": data}, expected), expected)
 
     def _told(self, kind: str, answer: Any, expected: str) -> Any:
-        said, code = _at(answer, "type"), _at(answer, "data.code")
+        said, code = at(answer, "type"), at(answer, "data.code")
         if said == "observation":
-            return _at(answer, "data")
+            return at(answer, "data")
         if said != "error":
             self._server.wrong("/ws", expected, answer)
         if code == "VALIDATION_ERROR":
-            return self._invalid(kind, _at(answer, "data.errors"), expected)
+            return self._invalid(kind, at(answer, "data.errors"), expected)
         if code in ("INVALID_JSON", "UNKNOWN_TYPE"):
             self._refuse(f"/ws ({kind})", expected, answer)
         advice = "see the server's log"
         if code == "CAPACITY_REACHED":
             advice = "let the server hold more sessions, or play fewer together ('batch')"
-        return self._server.down(f"/ws ({kind})", expected, shown(_at(answer, "data")), advice)
+        return self._server.down(f"/ws ({kind})", expected, shown(at(answer, "data")), advice)
 
     def _invalid(self, kind: str, errors: Any, expected: str) -> _Invalid:
         """The server finds a message invalid: for the agent's text, or for what is around it."""
         keys = _keys_with_text(self._action or {})
-        for error in _list(errors):
-            place = {one for one in _list(_at(error, "loc")) if isinstance(one, str)}
-            other = _at(error, "type") in ("extra_forbidden", "missing")
+        for error in listed(errors):
+            place = {one for one in listed(at(error, "loc")) if isinstance(one, str)}
+            other = at(error, "type") in ("extra_forbidden", "missing")
             if kind == "step" and keys & place and not other:
-                return _Invalid(one_line(_at(error, "msg")))
+                return _Invalid(one_line(at(error, "msg")))
         return self._refuse(f"/{kind}", expected, errors)
 
     def _refuse(self, path: str, expected: str, got: Any) -> NoReturn:
@@ -227,12 +212,12 @@ class OpenEnv:
     def _read(self, kind: str, answer: Any, expected: str) -> Step:
         if isinstance(answer, _Invalid):
             return Step(self._turn._replace(text=f"This is no valid action: {answer}"), 0.0, False)
-        seen, given, done = (_at(answer, key) for key in ("observation", "reward", "done"))
+        seen, given, done = (at(answer, key) for key in ("observation", "reward", "done"))
         reward = float(given or 0) if given is None or type(given) is bool else number(given)
         if not isinstance(seen, dict) or reward is None or type(done) is not bool:
             self._server.wrong(f"/{kind}", expected, answer)
         held = cast("dict[str, Any]", seen)
-        text = held if self._options.observation is None else _at(held, self._options.observation)
+        text = held if self._options.observation is None else at(held, self._options.observation)
         if text is None:
             key = one_line(self._options.observation)
             raise EpisodeError(
@@ -240,10 +225,10 @@ class OpenEnv:
             )
         if not isinstance(text, str):
             text = json.dumps(text, sort_keys=True, ensure_ascii=False)
-        listed = None if self._options.admissible is None else _at(seen, self._options.admissible)
-        actions = None if listed is None else texts(listed)
-        if actions is None and listed is not None:
-            self._server.wrong(f"/{kind}", "admissible actions as a list of texts", listed)
+        told = None if self._options.admissible is None else at(seen, self._options.admissible)
+        actions = None if told is None else texts(told)
+        if actions is None and told is not None:
+            self._server.wrong(f"/{kind}", "admissible actions as a list of texts", told)
         return Step(Turn(text, actions), reward, done)
 
     def _pattern(self) -> dict[str, Any]:
@@ -254,11 +239,11 @@ class OpenEnv:
             return {self._options.action: _TEXT}
         expected = "the schema of an action"
         answer = self._server.ask("GET", "/schema", None, expected).value
-        fields = _at(answer, "action.properties")
+        fields = at(answer, "action.properties")
         if not isinstance(fields, dict):
             self._server.wrong("/schema", expected, answer)
         fields = cast("dict[str, Any]", fields)
-        known = [key for key, field in fields.items() if _at(field, "type") == "string"]
+        known = [key for key, field in fields.items() if at(field, "type") == "string"]
         if len(known) != 1:
             raise EpisodeError(
                 f"{self._server.url}/schema: expected an action with one text; it has "
@@ -267,42 +252,9 @@ class OpenEnv:
             )
         return {known[0]: _TEXT}
 
-    def _only_name(self) -> str:
-        expected = "a list with the name of one environment"
-        names = self._listed("/list_environments", "GET", None, expected)
-        known = texts(names)
-        if known is None:
-            self._server.wrong("/list_environments", expected, names)
-        if len(known) != 1:
-            raise EpisodeError(
-                f"{self._server.url}/list_environments: expected one; got {some(known) or 'none'}: "
-                "say which with the setting 'name'"
-            )
-        return known[0]
-
-    def _listed(self, path: str, method: str, body: Any, expected: str) -> Any:
-        status, value = self._server.ask(method, path, body, expected, (404, 405, 501))
-        if status >= 400:
-            raise EpisodeError(
-                f"{self._server.url}{path}: expected {expected}; got HTTP {status}: the server "
-                "lists no tasks; name random seeds with the setting 'splits' ({test: '0-99'})"
-            )
-        return value
-
 
 class _Invalid(str):
     """Why the server refuses an agent's text."""
-
-
-def _at(value: Any, path: str) -> Any:
-    """What is found by keys with dots between them; None if there is nothing."""
-    for key in path.split("."):
-        value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _filled(pattern: Any, text: str) -> Any:

@@ -99,3 +99,15 @@ def texts(value: Any) -> tuple[str, ...] | None:
         return None
     items = cast("list[Any]", value)
     return tuple(dict.fromkeys(items)) if all(isinstance(one, str) for one in items) else None
+
+
+def at(value: Any, path: str) -> Any:
+    """What objects of JSON hold by keys with dots between them; None if there is nothing."""
+    for key in path.split("."):
+        value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is; an empty one for whatever is none."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -94,6 +94,7 @@ class TextWorld:
         if importlib.util.find_spec("textworld") is None:
             raise MissingExtraError("textworld", "textworld", "the environment 'textworld'")
         self._options = options
+        self._id = ""
         self._playing: Any = None
         self._state: Any = None
         self._known: set[str] = set()
@@ -114,13 +115,11 @@ class TextWorld:
 
     def reset(self, id: str) -> Turn:
         """See `Environment`."""
-        folder = self._game(id)
-        try:
-            self._start(folder)
-        except EpisodeError:
-            # What is in the cache may be broken: it is made anew, once.
-            shutil.rmtree(folder, ignore_errors=True)
-            self._start(self._game(id))
+        if self._playing is not None and id == self._id:
+            with _quietly("starting a game"):
+                self._state = self._playing.reset()
+        else:
+            self._open(id)
         game = self._state.game
         names = " ".join(map(str, game.entity_names)).lower().split()
         verbs = {*_VERBS.split(), *map(str.lower, game.verbs), *names}
@@ -160,6 +159,17 @@ class TextWorld:
         playing, self._playing, self._state = self._playing, None, None
         if playing is not None:
             playing.close()
+
+    def _open(self, id: str) -> None:
+        """Begin a game that is not the last one."""
+        folder = self._game(id)
+        try:
+            self._start(folder)
+        except EpisodeError:
+            # What is in the cache may be broken: it is made anew, once.
+            shutil.rmtree(folder, ignore_errors=True)
+            self._start(self._game(id))
+        self._id = id
 
     def _start(self, folder: Path) -> None:
         with _quietly("starting a game"):
