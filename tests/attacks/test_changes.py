@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -262,3 +263,32 @@ def test_a_pool_that_holds_nothing_says_why(tmp_path: Path) -> None:
     _, _, errors = run_cli(["status", str(tmp_path / "pool")])
     assert "holds nothing" in errors
     assert "genepool pack" in errors
+
+
+@pytest.mark.slow
+def test_packs_of_a_run_that_goes_on_are_whole(tmp_path: Path) -> None:
+    file = slow_run(tmp_path, budget=300)
+    words = [sys.executable, "-m", "genepool", "evolve", str(file)]
+    run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seen = 0
+    try:
+        while not (tmp_path / "pool" / DATABASE).exists() or not evaluations(tmp_path / "pool"):
+            assert run.poll() is None
+            time.sleep(0.02)
+        for number in range(6):
+            copy = tmp_path / f"copy{number}"
+            code, out, errors = run_cli(["pack", str(tmp_path / "pool"), "-o", str(copy), "--json"])
+            assert code == 0, errors
+            with Pool(copy) as pool:
+                assert pool.evaluations == json.loads(out)["evaluations"] >= seen
+                assert not pool.log_missing
+                seen = pool.evaluations
+    finally:
+        run.kill()
+        run.wait()
+    # A pool may lie within another one; a copy of a copy is one too.
+    inner = tmp_path / "copy0/inner"
+    for source in (tmp_path / "copy0", tmp_path / "copy5"):
+        assert run_cli(["pack", str(source), "-o", str(inner)])[0] == 0
+        assert contents(inner) == contents(source)
+        shutil.rmtree(inner)

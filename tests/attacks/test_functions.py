@@ -260,3 +260,26 @@ def test_an_npz_with_a_member_that_is_no_array(tmp_path: Path, name: str) -> Non
     with zipfile.ZipFile(tmp_path / "data.npz", "a") as archive:
         archive.writestr(name, "no array")
     fails(file, f"'{name}' in it is no array")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_workers_of_a_comparison_end_with_it(tmp_path: Path, number: int) -> None:
+    task = {"name": "t", "evaluator": "function", "function": "sleeping:score"}
+    file = write_run(tmp_path, tasks=[task], budget=4)
+    (tmp_path / "sleeping.py").write_text(SLEEPING.replace("WAIT", "time.sleep(600)"))
+    words = [sys.executable, "-m", "genepool", "compare", str(file), "--strategies", "ga,m2n2"]
+    driver = subprocess.Popen(
+        [*words, "--runs", "2", "-o", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _until(lambda: bool(list(tmp_path.glob("pid-*"))))
+        driver.send_signal(number)
+        driver.wait(timeout=60)
+    finally:
+        driver.kill()
+        driver.wait()
+    workers = [int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*")]
+    _until(lambda: not any(_alive(pid) for pid in workers))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -385,3 +386,44 @@ def test_json_of_an_abused_pool_is_still_json(pool: Path) -> None:
     code, out, _ = run_cli(["status", str(pool), "--json"])
     assert code == 0
     assert json.loads(out)["evaluations"] == 10
+
+
+HOSTILE = [
+    "x`touch pwned`$(touch pwned)<img src=http://e.x/a.png>![a](http://e.x/b.png)",
+    "right to left \u202e and \u2028 a line \x85 and ```\n```sh\n---\n# title",
+    "{{7*7}} {% for x in [] %} [bold red]x[/] \x1b[31m </style><script>alert(1)</script>",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_would_be_more_than_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seeds = [{"path": "seed1.safetensors", "name": name}, "seed2.safetensors"]
+    task = {"name": name[::-1], "evaluator": "classifier", "data": "data.npz"}
+    file = write_run(tmp_path, seeds=seeds, tasks=[task], budget=6)
+    monkeypatch.chdir(tmp_path)
+    shown: list[str] = []
+    for command in (
+        ["evolve", str(file)],
+        ["status", "pool"],
+        ["show", "pool", "0"],
+        ["show", "pool", "best"],
+        ["report", "pool", "-o", "page.html"],
+        ["export", "pool", "0", "-o", "out"],
+    ):
+        code, out, error = run_cli(command)
+        assert code == 0, error
+        shown += [out, error]
+    card, page = (tmp_path / "out/README.md").read_text(), (tmp_path / "page.html").read_text()
+    for text in (*shown, card, page):
+        assert not {"\x1b", "\u202e", "\u2028", "\x85"} & set(text)
+    assert "<script" not in page and "<img src=http" not in page
+    assert ("{{7*7}}" in name) == ("{{7*7}}" in page)
+    front, body = card.split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["base_model"][0] == name
+    # One block of code, for the command, whatever is quoted in it.
+    assert body.count("\n```") == 2 and "\n# title" not in body
+    plain = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", body.replace("\\`", ""), flags=re.DOTALL)
+    assert "<img" not in plain and "![a](" not in plain
+    assert not (tmp_path / "pwned").exists()

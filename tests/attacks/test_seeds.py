@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -417,3 +418,72 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     refused(["evolve", "run.yaml"], "seeds.0.rename.a")
     write_run(tmp_path, seeds=[{"path": ""}])
     refused(["evolve", "run.yaml"], "seeds.0.path")
+
+
+GUISES: dict[str, Callable[[Path], str]] = {
+    "an adapter that adds nothing": lambda here: str(
+        adapter(here / "other", {"model.layers.0.mlp.lora_B.weight": floats(4, 2) * 0})
+    ),
+    "a link": lambda here: ((here / "other").symlink_to(here / "base"), str(here / "other"))[1],
+    "a roundabout path": lambda here: str(here / "base/../base/."),
+    "files of other sizes": lambda here: _in_two_files(here / "base", here / "other"),
+}
+
+
+def _in_two_files(directory: Path, target: Path) -> str:
+    held = load_file(directory / "model.safetensors")
+    target.mkdir()
+    where: dict[str, str] = {}
+    for number, (name, tensor) in enumerate(sorted(held.items())):
+        where[name] = f"model-{number + 1:05d}-of-{len(held):05d}.safetensors"
+        save_file({name: tensor.numpy()}, target / where[name])
+    index = {"metadata": {}, "weight_map": where}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("config.json", "tokenizer.json"):
+        (target / name).write_bytes((directory / name).read_bytes())
+    return str(target)
+
+
+@pytest.mark.parametrize("guise", GUISES)
+def test_one_model_in_two_guises(tmp_path: Path, guise: str) -> None:
+    model(tmp_path / "base")
+    seeds = [str(tmp_path / "base"), {"name": "other", "path": GUISES[guise](tmp_path)}]
+    task = {"name": "t", "evaluator": "function", "function": "operator:itemgetter"}
+    given = {"seeds": seeds, "tasks": [{**task, "examples": "e.json"}], "budget": 2}
+    file = write_run(tmp_path, **given, model={"kind": "arrays"})
+    (tmp_path / "e.json").write_text("[1, 2]")
+    code, _, error = run_cli(["evolve", str(file)])
+    assert code == 1
+    last = error.strip().splitlines()[-1]
+    assert "all seeds have the same weights, so that every child would be a copy of it" in last
+
+
+TOKENIZERS: dict[str, tuple[bytes, str]] = {
+    "cut short": (b"{", "cannot be read as JSON"),
+    "a vocabulary in a list": (b'{"model": {"vocab": [1, 2]}}', "'model.vocab' is not what"),
+    "an id of text": (
+        b'{"model": {"vocab": {}}, "added_tokens": [{"id": "7", "content": "x"}]}',
+        "'7|the id 7|added_tokens",
+    ),
+    "a token with the id of another": (
+        b'{"model": {"vocab": {"w0": 1, "w1": 0, "w2": 2, "w3": 3, "w4": 4, "w5": 5}}}',
+        "token 'w0' has id 1 against 0",
+    ),
+    "a token beyond all": (
+        b'{"model": {"vocab": {"w0": 0, "w1": 1, "w2": 2, "w3": 3, "w4": 4, "w5": 5}}, '
+        b'"added_tokens": [{"id": 1000000000000000000, "content": "z"}]}',
+        "has besides the tokens 'z'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_tokenizers_that_do_not_fit(tmp_path: Path, case: str) -> None:
+    content, words = TOKENIZERS[case]
+    model(tmp_path / "a")
+    (model(tmp_path / "b", seed=5) / "tokenizer.json").write_bytes(content)
+    for pair in (["a", "b"], ["b", "a"]):
+        code, _, error = run_cli(["merge", *pair, "--ratio", "0.5", "-o", "out"])
+        assert (code, error.count("\n")) == (1, 1), error
+        assert pair == ["b", "a"] or re.search(words, error), error
+        assert not (tmp_path / "out").exists()

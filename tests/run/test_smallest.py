@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 
 from genepool.errors import ConfigError
@@ -90,3 +91,23 @@ def test_a_twin_among_others_is_told_and_allowed(tmp_path: Path) -> None:
     assert result.status["evaluations"] == 5
     (notice,) = result.notices
     assert "seed1-2" in notice
+
+
+@pytest.mark.parametrize("strategy", [{"name": "m2n2", "archive": 2, "risk": 0.2}, {"name": "ga"}])
+def test_a_guard_of_one_example(tmp_path: Path, strategy: dict[str, Any]) -> None:
+    config = one_example(tmp_path, "partly", strategy=strategy)
+    given = yaml.safe_load(Path(config).read_text())
+    given["tasks"].append({**given["tasks"][0], "name": "kept", "guard": True, "tolerance": 0.0})
+    Path(config).write_text(yaml.safe_dump(given))
+    found = evolve(config).status
+    assert found["evaluations"] == 20
+    assert found["guards"][0]["examples"] == 1
+
+
+def test_half_of_one_example_cannot_be_held_out(tmp_path: Path) -> None:
+    config = one_example(tmp_path, "partly")
+    given = yaml.safe_load(Path(config).read_text())
+    given["tasks"][0]["held_out"] = 0.5
+    Path(config).write_text(yaml.safe_dump(given))
+    with pytest.raises(ConfigError, match=r"share of 0\.5 of 1 examples leaves none to select by"):
+        evolve(config)
