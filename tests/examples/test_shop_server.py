@@ -19,6 +19,7 @@ pytest.importorskip("tests.examples.needs")  # genepool[shop]
 import httpx
 
 from tests.examples.shops import small_shop
+from tests.quick import quick
 from webshop import Shop, made, serve, walkthrough
 from webshop.server import LARGEST_BODY
 
@@ -244,7 +245,7 @@ class TestCommand:
                 assert re.fullmatch(r"webshop: [^\n]+\n", done.stderr), done.stderr
 
     @pytest.mark.parametrize(
-        "options", ["--port x", "--port 65536", "--page 0", "--sessions 0", "-x"]
+        "options", quick(["--port x", "--port 65536", "--page 0", "--sessions 0", "-x"])
     )
     def test_wrong_usage(self, options: str) -> None:
         done = self.run(*options.split())
