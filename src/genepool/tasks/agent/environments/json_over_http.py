@@ -99,13 +99,13 @@ class JsonServer:
             status, reason, headers, data = self._exchange(method, path, body)
         except TimeoutError:
             self.late(path, expected)
-        except (ConnectionError, socket.gaierror) as error:
-            self.gone(path, expected, error.strerror or type(error).__name__)
         except ssl.SSLError as error:
             raise EpisodeError(
                 self._says(path, expected, f"no safe connection ({error.reason})", "mend its TLS")
             ) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except OSError as error:
+            self.gone(path, expected, error.strerror or type(error).__name__)
+        except (http.client.HTTPException, ValueError) as error:
             what = one_line(str(error) or type(error).__name__)
             got = f"an answer that breaks off or is no HTTP ({what})"
             self.down(path, expected, got, "see whether this is the right server")
