@@ -259,6 +259,9 @@ FAULTS: dict[str, Fault] = {
     "a length that is none": Fault(sends(head("many") + b"{")),
     "a negative length": Fault(sends(head(-5) + b"{")),
     "a huge body": Fault(sends(head(len(_LARGE)) + _LARGE)),
+    "a long body": Fault(
+        changed(lambda data: head(len(data) + (5 << 20)) + data + b" " * (5 << 20))
+    ),
     "a body without end": Fault(_endless(_CHUNKED, b"10000\r\n" + b" " * 0x10000 + b"\r\n")),
     "a broken chunk": Fault(sends(_CHUNKED + b"zz\r\nhello\r\n")),
     "a cut chunk": Fault(sends(_CHUNKED + b"ff\r\nhello")),

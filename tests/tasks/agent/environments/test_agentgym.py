@@ -186,6 +186,33 @@ def test_a_server_that_was_started_anew_knows_no_session(dialect: str) -> None:
         assert late.step("wait") == before
 
 
+@pytest.mark.parametrize("dialect", ["webshop", "id"])
+def test_a_session_that_the_server_forgot_is_made_anew(dialect: str) -> None:
+    kind = Shop if dialect == "webshop" else Rooms
+    with serving(kind()) as server:
+        session = opener(server, dialect=dialect, splits={"all": "0-9"})()
+        first = session.reset("1")
+        server.answer = kind()
+        assert session.reset("1") == first and session.reset("1") == first
+        assert server.asked.count("POST /create") == 2
+
+
+def test_any_server_can_read_the_actions() -> None:
+    heard: list[str] = []
+
+    class Listening(Rooms):
+        def __call__(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+            heard.extend([body["action"]] if path == "/step" else [])
+            return super().__call__(method, path, body)
+
+    with serving(Listening()) as server:
+        session = opener(server, dialect="id", splits={"all": "0-9"})()
+        session.reset("1")
+        for text in ("half \ud83d", "whole \U0001f600", "x" * 100_000):
+            session.step(text)
+    assert heard == ["half ?", "whole \U0001f600", "x" * 4_000]
+
+
 def test_a_task_that_the_server_does_not_have() -> None:
     with serving(Shop()) as server:
         session = opener(server, splits={"test": "0-300"})()
@@ -256,6 +283,29 @@ def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
         server.broken.clear()
         hurry(session, name, 20)
         assert first in (None, session.reset("7"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("packed", "got one packed as gzip; switch that off there"),
+        ("a long body", "got more than 4 MB; see what the server sends"),
+        ("hangs", "got nothing complete within 0.4 s; see whether the server is busy"),
+        ("answers 503", "got HTTP 503 Something (<html>no</html>); see the server's log"),
+        ("redirects elsewhere", "it points to http://127.0.0.1:1/, which is not followed"),
+        ("a page", "got no JSON"),
+        ("resets the connection", "got no connection"),
+        ("truncated", "got an answer that breaks off"),
+    ],
+)
+def test_what_is_wrong_is_said(name: str, words: str) -> None:
+    with serving(Shop()) as server:
+        session = opener(server)()
+        session.reset("0")
+        server.broken["/step"] = FAULTS[name].breaks
+        hurry(session, name)
+        with pytest.raises(EpisodeError, match=re.escape(words)):
+            session.step("wait")
 
 
 @pytest.mark.parametrize(

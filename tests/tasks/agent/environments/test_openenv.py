@@ -318,6 +318,7 @@ MESSAGES: dict[str, Fault] = {
     "a broken frame": Fault(sends(b"\xff\xff\xff\xff")),
     "a masked frame": Fault(sends(b"\x81\x81\x00\x00\x00\x00{")),
     "a huge message": Fault(sends(frame(b" " * (5 << 20)))),
+    "a long message": Fault(changed(lambda data: frame(data + b" " * (5 << 20)))),
     "a huge length": Fault(sends(b"\x81\x7f" + (1 << 62).to_bytes(8, "big"))),
     "bytes": Fault(sends(frame(b"\x00\x01\x02", 0x82))),
     "no text": Fault(sends(frame(b"caf\xe9"))),

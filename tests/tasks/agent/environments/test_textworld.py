@@ -110,6 +110,28 @@ def test_nothing_leaves_the_game(opener: Callable[..., Any], command: str, tmp_p
     assert step.done
 
 
+def test_what_is_outside_the_game_stays_there(
+    opener: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where a thing of the game is named so.
+    monkeypatch.setattr(adapter, "_VERBS", "look save script quit")
+    session = opener()()
+    session.reset("train-0")
+    for command in ("save", "script", "quit"):
+        assert session.step(command).turn.text == "That is nothing that can be done here."
+
+
+def test_rewards_are_shares_of_the_highest_score(
+    opener: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opener()()
+    turn = session.reset("train-0")
+    game = type(session._state.game)
+    monkeypatch.setattr(game, "max_score", 4)
+    rewards = [session.step(command).reward for command in session.walkthrough("train-0")]
+    assert sum(rewards) == 0.25 and turn.actions
+
+
 def test_games_are_made_once(opener: Callable[..., Any], cache: Path) -> None:
     session = opener()()
     first = session.reset("train-0")
