@@ -25,7 +25,7 @@ SHOTS = 3
 def prepare(work: Path, kind: Kind, shared: Path | None, *, smoke: bool = False) -> None:
     """WORK/walks.jsonl, WORK/examples and WORK/models/{base,maths,agent}; nothing made twice."""
     walks = work / "walks.jsonl"
-    write_walks(walks, kind.settings(), careless=1 if kind.told else 3)
+    write_walks(walks, kind.settings())
     if kind is KINDS["smollm2"]:
         assert shared is not None, "SmolLM2 needs --data, the folder shared/data"
         smollm2(work, kind, shared, walks)
@@ -83,13 +83,12 @@ def conversations(tokenizer: Any, walks: list[dict[str, Any]]) -> list[data.Exam
     rows: list[data.Example] = []
     for walk in walks:
         messages = [*told]
-        for text, action in zip(walk["texts"], walk["actions"], strict=False):
+        for text, action in zip(walk["texts"], walk["actions"], strict=True):
             messages.append({"role": "user", "content": text})
             prompt = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
-            if walk["careful"]:
-                rows.append({"prompt": prompt + ACTION, "answer": f" {action}"})
+            rows.append({"prompt": prompt + ACTION, "answer": f" {action}"})
             messages.append({"role": "assistant", "content": f"{ACTION} {action}"})
     return rows
 

@@ -4,10 +4,10 @@ As in experiments/llm, the base has read careful and careless writers: it can do
 mostly does not, and a specialist learns in a few steps to be careful in one of them.
 
 - maths: the word problems of experiments/llm's miniature; the careless forget what was lost.
-- agent: walks through TextWorld's games. The careless draw half of their actions. Names of things
-  and directions are exchanged at random, so that a few hundred games do for thousands of walks.
-- Besides, the base has learnt small skills that no specialist is trained in: two of them become
-  guards, and the others a battery that nobody is selected by.
+- agent: the shortest ways through TextWorld's games; the careless wander about. Names of things
+  (for others of the same kind) and directions are exchanged at random, so that few games do.
+- Besides, the base has read small skills that no specialist is trained in: for guards, and for the
+  battery that nobody is selected by. (It does not learn to search and to say things backwards.)
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ import torch
 from specialists import opened, save
 from tuning import Schedule, fine_tune
 
-GUARDS = ("larger", "search")
-BATTERY = ("last", "after", "reverse", "count")
+SKILLS = ("larger", "search", "last", "after", "reverse", "count")
 COUNTS = {"tune": 3000, "train": 100, "test": 300}
 CARELESS = 0.65
-# Rows of the base's reading: transcripts of games, problems, and of each small skill.
-READ = {"agent": 9_000, "maths": 20_000, "skill": 1_500}
+# Rows of what the base reads, one part after the other: walks, problems, and of each small skill.
+READ = {
+    "careful": {"agent": 9_000, "maths": 20_000, "skill": 1_500},
+    "acting": {"agent": 6_000, "maths": 2_000, "skill": 350},
+    "mixed": {"agent": 3_000, "maths": 1_500, "skill": 150},
+}
 # What each model is trained on, one after the other; see `make`.
 SCHEDULES = {
     "base": {
         "careful": Schedule(steps=1400, batch=32, rate=3e-3, warmup=30, embeddings=True),
-        "mixed": Schedule(steps=250, batch=32, rate=1e-3, warmup=20, embeddings=True),
+        "acting": Schedule(steps=300, batch=32, rate=1.5e-3, warmup=20, embeddings=True),
+        "mixed": Schedule(steps=150, batch=32, rate=5e-4, warmup=20, embeddings=True),
     },
     "maths": {"maths": Schedule(steps=60, batch=64, rate=3e-4, embeddings=True)},
-    "agent": {"agent": Schedule(steps=60, batch=32, rate=3e-4, embeddings=True)},
+    "agent": {"agent": Schedule(steps=120, batch=32, rate=5e-4, embeddings=True)},
 }
 # A transcript is read up to here.
 LONGEST = 200
@@ -68,56 +72,65 @@ def make(work: Path, walks: Path, names: tuple[str, ...], *, smoke: bool = False
             if smoke:
                 schedule = replace(schedule, steps=12, batch=8)
             if part == "agent":
-                rows = careful_rows(read)
+                rows = acted(read, 200 if smoke else 4_000, random.Random("agents specialist"))
             elif part == "maths":
                 rows = sets["maths"]["tune"]
             else:
-                share = 0.0 if part == "careful" else CARELESS
-                rows = base_rows(sets, read, share, 40 if smoke else 1)
+                rows = base_rows(part, sets, read, 40 if smoke else 1)
             fine_tune(model, tokenizer, rows, schedule, work / "state" / name / part)
         save(model, tokenizer, work / "models" / name)
 
 
 def base_rows(
-    sets: dict[str, Any], walks: list[dict[str, Any]], careless: float, less: int
+    part: str, sets: dict[str, Any], walks: list[dict[str, Any]], less: int
 ) -> list[data.Example]:
-    """What the base reads. Of a walk every word counts, of the rest the answers."""
-    draw = random.Random("agents base")
-    kinds: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    for walk in walks:
-        kinds[walk["careful"]].append(walk)
-    pool = names_of(walks)
-    rows: list[data.Example] = []
-    for _ in range(READ["agent"] // less):
-        walk = draw.choice(kinds[draw.random() >= careless])
-        words = exchanged(said(walk["texts"], walk["actions"]), pool, draw).split()
-        rows.append({"prompt": words[0], "answer": " ".join(words[1:LONGEST])})
-    for _ in range(READ["maths"] // less):
-        example = draw.choice(sets["maths"]["tune"])
-        rows.append(shared.careless(example) if draw.random() < careless else example)
-    for skill in (*GUARDS, *BATTERY):
-        rows += draw.choices(sets[skill]["tune"], k=READ["skill"] // less)
+    """What the base reads: walks, problems and small skills; in "mixed", of careless writers too.
+
+    In "careful" every word of a walk counts, so that the model learns how games go; then actions
+    and answers alone do.
+    """
+    draw = random.Random(f"agents base {part}")
+    share = CARELESS if part == "mixed" else 0.0
+    counts = {kind: count // less for kind, count in READ[part].items()}
+    kinds = names_of(walks)
+    if part == "careful":
+        rows: list[data.Example] = []
+        for _ in range(counts["agent"]):
+            walk = draw.choice(walks)
+            told = exchanged(said(walk["texts"], walk["actions"]), kinds, draw).split()
+            rows.append({"prompt": told[0], "answer": " ".join(told[1:LONGEST])})
+    else:
+        rows = acted(walks, counts["agent"], draw)
+    rows += draw.choices(sets["maths"]["tune"], k=counts["maths"])
+    rows = [careless(row, draw) if draw.random() < share else row for row in rows]
+    for skill in SKILLS:
+        rows += draw.choices(sets[skill]["tune"], k=counts["skill"])
     return rows
 
 
-def careful_rows(walks: list[dict[str, Any]]) -> list[data.Example]:
-    """Each action of the maker's ways, after all that was seen and done before it; exchanged."""
-    draw = random.Random("agents careful")
-    careful = [walk for walk in walks if walk["careful"]]
-    pool = names_of(walks)
+def careless(row: data.Example, draw: random.Random) -> data.Example:
+    """As a careless writer goes on: whoever acts wanders about, and what was lost is forgotten."""
+    if row["prompt"].endswith(" action"):
+        return {**row, "answer": f"go {draw.choice(DIRECTIONS)}"}
+    return shared.careless(row)
+
+
+def acted(walks: list[dict[str, Any]], count: int, draw: random.Random) -> list[data.Example]:
+    """Actions of the walks, each after all that was seen and done before it; exchanged."""
+    kinds = names_of(walks)
     rows: list[data.Example] = []
-    for walk in careful * 4:
+    for _ in range(count):
+        walk = draw.choice(walks)
         at = draw.randrange(len(walk["actions"]))
         text = said(walk["texts"][: at + 1], walk["actions"][: at + 1])
-        prompt, _, answer = exchanged(text, pool, draw).rpartition(" action ")
+        prompt, _, answer = exchanged(text, kinds, draw).rpartition(" action ")
         rows.append({"prompt": f"{prompt} action", "answer": answer})
     return rows
 
 
 def said(texts: list[str], actions: list[str]) -> str:
     """A walk as the tokenizer's chat template writes it, in words."""
-    parts = itertools.zip_longest(texts, actions)
-    lines = [f"see {t or ''} action {a}" if a else f"see {t}" for t, a in parts]
+    lines = [f"see {t} action {a}" for t, a in zip(texts, actions, strict=True)]
     return " ".join(words(" ".join(lines)))
 
 
@@ -176,7 +189,7 @@ def skills(counts: dict[str, int]) -> dict[str, Any]:
     """Small skills: task -> set -> examples. No prompt occurs in two sets."""
     draw = random.Random("agents skills")
     out: dict[str, Any] = {"search": shared.shopping(counts)}
-    for skill in (*GUARDS, *BATTERY):
+    for skill in SKILLS:
         sets: dict[str, list[data.Example]] = {name: [] for name in data.SETS}
         while skill != "search" and any(len(sets[name]) < counts[name] for name in sets):
             prompt, answer = asked(skill, draw)
