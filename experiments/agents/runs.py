@@ -94,7 +94,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     },
     "cma-es": {"name": "cma-es", "population": 10, "archive": ARCHIVE},
     "ga": {"name": "ga", "archive": ARCHIVE, "warmup": 20},
-    "slerp": {"name": "sweep", "archive": ARCHIVE},
+    "slerp": {"name": "sweep", "archive": ARCHIVE, "grid": 26},
 }
 # One ratio for all weights on a grid: nothing in it is drawn.
 ONCE = ("slerp",)

@@ -43,7 +43,7 @@ SCHEDULES = {
         "acting": Schedule(steps=300, batch=32, rate=1.5e-3, warmup=20, embeddings=True),
         "mixed": Schedule(steps=150, batch=32, rate=5e-4, warmup=20, embeddings=True),
     },
-    "maths": {"maths": Schedule(steps=60, batch=64, rate=3e-4, embeddings=True)},
+    "maths": {"maths": Schedule(steps=25, batch=64, rate=3e-4, embeddings=True)},
     "agent": {"agent": Schedule(steps=120, batch=32, rate=5e-4, embeddings=True)},
 }
 # A transcript is read up to here.
