@@ -127,11 +127,23 @@ def gap(one: Row, other: Row) -> list[float]:
 def table(rows: list[Row], kind: Kind) -> str:
     """Markdown, in per cent with standard errors; differences are paired."""
     others = [*kind.guards, "battery"]
-    heads = ["model", "runs", *TASKS, "average", "less M2N2", *others, "selection", "s a child"]
+    heads = [
+        "model",
+        "runs",
+        "children",
+        *TASKS,
+        "average",
+        "less M2N2",
+        *others,
+        "selection",
+        "s a child",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     m2n2 = next((row for row in rows if row.label == "m2n2"), None)
     for row in rows:
-        cells = [row.title, str(len(row.seeds)) if row.label in BRED else "–"]
+        cells = [row.title, *("–", "–")]
+        if row.label in BRED:
+            cells[1:] = [str(len(row.seeds)), str(row.about["children"])]
         cells += [_cell(float(row.scores[t].mean()), error(row.scores[t])) for t in TASKS]
         cells.append(_cell(*average(row.scores, TASKS)))
         lead = "" if m2n2 is None or row is m2n2 else "{:+.1f} ± {:.1f}"

@@ -35,7 +35,7 @@ def test_the_experiment_runs(tmp_path: Path) -> None:
     again = [rows["m2n2"]["selection of each run"], rows["m2n2"]["selection rescored"]]
     assert len(list(pools.iterdir())) == 13 and again[0] == pytest.approx(again[1], abs=1e-6)
     assert (tmp_path / "champions.png").stat().st_size > 10_000
-    assert "| M2N2 | 2 |" in (tmp_path / "table.md").read_text()
+    assert "| M2N2 | 2 | 3 |" in (tmp_path / "table.md").read_text()
 
 
 WALKS = """
