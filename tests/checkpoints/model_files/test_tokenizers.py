@@ -13,6 +13,7 @@ import genepool
 from genepool.checkpoints.family import Family, find_source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.model_files.side_files import pinned_digests
+from genepool.checkpoints.model_files.tokenizer_files import compare_tokenizer_settings
 from genepool.errors import CheckpointError
 from tests.build import save
 from tests.checkpoints.model_files.test_configs import VOCABULARY, model, tokenizer
@@ -195,3 +196,29 @@ def test_a_folder_without_templates_is_none(tmp_path: Path) -> None:
     (a / "further/x.json").write_text("{}")
     genepool.merge(a, b, tmp_path / "out", ratio=0.5)
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        ({"add_bos_token": True}, {"add_bos_token": False}, "add_bos_token"),
+        ({"add_bos_token": True}, {}, "add_bos_token"),
+        ({}, {"add_eos_token": True}, "add_eos_token"),
+        ({"bos_token": "<s>"}, {"bos_token": "<|begin|>"}, "bos_token"),
+        ({"do_lower_case": True}, {"do_lower_case": False}, "do_lower_case"),
+        ({"bos_token": "<s>"}, {"bos_token": {"content": "<s>", "lstrip": False}}, None),
+        ({"bos_token": "<s>"}, {}, None),
+        ({"legacy": False}, {}, None),
+        ({"add_bos_token": None}, {}, None),
+        ({"padding_side": "left"}, {"padding_side": "right"}, None),
+    ],
+)
+def test_settings_that_change_which_tokens_a_text_has_are_told(
+    ours: dict[str, Any], theirs: dict[str, Any], told: str | None, tmp_path: Path
+) -> None:
+    for name, config in (("a", ours), ("b", theirs)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(config))
+    notices = compare_tokenizer_settings(tmp_path / "a", tmp_path / "b")
+    assert len(notices) == (0 if told is None else 1)
+    assert told is None or f"other values of {told} in tokenizer_config.json" in notices[0]

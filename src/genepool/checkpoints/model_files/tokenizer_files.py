@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,10 @@ VOCABULARIES = (
     *("spiece.model", "sentencepiece.bpe.model"),
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TELLING = (
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "bos_token", "eos_token", "unk_token"),
+    *("do_lower_case", "strip_accents", "legacy"),
+)
 _TEMPLATE = "chat_template.jinja"
 # Transformers 5 saves all chat templates but the default one here, each in a file of its name.
 FURTHER_TEMPLATES = "additional_chat_templates"
@@ -90,6 +95,16 @@ def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
         has, lacks = (other, first) if theirs else (first, other)
         kept = "the result will have none" if theirs else "it is kept"
         notices.append(f"{at(has)} has a chat template and {at(lacks)} has none ({kept})")
+    config = "tokenizer_config.json"
+    a, b = (_telling(optional_json(directory / config) or {}) for directory in (first, other))
+    # What one does not say is as the class has it, which is not known here: only `add_` tells then.
+    fields = [
+        key
+        for key in _TELLING
+        if a.get(key) != b.get(key) and (key.startswith("add_") or (key in a and key in b))
+    ]
+    if fields and _tokenized(first) and _tokenized(other):
+        notices.append(_others(other, first, fields, config))
     return notices + compare_settings("special_tokens_map.json", first, other)
 
 
@@ -103,10 +118,26 @@ def compare_settings(name: str, first: Path, other: Path) -> list[str]:
     fields = [] if a is None or b is None else differing_fields(a, b)
     if not fields:
         return []
-    return [
+    return [_others(other, first, fields, name)]
+
+
+def _others(other: Path, first: Path, fields: Sequence[str], name: str) -> str:
+    return (
         f"{at(other)}: other values of {', '.join(one_line(key) for key in fields[:6])} in {name} "
         f"than in {at(first)} (the first seed's is kept)"
-    ]
+    )
+
+
+def _telling(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a tokenizer's configuration changes which tokens a text has; tokens as their text."""
+    found: dict[str, Any] = {}
+    for key in _TELLING:
+        value: Any = config.get(key)
+        if isinstance(value, dict):
+            value = cast("dict[str, Any]", value).get("content")
+        if value is not None:
+            found[key] = value
+    return found
 
 
 def pinned_templates(directory: Path) -> bytes:
