@@ -44,7 +44,10 @@ SCHEDULES = {
         "mixed": Schedule(steps=150, batch=32, rate=5e-4, warmup=20, embeddings=True),
     },
     "maths": {"maths": Schedule(steps=25, batch=64, rate=3e-4, embeddings=True)},
-    "agent": {"agent": Schedule(steps=120, batch=32, rate=5e-4, embeddings=True)},
+    "agent": {
+        "first": Schedule(steps=120, batch=32, rate=5e-4, embeddings=True),
+        "more": Schedule(steps=250, batch=32, rate=7e-4, embeddings=True),
+    },
 }
 # A transcript is read up to here.
 LONGEST = 200
@@ -71,9 +74,9 @@ def make(work: Path, walks: Path, names: tuple[str, ...], *, smoke: bool = False
         for part, schedule in SCHEDULES[name].items():
             if smoke:
                 schedule = replace(schedule, steps=12, batch=8)
-            if part == "agent":
-                rows = acted(read, 200 if smoke else 4_000, random.Random("agents specialist"))
-            elif part == "maths":
+            if name == "agent":
+                rows = acted(read, 200 if smoke else 8_000, random.Random(f"agents {part}"))
+            elif name == "maths":
                 rows = sets["maths"]["tune"]
             else:
                 rows = base_rows(part, sets, read, 40 if smoke else 1)
