@@ -113,7 +113,8 @@ def champions(work: Path) -> Iterator[tuple[str, Any, dict[str, Any]]]:
                 continue
             with Pool(place) as pool:
                 champion = pool.champion()
-                if not pool.meta().get("finished") or champion is None:
+                # A run that goes on with a larger budget keeps the mark of its earlier end.
+                if pool.meta().get("finished") != pool.evaluations or champion is None:
                     print(f"{place.name} has not come to its end", file=sys.stderr)
                     continue
                 seconds = [record.seconds for record in pool.records() if record.step]
