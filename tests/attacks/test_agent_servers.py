@@ -22,9 +22,10 @@ from safetensors.numpy import save_file
 
 pytest.importorskip("tests.examples.needs")  # genepool[shop]
 
-from genepool.errors import EpisodeError
+from genepool.errors import EnvironmentDown, EpisodeError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.tasks.agent.environment import open_environment
 from tests.cli import run_cli
 from webshop import Shop, made, serve
 from webshop.clerk import CLERKS, FEATURES
@@ -224,6 +225,18 @@ def test_a_server_that_breaks_in_every_way_changes_nothing(
     assert set(proxy.spoilt) == set(FAULTS)
     assert told(spoilt_run.pool) == told(whole.pool)
     assert whole.status["champion"]["train"] > 0.5
+
+
+def test_a_session_that_somebody_else_has_got_is_noticed() -> None:
+    """As after a restart, when another process makes sessions of the same numbers."""
+    with proxied(every=0) as (url, proxy):
+        session = open_environment("agentgym", {"url": url}, Path())()
+        session.reset("3")
+        session.step("search[socks]")
+        proxy.asked("POST", "/reset", b'{"env_idx": 0, "session_id": 4}')
+        with pytest.raises(EnvironmentDown, match="a page with another instruction"):
+            session.step("search[socks]")
+        assert "search" in session.reset("3").text.lower()
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ class AgentGym:
         self._session: int | None = None
         self._losses = 0
         self._search = ""
+        self._wish: str | None = None
 
     @property
     def instructions(self) -> str:
@@ -133,6 +134,7 @@ class AgentGym:
         found = self._reset(task, known)
         if self._actions:
             self._search = _search_for(self._told("/instruction_text", "the instruction", str))
+        self._wish = _wish_on(found)
         return Turn(found, self._available())
 
     def step(self, text: str) -> Step:
@@ -158,6 +160,11 @@ class AgentGym:
         )
         if seen is None or reward is None or not isinstance(done, bool):
             self._server.wrong("/step", expected, value)
+        if None not in (self._wish, wish := _wish_on(seen)) and wish != self._wish:
+            # Another process has got this number from a server that was started anew.
+            self._lost()
+            got = f"a page with another instruction ({shown(wish)})"
+            self._server.down("/step", expected, got, "the session is opened again")
         return Step(Turn(seen, () if done and self._actions else self._available()), reward, done)
 
     def close(self) -> None:
@@ -242,6 +249,12 @@ class AgentGym:
 def _observation(answer: Any) -> str | None:
     text = at(answer, "state" if at(answer, "observation") is None else "observation")
     return text if isinstance(text, str) else None
+
+
+def _wish_on(page: str) -> str | None:
+    """The instruction that WebShop shows on its pages; None where there is none."""
+    found = re.search(r"Instruction: ?\[SEP\](.*?)\[SEP\]", page, re.DOTALL)
+    return None if found is None else found[1].strip()
 
 
 def _search_for(instruction: str) -> str:
