@@ -214,7 +214,12 @@ class TestCommand:
         command = ["-m", "webshop"] if as_module else [str(FOLDER)]
         cwd = FOLDER.parent if as_module else tmp_path
         with subprocess.Popen(
-            [sys.executable, *command, "--page", "4"], cwd=cwd, stdout=subprocess.PIPE, text=True
+            [sys.executable, *command, "--page", "4"],
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A test that runs in the background may have been told to ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             assert process.stdout is not None
             line = process.stdout.readline()
