@@ -272,7 +272,7 @@ def test_packs_of_a_run_that_goes_on_are_whole(tmp_path: Path) -> None:
     run = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seen = 0
     try:
-        while not (tmp_path / "pool" / DATABASE).exists() or not evaluations(tmp_path / "pool"):
+        while not (tmp_path / "pool" / DATABASE).exists() or evaluations(tmp_path / "pool") < 1:
             assert run.poll() is None
             time.sleep(0.02)
         for number in range(6):

@@ -376,6 +376,7 @@ def test_pipes_in_a_pool(tmp_path: Path, name: str) -> None:
         assert name in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gram", "digests.json"])
 def test_pipes_in_a_cache(tmp_path: Path, name: str) -> None:
     file = write_run(tmp_path, budget=2)

@@ -255,6 +255,7 @@ class TestMade:
         self.check(other)
         assert digest(other) != SHA
 
+    @pytest.mark.slow
     def test_the_same_in_another_process(self) -> None:
         code = "from tests.examples.test_shop import BUILT_IN, digest; print(digest(BUILT_IN))"
         root = Path(__file__).parents[2]

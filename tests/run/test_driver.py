@@ -283,8 +283,9 @@ def score(model, examples):
 """
 
 
-@pytest.mark.parametrize("batch", [2, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [2, 1])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_workers_tell_how_far_they_are_within_a_model(
     tmp_path: Path, batch: int, workers: int
 ) -> None:

@@ -356,6 +356,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "name", "fault"), in_cases(CASES, *PLAIN[1:]))
 def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
     with serving(Protocol()) as server:

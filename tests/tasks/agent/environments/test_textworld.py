@@ -47,6 +47,7 @@ def opener(cache: Path) -> Callable[..., Any]:
     return lambda **changes: open_environment("textworld", {**SMALL, **changes}, Path())
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(opener: Callable[..., Any]) -> None:
     check_environment(opener(), "train", tasks=2, steps=5)
 
@@ -132,6 +133,7 @@ def test_rewards_are_shares_of_the_highest_score(
     assert sum(rewards) == 0.25 and turn.actions
 
 
+@pytest.mark.slow
 def test_games_are_made_once(opener: Callable[..., Any], cache: Path) -> None:
     session = opener()()
     first = session.reset("train-0")
