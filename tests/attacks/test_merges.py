@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from genepool.output.by_hand import blend, merge
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import seed_file as seed
 from tests.runs import write_run
 
@@ -102,7 +103,9 @@ def test_results_beyond_the_range_of_their_dtype(place: Path, dtype: str) -> Non
     refused(place, given, "beyond the range of", (1,))
 
 
-@pytest.mark.parametrize("method", ["ties", "dare-ties", "dare-linear", "task-arithmetic"])
+@pytest.mark.parametrize(
+    "method", quick(["ties", "dare-ties", "dare-linear", "task-arithmetic"], (3,))
+)
 def test_task_vectors_beyond_the_range_of_float16(place: Path, method: str) -> None:
     models = [word for n in (1, 2) for word in (seed(place, n), "--weight", "1e9")]
     given = ["merge", *models, "--method", method, "--base", seed(place, 3), "--no-normalise"]

@@ -221,7 +221,9 @@ def test_what_genepool_wrote_is_replaced_where_that_is_said(
     assert (len(second) < len(first)) == bool(pieces)
     assert not any("-of-" in name or name.endswith(".tmp") for name in second)
     assert run_cli([*given, "--overwrite"])[0] == 0
-    assert digests(tmp_path) == second
+    # A report says when it was made.
+    third = digests(tmp_path)
+    assert third.keys() == second.keys() and (command == "report" or third == second)
 
 
 def _trained(out: Path) -> None:

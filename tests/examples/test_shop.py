@@ -172,6 +172,7 @@ class TestActions:
         # Of five: black, and BPA free among the attributes; the title is another.
         assert rewards == [0, 0, 0, 2 / 5] and done
 
+    @pytest.mark.slow
     @given(st.lists(st.one_of(st.integers(0, 9), st.text(max_size=12)), max_size=12))
     def test_any_play_leads_from_page_to_page(self, choices: list[int | str]) -> None:
         state = SHOP.start(0)

@@ -204,6 +204,7 @@ def test_the_readmes_python(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.match(r"http://127\.0\.0\.1:\d+ Find me .*click\[buy now\]", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 class TestCommand:
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(FOLDER), *options]

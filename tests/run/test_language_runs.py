@@ -151,6 +151,7 @@ def test_language_tasks_as_guards(tmp_path: Path, guard: str) -> None:
     assert status["guarded"] > 0
 
 
+@pytest.mark.slow
 def test_garbage_is_judged_by_the_seeds(tmp_path: Path) -> None:
     """A child that says nothing fails; but where a seed does so too, it may."""
     file = write_run(tmp_path, "speak", budget=6)

@@ -78,6 +78,7 @@ def test_a_task_that_is_one_function(folder: Path) -> None:
     check_task(open_it(), load_file(folder / "shop.safetensors"), reopen=open_it)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["own_evaluator"], indirect=True)
 def test_an_evaluator_of_ones_own(folder: Path) -> None:
     genepool(folder, "demo", "digits", "--budget", "0", "--pool", "digits")
