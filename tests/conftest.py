@@ -42,7 +42,15 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses `shared` is marked so."""
+    """Whatever uses `shared` is marked so; what needs a CUDA device is skipped where none is."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            reason = "needs a CUDA device, and there is none here"
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)

@@ -31,7 +31,9 @@ BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": 
 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
 TORCH = {
-    "materialise/torch.py", "models/diffusers.py", "models/filled.py", "models/network.py",
+    "materialise/chunks.py", "materialise/device.py", "materialise/device_memory.py",
+    "materialise/torch.py", "materialise/triton_kernel.py", "models/diffusers.py",
+    "models/filled.py", "models/network.py",
     "tasks/agent/decoding.py",
     "models/transformers.py", "study/generators.py", "tasks/classifier/network_scorer.py",
     "tasks/images/tower.py",
@@ -40,7 +42,7 @@ TORCH = {
 # Each of these in one file at most, the one that needs it.
 ALONE = [
     "transformers", "lm_eval", "datasets", "huggingface_hub", "gguf", "diffusers", "ray", "peft",
-    "sklearn", "matplotlib", "cma", "ribs", "gymnasium", "textworld", "websockets",
+    "sklearn", "matplotlib", "cma", "ribs", "gymnasium", "textworld", "websockets", "triton",
 ]  # fmt: skip
 
 # Core and strategies read and write nothing, ask no clock and roll no dice but their own.

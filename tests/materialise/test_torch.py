@@ -15,7 +15,7 @@ from genepool.errors import InputError
 from genepool.materialise import cpu as materialise
 from genepool.materialise import torch as torch_tensors
 from genepool.materialise.cpu import Materialiser
-from genepool.materialise.torch import DeviceMaterialiser, destination
+from genepool.materialise.torch import CopyingMaterialiser, destination
 from tests.build import TORCH, bits, network, opened, values
 
 
@@ -71,7 +71,7 @@ def test_staged_tensors_equal_direct_ones(
         slot.name: torch.zeros(*slot.shape, 2, dtype=TORCH[code])[..., 1] for slot in layout.slots
     }
     steps = torch.zeros(2, dtype=torch.int64)
-    writer = DeviceMaterialiser(checkpoints, layout, {**tensors, "steps": steps}, threads=3)
+    writer = CopyingMaterialiser(checkpoints, layout, {**tensors, "steps": steps}, threads=3)
     assert steps.tolist() == [3, 7]
     rng = np.random.default_rng(0)
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_what_is_written_is_what_loading_an_export_would_give(
         }
         places = {name: destination(tensor) for name, tensor in direct.items()}
         Materialiser(checkpoints, layout, places, as_exported=True).write(genome)
-        DeviceMaterialiser(checkpoints, layout, strided, as_exported=True).write(genome)
+        CopyingMaterialiser(checkpoints, layout, strided, as_exported=True).write(genome)
         for slot in layout.slots:
             exact = torch.from_numpy(dense[slot.start : slot.stop])
             expected = bits(exact.to(TORCH[slot.dtype]).to(TORCH[code]))
@@ -118,7 +118,7 @@ def test_a_scalar_parameter_is_staged(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, {"scale": torch.tensor(3.0), "w.weight": torch.ones(2, 2)})
     layout = build_layout([checkpoint])
     tensors = {"scale": torch.tensor(0.0), "w.weight": torch.zeros(2, 2).t()}
-    DeviceMaterialiser([checkpoint], layout, tensors).write(recipe([0, 5], np.array([[2.0]])))
+    CopyingMaterialiser([checkpoint], layout, tensors).write(recipe([0, 5], np.array([[2.0]])))
     assert tensors["scale"].item() == 6.0
     assert bool((tensors["w.weight"] == 2).all())
 
@@ -132,7 +132,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         }
         tensors |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
         with pytest.raises(InputError, match=message):
-            DeviceMaterialiser(checkpoints, layout, tensors)
+            CopyingMaterialiser(checkpoints, layout, tensors)
 
     attempt(r"'fc1.bias': the checkpoint's shape is \[32\]", fc1__bias=torch.zeros(31))
     attempt("'fc1.bias' is on the device 'meta'", fc1__bias=torch.zeros(32, device="meta"))
@@ -142,4 +142,4 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     weight = torch.zeros(32)
     attempt("share memory", fc1__bias=weight, fc2__bias=weight[:5])
     with pytest.raises(InputError, match=r"no parameter for 'fc1\.weight'"):
-        DeviceMaterialiser(checkpoints, layout, {})
+        CopyingMaterialiser(checkpoints, layout, {})

@@ -18,7 +18,7 @@ from genepool.checkpoints.family import Source, make_family, open_source
 from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
 from genepool.materialise.cpu import Destination, Materialiser
-from genepool.materialise.torch import DeviceMaterialiser
+from genepool.materialise.torch import CopyingMaterialiser
 from genepool.output.by_hand import merge
 from genepool.output.member import export
 from genepool.output.rebuild import rebuild
@@ -197,7 +197,7 @@ def test_common_rows_in_live_models_and_runs(tmp_path: Path) -> None:
     strided = {name: torch.full((2, *t.shape), 7.0)[1] for name, t in expected.items()}
     half = {name: tensor.bfloat16() for name, tensor in strided.items()}
     for tensors in (strided, half):
-        DeviceMaterialiser(family.checkpoints, family.layout, tensors).write(genome)
+        CopyingMaterialiser(family.checkpoints, family.layout, tensors).write(genome)
     for name, tensor in expected.items():
         assert torch.equal(strided[name], tensor)
         assert torch.equal(half[name], tensor.bfloat16())

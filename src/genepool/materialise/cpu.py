@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from genepool.threads import Crew, thread_count
 # Positions per work item: 3 MB for two bfloat16 seeds and their child. Handing one out costs about
 # 15 us, a tenth of its own time, so that larger models get items of up to four times this.
 ITEM = 2**19
+
+SeedsPlace = Literal["auto", "device", "host"]
+"""Where seeds lie while children of a live model on a device are made; see `ModelOptions.seeds`."""
 
 _NO_QUANTILES = np.empty(0, dtype=np.float32)
 

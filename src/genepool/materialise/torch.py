@@ -1,9 +1,10 @@
-"""Torch tensors as places to write genomes into; the only one here that imports torch."""
+"""Torch tensors as places to write genomes into, and what is computed on the CPU copied there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ CODES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_TORCH = {code: dtype for dtype, code in CODES.items()}
+TORCH_DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 _BUFFER = 64 * 2**20
 
@@ -48,7 +49,7 @@ def destination(tensor: torch.Tensor) -> Destination:
     assignment to `.data`.
 
     Raises:
-        InputError: the tensor is on another device (use `DeviceMaterialiser`), not contiguous, or
+        InputError: the tensor is on another device (use `CopyingMaterialiser`), not contiguous, or
             of a dtype that genepool does not read.
     """
     if tensor.device.type != "cpu":
@@ -63,7 +64,7 @@ def destination(tensor: torch.Tensor) -> Destination:
     return Destination(code, np.frombuffer(raw, dtype=DTYPES[code].storage))
 
 
-class DeviceMaterialiser:
+class CopyingMaterialiser:
     """As `Materialiser`, into tensors on any device and of any strides, through a reused buffer.
 
     Rows are computed on the CPU into a buffer of about 64 MiB (one row, if that is larger), in the
@@ -97,7 +98,7 @@ class DeviceMaterialiser:
         _require_separate(given)
         self._tensors = given
         self._as_exported = as_exported
-        largest, pinned = 1, False
+        self._largest, self._pinned = 1, False
         for slot in layout.slots:
             if (tensor := given.get(slot.name)) is None:
                 continue
@@ -108,16 +109,25 @@ class DeviceMaterialiser:
                     f"tensor '{one_line(slot.name)}': expected a floating dtype; got {tensor.dtype}"
                 )
             row = math.prod(slot.shape[1:]) * tensor.element_size()
-            largest = max(largest, min(_BUFFER // row, _rows(slot.shape)) * row, row)
-            pinned = pinned or tensor.device.type == "cuda"
+            self._largest = max(self._largest, min(_BUFFER // row, _rows(slot.shape)) * row, row)
+            self._pinned = self._pinned or tensor.device.type == "cuda"
         for name in layout.carried:
             if (tensor := given.get(name)) is not None:
                 _copy_carried(checkpoints[0].tensors[name], tensor)
-        self._buffer = torch.empty(largest, dtype=torch.uint8, pin_memory=pinned)
+        self._made: torch.Tensor | None = None
         self._crew = Crew(thread_count(threads))
 
-    def write(self, genome: Genome) -> None:
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """What is written, by name; carried tensors too."""
+        return self._tensors
+
+    def write(self, genome: Genome, only: Collection[str] | None = None) -> None:
         """Compute a genome and copy it into the tensors; arithmetic as `Materialiser.write`.
+
+        Args:
+            genome: over these seeds.
+            only: names of the tensors that are written; None means all.
 
         Raises:
             InputError: the genome's length or number of seeds is another.
@@ -128,17 +138,22 @@ class DeviceMaterialiser:
         terms = self._sources.terms(genome)
         for index, slot in enumerate(self._sources.layout.slots):
             tensor = self._tensors.get(slot.name)
-            if tensor is None:
+            if tensor is None or (only is not None and slot.name not in only):
                 continue
             target = tensor[: slot.shape[0]] if slot.shape else tensor.reshape(1)
             elements = math.prod(slot.shape[1:])
-            step = max(1, self._buffer.numel() // (elements * tensor.element_size()))
+            step = max(1, self._buffer().numel() // (elements * tensor.element_size()))
             for row in range(0, _rows(slot.shape), step):
                 part = target[row : row + step]
-                used = self._buffer[: part.numel() * part.element_size()]
+                used = self._buffer()[: part.numel() * part.element_size()]
                 used = used.view(tensor.dtype)
                 self._fill(terms, index, slot.start + row * elements, destination(used))
                 part.copy_(used.reshape(part.shape))
+
+    def _buffer(self) -> torch.Tensor:
+        if self._made is None:
+            self._made = torch.empty(self._largest, dtype=torch.uint8, pin_memory=self._pinned)
+        return self._made
 
     def _fill(self, terms: Terms, tensor: int, start: int, out: Destination) -> None:
         via = self._sources.layout.slots[tensor].dtype if self._as_exported else "F32"
@@ -177,15 +192,19 @@ def _require_fit(name: str, shape: tuple[int, ...], tensor: torch.Tensor) -> Non
 
 
 def _require_separate(tensors: Mapping[str, torch.Tensor]) -> None:
-    seen: dict[tuple[torch.device, int], str] = {}
+    spans: list[tuple[str, int, int, str]] = []
     for name, tensor in tensors.items():
         if tensor.device.type == "meta" or tensor.numel() == 0:
             continue
-        first = seen.setdefault((tensor.device, tensor.data_ptr()), name)
-        if first != name:
+        # Windows of one tensor may lie between each other's rows: of those only the beginning.
+        length = tensor.nbytes if tensor.is_contiguous() else tensor.element_size()
+        start = tensor.data_ptr()
+        spans.append((str(tensor.device), start, start + length, name))
+    for (device, _, end, first), (other, start, _, second) in pairwise(sorted(spans)):
+        if device == other and start < end:
             raise InputError(
-                f"destinations {some([first, name])} share memory; give None for the one that is "
-                "tied to the other"
+                f"destinations {some([first, second])} share memory; give None for the one that "
+                "is tied to the other"
             )
 
 
@@ -206,4 +225,4 @@ def _copy_carried(source: Tensor, tensor: torch.Tensor) -> None:
         )
     values = torch.empty(source.raw.nbytes, dtype=torch.uint8)
     values.numpy()[:] = np.frombuffer(source.raw, dtype=np.uint8)
-    tensor.copy_(values.view(_TORCH[source.dtype]).reshape(tensor.shape))
+    tensor.copy_(values.view(TORCH_DTYPES[source.dtype]).reshape(tensor.shape))

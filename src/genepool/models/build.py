@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
 from genepool.checkpoints.layout import Layout
+from genepool.materialise.cpu import SeedsPlace
 from genepool.models.kind import Building, OfSeeds
 from genepool.models.kinds import KINDS, kind_of
 from genepool.models.live import LiveModel
@@ -51,6 +52,14 @@ class ModelOptions(BaseModel):
         default="cpu",
         description="A network, language model or image generator runs here; it is written as in "
         "torch: 'cpu', 'cuda:0'.",
+    )
+    seeds: SeedsPlace = Field(
+        default="auto",
+        description="Where the seeds lie while children of a model on a GPU are made from them. "
+        "With 'device' they lie on the GPU and are read at the speed of its memory; with 'host' "
+        "they lie in the main memory and come over for each child, which takes tens of times as "
+        "long. By default they lie on the GPU if they fit there beside the model and its work. "
+        "Scores are the same in each case.",
     )
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32", "float64"] | None, BeforeValidator(_torch_name)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome
-from genepool.materialise.cpu import Destination, Materialiser
+from genepool.materialise.cpu import Destination, Materialiser, SeedsPlace
 
 
 class Writer(Protocol):
@@ -85,7 +85,7 @@ class LiveModel:
             `LanguageModel`.
         destinations: memory of the tensors, as `Materialiser` takes it; empty where the network is
             not in plain memory (another device, or strided).
-        tensors: the network's tensors, as `DeviceMaterialiser` takes them; empty for arrays.
+        tensors: the network's tensors, as `CopyingMaterialiser` takes them; empty for arrays.
     """
 
     value: Any
@@ -99,10 +99,12 @@ class LiveModel:
         threads: int | None = None,
         *,
         as_exported: bool = True,
+        seeds: SeedsPlace = "auto",
     ) -> Writer:
-        """What writes genomes over these seeds into the model; see `materialise.cpu`.
+        """What writes genomes over these seeds into the model; see `materialise`.
 
-        By default the model holds what loading an exported checkpoint would give.
+        By default the model holds what loading an exported checkpoint would give. On a device it is
+        computed there, with `seeds` where that option of the run file says.
 
         Raises:
             InputError, CheckpointError: the seeds or the layout are not those of the model.
@@ -111,8 +113,15 @@ class LiveModel:
             return Materialiser(
                 checkpoints, layout, self.destinations, threads, as_exported=as_exported
             )
-        from genepool.materialise.torch import DeviceMaterialiser
+        held = [tensor for tensor in self.tensors.values() if tensor is not None]
+        if any(tensor.device.type != "cpu" for tensor in held):
+            from genepool.materialise.device import DeviceMaterialiser
 
-        return DeviceMaterialiser(
+            return DeviceMaterialiser(
+                checkpoints, layout, self.tensors, threads, as_exported=as_exported, seeds=seeds
+            )
+        from genepool.materialise.torch import CopyingMaterialiser
+
+        return CopyingMaterialiser(
             checkpoints, layout, self.tensors, threads, as_exported=as_exported
         )

@@ -68,7 +68,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
         ),
         {
             "strategy": run.strategy.model_dump(),
-            "model": config.model.model_dump(),
+            "model": config.model.model_dump(exclude={"seeds"}),
             "chromosomes": config.chromosomes,
             "components": config.components,
             "seed": config.seed,
@@ -182,7 +182,7 @@ def _with_defaults(pinned: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
         defaults = {
             name: to_jsonable_python(field.get_default(call_default_factory=True))
             for name, field in type(options).model_fields.items()
-            if not field.is_required()
+            if not field.is_required() and (key, name) != ("model", "seeds")
         }
         out[key] = {**defaults, **pinned.get(key, {})}
     return out

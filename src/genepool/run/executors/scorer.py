@@ -73,7 +73,11 @@ class Scorer:
             run.config.model, inputs.layout, inputs.checkpoints, run.directory, self._of_seeds
         )
         self._writer = self._model.writer(
-            inputs.checkpoints, inputs.layout, threads, as_exported=as_exported
+            inputs.checkpoints,
+            inputs.layout,
+            threads,
+            as_exported=as_exported,
+            seeds=run.config.model.seeds,
         )
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
