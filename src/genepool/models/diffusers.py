@@ -31,7 +31,7 @@ from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.kind import Building, Options
-from genepool.models.transformers import held_as_saved, own_dtype
+from genepool.models.transformers import held_as_saved, own_dtype, with_own_weights
 from genepool.models.transformers import quiet as quiet_transformers
 
 # Its own annotations are not complete enough to check against.
@@ -352,21 +352,15 @@ def _class(component: Component) -> Any:
 def _whole(component: Component, dtype: torch.dtype, device: torch.device) -> Any:
     """A component with its own weights."""
     kind, place = _class(component), component.directory
-    given: dict[str, Any] = {"local_files_only": True}
-    if component.class_name.startswith("Auto"):
-        # Without a word these would ask whoever sits there.
-        given["trust_remote_code"] = False
+    # Without a word classes called Auto would ask whoever sits there.
+    automatic = component.class_name.startswith("Auto")
+    given: dict[str, Any] = {"trust_remote_code": False} if automatic else {}
     if not issubclass(kind, torch.nn.Module) and not component.class_name.startswith("AutoModel"):
-        return kind.from_pretrained(str(place), **given)
+        return kind.from_pretrained(str(place), local_files_only=True, **given)
     found = require_weights(component)
     key = "dtype" if component.library == "transformers" else "torch_dtype"
-    module = cast("Any", kind).from_pretrained(
-        str(place),
-        use_safetensors=True,
-        variant=(found[0] if found else "") or None,
-        **{key: dtype, **given},
-    )
-    return module.to(device).eval().requires_grad_(False)
+    given |= {"variant": (found[0] if found else "") or None, key: dtype}
+    return with_own_weights(kind, place, **given).to(device)
 
 
 def _empty(component: Component, dtype: torch.dtype, device: torch.device) -> Any:

@@ -309,6 +309,28 @@ def quiet() -> Generator[None, None, None]:
             log.enable_progress_bar()
 
 
+def with_own_weights(kind: Any, directory: Path, **given: Any) -> Any:
+    """A model of transformers or diffusers as it was saved, ready to be asked.
+
+    Raises:
+        CheckpointError: some of its weights are not there. Either library would make up random
+            ones, which are others in each process.
+    """
+    model, report = kind.from_pretrained(
+        str(directory),
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **given,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{at(directory)}: its weights lack {some(missing)}, which {type(model).__name__} has; "
+            "are its config.json and its weights of one model? Fetch them again"
+        )
+    return model.eval().requires_grad_(False)
+
+
 def load_tower(directory: Path) -> tuple[Any, Any, Any]:
     """A model that sees pictures: itself, its image processor and its tokenizer; None where the
     directory has none of these two.
@@ -322,14 +344,12 @@ def load_tower(directory: Path) -> tuple[Any, Any, Any]:
         own = [name for name in named if name.endswith(("Model", "ModelWithProjection"))]
         kind = getattr(_TF, own[0], _TF.AutoModel) if own else _TF.AutoModel
         try:
-            model = kind.from_pretrained(
-                str(directory), dtype=torch.float32, use_safetensors=True, **given
-            )
-            model.eval()
-            model.requires_grad_(False)
+            model = with_own_weights(kind, directory, dtype=torch.float32, trust_remote_code=False)
             processor = None
             if any((directory / name).is_file() for name in _PROCESSOR):
                 processor = _TF.AutoImageProcessor.from_pretrained(str(directory), **given)
+        except CheckpointError:
+            raise
         except BaseException as error:
             pass_on(error)
             raise CheckpointError(

@@ -15,6 +15,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import Source, make_family, open_source
 from genepool.core.genome import seed_recipe
@@ -569,7 +570,13 @@ def test_towers_that_cannot_be_used(place: Path, tmp_path: Path) -> None:
     transformers.BertModel(bert).save_pretrained(str(tmp_path / "bert"))
     with pytest.raises(ConfigError, match="is a 'bert', which sees no pictures"):
         task(tmp_path, tower="bert")
-    (tmp_path / "clip" / "model.safetensors").write_bytes(b"")
+    weights = tmp_path / "clip" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["visual_projection.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"weights lack 'visual_projection\.weight', which"):
+        task(tmp_path, resize=True)
+    weights.write_bytes(b"")
     with pytest.raises(CheckpointError, match="cannot load it as a model that sees pictures"):
         task(tmp_path, resize=True)
 
