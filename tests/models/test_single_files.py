@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import genepool
 from genepool.errors import CheckpointError, ConfigError
+from genepool.models.build import ModelOptions
+from genepool.models.kinds import kind_of
 from tests.cli import run_cli
 from tests.models.test_image_generator import IDS, PROMPTS, family, live
 from tests.pipelines import single_file, tiny_pipeline
@@ -26,6 +30,27 @@ def test_a_file_draws_what_its_pipeline_draws(tmp_path: Path) -> None:
         drawn.append(model.pictures(PROMPTS, IDS))
         assert np.array_equal(drawn[-1], expected)
     assert not np.array_equal(*drawn)
+
+
+def test_what_a_file_says_of_its_noise_decides_how_it_is_drawn(tmp_path: Path) -> None:
+    """diffusers' own loader passes over the marks of files that predict velocity."""
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    place = tiny_pipeline(tmp_path / "a")
+    expected = tiny_pipeline(tmp_path / "v", changes={"scheduler": noise})
+    file = single_file(place, tmp_path / "a.safetensors")
+    marks = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}
+    save_file({**load_file(file), **marks}, file, {"format": "pt"})
+    drawn = live(family(file), configs=str(place)).value.pictures(PROMPTS, IDS)
+    assert np.array_equal(drawn, live(family(expected)).value.pictures(PROMPTS, IDS))
+    assert not np.array_equal(drawn, live(family(place)).value.pictures(PROMPTS, IDS))
+
+
+def test_what_a_run_file_leaves_open_is_told(tmp_path: Path) -> None:
+    place = tiny_pipeline(tmp_path / "a")
+    (first,) = family(single_file(place, tmp_path / "a.safetensors")).checkpoints
+    options = ModelOptions(steps=1)
+    (told,) = kind_of(options, first).told(options, first)
+    assert told.startswith("model.guidance is 7.5, model.size is what the pipeline was made for")
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

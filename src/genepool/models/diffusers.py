@@ -26,6 +26,7 @@ from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
+from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
@@ -124,9 +125,8 @@ def _from_single_file(
     """`build_pipeline` where the seeds are single files."""
     options, first = building.options, building.first
     own, place = first.files[0].path, options.configs
-    xl = any(name.startswith("conditioner.") for name in first.tensors)
-    kind = _DF.StableDiffusionXLPipeline if xl else _DF.StableDiffusionPipeline
-    given: dict[str, Any] = {} if xl else {"safety_checker": None}
+    kind = _single_class(first)
+    given: dict[str, Any] = {} if kind is _DF.StableDiffusionXLPipeline else {"safety_checker": None}
     if place is not None:
         configs = str(building.directory / at_home(place))
         given |= {"config": configs, "local_files_only": True}
@@ -134,6 +134,8 @@ def _from_single_file(
     with quiet():
         try:
             pipeline = kind.from_single_file(str(own), torch_dtype=dtype, **given).to(device)
+            scheduler = pipeline.scheduler
+            pipeline.scheduler = scheduler.from_config(scheduler.config, **noise_settings(first))
             if options.scheduler is not None:
                 pipeline.scheduler = _scheduler(options.scheduler, pipeline.scheduler)
         except ConfigError:
@@ -246,6 +248,10 @@ def _pipeline_class(pipeline: Pipeline, path: Path) -> Any:
     return found
 
 
+def _single_class(first: Checkpoint) -> Any:
+    return _DF.StableDiffusionXLPipeline if is_xl(first) else _DF.StableDiffusionPipeline
+
+
 def _call(kind: Any, building: Building) -> dict[str, Any]:
     """What a pipeline is called with; what is not said is left to it."""
     options = building.options
@@ -275,10 +281,8 @@ def told(options: Options, first: Checkpoint) -> tuple[str, ...]:
         CheckpointError: there is no such pipeline.
     """
     pipeline, out = first.pipeline, list[str]()
-    if pipeline is None:
-        return ()
     with quiet():
-        kind = _pipeline_class(pipeline, first.path)
+        kind = _single_class(first) if pipeline is None else _pipeline_class(pipeline, first.path)
         parameters = inspect.signature(kind.__call__).parameters
     given = {"steps": options.steps, "guidance": options.guidance, "size": options.size}
     for option, (name, *_) in _CALLED.items():
@@ -286,10 +290,11 @@ def told(options: Options, first: Checkpoint) -> tuple[str, ...]:
             value = parameters[name].default
             said = "what the pipeline was made for" if value is None else str(value)
             out.append(f"model.{option} is {said}")
-    if options.scheduler is None and "scheduler" in pipeline.components:
-        out.append(f"model.scheduler is {one_line(pipeline.components['scheduler'].class_name)}")
+    components = {} if pipeline is None else pipeline.components
+    if options.scheduler is None and "scheduler" in components:
+        out.append(f"model.scheduler is {one_line(components['scheduler'].class_name)}")
     notices = [f"{', '.join(out)}, as {kind.__name__} has it where nothing is said"] if out else []
-    if SAFETY_CHECKER in pipeline.components:
+    if SAFETY_CHECKER in components:
         notices.append(
             f"{at(first.path)}: pictures are drawn without its safety checker, which would paint "
             "some of them black"

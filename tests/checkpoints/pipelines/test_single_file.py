@@ -174,10 +174,14 @@ def test_predictions_that_files_name_must_agree(files: tuple[Path, Path], tmp_pa
     save_file(tensors, tmp_path / "v.safetensors", {key: "v"})
     save_file({**tensors, "v_pred": torch.zeros(1)}, tmp_path / "m.safetensors")
     noise, velocity, marked = opened(*(tmp_path / f"{n}.safetensors" for n in "evm"))
-    make_family([velocity, marked])
-    make_family([noise, *opened(files[1])])
+    assert not any("predicts" in notice for notice in make_family([velocity, marked]).notices)
+    (silent,) = opened(files[1])
+    for pair in ([noise, silent], [silent, noise]):
+        told = "\n".join(make_family(pair).notices)
+        assert "e.safetensors predicts epsilon, and" in told
+        assert f"{files[1]} does not say what it predicts" in told
     for other in (velocity, marked):
-        with pytest.raises(CheckpointError, match="it predicts v, and the other epsilon"):
+        with pytest.raises(CheckpointError, match="it predicts v_prediction, and the other eps"):
             make_family([noise, other])
 
 

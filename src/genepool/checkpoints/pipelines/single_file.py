@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.pipelines.order import in_order
@@ -26,9 +27,11 @@ _PREFIXES = {
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
-# Averages over the training, which such files may hold besides; and marks of what was trained.
+# Averages over the training, which such files may hold besides; and marks of what was trained, of
+# which the last one says that the noise went on until nothing else was left.
 _AVERAGES = "model_ema."
 _VELOCITY = "v_pred"
+_TO_THE_END = "ztsnr"
 _PREDICTION = "modelspec.prediction_type"
 # What metadata say of the architecture, and not of the seed.
 _LASTING = (
@@ -41,6 +44,11 @@ _LASTING = (
 def is_single_file(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds an image generator under the names of the papers' own code."""
     return any(name.startswith((_DENOISER, _AVERAGES)) for name in checkpoint.tensors)
+
+
+def is_xl(single: Checkpoint) -> bool:
+    """Whether a single file is of SDXL's shape; else it is of that of Stable Diffusion 1 or 2."""
+    return any(name.startswith("conditioner.") for name in single.tensors)
 
 
 def as_single_file(checkpoint: Checkpoint, components: Sequence[str] = ()) -> Checkpoint:
@@ -115,36 +123,48 @@ def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
             f"{at(other.path)} does not fit {at(first.path)}: it holds {some(other.evolving)}, and "
             f"the other {some(first.evolving)}; are they of one architecture?"
         )
-    a, b = _prediction(first), _prediction(other)
+    notices: list[str] = []
+    a, b = said_prediction(first), said_prediction(other)
     if a != b and a is not None and b is not None:
         raise CheckpointError(
             f"{at(other.path)} does not fit {at(first.path)}: it predicts {one_line(b)}, and the "
             f"other {one_line(a)}; denoisers that were trained to predict different things do not "
             "merge"
         )
+    if a != b:
+        says, silent = (first, other) if b is None else (other, first)
+        notices.append(
+            f"{at(says.path)} predicts {one_line(a or b)}, and {at(silent.path)} does not say what "
+            "it predicts; make sure that it is the same, or they do not merge"
+        )
     theirs = {name for name in other.tensors if not name.startswith(other.evolving)}
-    return (
-        [
+    if theirs:
+        notices.append(
             f"{at(other.path)}: only {some(first.evolving)} is taken of it; all else comes from "
             f"{at(first.path)}"
-        ]
-        if theirs
-        else []
-    )
+        )
+    return notices
 
 
 def conversion(single: Checkpoint) -> str:
     """A shell command, one line, that makes a pipeline's directory of a single file."""
-    xl = any(name.startswith("conditioner.") for name in single.tensors)
-    kind = "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
+    kind = "StableDiffusionXLPipeline" if is_xl(single) else "StableDiffusionPipeline"
     source, target = str(single.path), str(single.path.with_suffix(""))
     code = f"from diffusers import {kind} as P; P.from_single_file({source!r})"
     return f"python -c {shlex.quote(f'{code}.save_pretrained({target!r})')}"
 
 
-def _prediction(checkpoint: Checkpoint) -> str | None:
-    """What the denoiser predicts, as far as the file says so."""
-    if _VELOCITY in checkpoint.tensors:
-        return "v"
-    said = checkpoint.metadata.get(_PREDICTION)
-    return None if not said else "v" if said.startswith("v") else said
+def said_prediction(single: Checkpoint) -> str | None:
+    """What the denoiser predicts, as far as the file says so: "epsilon", "v_prediction", ..."""
+    if _VELOCITY in single.tensors:
+        return "v_prediction"
+    said = single.metadata.get(_PREDICTION)
+    return None if not said else "v_prediction" if said.startswith("v") else said
+
+
+def noise_settings(single: Checkpoint) -> dict[str, Any]:
+    """What a file says of the noise that its denoiser was trained with, as schedulers of diffusers
+    call it: its loader passes over that."""
+    said = said_prediction(single)
+    found: dict[str, Any] = {} if said is None else {"prediction_type": said}
+    return {**found, "rescale_betas_zero_snr": True} if _TO_THE_END in single.tensors else found
