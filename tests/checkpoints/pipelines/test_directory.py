@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import Source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
@@ -83,6 +84,24 @@ def test_shards_and_variants_hold_the_same_model(tmp_path: Path) -> None:
     for checkpoint in (only, sharded, before):
         assert len(checkpoint.notices) == 1
         assert "unet: its variant 'fp16' is taken: there are no plain ones" in checkpoint.notices[0]
+
+
+def test_of_one_file_and_shards_those_are_taken_that_the_library_loads(tmp_path: Path) -> None:
+    path = tiny_pipeline(tmp_path / "a")
+    evolving = ("text_encoder", "unet", "vae")
+    for name in evolving:
+        (file,) = (path / name).glob("*.safetensors")
+        halves = {key: tensor / 2 for key, tensor in load_file(file).items()}
+        shard = f"{file.stem}-00001-of-00001.safetensors"
+        save_file(halves, path / name / shard, {"format": "pt"})
+        index = {"metadata": {}, "weight_map": dict.fromkeys(halves, shard)}
+        (path / name / f"{file.name}.index.json").write_text(json.dumps(index))
+    loaded = diffusers.StableDiffusionPipeline.from_pretrained(str(path))
+    tensors = open_pipeline(path, evolving).tensors
+    for name in evolving:
+        for key, value in loaded.components[name].named_parameters():
+            found = tensors[f"{name}.{key}"]
+            assert np.array_equal(found.raw.view(np.float32), value.detach().numpy().ravel())
 
 
 def test_a_variant_is_taken_when_it_is_named(tmp_path: Path) -> None:

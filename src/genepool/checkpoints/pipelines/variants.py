@@ -33,8 +33,10 @@ def variants(names: Iterable[str], library: str) -> dict[str, str]:
     """
     own = _STEM_OF.get(library, "model")
     found: dict[str, str] = {}
-    # The library's own name comes before the other one's, and one file before an index of several.
-    for name in sorted(names, key=lambda n: (not n.startswith(own), n.endswith(".json"), n)):
+    # The library's own name comes before the other one's. Where there are both, transformers takes
+    # the file that holds all, and diffusers the index of several.
+    later = ".safetensors" if library == "diffusers" else ".json"
+    for name in sorted(names, key=lambda n: (not n.startswith(own), n.endswith(later), n)):
         for pattern in _FILES:
             if match := pattern.fullmatch(name):
                 found.setdefault(match[1] or "", name)
