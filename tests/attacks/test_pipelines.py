@@ -314,6 +314,22 @@ def test_tokens_of_text_encoders_that_evolve_agree(original: Path, path: Path) -
         make_family(seeds)
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "tokenizer"])
+def test_a_text_encoder_is_not_given_the_tokens_of_another(
+    part: str, original: Path, path: Path
+) -> None:
+    """Where only one of the two is named, prompts would mean something else to it."""
+    file = path / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(content))
+    seeds = [open_source(Source(str(place))) for place in (original, path)]
+    with pytest.raises(CheckpointError, match=r"tokenizer does not fit .*'[ab]' has id .*one seed"):
+        make_family(seeds, whole={part: 1})
+    make_family(seeds, whole={"text_encoder": 1, "tokenizer": 1})
+
+
 def test_rows_of_tokens_are_not_for_pipelines(original: Path, path: Path) -> None:
     seeds = [open_source(Source(str(place))) for place in (original, path)]
     with pytest.raises(CheckpointError, match="'vocabulary: common' is for language models"):

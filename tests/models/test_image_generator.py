@@ -203,7 +203,10 @@ def _index(place: Path, **changes: Any) -> None:
         ({"_class_name": "DDIMPipeline"}, "takes no prompt"),
         ({"vae": ["diffusers", "NoSuchModel"]}, "has no class 'NoSuchModel' for the component"),
         ({"vae": ["my_code", "Model"]}, "genepool runs no code but that of diffusers"),
-        ({"vae": ["diffusers", "UNet2DConditionModel"]}, "its weights lack .*which UNet2DConditionModel has"),
+        (
+            {"vae": ["diffusers", "UNet2DConditionModel"]},
+            "its weights lack .*which UNet2DConditionModel has",
+        ),
         ({"tokenizer": ["transformers", "pipeline"]}, "has no class 'pipeline'"),
     ],
 )

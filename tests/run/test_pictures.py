@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,12 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from genepool.errors import CheckpointError, GenepoolError
+from genepool.errors import CheckpointError, GenepoolError, PoolError
 from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
 from genepool.run.driver import SeedReport
 from genepool.run.evolve import evolve
+from genepool.run.finished.draw import draw_pictures
 from genepool.run.inputs import open_inputs
 from genepool.run.progress import Silence
 from genepool.run.run_file import load_run
@@ -115,6 +118,37 @@ def _rewrite(file: Path) -> None:
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content)
+
+
+def test_settings_of_the_pipeline_and_its_components_stay(tmp_path: Path) -> None:
+    """Between two sessions, and when a member draws afterwards."""
+    given = configuration(tmp_path)
+    evolve(given, budget=0)
+    index = tmp_path / "seed0" / "model_index.json"
+    before = index.read_text()
+    index.write_text(json.dumps({**json.loads(before), "force_zeros_for_empty_prompt": False}))
+    with pytest.raises(PoolError, match=r"made with another model_index.json than .*seed0 holds"):
+        evolve(given, budget=1)
+    with Pool(tmp_path / "pool") as pool:
+        with pytest.raises(PoolError, match=r"made with another model_index.json"):
+            draw_pictures(pool, "best", 1, tmp_path / "drawn")
+        index.write_text(before)
+        config = tmp_path / "seed1" / "vae" / "config.json"
+        other = {**json.loads(config.read_text()), "scaling_factor": 0.5}
+        config.write_text(json.dumps(other))
+        with pytest.raises(PoolError, match=r"made with another component 'vae' than"):
+            draw_pictures(pool, "best", 1, tmp_path / "drawn")
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_a_pool_that_does_not_know_the_settings_goes_on(tmp_path: Path) -> None:
+    given = configuration(tmp_path)
+    evolve(given, budget=0)
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        pins = writer.meta()["pins"]
+        del pins["companions"]["model_index.json"]
+        writer.set_meta("pins", pins)
+    evolve(given, budget=1)
 
 
 def test_what_is_known_about_seeds_and_tasks_is_told(tmp_path: Path) -> None:

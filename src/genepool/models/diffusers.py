@@ -126,7 +126,7 @@ def _from_single_file(
     options, first = building.options, building.first
     own, place = first.files[0].path, options.configs
     kind = _single_class(first)
-    given: dict[str, Any] = {} if kind is _DF.StableDiffusionXLPipeline else {"safety_checker": None}
+    given: dict[str, Any] = {"add_watermarker": False} if is_xl(first) else {"safety_checker": None}
     if place is not None:
         configs = str(building.directory / at_home(place))
         given |= {"config": configs, "local_files_only": True}
@@ -415,14 +415,10 @@ def _require_no_moves(first: Checkpoint, made: Mapping[str, Any], dtype: torch.d
 
 def _assembled(kind: Any, first: Checkpoint, made: Mapping[str, Any]) -> Any:
     parameters = inspect.signature(kind.__init__).parameters
-    index: Mapping[str, Any] = {} if first.pipeline is None else first.pipeline.index
-    settings = {
-        name: value
-        for name, value in index.items()
-        if name in parameters and name not in made and isinstance(value, (bool, int, float, str))
-    }
-    if "requires_safety_checker" in parameters:
-        settings["requires_safety_checker"] = False
+    given: dict[str, Any] = {} if first.pipeline is None else first.pipeline.settings
+    # Whether there is a watermark would depend on a package that is there or not.
+    given |= {"requires_safety_checker": False, "add_watermarker": False}
+    settings = {name: value for name, value in given.items() if name in parameters}
     try:
         return kind(**made, **settings)
     except BaseException as error:

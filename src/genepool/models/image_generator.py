@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.pipelines.directory import read_pipeline
+from genepool.checkpoints.pipelines.directory import INDEX, read_pipeline
 from genepool.checkpoints.pipelines.files import (
     SAFETY_CHECKER,
     component_digest,
@@ -106,12 +108,14 @@ def _build(building: Building) -> LiveModel:
 def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:
     """All that draws beside the weights that evolve; a single file has the weights of the others
     too, and its settings lie elsewhere."""
-    pipeline = first.pipeline
+    pipeline, place = first.pipeline, first.path
     if first.evolving and options.configs is not None:
-        pipeline = read_pipeline(directory / at_home(options.configs))
+        place = directory / at_home(options.configs)
+        pipeline = read_pipeline(place)
     if pipeline is None:
         return {}
-    return {
+    made_with = json.dumps([pipeline.class_name, pipeline.settings], sort_keys=True).encode()
+    return {INDEX: PinnedFile(hashlib.sha256(made_with).hexdigest(), place)} | {
         pinned_name(name): PinnedFile(
             component_digest(
                 component, weights=not first.evolving and name not in pipeline.evolving

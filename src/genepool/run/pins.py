@@ -11,12 +11,16 @@ from typing import Any, cast
 from pydantic_core import to_jsonable_python
 
 from genepool.checkpoints.files.digests import remember_digests
+from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.errors import PoolError
 from genepool.models.kind import PinnedFiles
 from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
+
+# Files beside weights that were not pinned from the beginning.
+_LATER = {INDEX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "early_stop": config.early_stop,
             "layout": inputs.layout.digest,
             "rounding": EXPORTED,
-            "companions": {
-                name: part.digest for name, part in _pinned_files(inputs).items() if part.digest
-            },
+            "companions": _digests(inputs),
         },
     )
 
@@ -107,10 +109,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     """
 
     def refuse(what: str) -> PoolError:
-        return PoolError(
-            f"{pool.path}: this pool was made with {what}; its members cannot be compared with new "
-            "ones. Name another pool directory in the run file, or put the setting back"
-        )
+        return _refusal(pool, what)
 
     held, seeds = pool.seeds(), pins.seeds
     if len(held) != len(seeds):
@@ -144,18 +143,44 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     given = json.loads(json.dumps(pins.settings))
     # A pool goes on by the rule that it began with; see `Header.scored_as_exported`.
     del given["rounding"]
-    now: dict[str, str] = given.pop("companions")
     pinned.setdefault("components", {})
-    # A pool that is older than this pin does not say.
-    then: dict[str, str] = pinned.pop("companions", now)
-    places = _pinned_files(inputs)
-    for name in sorted({*then, *now}):
-        if then.get(name) != now.get(name):
-            place = places[name].place if name in places else inputs.checkpoints[0].path
-            raise refuse(f"another {name} than {place} holds now")
+    check_model_files(pool, inputs, given.pop("companions"))
     for key, value in given.items():
         if pinned.get(key) != value:
             raise refuse(f"{_difference(key, pinned.get(key), value)}")
+
+
+def check_model_files(pool: Pool, inputs: Inputs, found: dict[str, str] | None = None) -> None:
+    """Refuse to make models of a pool with other files beside the weights than there were.
+
+    Args:
+        pool: that pins them.
+        inputs: the models.
+        found: their digests, as `Pins.settings` has them; None reads the files.
+
+    Raises:
+        PoolError: naming what differs.
+    """
+    now = _digests(inputs) if found is None else found
+    # A pool that is older than one of these pins does not say.
+    then: dict[str, str] = pool.meta()["pins"].get("companions", now)
+    then = {**{name: now[name] for name in _LATER & now.keys()}, **then}
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            places, own = _pinned_files(inputs), inputs.checkpoints[0].path
+            place = places[name].place if name in places else own
+            raise _refusal(pool, f"another {name} than {place} holds now")
+
+
+def _digests(inputs: Inputs) -> dict[str, str]:
+    return {name: part.digest for name, part in _pinned_files(inputs).items() if part.digest}
+
+
+def _refusal(pool: Pool, what: str) -> PoolError:
+    return PoolError(
+        f"{pool.path}: this pool was made with {what}; its members cannot be compared with new "
+        "ones. Name another pool directory in the run file, or put the setting back"
+    )
 
 
 def _check_guards(

@@ -96,6 +96,32 @@ def test_which_whole_components_are_taken_is_said(pair: tuple[Path, Path], tmp_p
     assert "has another scheduler; " in notice
 
 
+def test_what_each_denoiser_was_trained_for_is_told(pair: tuple[Path, Path]) -> None:
+    """Whichever scheduler and VAE are taken in the end."""
+    edited(pair[1], "scheduler/scheduler_config.json", beta_end=0.02, timestep_spacing="trailing")
+    edited(pair[1], "vae/config.json", scaling_factor=0.5)
+    edited(pair[1], "model_index.json", force_zeros_for_empty_prompt=False, _name="b")
+    told = make_family(opened(*pair), whole={"vae": 1, "scheduler": 0}).notices
+    assert [" ".join(text.replace(str(pair[1].parent), "").split()) for text in told] == [
+        "/b/scheduler differs from /a/scheduler: beta_end is 0.02 against 0.012 (each denoiser was "
+        "trained for its own, and they may not merge well)",
+        "/b/vae differs from /a/vae: scaling_factor is 0.5 against 0.18215 (each denoiser was "
+        "trained for its own, and they may not merge well)",
+    ]
+    edited(pair[0], "model_index.json", force_zeros_for_empty_prompt=True)
+    (told, *_) = make_family([*opened(*pair)], whole={"vae": 1, "scheduler": 0}).notices[2:]
+    assert "b/model_index.json differs from" in told
+    assert "force_zeros_for_empty_prompt is false against true (the first seed's is kept)" in told
+
+
+def test_tokenizers_that_cut_or_pad_otherwise_are_others(pair: tuple[Path, Path]) -> None:
+    for key, value in (("model_max_length", 12), ("pad_token", "!")):
+        edited(pair[1], "tokenizer/tokenizer_config.json", **{key: value})
+        (notice,) = make_family(opened(*pair)).notices
+        assert "has another tokenizer; taken as they are from" in notice
+        shutil.copytree(pair[0], pair[1], dirs_exist_ok=True)
+
+
 def test_position_ids_may_be_absent_in_one(tmp_path: Path) -> None:
     seeds: list[Checkpoint] = []
     for number in range(3):

@@ -128,10 +128,23 @@ def _others(other: Path, first: Path, fields: Sequence[str], name: str) -> str:
     )
 
 
-def _telling(config: dict[str, Any]) -> dict[str, Any]:
+def cuts_and_pads_alike(first: Path, other: Path) -> bool:
+    """Whether a text has the same tokens, up to the same length and padded with the same one, by
+    what the configurations of two tokenizers both say.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    keys = (*_TELLING, "pad_token", "model_max_length")
+    configs = (optional_json(place / "tokenizer_config.json") or {} for place in (first, other))
+    a, b = (_telling(config, keys) for config in configs)
+    return all(a[key] == b[key] for key in a.keys() & b.keys())
+
+
+def _telling(config: dict[str, Any], keys: Sequence[str] = _TELLING) -> dict[str, Any]:
     """What of a tokenizer's configuration changes which tokens a text has; tokens as their text."""
     found: dict[str, Any] = {}
-    for key in _TELLING:
+    for key in keys:
         value: Any = config.get(key)
         if isinstance(value, dict):
             value = cast("dict[str, Any]", value).get("content")

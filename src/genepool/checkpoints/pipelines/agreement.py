@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_weights, safe_target
@@ -17,8 +18,10 @@ from genepool.checkpoints.model_files.configs import (
     differing_fields,
     read_json,
 )
+from genepool.checkpoints.model_files.tokenizer_files import cuts_and_pads_alike
 from genepool.checkpoints.model_files.vocabularies import conflict, read_vocabulary, same_files
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.checkpoints.pipelines.lora_files import is_lora
 from genepool.checkpoints.pipelines.variants import find_weights
 from genepool.errors import CheckpointError
@@ -36,6 +39,18 @@ _SILENT = {
 _FREE = {"sample_size", "upcast_attention", "force_upcast"}
 # Where the seeds may share only part of their tensors.
 _OF_THE_WHOLE = {"in_channels", "pos_embed_max_size"}
+
+# What a denoiser was trained for: file and keys in the components beside it.
+_TRAINED_FOR = {
+    "scheduler": (
+        SCHEDULER,
+        (
+            *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+            "rescale_betas_zero_snr",
+        ),
+    ),
+    "vae": (CONFIG, ("scaling_factor", "shift_factor", "latents_mean", "latents_std")),
+}
 
 # What an absent key stands for, where that is not "none": older releases of diffusers wrote fewer
 # keys. That these are the defaults of diffusers' classes is tested.
@@ -113,6 +128,8 @@ def compare_pipelines(first: Checkpoint, other: Checkpoint, *, partial: bool) ->
             f"folder '{part}' of a copy of the pipeline"
         )
     notices = _compare_predictions(ours, theirs)
+    notices += _compare_surroundings(ours, theirs)
+    notices += _told(first.path / INDEX, other.path / INDEX, ours.settings, theirs.settings)
     for name in ours.evolving:
         notices += _compare_evolving(ours, theirs, name, partial)
     return notices
@@ -192,6 +209,27 @@ def _compare_predictions(ours: Pipeline, theirs: Pipeline) -> list[str]:
     )
 
 
+def _compare_surroundings(ours: Pipeline, theirs: Pipeline) -> list[str]:
+    """Noise and latents that denoisers were trained for."""
+    notices: list[str] = []
+    for name, (file, keys) in _TRAINED_FOR.items():
+        a, b = ours.components.get(name), theirs.components.get(name)
+        if a is None or b is None or not any(part in DENOISERS for part in ours.evolving):
+            continue
+        configs = read_config(a, file), read_config(b, file)
+        left, right = (
+            {key: config[key] for key in keys if key in config}
+            for config in (
+                {**DEFAULTS.get(part.class_name, {}), **config}
+                for part, config in zip((a, b), configs, strict=True)
+            )
+        )
+        if all(configs):
+            end = "each denoiser was trained for its own, and they may not merge well"
+            notices += _told(a.directory, b.directory, left, right, end)
+    return notices
+
+
 def _compare_evolving(ours: Pipeline, theirs: Pipeline, name: str, partial: bool) -> list[str]:
     a, b = ours.components[name], theirs.components.get(name)
     if b is None:
@@ -208,22 +246,33 @@ def _compare_evolving(ours: Pipeline, theirs: Pipeline, name: str, partial: bool
         notices = compare_configs(a.directory, b.directory, partial=partial, vocabulary=False)
         return [*notices, *_compare_vocabularies(ours, theirs, name)]
     left, right = (_complete(part) for part in (a, b))
-    differing = [
-        key
-        for key in sorted(left.keys() | right.keys())
-        if key not in _SILENT and _meaning(left.get(key)) != _meaning(right.get(key))
-    ]
+    differing = _differing(left, right)
     for key in differing:
         if key not in _FREE and not (partial and key in _OF_THE_WHOLE):
             raise CheckpointError(
                 f"{pair}: {_against(key, left, right)}; are they of one architecture and size?"
             )
-    if not differing:
-        return []
-    listed = "; ".join(_against(key, left, right) for key in differing)
+    return _told(a.directory, b.directory, left, right)
+
+
+def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
     return [
-        f"{at(b.directory)} differs from {at(a.directory)}: {listed} (the first seed's is kept)"
+        key
+        for key in sorted(left.keys() | right.keys())
+        if key not in _SILENT and _meaning(left.get(key)) != _meaning(right.get(key))
     ]
+
+
+def _told(
+    here: Path,
+    there: Path,
+    left: Mapping[str, Any],
+    right: Mapping[str, Any],
+    end: str = "the first seed's is kept",
+) -> list[str]:
+    """A notice of how the settings of two places differ, if they do."""
+    listed = "; ".join(_against(key, left, right) for key in _differing(left, right))
+    return [f"{at(there)} differs from {at(here)}: {listed} ({end})"] if listed else []
 
 
 def _complete(component: Component) -> dict[str, Any]:
@@ -277,7 +326,8 @@ def _differ(ours: Component, theirs: Component) -> bool:
         return False
     if ours.class_name != theirs.class_name:
         return True
-    if not same_files(ours.directory, theirs.directory):
+    pair = ours.directory, theirs.directory
+    if not (same_files(*pair) and cuts_and_pads_alike(*pair)):
         return True
     for name in (CONFIG, SCHEDULER):
         fields = differing_fields(read_config(ours, name), read_config(theirs, name))

@@ -14,6 +14,9 @@ from genepool.messages import at, one_line
 # As diffusers calls the components that turn noise into a picture; some pipelines have two.
 DENOISERS = ("unet", "transformer", "transformer_2")
 
+# Settings of a pipeline's class of which its pictures know nothing.
+_NO_MATTER = ("requires_safety_checker",)
+
 EVOLVE = "evolve"
 """What a run file or a command says of a component whose weights are merged."""
 
@@ -69,6 +72,17 @@ class Pipeline:
     def whole(self) -> tuple[str, ...]:
         """Names of the components that are taken as they are, from one seed each."""
         return tuple(name for name in self.components if name not in self.evolving)
+
+    @property
+    def settings(self) -> dict[str, bool | int | float | str]:
+        """What its class is given besides components, such as `force_zeros_for_empty_prompt`."""
+        return {
+            name: value
+            for name, value in self.index.items()
+            if isinstance(value, (bool, int, float, str))
+            and not name.startswith("_")
+            and name not in _NO_MATTER
+        }
 
     def with_components(self, others: Mapping[str, Component]) -> Pipeline:
         """The same pipeline with other components under these names."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from genepool.checkpoints.model_files.configs import read_json
-from genepool.checkpoints.model_files.vocabularies import read_vocabulary
+from genepool.checkpoints.model_files.vocabularies import comparable, conflict, read_vocabulary
 from genepool.checkpoints.pipelines.agreement import read_config
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.variants import require_weights
@@ -63,6 +63,15 @@ def _require_tokens(
             raise CheckpointError(
                 f"{here} does not fit {there}: token '{one_line(token)}' has id {number}, and the "
                 f"text encoder has {rows} (vocab_size); take both from one seed"
+            )
+    own = pipeline.components[name].directory.parent / tokenizer
+    trained = read_vocabulary(own) if own.is_dir() else None
+    if vocabulary is not None and trained is not None and comparable(trained, vocabulary):
+        reason = conflict(trained, vocabulary, nested=True)
+        if reason is not None:
+            raise CheckpointError(
+                f"{here} does not fit {there}: {reason} in {at(own)}, whose tokens the text "
+                "encoder knows; take both from one seed"
             )
     path = pipeline.components[tokenizer].directory / "tokenizer_config.json"
     longest = read_json(path).get("model_max_length") if path.is_file() else None

@@ -16,6 +16,7 @@ from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Scorer
 from genepool.run.finished.observe import batch_of, evenly
 from genepool.run.finished.reopen import reopen
+from genepool.run.pins import check_model_files
 from genepool.tasks.png import grid, to_png
 from genepool.tasks.task import Drawn
 
@@ -56,6 +57,7 @@ def draw_pictures(
     inputs = reopen(pool, *open_seeds(pool, seeds))
     if not any(isinstance(task, Drawn) for task in inputs.tasks):
         raise InputError(f"{pool.path}: none of its tasks is about pictures")
+    check_model_files(pool, inputs)
     scorer = Scorer(inputs, as_exported=pool.header.scored_as_exported)
     scorer.load(genome)
     target.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Scorer
 from genepool.run.finished.reopen import reopen
+from genepool.run.pins import check_model_files
 from genepool.tasks.task import Transcribed
 
 
@@ -50,6 +51,7 @@ def episode(
         for held_out, ids in ((True, task.held_out), (False, task.samples)):
             if id not in ids:
                 continue
+            check_model_files(pool, inputs)
             scorer = Scorer(inputs, as_exported=pool.header.scored_as_exported)
             scorer.load(pool.genome(number))
             wanted = np.array([ids.index(id)], dtype=np.int64)
