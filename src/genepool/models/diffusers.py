@@ -290,7 +290,7 @@ def told(options: Options, first: Checkpoint) -> tuple[str, ...]:
             value = parameters[name].default
             said = "what the pipeline was made for" if value is None else str(value)
             out.append(f"model.{option} is {said}")
-    components = {} if pipeline is None else pipeline.components
+    components = dict[str, Component]() if pipeline is None else pipeline.components
     if options.scheduler is None and "scheduler" in components:
         out.append(f"model.scheduler is {one_line(components['scheduler'].class_name)}")
     notices = [f"{', '.join(out)}, as {kind.__name__} has it where nothing is said"] if out else []
