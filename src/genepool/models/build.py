@@ -58,7 +58,7 @@ class ModelOptions(BaseModel):
         description="Where the seeds lie while children of a model on a GPU are made from them. "
         "With 'device' they lie on the GPU and are read at the speed of its memory; with 'host' "
         "they lie in the main memory and come over for each child, which takes tens of times as "
-        "long. By default they lie on the GPU if they fit there beside the model and its work. "
+        "long. By default they are on the GPU if they fit there beside the model and its work. "
         "Scores are the same in each case.",
     )
     dtype: Annotated[
