@@ -35,6 +35,10 @@ class EvaluationError(GenepoolError):
     """A model could not be scored: no score was made up for it."""
 
 
+class DeviceMemoryError(GenepoolError):
+    """A device has no memory left; the message says what takes how much, and what would fit."""
+
+
 class EpisodeError(GenepoolError):
     """An environment broke, or does not repeat itself. No model is to blame, so none is scored."""
 

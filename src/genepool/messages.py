@@ -107,12 +107,18 @@ def _beginning_of(function: object) -> str:
 def pass_on(error: BaseException) -> None:
     """Raise again what is no failure of the code that it came out of.
 
-    That is Ctrl-C and the end of a time limit. Whatever else code of a user's or of a library
-    raises is its failure, also what is no `Exception`: SystemExit, the CancelledError of asyncio,
-    panics of libraries that are written in Rust.
+    That is Ctrl-C, and the end of a time limit or of a device's memory. Whatever else code of a
+    user's or of a library raises is its failure, also what is no `Exception`: SystemExit, the
+    CancelledError of asyncio, panics of libraries that are written in Rust.
     """
-    if isinstance(error, (KeyboardInterrupt, GeneratorExit, TimeIsUp)):
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit, TimeIsUp)) or of_device_memory(error):
         raise error
+
+
+def of_device_memory(error: BaseException) -> bool:
+    """Whether torch says that a device has no memory left; torch is not imported for it."""
+    kind = type(error)
+    return kind.__name__ == "OutOfMemoryError" and kind.__module__.split(".")[0] == "torch"
 
 
 def spoken(error: BaseException) -> str:

@@ -95,6 +95,12 @@ class DeviceMaterialiser:
             self._computing = make(chunks, self._seeds, self._device)
         self._last: _Written | None = None
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the seeds that lie on the device; 0 if they do not."""
+        held = isinstance(self._seeds, _Resident)
+        return sum(chunk.size for chunk in self._chunks) if held else 0
+
     def write(self, genome: Genome) -> None:
         """Compute a genome into the tensors; arithmetic as `Materialiser.write`.
 
@@ -121,6 +127,11 @@ class DeviceMaterialiser:
         if self._rest:
             self._copying.write(genome, self._rest)
         self._last = _Written(written.bounds, written.coefs, _versions(self._targets))
+
+
+def resident_bytes(writer: object) -> int:
+    """Bytes of the seeds that a writer holds on its device."""
+    return writer.resident_bytes if isinstance(writer, DeviceMaterialiser) else 0
 
 
 def has_kernel(device: torch.device) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from genepool.checkpoints.files.dtypes import DTYPES, floating_named
+from genepool.checkpoints.layout import Layout
 
 # Of a device's memory this part is left to the model's work, or as much as the model takes itself,
 # if that is more: what it remembers of a conversation, and what lies between its layers.
@@ -53,3 +57,62 @@ def free_host_bytes() -> int | None:
     except OSError:
         pass
     return min(found, default=None)
+
+
+def model_bytes(layout: Layout, dtype: str | None) -> int:
+    """Bytes of what merges of a model, in a dtype (by its code), or in those of the first seed."""
+    return sum((slot.stop - slot.start) * DTYPES[dtype or slot.dtype].size for slot in layout.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What takes memory of a device.
+
+    Attributes:
+        device: as torch writes it.
+        total: its bytes; None where that is not known.
+        model: bytes of the live model.
+        half: bytes that the model would take in 16 bits.
+        seeds: bytes of the seeds, if they lie there or were to; 0 otherwise.
+    """
+
+    device: str
+    total: int | None
+    model: int
+    half: int
+    seeds: int
+
+
+def taken(layout: Layout, device: str, dtype: str | None, seeds: int) -> Taken:
+    """What takes memory of a device, of a model in a dtype as torch writes it (None: its own)."""
+    free = free_bytes(torch.device(device))
+    code = None if dtype is None else floating_named(dtype)
+    model, half = model_bytes(layout, code), model_bytes(layout, "BF16")
+    return Taken(device, None if free is None else free[1], model, min(model, half), seeds)
+
+
+def told(doing: str, taken: Taken) -> str:
+    """One line for a user: what has no room, what takes how much, and what would fit."""
+    whole = "" if taken.total is None else f", which has {_gb(taken.total)} in all"
+    parts = [f"the model takes {_gb(taken.model)}"]
+    remedies: list[str] = []
+    if taken.seeds:
+        parts.append(f"the seeds on the device {_gb(taken.seeds)}")
+        remedies.append(f"'model: {{seeds: host}}' ({_gb(taken.seeds)} less)")
+    if doing == "to score":
+        remedies.append("in a new pool a smaller 'batch' of the task")
+    if taken.half < taken.model:
+        remedies.append(
+            f"in a new pool 'model: {{dtype: bfloat16}}' (the model in {_gb(taken.half)})"
+        )
+    if not remedies or (taken.total is not None and taken.half >= taken.total):
+        needed = taken.half + work_bytes(taken.half, 0)
+        remedies.append(f"a device of {_gb(needed)} or more")
+    return (
+        f"there is no memory left {doing} on device '{taken.device}'{whole}: {', '.join(parts)}, "
+        f"and the rest is the model's work. What may help: {'; '.join(remedies)}"
+    )
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.genome import Genome, seed_recipe
-from genepool.errors import EvaluationError, InputError
+from genepool.errors import DeviceMemoryError, EvaluationError, InputError
+from genepool.messages import of_device_memory
 from genepool.models.build import build_model
+from genepool.models.live import Writer
 from genepool.pool.records import Measure
 from genepool.run.inputs import Inputs
 from genepool.tasks.classifier.settle import settle
@@ -69,16 +72,20 @@ class Scorer:
         self._asked = asked
         run = inputs.run
         self._inputs = inputs
-        self._model = build_model(
-            run.config.model, inputs.layout, inputs.checkpoints, run.directory, self._of_seeds
-        )
-        self._writer = self._model.writer(
-            inputs.checkpoints,
-            inputs.layout,
-            threads,
-            as_exported=as_exported,
-            seeds=run.config.model.seeds,
-        )
+        self._writer: Writer | None = None
+        with self._memory("to build the model"):
+            self._model = build_model(
+                run.config.model, inputs.layout, inputs.checkpoints, run.directory, self._of_seeds
+            )
+        held = run.config.model.seeds == "device"
+        with self._memory("to hold the seeds", len(inputs.checkpoints) if held else 0):
+            self._writer = self._model.writer(
+                inputs.checkpoints,
+                inputs.layout,
+                threads,
+                as_exported=as_exported,
+                seeds=run.config.model.seeds,
+            )
         self._value: Any = self._model.value
         self._loaded: Genome | None = None
 
@@ -91,8 +98,39 @@ class Scorer:
         """Materialise a genome into the live model, unless it is there already."""
         if self._loaded is not genome:
             self._loaded = None
-            self._writer.write(genome)
+            self._write(genome)
             self._loaded = genome
+
+    def _write(self, genome: Genome) -> None:
+        if self._writer is None:
+            raise RuntimeError("the live model is not built yet")
+        with self._memory("to make a child"):
+            self._writer.write(genome)
+
+    @contextlib.contextmanager
+    def _memory(self, doing: str, seeds: int = 0) -> Generator[None, None, None]:
+        """Say what takes a device's memory, and what would fit, where there is none left.
+
+        Args:
+            doing: what for, as the message says it.
+            seeds: number of seeds that are about to be put there.
+
+        Raises:
+            DeviceMemoryError: a device has none left. No child is to blame for it.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if not of_device_memory(error):
+                raise
+            # Late: torch is loaded, since the error is its.
+            from genepool.materialise.device import resident_bytes
+            from genepool.materialise.device_memory import model_bytes, taken, told
+
+            options, layout = self._inputs.run.config.model, self._inputs.layout
+            held = resident_bytes(self._writer) + seeds * model_bytes(layout, None)
+            text = told(doing, taken(layout, options.device, options.dtype, held))
+            raise DeviceMemoryError(text) from error
 
     def _of_seeds(self, ask: Callable[[], Any]) -> list[Any]:
         """See `kind.OfSeeds`."""
@@ -101,7 +139,7 @@ class Scorer:
         found: list[Any] = []
         try:
             for number in range(count):
-                self._writer.write(seed_recipe(size, number, count))
+                self._write(seed_recipe(size, number, count))
                 found.append(ask())
         finally:
             if loaded is not None:
@@ -114,8 +152,9 @@ class Scorer:
         Raises:
             EvaluationError: the model could not be scored.
         """
-        if settle(self._inputs.tasks, self._value, plan):
-            return
+        with self._memory("to score"):
+            if settle(self._inputs.tasks, self._value, plan):
+                return
         done, total = 0, plan.scores.size
         while not plan.done:
             indices = plan.next()
@@ -142,6 +181,10 @@ class Scorer:
         Raises:
             EvaluationError: the model could not be scored.
         """
+        with self._memory("to score"):
+            return self._scores(indices, part)
+
+    def _scores(self, indices: NDArray[np.int64], part: Part) -> NDArray[np.float32]:
         inputs, held_out = self._inputs, part == "held-out"
         tasks = inputs.guards if part == "guard" else inputs.tasks
         if len(tasks) == 1:
@@ -167,7 +210,8 @@ class Scorer:
         entries += zip(config.guards, inputs.guards, strict=True)
         for entry, task in entries:
             if isinstance(task, Measured):
-                named = task.measures(self._value)
+                with self._memory("to score"):
+                    named = task.measures(self._value)
                 found += [Measure(entry.name, name, float(named[name])) for name in sorted(named)]
         for measure in found:
             if not math.isfinite(measure.value):
@@ -190,7 +234,8 @@ class Scorer:
         drawing = self._inputs.tasks[task]
         if not isinstance(drawing, Drawn):
             raise InputError(f"task {task} has no pictures")
-        return drawing.drawn(self._value, indices, held_out=held_out)
+        with self._memory("to score"):
+            return drawing.drawn(self._value, indices, held_out=held_out)
 
     def transcripts(self, task: int, indices: NDArray[np.int64], *, held_out: bool) -> list[str]:
         """What the loaded genome does in episodes of a task, each as JSON.
@@ -206,5 +251,6 @@ class Scorer:
         acting = self._inputs.tasks[task]
         if not isinstance(acting, Transcribed):
             raise InputError(f"task {task} has no episodes")
-        found = acting.transcripts(self._value, indices, held_out=held_out)
+        with self._memory("to score"):
+            found = acting.transcripts(self._value, indices, held_out=held_out)
         return [json.dumps(one) for one in found]

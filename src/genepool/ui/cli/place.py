@@ -12,7 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from genepool.messages import one_line, some
+from genepool.messages import cause, of_device_memory, one_line, some
 
 # With what an output fails that can take no more; such an error names no file.
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
@@ -76,6 +76,8 @@ def blame(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _LOST and error.filename is None:
         silence(1)
         return f"cannot write to standard output: {error.strerror}"
+    if of_device_memory(error):
+        return f"a device has no memory left ({cause(error)}); what was recorded so far is kept"
     if isinstance(error, FileNotFoundError) and not _somewhere():
         return "the current folder is gone: change to one that exists, and try again"
     if (names := [name for name in os.environ if name.startswith("NUMBA_")]) and _in_numba(error):
