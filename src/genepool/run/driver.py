@@ -55,7 +55,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     first = evolution.evaluations
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]
-    abreast = config.in_flight if config.executor == "process" else 1
+    abreast = 1 if config.executor == "serial" else config.in_flight
     # The first of them also waited for what is loaded and compiled once.
     session.progress.begin(budget - first, min(took) / abreast)
     failures = Failures(session, problem.seeds[0])

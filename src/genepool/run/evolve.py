@@ -7,12 +7,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.files.digests import copies, stamps
-from genepool.errors import CheckpointError, ConfigError, PoolError
+from genepool.errors import ConfigError, MissingExtraError, PoolError
 from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
@@ -23,7 +22,7 @@ from genepool.run.executors.interrupt import interruptible
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs, problem_of
-from genepool.run.pins import check_pins, opening, pins_of
+from genepool.run.pins import Pins, check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run
 from genepool.run.session import Session
@@ -88,7 +87,7 @@ def evolve(
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
         pins = pins_of(inputs, cache or path)
-        pool.watch = partial(_look, inputs)
+        pool.watch = inputs.look
         twins = copies([seed.name for seed in pins.seeds], [seed.digest for seed in pins.seeds])
         for notice in twins:
             watcher.notice(notice)
@@ -120,26 +119,13 @@ def evolve(
         watcher.stage("preparing the seeds")
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
-        executor = _executor(inputs, threads, watcher, pool.header.scored_as_exported)
+        executor = _executor(inputs, pins, threads, watcher, pool.header.scored_as_exported)
         try:
             session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
             children, seconds = drive(session, problem, target)
         finally:
             executor.close()
         return Result(path, pool.status(), children, seconds, (*inputs.notices, *twins))
-
-
-def _look(inputs: Inputs) -> None:
-    """Refuse to go on with seeds that are not what was opened and digested.
-
-    Raises:
-        CheckpointError: naming the seed and what became of its file.
-    """
-    for seed, checkpoint in zip(inputs.run.seeds, inputs.checkpoints, strict=True):
-        try:
-            checkpoint.look()
-        except CheckpointError as error:
-            raise CheckpointError(f"seed '{seed.name}': {error}") from None
 
 
 def _require_difference(inputs: Inputs, digests: list[str]) -> None:
@@ -168,9 +154,17 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
 
 
 def _executor(
-    inputs: Inputs, threads: int | None, progress: Progress, as_exported: bool
+    inputs: Inputs, pins: Pins, threads: int | None, progress: Progress, as_exported: bool
 ) -> Executor:
     config = inputs.run.config
+    if config.executor == "ray":
+        try:
+            from genepool.run.executors.ray import RayExecutor
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
+        return RayExecutor(inputs, pins, progress.asked, progress.notice, as_exported=as_exported)
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 

@@ -17,10 +17,7 @@ from genepool.checkpoints.pipelines.files import watching
 from genepool.checkpoints.seeds import source_of
 from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.genome import Genome, Vector, seed_recipe
-from genepool.errors import (
-    ConfigError,
-    GenepoolError,
-)
+from genepool.errors import CheckpointError, ConfigError, GenepoolError
 from genepool.materialise.gram import load_or_build_gram
 from genepool.models.kinds import kind_of
 from genepool.run.file.run_settings import TaskOptions
@@ -69,6 +66,18 @@ class Inputs:
         if examples.blocks is None and all(isinstance(task, Blocked) for task in self.tasks):
             return np.arange(examples.size, dtype=np.int64)
         return examples.blocks
+
+    def look(self) -> None:
+        """Refuse to go on with seeds that are not what was opened and digested.
+
+        Raises:
+            CheckpointError: naming the seed and what became of its file.
+        """
+        for seed, checkpoint in zip(self.run.seeds, self.checkpoints, strict=True):
+            try:
+                checkpoint.look()
+            except CheckpointError as error:
+                raise CheckpointError(f"seed '{seed.name}': {error}") from None
 
 
 def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:

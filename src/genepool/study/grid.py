@@ -22,7 +22,8 @@ from typing import Any
 
 from genepool.errors import GenepoolError
 from genepool.run.executors.interrupt import interruptible
-from genepool.run.executors.process import death, shared_cores, unforeseen
+from genepool.run.executors.process import death, shared_cores
+from genepool.run.executors.remote import unforeseen
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.run_file import Given, Run, resolve
 

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 import genepool
 from genepool.checkpoints.seed_options import SeedOptions
 from genepool.models.build import ModelOptions
-from genepool.run.file.run_settings import RunConfig, TaskOptions
+from genepool.run.file.run_settings import RayEnvironment, RayOptions, RunConfig, TaskOptions
 from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.map_elites import Measure
 from genepool.tasks.agent.environments.agentgym import AgentGymOptions
@@ -89,6 +89,8 @@ def _run_file() -> str:
         _table("An entry of `seeds`", SeedOptions),
         _table("An entry of `tasks`, whatever its evaluator", TaskOptions),
         _table("`model`", ModelOptions),
+        _table("`ray`, for `executor: ray`", RayOptions),
+        _table("`environment` of `ray`", RayEnvironment),
     ]
     for name, options in BUILT_IN.items():
         parts.append(_table(f"`strategy` with `name: {name}`", options, leave_out=("name",)))

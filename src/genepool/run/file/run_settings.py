@@ -7,9 +7,9 @@ seed and the live model have their own options where they are.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.seed_options import Chromosomes, SeedOptions
@@ -50,6 +50,64 @@ class TaskOptions(BaseModel):
         allow_inf_nan=False,
         description="On a guard a child's mean score may fall so far below the best seed's.",
     )
+
+
+_Amount = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+
+
+class RayEnvironment(Section):
+    """What Ray prepares for a worker before it starts: a part of its `runtime_env`."""
+
+    env_vars: dict[str, str] = Field(
+        default={}, description="These environment variables are set in every worker."
+    )
+    pip: list[str] = Field(
+        default=[], description="These packages are installed on each node for the workers, by pip."
+    )
+    conda: str | None = Field(
+        default=None, description="This conda environment of each node is the one that workers run in."
+    )
+    py_modules: list[str] = Field(
+        default=[],
+        description="These folders with Python code are copied to each node, where workers can "
+        "import what is in them. A relative path starts from the run file's folder.",
+    )
+
+
+class RayOptions(Section):
+    """Where the executor 'ray' finds its workers, and what each of them needs."""
+
+    address: str = Field(
+        default="auto",
+        min_length=1,
+        description="The Ray cluster is found here: 'auto' is the one that this machine is a node "
+        "of (or that RAY_ADDRESS names), HOST:PORT that of a head node. This machine must be a "
+        "node of it.",
+    )
+    cpus: _Amount = Field(default=1, description="A worker needs so many CPUs of its node.")
+    gpus: _Amount = Field(
+        default=0,
+        description="A worker needs so many GPUs of its node; with 0.25, four workers share one.",
+    )
+    custom: dict[str, _Amount] = Field(
+        default={},
+        description="A worker needs so much of what nodes were started with under these names.",
+    )
+    environment: RayEnvironment = Field(
+        default=RayEnvironment(), description="Ray prepares this before a worker starts."
+    )
+    wait: _Amount = Field(
+        default=60,
+        description="The run ends if no worker has found a place in the cluster for so many "
+        "seconds. Where nodes are started on demand, that takes minutes.",
+    )
+
+    @field_validator("cpus", "gpus")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("more than 1 must be a whole number")
+        return value
 
 
 class RunConfig(Section):
@@ -104,15 +162,20 @@ class RunConfig(Section):
     track_held_out: bool = Field(
         default=False, description="Every new champion is also scored on the held-out examples."
     )
-    executor: Literal["serial", "process"] = Field(
+    executor: Literal["serial", "process", "ray"] = Field(
         default="serial",
-        description="Children are scored in this process, one at a time, or in worker processes.",
+        description="Children are scored in this process, one at a time, in worker processes on "
+        "this machine, or by workers on the nodes of a Ray cluster.",
     )
     workers: int = Field(
         default=0,
         ge=0,
         le=4096,
-        description="There are so many workers; 0 means as many as cores, at most 'in_flight'.",
+        description="There are so many workers; 0 means as many as cores, or as fit into the Ray "
+        "cluster, at most 'in_flight'.",
+    )
+    ray: RayOptions = Field(
+        default=RayOptions(), description="These options are for the executor 'ray'."
     )
 
     @property

@@ -1,0 +1,110 @@
+"""A worker on another machine: it opens a run there, and makes sure that it is the same run."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from genepool.checkpoints.files.cache import shared_cache
+from genepool.checkpoints.files.digests import recall_digests
+from genepool.errors import CheckpointError, ConfigError, GenepoolError
+from genepool.messages import at
+from genepool.run.executors.installation import own_modules, unlike
+from genepool.run.executors.remote import answer, unforeseen
+from genepool.run.executors.scorer import Scorer
+from genepool.run.inputs import Inputs, open_inputs
+from genepool.run.pins import Pins, pins_of
+from genepool.run.run_file import Given, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker is told once: the run, and what it must find.
+
+    Attributes:
+        given: the run file, as it was read.
+        pins: what the pool was made from.
+        modules: the user's modules, as `own_modules` gives them.
+        threads: that may materialise.
+        as_exported: as `Scorer` takes it.
+    """
+
+    given: Given
+    pins: Pins
+    modules: dict[str, str]
+    threads: int
+    as_exported: bool
+
+
+class Node:
+    """A live model on this machine, for somebody on another one."""
+
+    def __init__(self, name: str, assignment: Assignment) -> None:
+        """Open the run and build the live model.
+
+        Args:
+            name: of this machine, for messages.
+            assignment: what to open, and what must be found.
+
+        Raises:
+            GenepoolError: it cannot be opened here, or it is not the same; the message names the
+                machine.
+        """
+        self._name = name
+        try:
+            self._inputs = open_inputs(resolve(assignment.given))
+            _require_same(_pins(self._inputs), assignment.pins)
+            self._scorer = Scorer(
+                self._inputs, assignment.threads, as_exported=assignment.as_exported
+            )
+            _require_same_modules(assignment.modules)
+        except GenepoolError as error:
+            raise GenepoolError(f"{name}: {error}") from error
+        except BaseException as error:
+            raise GenepoolError(f"{name}: {unforeseen(error)}") from error
+
+    def answer(self, message: bytes) -> bytes:
+        """See `remote.answer`; a model is made of the very seeds that were digested."""
+        reply = answer(lambda: self._scorer, message)
+        try:
+            # What a load has read was read before this look.
+            self._inputs.look()
+        except CheckpointError as error:
+            reply = b"fail" + str(error).encode(errors="backslashreplace")
+        return b"fail" + f"{self._name}: ".encode() + reply[4:] if reply[:4] == b"fail" else reply
+
+
+def _pins(inputs: Inputs) -> Pins:
+    """Read the seeds, unless their digests are known here: in the pool, or in the cache."""
+    renames = [source.rename for source in inputs.sources]
+    recall_digests(inputs.checkpoints, renames, inputs.run.resolve(inputs.run.config.pool))
+    with tempfile.TemporaryDirectory() as folder:
+        return pins_of(inputs, shared_cache() or Path(folder))
+
+
+def _require_same(found: Pins, expected: Pins) -> None:
+    for seed, wanted in zip(found.seeds, expected.seeds, strict=True):
+        if seed.digest != wanted.digest:
+            raise CheckpointError(
+                f"seed '{seed.name}': {at(Path(seed.path))} has the digest {seed.digest[:12]} "
+                f"there, and the run's has {wanted.digest[:12]}; put the same file in both places"
+            )
+    pairs = zip((*found.tasks, *found.guards), (*expected.tasks, *expected.guards), strict=True)
+    for task, meant in pairs:
+        if task.digest != meant.digest:
+            raise ConfigError(
+                f"task '{task.name}' has other examples or settings there: digest "
+                f"{task.digest[:12]}, and the run's is {meant.digest[:12]}"
+            )
+    if found.settings["layout"] != expected.settings["layout"]:
+        raise CheckpointError("the seeds' tensors lie in another order there than in the run")
+    files, wanted = found.settings["companions"], expected.settings["companions"]
+    for name in sorted({*files, *wanted}):
+        if files.get(name) != wanted.get(name):
+            raise CheckpointError(f"another {name} lies there than in the run; copy it over")
+
+
+def _require_same_modules(expected: dict[str, str]) -> None:
+    if (name := unlike(expected, own_modules())) is not None:
+        raise ConfigError(f"the module '{name}' there is not the run's; copy it over")
