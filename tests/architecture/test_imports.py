@@ -32,6 +32,7 @@ BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
 TORCH = {
     "materialise/chunks.py", "materialise/device.py", "materialise/device_memory.py",
+    "materialise/device_gram.py",
     "materialise/torch.py", "materialise/triton_kernel.py", "models/diffusers.py",
     "models/filled.py", "models/network.py",
     "tasks/agent/decoding.py",

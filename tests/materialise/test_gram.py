@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.layout import Layout, build_layout
 from genepool.errors import CheckpointError, GenepoolError, InputError
+from genepool.materialise import device_gram
 from genepool.materialise import gram as module
 from genepool.materialise.gram import Gram, load_or_build_gram
 from tests.build import TORCH, Tensors, network, opened, values
@@ -80,6 +81,80 @@ def test_every_stretch_equals_the_dense_computation(
             assert got.shape == (len(edges) - 1, len(codes), len(codes))
             assert np.all(np.abs(got - exact) <= 1e-15 * scale)
             assert np.array_equal(got, got.transpose(0, 2, 1))
+
+
+def _agree_there(
+    sizes: list[int], codes: list[str], block: int, at_once: int, number: int, device: str
+) -> None:
+    """A device's sums against the CPU's, and the angles' inner products that follow from them."""
+    rng = np.random.default_rng(number)
+    models: list[Tensors] = [
+        {f"l{i}.weight": torch.from_numpy(rng.standard_normal(n)).to(TORCH[code])
+         for i, n in enumerate(sizes)}
+        for code in codes
+    ]  # fmt: skip
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_SMALLEST", block)
+        patch.setattr(device_gram, "_AT_ONCE", at_once)
+        patch.setattr(device_gram, "is_there", lambda _device: True)
+        checkpoints = [opened(Path(directory) / str(i), m) for i, m in enumerate(models)]
+        layout = build_layout(checkpoints)
+        edges = [0, *np.sort(rng.integers(0, layout.axis.size + 1, 8)).tolist(), layout.axis.size]
+        expected = load_or_build_gram(checkpoints, layout).between(edges)
+        calls = Calls()
+        with patch.context() as named:
+            if device == "cpu":  # Where there is no other.
+                real = device_gram.inner_products
+                named.setattr(
+                    device_gram, "inner_products", lambda c, y, e, _d, p: real(c, y, e, "cpu", p)
+                )
+            there = load_or_build_gram(checkpoints, layout, None, None, calls, device="cuda")
+        assert calls.seen[-1] == 1.0
+        got = there.between(edges)
+        scale = np.sqrt(np.einsum("nii,njj->nij", expected, expected))
+        assert np.all(np.abs(got - expected) <= 1e-15 * scale)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@settings(deadline=None, max_examples=20)
+@given(
+    sizes=st.lists(st.one_of(st.integers(1, 5), st.integers(100, 900)), min_size=1, max_size=4),
+    codes=st.lists(st.sampled_from(list(TORCH)), min_size=1, max_size=4),
+    block=st.sampled_from([16, 100, 1024]),
+    at_once=st.sampled_from([1, 300, 2**22]),
+    number=st.integers(0, 2**32 - 1),
+)
+def test_the_sums_of_a_device_are_those_of_the_cpu(
+    sizes: list[int], codes: list[str], block: int, at_once: int, number: int, device: str
+) -> None:
+    _agree_there(sizes, codes, block, at_once, number, device)
+
+
+def test_a_device_finds_what_is_not_finite_and_keeps_its_sums_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = device_gram.inner_products
+    monkeypatch.setattr(device_gram, "is_there", lambda _device: True)
+    monkeypatch.setattr(
+        device_gram, "inner_products", lambda c, y, e, _d, p: real(c, y, e, "cpu", p)
+    )
+    checkpoints, layout = build(tmp_path)
+    cache = tmp_path / "cache"
+    load_or_build_gram(checkpoints, layout, cache)
+    load_or_build_gram(checkpoints, layout, cache, device="cuda")
+    assert len(list(cache.iterdir())) == 2
+    damaged = network(1)
+    damaged["fc2.weight"][2, 3] = float("inf")
+    bad = opened(tmp_path / "bad", damaged)
+    with pytest.raises(CheckpointError, match=r"bad: tensor 'fc2\.weight' holds infinity"):
+        load_or_build_gram([checkpoints[0], bad], layout, device="cuda:0")
+
+
+def test_a_device_that_is_not_there_computes_nothing() -> None:
+    assert not device_gram.is_there("cpu")
+    assert not device_gram.is_there("mps")
+    assert not device_gram.is_there("cuda:banana")
+    assert not device_gram.is_there("cuda:99")
 
 
 def build(directory: Path, count: int = 2) -> tuple[list[Checkpoint], Layout]:

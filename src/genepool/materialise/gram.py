@@ -10,6 +10,7 @@ nothing depends on blocks, threads or machine.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -138,6 +139,7 @@ def load_or_build_gram(
     cache_dir: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Gram:
     """The seeds' inner products: from the cache, or by reading every seed once.
 
@@ -148,6 +150,8 @@ def load_or_build_gram(
             it is named by the seeds' digests and the layout's, and a damaged one is built anew.
         threads: None means all available cores; the result does not depend on it.
         progress: called with the fraction done, from any thread, while building.
+        device: as torch writes it; a CUDA device that is there computes the sums. They may differ
+            from the CPU's in the 100th bit, and are kept under a name of their own.
 
     Raises:
         CheckpointError: a weight is NaN or infinite (the message names seed and tensor), or a file
@@ -156,15 +160,23 @@ def load_or_build_gram(
     """
     sources = prepare_sources(checkpoints, layout)
     edges = _block_edges(layout, len(checkpoints))
+    by_device = device.startswith("cuda") and _is_there(device)
+
+    def build() -> Float64:
+        if by_device:
+            return _build_there(sources, edges, device, progress)
+        return _build(sources, edges, thread_count(threads), progress)
+
     if cache_dir is None:
-        return Gram(sources, edges, _build(sources, edges, thread_count(threads), progress))
+        return Gram(sources, edges, build())
+    form = f"{_FORMAT} by torch" if by_device else _FORMAT
     key = hashlib.sha256(
-        "\n".join([_FORMAT, layout.digest, *(c.digest(threads) for c in checkpoints)]).encode()
+        "\n".join([form, layout.digest, *(c.digest(threads) for c in checkpoints)]).encode()
     ).digest()
     path = cache_dir / f"gram-{key.hex()[:32]}.safetensors"
     prefix = _load(path, key, edges, len(checkpoints))
     if prefix is None:
-        prefix = _build(sources, edges, thread_count(threads), progress)
+        prefix = build()
         # The sums of anything else would be kept under these digests.
         for checkpoint in checkpoints:
             checkpoint.look()
@@ -211,7 +223,6 @@ def _measure(sources: Sources, starts: Int64, stops: Int64) -> Float64:
 
 
 def _build(sources: Sources, edges: Int64, threads: int, progress: Progress | None) -> Float64:
-    from genepool.materialise import kernels
 
     size = int(edges[-1])
     cuts = np.unique(np.searchsorted(edges, [*range(0, size, _BATCH), size]))
@@ -230,7 +241,27 @@ def _build(sources: Sources, edges: Int64, threads: int, progress: Progress | No
                 progress(done / size)
 
     Crew(threads).run(len(batches), work)
-    blocks = np.concatenate([parts[item] for item in range(len(batches))])
+    return _prefix(sources, edges, np.concatenate([parts[item] for item in range(len(batches))]))
+
+
+def _is_there(device: str) -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    from genepool.materialise.device_gram import is_there
+
+    return is_there(device)
+
+
+def _build_there(sources: Sources, edges: Int64, device: str, progress: Progress | None) -> Float64:
+    from genepool.materialise.device_gram import inner_products
+
+    found = inner_products(sources.checkpoints, sources.layout, edges, device, progress)
+    return _prefix(sources, edges, found)
+
+
+def _prefix(sources: Sources, edges: Int64, blocks: Float64) -> Float64:
+    from genepool.materialise import kernels
+
     _require_finite(sources, edges, blocks)
     prefix = np.empty((edges.size, *blocks.shape[1:]))
     kernels.running_sums(blocks, prefix)

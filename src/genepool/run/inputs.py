@@ -201,7 +201,10 @@ def problem_of(inputs: Inputs, cache: Path) -> Problem:
             Vector(flatten(checkpoint, layout)) for checkpoint in inputs.checkpoints
         )
     else:
-        gram = load_or_build_gram(inputs.checkpoints, layout, cache)
+        config = inputs.run.config
+        # With workers, their devices may be none that this process has, or all taken by them.
+        device = config.model.device if config.executor == "serial" else "cpu"
+        gram = load_or_build_gram(inputs.checkpoints, layout, cache, device=device)
         seeds = tuple(seed_recipe(layout.axis.size, k, count) for k in range(count))
     return Problem(
         layout.axis,
