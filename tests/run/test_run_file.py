@@ -97,8 +97,11 @@ def test_a_run_travels_as_plain_values(tmp_path: Path) -> None:
 MISTAKES: dict[str, tuple[str, str]] = {
     # What stands in the file, and what is said of it.
     "bugdet: 5": ("bugdet", "unknown key; did you mean 'budget'?"),
-    "in_flight: 0": ("in_flight", "input should be greater than or equal to 1; got 0"),
-    "executor: threads": ("executor", "input should be 'serial', 'process' or 'ray'; got 'threads'"),
+    "in_flight: 0": ("in_flight", "input should be greater than or equal to 1 or 'auto'; got 0"),
+    "executor: threads": (
+        "executor",
+        "input should be 'serial', 'process' or 'ray'; got 'threads'",
+    ),
     "model: {knd: arrays}": ("model.knd", "unknown key; did you mean 'kind'?"),
     "chromosomes: {a: ['re:(']}": ("chromosomes.a.0", "'re:(' is not a regular expression"),
     "chromosomes: atention": ("chromosomes", "expected a mapping, or the word 'attention'"),

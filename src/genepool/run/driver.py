@@ -45,7 +45,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     evolution = Evolution(
         problem,
         session.inputs.run.strategy,
-        in_flight=config.in_flight,
+        in_flight=config.width,
         early_stop=config.early_stop,
     )
     resume(evolution, pool)
@@ -55,7 +55,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     first = evolution.evaluations
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]
-    abreast = 1 if config.executor == "serial" else config.in_flight
+    abreast = 1 if config.executor == "serial" else config.width
     # The first of them also waited for what is loaded and compiled once.
     session.progress.begin(budget - first, min(took) / abreast)
     failures = Failures(session, problem.seeds[0])

@@ -24,7 +24,7 @@ from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs, problem_of
 from genepool.run.pins import Pins, check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
-from genepool.run.run_file import Run, load_run
+from genepool.run.run_file import Run, load_run, settled
 from genepool.run.session import Session
 from genepool.threads import available_threads
 
@@ -70,12 +70,13 @@ def evolve(
     Arguments and errors are those of `genepool.evolve`, but `progress` is who watches, if anyone.
     """
     refuse_restart()
-    loaded = run if isinstance(run, Run) else load_run(run)
+    given = run if isinstance(run, Run) else load_run(run)
+    path = given.resolve(given.config.pool)
+    loaded = settled(given, _in_flight(path)) if given.config.in_flight == "auto" else given
     target = loaded.config.budget if budget is None else budget
     if target < 0:
         raise PoolError(f"budget must be at least 0; got {target}")
     watcher = progress or Silence()
-    path = loaded.resolve(loaded.config.pool)
     if begun(path):
         with Pool(path) as pool:
             if _finished(pool, loaded, target):
@@ -144,6 +145,14 @@ def _require_difference(inputs: Inputs, digests: list[str]) -> None:
     )
 
 
+def _in_flight(path: Path) -> int | None:
+    """The number that a pool began with; None if it has not begun."""
+    if not begun(path):
+        return None
+    with Pool(path) as pool:
+        return int(pool.meta()["pins"]["in_flight"])
+
+
 def _finished(pool: Pool, run: Run, budget: int) -> bool:
     """Whether nothing is left to do for a pool that this very run file made."""
     meta = pool.meta()
@@ -168,7 +177,7 @@ def _executor(
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
-        workers = config.workers or min(available_threads(), config.in_flight)
+        workers = config.workers or min(available_threads(), config.width)
         return ProcessExecutor(
             inputs.run,
             workers,

@@ -76,7 +76,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "chromosomes": config.chromosomes,
             "components": config.components,
             "seed": config.seed,
-            "in_flight": config.in_flight,
+            "in_flight": config.width,
             "early_stop": config.early_stop,
             "layout": inputs.layout.digest,
             "rounding": EXPORTED,

@@ -95,7 +95,7 @@ class RayExecutor(RemoteExecutor):
             runtime_env=environment,
         )
         room = sum(_fitting(node, self._needed) for node in _nodes())
-        workers = config.workers or max(1, min(room, config.in_flight))
+        workers = config.workers or max(1, min(room, config.width))
         super().__init__(self._new, workers, asked, inputs.blocks, losses=_LOSSES, confirm=True)
 
     def close(self) -> None:

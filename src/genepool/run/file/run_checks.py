@@ -201,7 +201,7 @@ class Look:
         in_flight = self._data.get("in_flight", 1)
         try:
             if not any(fault.place == ("in_flight",) for fault in self.faults):
-                strategy.check(in_flight)
+                strategy.check(1 if in_flight == "auto" else in_flight)
         except MissingExtraError as error:
             self.missing = error
         except ConfigError as error:

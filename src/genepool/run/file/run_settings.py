@@ -65,7 +65,8 @@ class RayEnvironment(Section):
         default=[], description="These packages are installed on each node for the workers, by pip."
     )
     conda: str | None = Field(
-        default=None, description="This conda environment of each node is the one that workers run in."
+        default=None,
+        description="This conda environment of each node is the one that workers run in.",
     )
     py_modules: list[str] = Field(
         default=[],
@@ -149,11 +150,11 @@ class RunConfig(Section):
     )
     budget: int = Field(default=1000, ge=0, le=10**9, description="So many children are scored.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="The random seed decides all draws.")
-    in_flight: int = Field(
+    in_flight: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         default=1,
-        ge=1,
-        le=10_000,
-        description="So many children are proposed before the oldest is absorbed; the paper has 1.",
+        description="So many children are proposed before the oldest is absorbed; the paper has 1. "
+        "With 'auto' there are twice as many as workers (1 for one worker), or as many as the "
+        "strategy allows; the pool keeps the number that it began with.",
     )
     early_stop: bool = Field(
         default=True,
@@ -177,6 +178,13 @@ class RunConfig(Section):
     ray: RayOptions = Field(
         default=RayOptions(), description="These options are for the executor 'ray'."
     )
+
+    @property
+    def width(self) -> int:
+        """Number W of children in flight, of a run in which `settled` has replaced 'auto'."""
+        if self.in_flight == "auto":
+            raise RuntimeError("in_flight is still 'auto'")
+        return self.in_flight
 
     @property
     def evolving(self) -> tuple[str, ...]:
