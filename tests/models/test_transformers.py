@@ -23,7 +23,7 @@ from genepool.models.live import Answering, LiveModel
 from genepool.tasks.function import Function, FunctionOptions
 from genepool.testing.tasks import check_task
 from tests.build import write_checkpoint
-from tests.lms import rewrite_config, write_lm
+from tests.lms import rewrite_config, write_lm, write_tokenizer
 from tests.quick import quick
 
 KINDS = ["llama", "qwen2", "gemma", "mixtral", "qwen2_moe", "gpt_neox", "gpt2", "llava"]
@@ -284,6 +284,16 @@ def test_what_comes_with_a_model(tmp_path: Path) -> None:
     # The tie holds: one destination for both.
     model = value.model
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+
+def test_a_chat_template_believes_to_be_used_on_the_same_day(tmp_path: Path) -> None:
+    """Llama's tells the model today's date: members would be asked otherwise each day."""
+    checkpoints, layout = opened(tmp_path)
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
+    write_tokenizer(tmp_path / "1", template)
+    words = live(checkpoints, layout).value.tokenizer
+    said = [{"role": "user", "content": "yes"}]
+    assert words.apply_chat_template(said, tokenize=False) == "26 Jul 2024 yes"
 
 
 def test_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:

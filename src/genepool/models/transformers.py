@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +33,9 @@ _TF = cast("Any", transformers)
 _reverted = cast("Any", core_model_loading).revert_weight_conversion
 
 _GENERATION = "generation_config.json"
+
+# On which day chat templates believe to be used: what Llama's take where there is no clock.
+_DAY = date(2024, 7, 26)
 
 _DTYPES = {code: dtype for dtype, code in CODES.items()}
 
@@ -288,6 +293,10 @@ def _tokenizer(directory: Path, needed: bool) -> Any:
         raise CheckpointError(
             f"{at(directory)}: its tokenizer cannot be loaded: {cause(error)}"
         ) from error
+    if "strftime_now" in str(found.chat_template):
+        # Such a template tells the model today's date, and a member would be asked otherwise
+        # tomorrow than the others were today.
+        found.apply_chat_template = partial(found.apply_chat_template, strftime_now=_DAY.strftime)
     found.padding_side = "left"
     if found.pad_token is None:
         found.pad_token = found.eos_token

@@ -215,13 +215,35 @@ def test_rewards_off_the_scale_end_the_run() -> None:
         Step(Turn("on", ("a", 3)), 1.0, False),  # pyright: ignore[reportArgumentType]
         Step(Turn("on", "abc"), 1.0, False),  # pyright: ignore[reportArgumentType]
         Step(Turn("on"), True, False),
+        Step(Turn("on"), 1.0, "false"),  # pyright: ignore[reportArgumentType]
+        Step(Turn("on"), 1.0, None),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_what_is_no_step_is_no_score(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genepool.tasks.agent.sessions._FIRST", 0.001)
     monkeypatch.setattr(worlds.Odd, "given", given)
     with pytest.raises(EpisodeError):
-        agent("Odd", patience=0.01).score(KNOWS_SOME, ALL)
+        agent("Odd", patience=100).score(KNOWS_SOME, ALL)
+
+
+def test_numbers_of_numpy_are_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Step(Turn("on"), np.float32(0.25), np.bool_(True))  # pyright: ignore
+    monkeypatch.setattr(worlds.Odd, "given", given)
+    assert agent("Odd").score(KNOWS_SOME, ALL).tolist() == [0.25] * 5
+
+
+def test_an_episode_is_solved_where_its_shares_are_all_there() -> None:
+    """A sixth, six times, is less than 1 by its last bit."""
+    task = agent("Shares", f"{POLICY}_on", score="sum", rounds=6)
+    assert sum([1 / 6] * 6) < 1
+    assert task.score(KNOWS_SOME, ALL).tolist() == [1.0] * 5
+    assert task.measures(KNOWS_SOME)["solved"] == 1
+
+
+def test_held_out_tasks_that_begin_as_others_do_are_told() -> None:
+    assert not agent(held_out_split=None).notices
+    (notice,) = agent("Twins", held_out_split="test").notices
+    assert notice.startswith("5 held-out tasks of 5 begin exactly as selection ones do")
 
 
 def test_nobody_waits_for_an_environment_once_it_is_given_up() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from genepool.errors import EpisodeError, EvaluationError
 from genepool.models.language import LanguageModel
@@ -55,13 +56,27 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
 ) -> None:
     value = language_model(tmp_path, kind)
     (prompt,) = prompts(value.tokenizer, [asked("1 + 2 = b").messages], "yes")
-    ends = endings(value.tokenizer, ACTIONS)
+    ends = endings(value.tokenizer, "Action:", ACTIONS)
     assert sorted({len(row) for row in ends}) == [1, 3, 4]
     with torch.inference_mode():
         found = likelihoods(value, prompt, ends)
     expected = [by_hand(value, prompt, row) for row in ends]
     assert found == pytest.approx(expected, abs=1e-5)
     assert len({round(one, 4) for one in found}) == len(found)
+
+
+def test_actions_have_the_tokens_that_they_have_in_a_reply() -> None:
+    """Tokenizers such as Llama's put a space before every text, however it begins."""
+    words = ["<unk>", "\u2581", "\u2581Action:", "\u2581look", "\u2581north"]
+    made = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    made.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    assert fast("Action: look north")["input_ids"] == [2, 3, 4]
+    assert fast(" look")["input_ids"] == [1, 3]
+    assert endings(fast, "Action:", ["look north", "look"]) == [[3, 4], [3]]
 
 
 def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -> None:
@@ -72,7 +87,7 @@ def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -
     assert [policy.replies(value, [one])[0] for one in questions] == together
     for one, reply in zip(questions, together, strict=True):
         (prompt,) = prompts(value.tokenizer, [one.messages], "Action:")
-        ends = endings(value.tokenizer, ACTIONS)
+        ends = endings(value.tokenizer, "Action:", ACTIONS)
         best = int(np.argmax([by_hand(value, prompt, row) for row in ends]))
         assert reply.action == ACTIONS[best] and reply.text == f"Action: {ACTIONS[best]}"
 
@@ -85,6 +100,9 @@ def test_actions_are_left_out_and_not_repeated(tmp_path: Path) -> None:
     assert second.action not in {first.action, None}
     (third,) = Choose(100, ("go *", "look *", "yes"), repeat=True).replies(value, [asked("1")])
     assert third.action == "no"
+    shop = asked("1", actions=("click[Back to Search]", "click[B]", "yes"))
+    (fourth,) = Choose(100, ("click[B*]",), repeat=True).replies(value, [shop])
+    assert fourth.action == "yes"
     (none,) = Choose(100, ("*",), repeat=True).replies(value, [asked("1")])
     assert none.action is None and none.ended == STUCK
     (unknown,) = Choose(100, (), repeat=True).replies(value, [asked("1", actions=None)])
@@ -114,6 +132,23 @@ def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
         Generate(6, 100).replies(value, [asked("b c d e f")])[0].text,
         text,
     ]
+
+
+def test_a_reply_ends_where_the_chat_template_ends_one(tmp_path: Path) -> None:
+    """Settings of fine-tunes often name the base's end only, behind which a user would speak."""
+    value = language_model(tmp_path)
+    questions = [asked(f"1 + {letter}") for letter in "abcdefghijklmnop"]
+    replies = [each.text.split() for each in Generate(6, 100).replies(value, questions)]
+    number = next(n for n, said in enumerate(replies) if len(set(said)) > 1)
+    said = replies[number]
+    last = next(word for word in said if word != said[0])
+    value.tokenizer.add_special_tokens({"additional_special_tokens": [last]})
+    value.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }} = "
+        "{% if m['role'] == 'assistant' %}" + last + " {% endif %}{% endfor %}"
+    )
+    (short,) = Generate(6, 100).replies(value, [questions[number]])
+    assert short.text.split() == said[: said.index(last)]
 
 
 def test_a_chat_template_that_does_not_take_agents_is_told(tmp_path: Path) -> None:

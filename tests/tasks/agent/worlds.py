@@ -126,6 +126,20 @@ class Generous(Corridor):
         return Step(turn, 100 * reward, done)
 
 
+class Shares(Corridor):
+    """A sixth of the reward for each step."""
+
+    def step(self, text: str) -> Step:
+        return super().step(text)._replace(reward=1 / 6)
+
+
+class Twins(Corridor):
+    """Tasks of the split "test" are those of "train" under other names."""
+
+    def tasks(self, split: str) -> list[str]:
+        return [f"{door:02}" if split == "test" else str(door) for door in range(5)]
+
+
 class Odd(Corridor):
     """Gives what is no step."""
 

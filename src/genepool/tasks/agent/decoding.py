@@ -29,35 +29,57 @@ def prompts(
     Raises:
         EvaluationError: the chat template does not take such messages.
     """
-    out: list[list[int]] = []
-    for messages in conversations:
-        if getattr(tokenizer, "chat_template", None):
-            try:
-                text = tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=True
-                )
-            except BaseException as error:
-                pass_on(error)
-                raise EvaluationError(
-                    f"the tokenizer's chat template cannot be used for agents: {cause(error)}"
-                ) from error
-            special = False
-        else:
-            lines = [f"{message['role']}: {message['content']}" for message in messages]
-            text, special = "\n\n".join([*lines, "assistant:"]) + (" " if start else ""), True
-        out.append(tokenizer(text + start, add_special_tokens=special)["input_ids"])
-    return out
+    special = not getattr(tokenizer, "chat_template", None)
+    if special:
+        lines = [[f"{m['role']}: {m['content']}" for m in messages] for messages in conversations]
+        texts = ["\n\n".join([*each, "assistant:"]) + (" " if start else "") for each in lines]
+    else:
+        texts = _rendered(tokenizer, conversations, add_generation_prompt=True)
+    return [tokenizer(text + start, add_special_tokens=special)["input_ids"] for text in texts]
+
+
+def _rendered(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    add_generation_prompt: bool,
+) -> list[str]:
+    try:
+        return [
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+            for messages in conversations
+        ]
+    except BaseException as error:
+        pass_on(error)
+        raise EvaluationError(
+            f"the tokenizer's chat template cannot be used for agents: {cause(error)}"
+        ) from error
 
 
 def room(value: LanguageModel, wanted: int) -> int:
     """Tokens that a conversation may have: no more than the model has positions for."""
-    own = getattr(value.model.config, "max_position_embeddings", None)
+    config: Any = value.model.config.get_text_config()
+    own = getattr(config, "max_position_embeddings", None)
     return min(wanted, own) if isinstance(own, int) and own > 0 else wanted
 
 
-def endings(tokenizer: Any, actions: Sequence[str]) -> list[list[int]]:
-    """Token ids of actions as they follow the start of a reply, each at least one."""
-    found = [tokenizer(f" {one}", add_special_tokens=False)["input_ids"] for one in actions]
+def endings(tokenizer: Any, start: str, actions: Sequence[str]) -> list[list[int]]:
+    """Token ids of actions as they follow the start of a reply, each at least one.
+
+    Read alone they may be others: some tokenizers put a space before every text.
+    """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    before = ids(start)
+    found: list[list[int]] = []
+    for one in actions:
+        whole = ids(f"{start} {one}")
+        apart = whole[: len(before)] != before
+        found.append(ids(f" {one}") if apart else whole[len(before) :])
     return [one or [tokenizer.pad_token_id or 0] for one in found]
 
 
@@ -81,9 +103,23 @@ def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> li
         max_new_tokens=limit,
         do_sample=False,
         pad_token_id=words.pad_token_id,
+        eos_token_id=_ends(value) or None,
     )
     texts: list[str] = words.batch_decode(found[:, length:], skip_special_tokens=True)
     return texts
+
+
+def _ends(value: LanguageModel) -> list[int]:
+    """Tokens that end a reply: those of the model's settings, and the one that the chat template
+    puts behind what an assistant says, which settings of fine-tunes often lack."""
+    words, known = value.tokenizer, value.model.generation_config.eos_token_id
+    ends = [known] if isinstance(known, int) else list(known or ())
+    if getattr(words, "chat_template", None):
+        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Ok."}]
+        (text,) = _rendered(words, [said], add_generation_prompt=False)
+        behind = words(text.rpartition("Ok.")[2], add_special_tokens=False)["input_ids"]
+        ends += [one for one in behind if one in words.all_special_ids][:1]
+    return list(dict.fromkeys(ends))
 
 
 def likelihoods(value: LanguageModel, prompt: list[int], ends: Sequence[list[int]]) -> list[float]:

@@ -87,6 +87,16 @@ class Agent(StoredTask):
             + [repr(turn.actions) for turn in self._turns.values()]
         )
         super().__init__((*ids, *held_out), len(ids), digest)
+        known = {self._turns[id] for id in ids}
+        alike = sum(self._turns[id] in known for id in held_out)
+        self.notices = (
+            (
+                f"{count(alike, 'held-out task')} of {len(held_out)} begin exactly as selection "
+                "ones do; make sure that they are others",
+            )
+            if alike
+            else ()
+        )
 
     @property
     def binary(self) -> bool:
@@ -143,7 +153,8 @@ class Agent(StoredTask):
         if not episodes:
             return {}
         return {
-            "solved": _share(episodes, lambda one: self._score(one) >= 1),
+            # As scores are kept: a sum of shares may be less than 1 by its last bit.
+            "solved": _share(episodes, lambda one: np.float32(self._score(one)) == 1),
             **{
                 f"ended by {why}": _share(episodes, lambda one, why=why: one.ended == why)
                 for why in (ROUNDS, CONTEXT, STUCK)

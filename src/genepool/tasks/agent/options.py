@@ -70,7 +70,8 @@ class AgentOptions(BaseModel):
     )
     leave_out: list[str] = Field(
         default=[],
-        description="Actions that match one of these patterns are never chosen ('examine *').",
+        description="Actions that match one of these patterns are never chosen ('examine *', "
+        "'click[Back *]'); * stands for any text and ? for any character.",
     )
     repeat: bool = Field(
         default=True,

@@ -113,7 +113,7 @@ class Choose:
                 if not actions:
                     replies.append(Reply("", None, STUCK))
                     continue
-                ends = decoding.endings(value.tokenizer, actions)
+                ends = decoding.endings(value.tokenizer, ACTION, actions)
                 if len(prompt) + max(map(len, ends)) > context:
                     replies.append(Reply("", None, CONTEXT))
                     continue
@@ -125,9 +125,11 @@ class Choose:
     def _open_to(self, asked: Asked) -> list[str]:
         """Actions that may be chosen, each once."""
         known: list[str] = []
+        # Brackets are part of many actions: click[Buy Now].
+        patterns = [one.replace("[", "[[]") for one in self.leave_out]
         for action in dict.fromkeys(asked.actions or ()):
             again = not self.repeat and action in asked.taken
-            if not again and not any(fnmatchcase(action, one) for one in self.leave_out):
+            if not again and not any(fnmatchcase(action, one) for one in patterns):
                 known.append(action)
         return known
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 import threading
 import time
 from collections.abc import Callable
@@ -149,14 +150,14 @@ def _sound_turn(turn: Turn) -> Turn:
     """A turn as it is used; environments are mistrusted."""
     text, actions = turn
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise EnvironmentDown(f"expected an observation as text; got {shown(text)}")
+        raise TypeError(f"expected an observation as text; got {shown(text)}")
     if actions is not None:
         if isinstance(actions, str) or len(actions) > _MOST_ACTIONS:
             raise EpisodeError(f"expected at most {_MOST_ACTIONS} actions; got {shown(actions)}")
         actions = tuple(actions)
         wrong = next((one for one in actions if not isinstance(one, str)), None)  # pyright: ignore
         if wrong is not None:
-            raise EnvironmentDown(f"expected actions as text; got {shown(wrong)}")
+            raise TypeError(f"expected actions as text; got {shown(wrong)}")
     return Turn(_whole(text[:LONGEST_TEXT]), actions and tuple(map(_whole, actions)))
 
 
@@ -167,10 +168,12 @@ def _whole(text: str) -> str:
 
 def _sound(step: Step) -> Step:
     turn, reward, done = step
-    if isinstance(reward, bool) or not isinstance(reward, (int, float)):  # pyright: ignore
-        raise EnvironmentDown(f"expected a reward as a number; got {shown(reward)}")
+    if isinstance(reward, bool) or not isinstance(reward, numbers.Real):
+        raise TypeError(f"expected a reward as a number; got {shown(reward)}")
     if not math.isfinite(reward):
         raise EpisodeError(f"expected a finite reward; got {reward}")
+    if done not in (True, False):
+        raise TypeError(f"expected whether the episode is done, True or False; got {shown(done)}")
     return Step(_sound_turn(turn), float(reward), bool(done))
 
 

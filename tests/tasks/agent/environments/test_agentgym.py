@@ -318,6 +318,7 @@ def test_what_is_wrong_is_said(name: str, words: str) -> None:
         ({"url": "http://"}, "expected an address such as"),
         ({"url": "http://host:99999"}, "expected an address such as"),
         ({"url": "http://me:secret@host"}, "expected an address such as"),
+        ({"url": "http://:secret@host"}, "expected an address such as"),
         ({"url": "http://host/?a=b"}, "expected an address such as"),
         ({"url": "http://h\xf6st/"}, "expected an address such as"),
         ({"url": []}, "option 'url"),

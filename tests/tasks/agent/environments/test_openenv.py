@@ -183,6 +183,16 @@ def test_an_episode_by_plain_requests() -> None:
         assert not any("WS" in one for one in server.asked)
 
 
+def test_sessions_by_plain_requests_do_not_play_in_each_others_episodes() -> None:
+    with serving(Protocol()) as server:
+        one, other = (opener(server, transport="http", splits={"a": "0-9"})() for _ in range(2))
+        one.reset("2")
+        other.reset("1")
+        with pytest.raises(EpisodeError, match=r"another session has begun .*'batch: 1'"):
+            one.step("2")
+        assert other.step("1").done
+
+
 def test_an_episode() -> None:
     with real() as url:
         session = opener(url)()

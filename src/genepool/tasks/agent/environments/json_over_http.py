@@ -52,7 +52,7 @@ def _checked_url(url: str) -> str:
         url.encode("ascii")
     except ValueError:
         sound = False
-    if not sound or parts.username or parts.query or parts.fragment or not url.isprintable():
+    if not sound or "@" in parts.netloc or parts.query or parts.fragment or not url.isprintable():
         raise ValueError("expected an address such as 'http://127.0.0.1:3000'")
     return url.rstrip("/")
 

@@ -30,6 +30,8 @@ from genepool.tasks.agent.environments.tasks_and_texts import (
 
 # Where the agent's text goes in an action.
 _TEXT = "{action}"
+# By plain requests a server keeps one episode: whose it is now.
+_playing: dict[str, OpenEnv] = {}
 _FIRST, _NEXT = "the first observation of a task", "an observation, a reward and whether it is done"
 
 
@@ -132,6 +134,7 @@ class OpenEnv:
             wanted = {"seed": index, "split": split, "index": index}
         if self._action is None:
             self._action = self._pattern()
+        _playing[self._server.url] = self
         begun = self._asked("reset", wanted, _FIRST)
         if begun.done:
             raise EpisodeError(f"{self._server.url}: task '{one_line(id)}' is over as it begins")
@@ -142,6 +145,12 @@ class OpenEnv:
         """See `Environment`."""
         if self._action is None:
             raise EpisodeError(f"{self._server.url}: no episode has begun")
+        if self._socket is None and _playing.get(self._server.url) is not self:
+            raise EpisodeError(
+                f"{self._server.url}: another session has begun an episode there, and by plain "
+                "requests a server keeps no more than one: take 'transport: websocket', or play "
+                "one at a time ('batch: 1')"
+            )
         step = self._asked("step", _filled(self._action, action_text(text)), _NEXT)
         self._turn = step.turn
         return step
