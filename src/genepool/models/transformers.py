@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,8 +33,17 @@ _reverted = cast("Any", core_model_loading).revert_weight_conversion
 
 _GENERATION = "generation_config.json"
 
-# On which day chat templates believe to be used: what Llama's take where there is no clock.
+# Some chat templates tell the model today's date, so that a member would be asked otherwise
+# tomorrow than the others were today. What they call is made to say the same day always; it is that
+# which Llama's take where there is no clock. (What is given to a template must be plain data.)
 _DAY = date(2024, 7, 26)
+_TODAY = "".join(
+    (
+        "{%- macro strftime_now(format) -%}{{ format",
+        *(f" | replace('%{code}', '{_DAY.strftime(f'%{code}')}')" for code in "aAbBdHIjmMpSyY"),
+        " }}{%- endmacro -%}{{ '' }}",
+    )
+)
 
 _DTYPES = {code: dtype for dtype, code in CODES.items()}
 
@@ -294,9 +302,13 @@ def _tokenizer(directory: Path, needed: bool) -> Any:
             f"{at(directory)}: its tokenizer cannot be loaded: {cause(error)}"
         ) from error
     if "strftime_now" in str(found.chat_template):
-        # Such a template tells the model today's date, and a member would be asked otherwise
-        # tomorrow than the others were today.
-        found.apply_chat_template = partial(found.apply_chat_template, strftime_now=_DAY.strftime)
+        given: Any = found.chat_template
+        several = isinstance(given, dict)
+        found.chat_template = (
+            {name: _TODAY + text for name, text in cast("dict[str, str]", given).items()}
+            if several
+            else _TODAY + given
+        )
     found.padding_side = "left"
     if found.pad_token is None:
         found.pad_token = found.eos_token
