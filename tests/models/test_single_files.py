@@ -49,7 +49,7 @@ def test_what_a_run_file_leaves_open_is_told(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a")
     (first,) = family(single_file(place, tmp_path / "a.safetensors")).checkpoints
     options = ModelOptions(steps=1)
-    (told,) = kind_of(options, first).told(options, first)
+    (told,) = kind_of(options, first).told(options, first, ["a"])
     assert told.startswith("model.guidance is 7.5, model.size is what the pipeline was made for")
 
 

@@ -160,6 +160,13 @@ def test_what_is_known_about_seeds_and_tasks_is_told(tmp_path: Path) -> None:
     notices = "\n".join(open_inputs(load_run(given)).notices)
     assert "model.steps is 50, model.guidance is 7.5, model.size is what the pipeline" in notices
     assert "pictures are drawn without its safety checker" in notices
+    assert "more tokens" not in notices
+    words = " ".join("abcdefghijklmno")
+    found = json.loads((tmp_path / "examples.json").read_text())
+    found[-1]["prompt"] = words
+    (tmp_path / "examples.json").write_text(json.dumps(found))
+    notices = "\n".join(open_inputs(load_run(given)).notices)
+    assert "1 of 8 prompts have more tokens than the 16 that are read" in notices
     said = {"steps": 1, "guidance": 1.0, "size": 16, "scheduler": "DDIMScheduler"}
     notices = "\n".join(open_inputs(load_run({**given, "model": said})).notices)
     assert "as StableDiffusionPipeline has it" not in notices

@@ -59,6 +59,8 @@ _CALLED = {
     "size": ("height", "width"),
 }
 
+_LONGEST = "max_sequence_length"
+
 # Bytes of encoded prompts that are kept.
 _MOST_ENCODED = 2**30
 
@@ -274,8 +276,9 @@ def _call(kind: Any, building: Building) -> dict[str, Any]:
     return out
 
 
-def told(options: Options, first: Checkpoint) -> tuple[str, ...]:
-    """What a run file leaves to the pipeline, and what a pipeline has and is not used.
+def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
+    """What a run file leaves to the pipeline, and what is there and not used: a safety checker, and
+    the ends of long texts.
 
     Raises:
         CheckpointError: there is no such pipeline.
@@ -299,7 +302,24 @@ def told(options: Options, first: Checkpoint) -> tuple[str, ...]:
             f"{at(first.path)}: pictures are drawn without its safety checker, which would paint "
             "some of them black"
         )
-    return tuple(notices)
+    most = parameters[_LONGEST].default if _LONGEST in parameters else None
+    return (*notices, *_cut(components, texts, most))
+
+
+def _cut(components: Mapping[str, Component], texts: Sequence[str], most: int | None) -> list[str]:
+    """A notice of texts that no text encoder reads to their end, because diffusers cuts them."""
+    long, limit = list(texts), 0
+    for name, component in components.items():
+        if name.startswith("tokenizer") and not component.fault:
+            with quiet():
+                words = _whole(component, torch.float32, torch.device("cpu"))
+                own = min(words.model_max_length, most or words.model_max_length)
+                long = [text for text in long if len(words(text)["input_ids"]) > own]
+            limit = max(limit, own)
+    told = (
+        f"{len(long)} of {len(texts)} prompts have more tokens than the {limit} that are read, and "
+    )
+    return [f"{told}the rest of these is not drawn"] if long and limit else []
 
 
 def _device(name: str) -> torch.device:
@@ -457,12 +477,10 @@ def _remember_prompts(pipeline: Any) -> None:
         if key in known:
             return known[key]
         out = own(*given, **named)
-        if not _holds_tensors((given, named)):
-            size += (more := _bytes(out))
-            if size <= _MOST_ENCODED:
-                known[key] = out
-            else:
-                size -= more
+        more = _bytes(out)
+        if size + more <= _MOST_ENCODED and not _holds_tensors((given, named)):
+            known[key] = out
+            size += more
         return out
 
     pipeline.encode_prompt = encode_prompt

@@ -81,11 +81,11 @@ def _require_packages() -> None:
         require_package(package, "pictures", "an image generator")
 
 
-def _told(options: Options, first: Checkpoint) -> tuple[str, ...]:
+def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
     _require_packages()
     from genepool.models.diffusers import told
 
-    return told(options, first)
+    return told(options, first, texts)
 
 
 def _build(building: Building) -> LiveModel:

@@ -110,7 +110,7 @@ def _nothing_pinned(_options: Options, _first: Checkpoint, _directory: Path) -> 
     return {}
 
 
-def _nothing_told(_options: Options, _first: Checkpoint) -> tuple[str, ...]:
+def _nothing_told(_options: Options, _first: Checkpoint, _texts: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
@@ -138,7 +138,8 @@ class Kind:
             not.
         build: makes room for one model; see `build.build_model`.
         pinned_files: what the pool pins beside weights, by name.
-        told: what is good to know about such a model, one line each.
+        told: what is good to know about such a model, one line each, where these are the texts that
+            tasks let it draw from.
         library: the library that loads a model like the first seed, for the hub; "" where none is
             known.
         model_files: files that a new checkpoint takes from the first seed, when its merged tensors
@@ -151,7 +152,7 @@ class Kind:
     check: Callable[[Options, Checkpoint], None]
     build: Callable[[Building], LiveModel]
     pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = _nothing_pinned
-    told: Callable[[Options, Checkpoint], tuple[str, ...]] = _nothing_told
+    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = _nothing_told
     library: Callable[[Checkpoint], str] = _library
     model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = _model_files
 

@@ -23,7 +23,7 @@ from genepool.models.kinds import kind_of
 from genepool.run.file.run_settings import TaskOptions
 from genepool.run.run_file import Run
 from genepool.strategies.problem import Problem
-from genepool.tasks.task import Batched, Blocked, Labelled, Remarking, Task
+from genepool.tasks.task import Batched, Blocked, Drawn, Labelled, Remarking, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +118,9 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     """
     sources, family = opened or open_seeds(run)
     first, *others = family.checkpoints
-    told = kind_of(run.config.model, first).told(run.config.model, first)
     tasks: list[Task] = []
     guards: list[Task] = []
-    notices = [*family.notices, *told]
+    remarks: list[str] = []
     for index, entry in enumerate(run.tasks):
         where = f"{run.where('tasks', index)}: task '{entry.settings.name}'"
         try:
@@ -132,14 +131,16 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
             raise ConfigError(f"{where}: cannot be opened ({error.strerror or error})") from error
         (guards if entry.settings.guard else tasks).append(task)
         if isinstance(task, Remarking):
-            notices += [f"task '{entry.settings.name}': {text}" for text in task.notices]
+            remarks += [f"task '{entry.settings.name}': {text}" for text in task.notices]
+    texts = [text for task in (*tasks, *guards) for text in _texts_drawn_from(task)]
+    told = kind_of(run.config.model, first).told(run.config.model, first, texts)
     return Inputs(
         run,
         sources,
         (watching(first), *others),
         family.layout,
         family.whole,
-        tuple(notices),
+        (*family.notices, *told, *remarks),
         tuple(tasks),
         tuple(guards),
         _laid_out(run.config.contested, tasks),
@@ -149,6 +150,17 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         _laid_out(run.config.guards, guards) if guards else None,
         "vector" if run.strategy.dense else "recipe",
     )
+
+
+def _texts_drawn_from(task: Task) -> list[str]:
+    if not isinstance(task, Drawn):
+        return []
+    sizes = {False: len(task.samples), True: len(task.held_out)}
+    return [
+        text
+        for held_out, size in sizes.items()
+        for text in task.captions(np.arange(size), held_out=held_out)
+    ]
 
 
 def _prefixed(error: GenepoolError, prefix: str) -> GenepoolError:

@@ -180,6 +180,26 @@ def test_prompts_are_scored_by_clip(place: Path, model: ImageGenerator) -> None:
     assert found.references(every(found)) is None
 
 
+def test_prompts_that_the_tower_does_not_read_to_their_end_are_told(
+    place: Path, tmp_path: Path
+) -> None:
+    found = examples(tmp_path)
+    assert not any("tokens" in text for text in task(tmp_path, tower=str(place / "clip")).notices)
+    found[1]["english"] = " ".join("abcdefghijklmnop")
+    write(tmp_path, found)
+    told = task(tmp_path, tower=str(place / "clip"), score="prompt", pictures=None).notices
+    assert told[-1] == (
+        "1 of 6 prompts have more tokens than the 16 that the tower reads, and the rest of these "
+        "is not scored"
+    )
+
+
+def test_ids_are_under_the_key_that_is_named(place: Path) -> None:
+    assert task(place, id="other").samples == KANA
+    with pytest.raises(ConfigError, match=r"id: an example has none under 'nmae'; its keys are"):
+        task(place, id="nmae")
+
+
 def test_a_function_scores_pictures(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "by_eye.py").write_text(
         "def red(pictures, examples):\n"

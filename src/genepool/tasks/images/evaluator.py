@@ -59,6 +59,11 @@ class Images(StoredTask):
         train, test = _examples(options, directory)
         self._examples = [*train, *test]
         key = options.id
+        bare = next((e for e in self._examples if key not in e), None)
+        if bare is not None and key != "id":
+            raise ConfigError(
+                f"id: an example has none under '{one_line(key)}'; its keys are {some(bare, 12)}"
+            )
         named = [{**e, "id": e[key]} if key in e else e for e in self._examples]
         ids, digests = example_ids(named)
         require_unique(ids, options.examples)
@@ -86,6 +91,8 @@ class Images(StoredTask):
         )
         self._picky = Picky(self._scorer, ids[: self._n], allowed=options.noise == "allow")
         self.notices = self._picky.at_opening(None if self._read is None else self._reference)
+        if options.score == "prompt" and self._scorer.tower is not None:
+            self.notices += self._scorer.tower.cut(self._prompts)
 
     @property
     def binary(self) -> bool:

@@ -117,18 +117,34 @@ class Tower:
         """What it reads, as `features`."""
 
         def read() -> Any:
-            text = getattr(self._config, "text_config", self._config)
             words = self._tokenizer(
                 list(prompts),
                 padding="max_length",
                 truncation=True,
-                max_length=int(text.max_position_embeddings),
+                max_length=self._longest,
                 return_tensors="pt",
             )
             known = {"input_ids", "attention_mask"}
             return self._read(**{k: v.to(self._device) for k, v in words.items() if k in known})
 
         return self._asked(read, "prompt", ids)
+
+    def cut(self, prompts: Sequence[str]) -> tuple[str, ...]:
+        """A line that says how many prompts it does not read to their end, if there are any."""
+        with quiet():
+            sizes = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
+        long = sum(size > self._longest for size in sizes)
+        if not long:
+            return ()
+        return (
+            f"{long} of {len(prompts)} prompts have more tokens than the {self._longest} that the "
+            "tower reads, and the rest of these is not scored",
+        )
+
+    @property
+    def _longest(self) -> int:
+        text = getattr(self._config, "text_config", self._config)
+        return int(text.max_position_embeddings)
 
     def _asked(self, ask: Any, what: str, ids: Sequence[str]) -> Float32:
         with quiet(), torch.inference_mode():
