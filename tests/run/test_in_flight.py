@@ -55,7 +55,10 @@ def test_no_more_than_the_strategy_allows(
     if strategy["name"] == "cma-es":
         pytest.importorskip("cma")
     settings = {"strategy": strategy, "in_flight": "auto", "executor": "process", "workers": 20}
-    assert settled(load_run(write_run(tmp_path, **settings)), None).config.in_flight == number
+    run = load_run(write_run(tmp_path, **settings))
+    assert settled(run, 20, None).config.in_flight == number
+    # What a pool began with is not changed by what would be right for more workers.
+    assert settled(run, 20, 3).config.in_flight == 3
 
 
 def test_workers_of_a_cluster_must_be_counted(tmp_path: Path) -> None:

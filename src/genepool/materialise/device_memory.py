@@ -31,6 +31,15 @@ def seeds_fit(seeds: int, model: int, free: tuple[int, int] | None) -> bool:
     return free is not None and seeds + work_bytes(model, free[1]) <= free[0]
 
 
+def device_names(kind: str) -> list[str]:
+    """The devices of a kind that this machine has, as torch writes them: `cuda:0`, `cuda:1`."""
+    if kind == "cuda":
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if kind == "mps" and torch.backends.mps.is_available():
+        return ["mps"]
+    return []
+
+
 def free_bytes(device: torch.device) -> tuple[int, int] | None:
     """Free bytes, and all bytes, of a device; None where that is not known."""
     if device.type == "cuda":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from genepool.pool.database import begun
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.driver import drive
+from genepool.run.executors.devices import worker_devices
 from genepool.run.executors.executor import Executor, SerialExecutor
 from genepool.run.executors.interrupt import interruptible
 from genepool.run.executors.restart import refuse_restart
@@ -72,7 +73,10 @@ def evolve(
     refuse_restart()
     given = run if isinstance(run, Run) else load_run(run)
     path = given.resolve(given.config.pool)
-    loaded = settled(given, _in_flight(path)) if given.config.in_flight == "auto" else given
+    loaded = given
+    if given.config.in_flight == "auto":
+        recorded = _in_flight(path)
+        loaded = settled(given, 0 if recorded else _workers(given), recorded)
     target = loaded.config.budget if budget is None else budget
     if target < 0:
         raise PoolError(f"budget must be at least 0; got {target}")
@@ -81,6 +85,7 @@ def evolve(
         with Pool(path) as pool:
             if _finished(pool, loaded, target):
                 return Result(path, pool.status(), 0, 0.0)
+    devices = worker_devices(loaded)
     watcher.stage("opening seeds and tasks")
     inputs = open_inputs(loaded)
     for notice in inputs.notices:
@@ -120,7 +125,9 @@ def evolve(
         watcher.stage("preparing the seeds")
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
-        executor = _executor(inputs, pins, threads, watcher, pool.header.scored_as_exported)
+        executor = _executor(
+            inputs, pins, devices, threads, watcher, pool.header.scored_as_exported
+        )
         try:
             session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
             children, seconds = drive(session, problem, target)
@@ -145,6 +152,19 @@ def _require_difference(inputs: Inputs, digests: list[str]) -> None:
     )
 
 
+def _workers(run: Run) -> int:
+    """How many models are scored at a time, whatever is in flight."""
+    config = run.config
+    if config.executor == "serial":
+        return 1
+    if config.executor == "ray" and not config.workers:
+        raise ConfigError(
+            f"{run.where('in_flight')}: in_flight: 'auto' needs a number of 'workers' with the "
+            "executor 'ray', because a cluster's nodes come and go"
+        )
+    return len(worker_devices(run)) or config.workers or available_threads()
+
+
 def _in_flight(path: Path) -> int | None:
     """The number that a pool began with; None if it has not begun."""
     if not begun(path):
@@ -163,7 +183,12 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
 
 
 def _executor(
-    inputs: Inputs, pins: Pins, threads: int | None, progress: Progress, as_exported: bool
+    inputs: Inputs,
+    pins: Pins,
+    devices: Sequence[str],
+    threads: int | None,
+    progress: Progress,
+    as_exported: bool,
 ) -> Executor:
     config = inputs.run.config
     if config.executor == "ray":
@@ -180,10 +205,11 @@ def _executor(
         workers = config.workers or min(available_threads(), config.width)
         return ProcessExecutor(
             inputs.run,
-            workers,
+            len(devices) or workers,
             stamps(inputs.checkpoints),
             progress.asked,
             inputs.blocks,
+            devices=devices,
             as_exported=as_exported,
         )
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

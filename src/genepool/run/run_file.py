@@ -18,7 +18,6 @@ from genepool.run.file.faults import Fault, Place, at, guesses, line_of, renamed
 from genepool.run.file.run_checks import Look, RunTask, list_of, mapping_of
 from genepool.run.file.run_settings import RunConfig
 from genepool.strategies.base import Strategy
-from genepool.threads import available_threads
 from genepool.yaml_documents import Lines, parse_yaml
 
 _LARGEST = 1_000_000
@@ -128,7 +127,7 @@ def recorded_run(config: Mapping[str, Any], directory: Path, source: str) -> Run
     return resolve(Given({**config, "tasks": tasks}, directory, source))
 
 
-def settled(run: Run, recorded: int | None) -> Run:
+def settled(run: Run, workers: int, recorded: int | None) -> Run:
     """A run with `in_flight: auto`, with a number in its place.
 
     Children are absorbed in order, so that a slow one holds the others up; with twice as many in
@@ -136,19 +135,10 @@ def settled(run: Run, recorded: int | None) -> Run:
 
     Args:
         run: as it was read.
+        workers: that it has now.
         recorded: the number that its pool began with, if it has begun: another one would be
             another run.
-
-    Raises:
-        ConfigError: the number of workers is not known.
     """
-    config = run.config
-    if config.executor == "ray" and not config.workers:
-        raise ConfigError(
-            f"{run.where('in_flight')}: in_flight: 'auto' needs a number of 'workers' with the "
-            "executor 'ray', because a cluster's nodes come and go"
-        )
-    workers = 1 if config.executor == "serial" else config.workers or available_threads()
     number = recorded or (1 if workers == 1 else _IN_FLIGHT * workers)
     while not recorded and not _allowed(run.strategy, number):
         number -= 1

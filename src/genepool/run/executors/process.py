@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.digests import Stamps, require_stamps
 from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import at
+from genepool.run.executors.devices import on_device
 from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor, answer
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Scorer
@@ -42,6 +43,7 @@ class ProcessExecutor(RemoteExecutor):
         asked: Callable[[int, int], None] | None = None,
         blocks: NDArray[np.int64] | None = None,
         *,
+        devices: Sequence[str] = (),
         as_exported: bool = True,
     ) -> None:
         """Start the workers; each builds its own live model.
@@ -51,6 +53,7 @@ class ProcessExecutor(RemoteExecutor):
             workers: number of processes, at least 1.
             seeds: the files of the seeds that each worker must find; None: whatever is there.
             asked, blocks: as `RemoteExecutor` takes them.
+            devices: of each worker's model; empty: all have the run file's.
             as_exported: as `Scorer` takes it.
         """
         self._workers: list[_Process] = []
@@ -59,9 +62,10 @@ class ProcessExecutor(RemoteExecutor):
         with shared_cores(threads):
             for number in range(workers):
                 ours, theirs = context.Pipe()
+                given = on_device(run.given, devices[number]) if devices else run.given
                 process = context.Process(
                     target=_work,
-                    args=(theirs, run.given, threads, seeds, as_exported),
+                    args=(theirs, given, threads, seeds, as_exported),
                     name=f"genepool-worker-{number}",
                     daemon=True,
                 )

@@ -74,6 +74,9 @@ class Look:
         self._names_and_guards(entries)
         self._chromosomes()
         self._components(config)
+        if config is not None and config.devices is not None and config.executor != "process":
+            text = "only the executor 'process' shares devices out; others use 'model.device'"
+            self._fault("devices", text=text)
         strategy = self._strategy()
         for fault in texts:
             self._fault(*fault.place, text=fault.text)

@@ -173,7 +173,14 @@ class RunConfig(Section):
         ge=0,
         le=4096,
         description="There are so many workers; 0 means as many as cores, or as fit into the Ray "
-        "cluster, at most 'in_flight'.",
+        "cluster, at most 'in_flight'. Where 'devices' are named, it is the number for each of "
+        "them, and 0 means 1.",
+    )
+    devices: Annotated[list[str], Field(min_length=1)] | Literal["auto"] | None = Field(
+        default=None,
+        description="Each worker of the executor 'process' has one of these devices for its model "
+        "and its copy of the seeds, in place of 'model.device', and they must be of that kind: "
+        "[cuda:0, cuda:1]. With 'auto' they are all that the machine has of it.",
     )
     ray: RayOptions = Field(
         default=RayOptions(), description="These options are for the executor 'ray'."
