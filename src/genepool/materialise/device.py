@@ -87,6 +87,10 @@ class DeviceMaterialiser:
             chunks, targets = (), {}
         self._rest = [name for name in merged if name not in targets]
         self._chunks = chunks
+        pieces = [(number, p) for number, chunk in enumerate(chunks) for p in chunk.pieces]
+        self._owners = np.array([number for number, _ in pieces], dtype=np.int64)
+        self._starts = np.array([piece.start for _, piece in pieces], dtype=np.int64)
+        self._stops = np.array([piece.stop for _, piece in pieces], dtype=np.int64)
         self._targets = list(targets.values())
         use_triton = has_kernel(self._device) if by_triton is None else by_triton
         self._computing: _Computing | None = None
@@ -121,12 +125,18 @@ class DeviceMaterialiser:
         written = _Written(terms.bounds, terms.coefs, _versions(self._targets))
         child = _child(written, last)
         self._computing.begin(child)
-        wanted = [n for n, chunk in enumerate(self._chunks) if _touched(chunk, child)]
-        for place, numbers in self._seeds.bring(wanted):
+        for place, numbers in self._seeds.bring(self._touched(child)):
             self._computing.run(numbers, place)
         if self._rest:
             self._copying.write(genome, self._rest)
         self._last = _Written(written.bounds, written.coefs, _versions(self._targets))
+
+    def _touched(self, child: _Child) -> list[int]:
+        """The chunks in which something changes."""
+        if child.changed.all():
+            return list(range(len(self._chunks)))
+        first, last = child.places(self._starts, self._stops)
+        return np.unique(self._owners[child.before[last] > child.before[first]]).tolist()
 
 
 def resident_bytes(writer: object) -> int:
@@ -168,10 +178,12 @@ class _Child:
     changed: NDArray[np.bool_]
     before: NDArray[np.int64]
 
-    def segments(self, start: int, stop: int) -> range:
-        """The numbers of the segments that positions start..stop lie in."""
-        first = int(np.searchsorted(self.bounds, start, side="right")) - 1
-        return range(first, int(np.searchsorted(self.bounds, stop, side="left")))
+    def places(
+        self, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first segment that positions start..stop lie in, and the one after the last."""
+        first = np.searchsorted(self.bounds, starts, side="right") - 1
+        return first, np.searchsorted(self.bounds, stops, side="left")
 
 
 def _child(now: _Written, last: _Written | None) -> _Child:
@@ -179,7 +191,8 @@ def _child(now: _Written, last: _Written | None) -> _Child:
         changed = np.ones(now.coefs.shape[0], dtype=np.bool_)
         bounds, coefs = now.bounds, now.coefs
     else:
-        bounds = np.union1d(now.bounds, last.bounds)
+        bounds = np.sort(np.concatenate([now.bounds, last.bounds]))
+        bounds = bounds[np.append(True, bounds[1:] != bounds[:-1])]
         coefs, old = (
             one.coefs[np.searchsorted(one.bounds, bounds[:-1], side="right") - 1]
             for one in (now, last)
@@ -188,18 +201,11 @@ def _child(now: _Written, last: _Written | None) -> _Child:
     return _Child(bounds, coefs, changed, np.concatenate([[0], np.cumsum(changed)]))
 
 
-def _touched(chunk: Chunk, child: _Child) -> bool:
-    for piece in chunk.pieces:
-        numbers = child.segments(piece.start, piece.stop)
-        if child.before[numbers.stop] > child.before[numbers.start]:
-            return True
-    return False
-
-
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int] | None:
-    if any(tensor.is_inference() for tensor in tensors):
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
         return None
-    return [tensor._version for tensor in tensors]
 
 
 def _main_device(tensors: Sequence[torch.Tensor]) -> torch.device:
@@ -443,7 +449,8 @@ class _ByTorch:
                         piece.offsets, chunk.form.widths, chunk.form.kinds, strict=True
                     )
                 ]
-                for segment in child.segments(piece.start, piece.stop):
+                first, last = child.places(np.array(piece.start), np.array(piece.stop))
+                for segment in range(int(first), int(last)):
                     if child.changed[segment]:
                         low = max(int(child.bounds[segment]), piece.start) - piece.start
                         high = min(int(child.bounds[segment + 1]), piece.stop) - piece.start
