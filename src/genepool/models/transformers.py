@@ -359,7 +359,7 @@ def load_tower(directory: Path) -> tuple[Any, Any, Any]:
     Raises:
         CheckpointError: transformers cannot load one of them.
     """
-    given = {"local_files_only": True, "trust_remote_code": False}
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
         named: Sequence[str] = _config(directory).architectures or ()
         own = [name for name in named if name.endswith(("Model", "ModelWithProjection"))]
@@ -368,6 +368,8 @@ def load_tower(directory: Path) -> tuple[Any, Any, Any]:
             model = with_own_weights(kind, directory, dtype=torch.float32, trust_remote_code=False)
             processor = None
             if any((directory / name).is_file() for name in _PROCESSOR):
+                # Without a word it would be another one, with other pixels, beside torchvision.
+                given["backend"] = "pil"
                 processor = _TF.AutoImageProcessor.from_pretrained(str(directory), **given)
         except CheckpointError:
             raise

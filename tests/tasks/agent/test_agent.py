@@ -226,6 +226,19 @@ def test_what_is_no_step_is_no_score(given: Any, monkeypatch: pytest.MonkeyPatch
         agent("Odd", patience=100).score(KNOWS_SOME, ALL)
 
 
+@pytest.mark.parametrize("ids", [None, "01234", iter("01234"), {"0": 1}, 5])
+def test_tasks_that_are_no_list_are_told(ids: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds.Corridor, "tasks", lambda _self, _split: ids)
+    with pytest.raises(ConfigError, match=r"split 'train': expected a list of the tasks' ids; got"):
+        agent()
+
+
+def test_instructions_that_are_no_text_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds.Corridor, "instructions", None)
+    with pytest.raises(EpisodeError, match=r"expected the environment's instructions as text"):
+        agent()
+
+
 def test_numbers_of_numpy_are_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Step(Turn("on"), np.float32(0.25), np.bool_(True))  # pyright: ignore
     monkeypatch.setattr(worlds.Odd, "given", given)

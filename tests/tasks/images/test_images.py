@@ -339,6 +339,23 @@ def test_a_preprocessor_says_how_pictures_are_made_to_fit(
     np.testing.assert_allclose(scores, cosines.clip(0, 1), atol=1e-5)
 
 
+def test_pictures_are_prepared_alike_whether_torchvision_is_there_or_not(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would choose by that, and neither has the other's pixels."""
+    own, asked = transformers.AutoImageProcessor.from_pretrained, list[Mapping[str, Any]]()
+
+    def listen(name: str, **given: Any) -> Any:
+        asked.append(given)
+        return own(name, **given)
+
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", listen)
+    examples(tmp_path)
+    clip(tmp_path / "clip", prepared=True)
+    assert task(tmp_path).samples
+    assert [given["backend"] for given in asked] == ["pil"]
+
+
 @pytest.mark.parametrize("kind", ["dinov2", "siglip", "clip-vision"])
 def test_other_towers_see_too(kind: str, place: Path, tmp_path: Path, model: Any) -> None:
     small: dict[str, Any] = {

@@ -112,13 +112,15 @@ def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> li
 def _ends(value: LanguageModel) -> list[int]:
     """Tokens that end a reply: those of the model's settings, and the one that the chat template
     puts behind what an assistant says, which settings of fine-tunes often lack."""
-    words, known = value.tokenizer, value.model.generation_config.eos_token_id
-    ends = [known] if isinstance(known, int) else list(known or ())
+    words, own = value.tokenizer, value.model.generation_config.eos_token_id
+    ends = [own] if isinstance(own, int) else list(own or ())
     if getattr(words, "chat_template", None):
         said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Ok."}]
         (text,) = _rendered(words, [said], add_generation_prompt=False)
-        behind = words(text.rpartition("Ok.")[2], add_special_tokens=False)["input_ids"]
-        ends += [one for one in behind if one in words.all_special_ids][:1]
+        _, known, behind = text.rpartition("Ok.")
+        row: list[int] = words(behind, add_special_tokens=False)["input_ids"] if known else []
+        added: Mapping[int, Any] = words.added_tokens_decoder
+        ends += [one for one in row if one in added and added[one].special][:1]
     return list(dict.fromkeys(ends))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, EpisodeError
-from genepool.messages import at, cause, count, one_line, some
+from genepool.messages import at, cause, count, one_line, shown, some
 from genepool.tasks.agent.environment import Environment, Remote, Turn, open_environment
 from genepool.tasks.agent.episode import CONTEXT, ROUNDS, STUCK, Episode, play
 from genepool.tasks.agent.options import AgentOptions
@@ -256,7 +256,10 @@ class Agent(StoredTask):
 
 
 def _about(environment: Environment) -> tuple[bool, str]:
-    return isinstance(environment, Remote) and environment.remote, environment.instructions
+    told = environment.instructions
+    if not isinstance(told, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EpisodeError(f"expected the environment's instructions as text; got {shown(told)}")
+    return isinstance(environment, Remote) and environment.remote, told
 
 
 def _scale(options: AgentOptions) -> tuple[float, float]:
@@ -290,6 +293,10 @@ def _chosen(found: Sequence[str], options: AgentOptions) -> list[str]:
 
 
 def _bounded(found: Sequence[str], split: str) -> Sequence[str]:
+    if isinstance(found, str) or not isinstance(found, Sequence):  # pyright: ignore
+        raise ConfigError(
+            f"split '{one_line(split)}': expected a list of the tasks' ids; got {shown(found)}"
+        )
     if len(found) > _MOST:
         raise ConfigError(
             f"split '{one_line(split)}' has {count(len(found), 'task')}, of which at most {_MOST} "
