@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from genepool.errors import DeviceMemoryError
-from genepool.materialise.device_memory import Taken, seeds_fit, told, work_bytes
+from genepool.materialise.device_memory import (
+    Taken,
+    device_needed,
+    seeds_fit,
+    told,
+    work_bytes,
+)
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
@@ -107,6 +113,14 @@ def test_what_would_fit_is_said() -> None:
     text = told("to build the model", Taken("cuda", 24 * 10**9, 140 * 10**9, 140 * 10**9, 0))
     assert text.endswith("What may help: a device of 280.0 GB or more")
     assert "\n" not in text and "dtype" not in text
+
+
+@pytest.mark.parametrize(("model", "seeds"), [(14, 28), (14, 0), (10, 200), (2 * 10**9, 8 * 10**9)])
+def test_the_smallest_device_that_does_is_the_smallest(model: int, seeds: int) -> None:
+    """What the table of docs/devices.md says is what decides where seeds lie."""
+    needed = device_needed(model, seeds)
+    assert seeds_fit(seeds, model, (needed - model, needed))
+    assert not seeds_fit(seeds, model, (needed - 1 - model, needed - 1))
 
 
 def test_seeds_leave_room_for_the_work_of_the_model() -> None:

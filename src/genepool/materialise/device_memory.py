@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _WORK = 0.1
 
 def work_bytes(model: int, total: int) -> int:
     """Bytes that are left to the work of a model of `model` bytes, on a device of `total`."""
-    return max(model, int(_WORK * total))
+    return max(model, math.ceil(_WORK * total))
 
 
 def seeds_fit(seeds: int, model: int, free: tuple[int, int] | None) -> bool:
@@ -38,6 +39,11 @@ def device_names(kind: str) -> list[str]:
     if kind == "mps" and torch.backends.mps.is_available():
         return ["mps"]
     return []
+
+
+def device_needed(model: int, seeds: int) -> int:
+    """Bytes of the smallest device that holds a model, its work, and seeds; these may be 0."""
+    return max(2 * model + seeds, math.ceil((model + seeds) / (1 - _WORK)))
 
 
 def free_bytes(device: torch.device) -> tuple[int, int] | None:
@@ -115,8 +121,7 @@ def told(doing: str, taken: Taken) -> str:
             f"in a new pool 'model: {{dtype: bfloat16}}' (the model in {_gb(taken.half)})"
         )
     if not remedies or (taken.total is not None and taken.half >= taken.total):
-        needed = taken.half + work_bytes(taken.half, 0)
-        remedies.append(f"a device of {_gb(needed)} or more")
+        remedies.append(f"a device of {_gb(device_needed(taken.half, 0))} or more")
     return (
         f"there is no memory left {doing} on device '{taken.device}'{whole}: {', '.join(parts)}, "
         f"and the rest is the model's work. What may help: {'; '.join(remedies)}"

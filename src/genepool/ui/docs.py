@@ -125,8 +125,26 @@ def _first(file: Path) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
+def _device_memory() -> str:
+    """What models of 16 bits need, by their size and the number of seeds, in GB of 10^9 bytes."""
+    from genepool.materialise.device_memory import device_needed
+
+    lines = [
+        "| parameters | seeds | seeds on the GPU: GPU | seeds in main memory: GPU | main memory |",
+        "|---|---|---|---|---|",
+    ]
+    for billions in (0.5, 1, 3, 7, 14, 32, 70):
+        model = int(2e9 * billions)
+        for count in (2, 3, 4):
+            sizes = (device_needed(model, count * model), device_needed(model, 0), count * model)
+            cells = " | ".join(f"{size / 1e9:.1f} GB" for size in sizes)
+            lines.append(f"| {billions} B | {count} | {cells} |")
+    return "\n".join(lines)
+
+
 _PARTS: dict[str, Callable[[], str]] = {
     "commands": _commands,
+    "device-memory": _device_memory,
     "files": _files,
     "run-file": _run_file,
 }
