@@ -160,7 +160,8 @@ def main() -> None:
     budgets = {False: args.children, True: args.children_from_scratch}
     if args.smoke:
         budgets = {False: 20, True: 20}
-    out: dict[str, Any] = {"command": " ".join(["python", *sys.argv])}
+    named = [Path(word).name if Path(word).is_dir() else word for word in sys.argv]
+    out: dict[str, Any] = {"command": " ".join(["python", *named])}
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         sources = {pool.name: recorded(pool) for pool in args.pools}

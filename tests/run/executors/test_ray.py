@@ -249,7 +249,7 @@ examples = list(range(20))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("there", ["none", "other", "same"])
+@pytest.mark.parametrize("there", ["none", "other", "same", "sent"])
 def test_a_function_that_is_another_where_a_worker_is(
     tmp_path: Path, cluster: Cluster, there: str
 ) -> None:
@@ -261,7 +261,13 @@ def test_a_function_that_is_another_where_a_worker_is(
             (folder / "own_scores.py").write_text(MODULE.format(number))
     # Workers have another PYTHONPATH.
     there_path = os.pathsep.join([str(theirs), os.environ["PYTHONPATH"]])
-    environment = {"env_vars": {"PYTHONPATH": there_path}}
+    environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": there_path}}
+    if there == "sent":
+        # A package, which Ray copies.
+        task["function"] = "sent_scores:score"
+        (mine / "sent_scores").mkdir()
+        (mine / "sent_scores/__init__.py").write_text(MODULE.format(10))
+        environment = {"py_modules": [str(mine / "sent_scores")]}
     file = ray_run(
         tmp_path / "run", cluster, tasks=[task], budget=10, ray={"environment": environment}
     )
@@ -273,7 +279,7 @@ def test_a_function_that_is_another_where_a_worker_is(
         text=True,
     )
     last = process.stderr.strip().splitlines()[-1]
-    assert process.returncode == (0 if there == "same" else 1), process.stderr
+    assert process.returncode == (0 if there in ("same", "sent") else 1), process.stderr
     if there == "none":
         assert "node " in last and "there is no module 'own_scores'" in last
     if there == "other":

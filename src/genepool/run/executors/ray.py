@@ -79,12 +79,11 @@ class RayExecutor(RemoteExecutor):
         self._installed = installed()
         threads = max(1, int(options.cpus))
         self._assignment = Assignment(inputs.run.given, pins, own_modules(), threads, as_exported)
-        environment = options.environment.model_dump(exclude_defaults=True)
-        if modules := options.environment.py_modules:
-            environment["py_modules"] = [_folder(inputs.run.resolve(path)) for path in modules]
+        environment = options.environment.model_dump(exclude={"py_modules"}, exclude_defaults=True)
+        modules = [_folder(inputs.run.resolve(path)) for path in options.environment.py_modules]
         variables = {name: str(threads) for name in THREAD_VARIABLES}
         environment["env_vars"] = {**variables, **options.environment.env_vars}
-        self._connected = _connect(options.address)
+        self._connected = _connect(options.address, modules)
         self._class: Any = ray.remote(_actor_class()).options(
             num_cpus=options.cpus,
             num_gpus=options.gpus,
@@ -272,8 +271,12 @@ def _folder(path: Path) -> str:
 # The cluster
 
 
-def _connect(address: str) -> contextlib.ExitStack | None:
+def _connect(address: str, modules: list[str]) -> contextlib.ExitStack | None:
     """Join a cluster; what is returned leaves it again. None: this process is in it already.
+
+    Args:
+        address: 'auto' or HOST:PORT.
+        modules: folders with code that every node gets.
 
     Raises:
         GenepoolError: there is none, or this process cannot join it.
@@ -285,6 +288,11 @@ def _connect(address: str) -> contextlib.ExitStack | None:
             raise GenepoolError(
                 f"ray.address: this process is connected to the Ray cluster at {joined}, and the "
                 f"run file names {wanted}"
+            )
+        if modules:
+            raise GenepoolError(
+                "ray.environment.py_modules: Ray copies folders only as a process connects to a "
+                "cluster, and this one is connected already; give them to ray.init"
             )
         return None
     where = (
@@ -301,7 +309,9 @@ def _connect(address: str) -> contextlib.ExitStack | None:
         handler = signal.getsignal(signal.SIGTERM)
         undo.callback(ray.shutdown)
         try:
-            ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR)
+            settings = {"log_to_driver": False, "logging_level": logging.ERROR}
+            sent = {"py_modules": modules} if modules else None
+            ray.init(address=wanted, runtime_env=sent, **settings)
         except ConnectionError as error:
             raise GenepoolError(
                 f"{where} cannot be reached ({spoken(error)}); start it with 'ray start --head', "
