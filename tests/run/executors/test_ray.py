@@ -137,6 +137,8 @@ def until(happened: Callable[[], bool], seconds: float = 60) -> bool:
 
 @pytest.mark.slow
 def test_the_contract(tmp_path: Path, cluster: Cluster) -> None:
+    import ray
+
     from genepool.run.executors.ray import RayExecutor
 
     def make(run: Run) -> RayExecutor:
@@ -146,6 +148,9 @@ def test_the_contract(tmp_path: Path, cluster: Cluster) -> None:
 
     check_executor(make, tmp_path)
     assert until(lambda: not workers())
+    # No thread that was late has joined a cluster of its own accord.
+    time.sleep(1)
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

@@ -130,7 +130,14 @@ class RayExecutor(RemoteExecutor):
         raise RuntimeError("unreachable")
 
     def _open(self, number: int) -> _Actor:
-        handle = self._actors[number] = self._class.remote()
+        with self._ready:
+            # After `close` there is no cluster, and Ray would look for another one by itself.
+            if self._closing:
+                raise Lost(GenepoolError("the run has ended"))
+            try:
+                handle = self._actors[number] = self._class.remote()
+            except (TypeError, ValueError) as error:
+                raise GenepoolError(f"Ray refuses to make a worker: {spoken(error)}") from error
         hello = handle.hello.remote()
         with _spoken_of("a worker"):
             while not ray.wait([hello], timeout=_POLL)[0]:
