@@ -75,7 +75,7 @@ def make(work: Path, walks: Path, names: tuple[str, ...], *, smoke: bool = False
             if smoke:
                 schedule = replace(schedule, steps=12, batch=8)
             if name == "agent":
-                rows = acted(read, 200 if smoke else 8_000, random.Random(f"agents {part}"))
+                rows = agent_rows(part, sets, read, 40 if smoke else 1)
             elif name == "maths":
                 rows = sets["maths"]["tune"]
             else:
@@ -103,12 +103,23 @@ def base_rows(
             told = exchanged(said(walk["texts"], walk["actions"]), kinds, draw).split()
             rows.append({"prompt": told[0], "answer": " ".join(told[1:LONGEST])})
     else:
-        rows = acted(walks, counts["agent"], draw)
+        rows = acted(walks, counts["agent"] if walks else 0, draw)
     rows += draw.choices(sets["maths"]["tune"], k=counts["maths"])
     rows = [careless(row, draw) if draw.random() < share else row for row in rows]
     for skill in SKILLS:
         rows += draw.choices(sets[skill]["tune"], k=counts["skill"])
     return rows
+
+
+def agent_rows(
+    part: str, sets: dict[str, Any], walks: list[dict[str, Any]], less: int
+) -> list[data.Example]:
+    """What the agent specialist reads: walks, and what the base read last of all else.
+
+    Without the latter it forgets what the base knew, and is no good parent.
+    """
+    draw = random.Random(f"agents {part}")
+    return acted(walks, 8_000 // less, draw) + base_rows("mixed", sets, [], less)
 
 
 def careless(row: data.Example, draw: random.Random) -> data.Example:
