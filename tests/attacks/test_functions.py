@@ -271,6 +271,8 @@ def test_workers_of_a_comparison_end_with_it(tmp_path: Path, number: int) -> Non
     words = [sys.executable, "-m", "genepool", "compare", str(file), "--strategies", "ga,m2n2"]
     driver = subprocess.Popen(
         [*words, "--runs", "2", "-o", str(tmp_path / "out")],
+        # Whoever runs the tests by nohup ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

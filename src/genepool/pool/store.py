@@ -152,7 +152,8 @@ class Store:
             )
         if self.log_missing:
             return (
-                f"the pool was copied without {DATABASE}-wal while a run was writing to it, so "
-                "that the latest children may be missing; `genepool pack` copies all"
+                f"the pool was copied without {DATABASE}-wal while a run was writing to it, or the "
+                "disk was full then: the latest children may be missing, and going on with the run "
+                "makes them again; `genepool pack` copies all"
             )
         return ""

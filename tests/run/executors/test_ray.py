@@ -283,8 +283,9 @@ def test_a_function_that_is_another_where_a_worker_is(
         capture_output=True,
         text=True,
     )
-    last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == (0 if there in ("same", "sent") else 1), process.stderr
+    # A run that goes well may say nothing there.
+    last = process.stderr.strip().rpartition("\n")[2]
     if there == "none":
         assert "node " in last and "there is no module 'own_scores'" in last
     if there == "other":
