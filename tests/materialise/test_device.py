@@ -193,7 +193,7 @@ def test_every_child_has_the_bits_of_the_cpu(case: Case, way: Way) -> None:
 # Not on a card: every example would compile kernels of its own there.
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [Way("cpu", False), Way("cpu", True)], indirect=True, ids=str)
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=50)
 @given(case=cases)
 def test_many_children_have_the_bits_of_the_cpu(case: Case, way: Way) -> None:
     _agrees(case, way)
