@@ -44,6 +44,7 @@ TORCH = {
 ALONE = [
     "transformers", "lm_eval", "datasets", "huggingface_hub", "gguf", "diffusers", "ray", "peft",
     "sklearn", "matplotlib", "cma", "ribs", "gymnasium", "textworld", "websockets", "triton",
+    "fsspec",
 ]  # fmt: skip
 
 # Core and strategies read and write nothing, ask no clock and roll no dice but their own.

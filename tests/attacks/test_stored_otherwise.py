@@ -232,7 +232,7 @@ def test_an_address_is_no_path(tmp_path: Path, address: str, place: str) -> None
         given = ["merge", seed, address, "--ratio", "0.5", "-o", str(tmp_path / "out")]
     code, _, error = run_cli(given)
     assert (code, error.count("\n")) == (1, 1), error
-    assert f"'{address}': is an address; give a path, or an id of the Hugging Face Hub" in error
+    assert f"'{address}': is an address of the Hugging Face Hub; give the model's id" in error
 
 
 @pytest.mark.parametrize(

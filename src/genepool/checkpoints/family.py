@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from genepool.checkpoints import by_url
 from genepool.checkpoints.depth import depth_key
 from genepool.checkpoints.files import gguf, hub
 from genepool.checkpoints.files import lora as adapters
@@ -67,7 +68,7 @@ class Source:
 
     Attributes:
         path: absolute path of a checkpoint, an adapter's directory or a GGUF file; or an id of
-            the Hugging Face Hub, `org/name` or `org/name@revision`.
+            the Hugging Face Hub, `org/name` or `org/name@revision`; or a URL.
         base: the same, of an adapter's base; None where there is none.
         rename: prefixes of tensor names and what stands in their place.
         dtype: of a GGUF file's unpacked weights.
@@ -123,16 +124,16 @@ def find_source(
 
 
 def locate(text: str, directory: Path) -> str:
-    """An absolute path, unless only the Hub can be meant: `org/name` without a folder `org`.
+    """An absolute path, unless only the Hub can be meant, `org/name` without a folder `org`, or a
+    URL; `file://` is a path.
 
     Raises:
-        CheckpointError: it is an address of the web.
+        CheckpointError: a URL that nothing can be fetched by.
     """
-    if "://" in text:
-        raise CheckpointError(
-            f"'{one_line(text)}': is an address; give a path, or an id of the Hugging Face Hub as "
-            "org/name"
-        )
+    text = text.removeprefix("file://")
+    if by_url.is_url(text):
+        by_url.require_url(text)
+        return text
     try:
         path = directory.absolute() / Path(text).expanduser()
         here = path.exists() or path.is_symlink() or path.parent.is_dir()
@@ -167,11 +168,32 @@ def _open(
     The tensors of an adapter's base get other names first, if they are given; `adapter` is whose
     base it is to be, if anyone's.
     """
-    place = Path(source.path)
-    if not place.is_absolute() and hub.is_hub_id(source.path):
-        opened = _open_local(hub.fetch(source.path, source.variant), source, rename, adapter)
-        return replace(opened, path=place, _digest=[])
-    return _open_local(place, source, rename, adapter)
+    place = fetched(source.path, source.variant)
+    try:
+        opened = _open_local(place, source, rename, adapter)
+    except CheckpointError as error:
+        if not by_url.is_url(source.path):
+            raise
+        raise type(error)(f"'{source.path}': {error}") from None
+    hub_id = place != Path(source.path) and not by_url.is_url(source.path)
+    return replace(opened, path=Path(source.path), _digest=[]) if hub_id else opened
+
+
+def fetched(path: str, variant: str = "") -> Path:
+    """Where the files of a `Source.path` lie on this machine.
+
+    Args:
+        path: what `locate` gives.
+        variant: of a pipeline's weights, such as "fp16".
+
+    Raises:
+        CheckpointError, MissingExtraError, GenepoolError: as `hub.fetch` and `by_url.fetch`.
+    """
+    if by_url.is_url(path):
+        return by_url.fetch(path, variant)
+    if not Path(path).is_absolute() and hub.is_hub_id(path):
+        return hub.fetch(path, variant)
+    return Path(path)
 
 
 def _open_local(
@@ -225,10 +247,9 @@ def open_giver(source: Source, component: str) -> Checkpoint:
         CheckpointError: it is neither, or cannot be read.
         MissingExtraError: it needs a package that is not installed.
     """
-    place = Path(source.path)
-    if not place.is_absolute() and hub.is_hub_id(source.path):
-        return replace(open_whole(hub.fetch(source.path), component), path=place)
-    return open_whole(place, component)
+    place = fetched(source.path)
+    opened = open_whole(place, component)
+    return opened if by_url.is_url(source.path) else replace(opened, path=Path(source.path))
 
 
 def without_wrappers(checkpoint: Checkpoint) -> Checkpoint:

@@ -32,8 +32,9 @@ class SeedOptions(Section):
         min_length=1,
         description="This is a safetensors file, a directory as Hugging Face writes it, a pipeline "
         "as diffusers writes it or one in a single file, a LoRA adapter as peft writes it, a LoRA "
-        "file of an image generator with its base, a GGUF file, or an id of the Hugging Face Hub "
-        "(`org/name`, `org/name@revision`).",
+        "file of an image generator with its base, a GGUF file, an id of the Hugging Face Hub "
+        "(`org/name`, `org/name@revision`), or the URL of one of these (`s3://BUCKET/FOLDER`, "
+        "`https://HOST/model.safetensors`; extra 'url'), which is copied into the cache once.",
     )
     name: str = Field(
         default="",

@@ -21,6 +21,7 @@ _FILES = (
 # Configuration, tokenizer, licence, and weights as safetensors; never code and never pickles.
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md", "LICENSE*")
 _WEIGHTS = ("*.safetensors",)
+PATTERNS = (*_TEXTS, *_WEIGHTS)
 # Folders hold other formats, but for `additional_chat_templates`; the patterns cannot say "not that
 # name", so all are unwanted whose names begin otherwise. `consolidated` files hold the same weights
 # under other names.
@@ -75,10 +76,7 @@ def fetch(model: str, variant: str = "") -> Path:
             )
             return Path(found)
 
-        folder = get(_TEXTS, _UNWANTED)
-        if not (folder / _INDEX).is_file():
-            return get((*_TEXTS, *_WEIGHTS), _UNWANTED)
-        return _fetch_pipeline(get, variant)
+        return fetch_model(get, variant)
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{quoted}: the Hugging Face Hub gives this model only to those who accepted its terms;"
@@ -107,8 +105,16 @@ def fetch(model: str, variant: str = "") -> Path:
         ) from error
 
 
-def _fetch_pipeline(get: Callable[[Sequence[str], Sequence[str]], Path], variant: str) -> Path:
-    """The folder of a pipeline; `get` fetches what fits the first patterns and not the others."""
+def fetch_model(get: Callable[[Sequence[str], Sequence[str]], Path], variant: str) -> Path:
+    """The folder of a model: texts first, then the weights that are needed.
+
+    Args:
+        get: fetches what fits one of the first patterns and none of the others, and says where.
+        variant: as `fetch` takes it.
+    """
+    folder = get(_TEXTS, _UNWANTED)
+    if not (folder / _INDEX).is_file():
+        return get(PATTERNS, _UNWANTED)
     if variant:
         weights = [f"*.{variant}.safetensors", f"*.{variant}-?????-of-?????.safetensors"]
     else:

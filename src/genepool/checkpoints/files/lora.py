@@ -64,14 +64,15 @@ def is_adapter(directory: Path) -> bool:
 
 
 def named_base(directory: Path) -> str | None:
-    """The base that an adapter's configuration names: a path or an id of the Hub.
+    """The base that an adapter's configuration names: a path or an id of the Hub. A URL is left
+    out: a file from outside does not say where this machine connects to.
 
     Raises:
         CheckpointError: the configuration cannot be read.
     """
     content = read_json(safe_target(directory, CONFIG))
     base, revision = content.get("base_model_name_or_path"), content.get("revision")
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not base or "://" in base:
         return None
     # A revision belongs to an id of the Hub, which a path on this machine never looks like.
     plain = isinstance(revision, str) and revision and not Path(base).exists()

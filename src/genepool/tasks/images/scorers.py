@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.checkpoints.family import locate
-from genepool.checkpoints.files import hub
+from genepool.checkpoints.family import fetched, locate
 from genepool.errors import ConfigError, EvaluationError, GenepoolError
 from genepool.messages import at, blamed, one_line, pass_on
 from genepool.models.user_code import load_function
@@ -174,10 +173,7 @@ def open_scorer(options: ImagesOptions, directory: Path, examples: Examples) -> 
 def _open_tower(name: str, options: ImagesOptions, directory: Path) -> Tower:
     from genepool.tasks.images.tower import Tower
 
-    found = locate(name, directory)
-    place = Path(found)
-    if not place.is_absolute() and hub.is_hub_id(found):
-        place = hub.fetch(found)
+    place = fetched(locate(name, directory))
     if not (place / "config.json").is_file():
         raise ConfigError(f"tower: {at(place)} is no directory of a model (it has no config.json)")
     return Tower(place, options.device, resize=options.resize)

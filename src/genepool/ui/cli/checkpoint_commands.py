@@ -290,8 +290,8 @@ def merge(
     """Merge the checkpoints A B... once, by hand.
 
     Each is a safetensors file, a directory as Hugging Face writes it, a pipeline as diffusers
-    writes it, a LoRA adapter as peft writes it, a GGUF file, or an id of the Hugging Face Hub. The
-    result has A's configuration and tokenizer.
+    writes it, a LoRA adapter as peft writes it, a GGUF file, an id of the Hugging Face Hub, or a
+    URL (s3://BUCKET/FOLDER). The result has A's configuration and tokenizer.
     """
     from genepool.output.by_hand import Opening, merge_models
     from genepool.output.mergekit import refuse_config

@@ -101,9 +101,6 @@ def named_values(option: str, entries: Sequence[str], form: str, what: str) -> d
     return out
 
 
-def named_places(entries: Sequence[str]) -> dict[str, Path]:
+def named_places(entries: Sequence[str]) -> dict[str, str]:
     """Where seeds lie, from entries NAME=PATH of `--moved`."""
-    return {
-        name: Path(path)
-        for name, path in named_values("--moved", entries, "NAME=PATH", "seed").items()
-    }
+    return named_values("--moved", entries, "NAME=PATH", "seed")
