@@ -2,82 +2,149 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import STRATEGIES, TASKS, Kind, final_file, loaded
+from games import PAGE, shop
+from runs import SPECIALISTS, STRATEGIES, TASKS, Kind, final_file, loaded, seeds
 
-SEEDS = (*TASKS, "base")
 ARITHMETIC = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DENSITIES, SCALES = (0.2, 0.5, 0.8), (1.0, 1.5, 2.0)
+SHOP = Path(__file__).parents[2] / "examples/webshop"
 
 
 def score_finals(work: Path, kind: Kind) -> None:
     """WORK/finals: scores of each model as JSON. Nothing is scored twice."""
-    import torch
-
     from genepool.core.genome import recipe
-    from genepool.run.executors.scorer import Scorer
-    from genepool.run.inputs import open_inputs
 
-    torch.set_num_threads(1)
-    merged = ties(work)
-    folders = [*(work / "models" / name for name in SEEDS), *merged.values()]
-    inputs = open_inputs(loaded(final_file(work, kind, folders)))
-    scorer, size, width = Scorer(inputs, threads=1), inputs.layout.axis.size, len(folders)
-    assert inputs.held_out is not None
-    names = [*TASKS, *kind.guards, *kind.battery]
-    asked = np.arange(inputs.examples.edges[len(TASKS)])
+    merged, names = ties(work), (*seeds(), "base")
+    folders = [*(work / "models" / name for name in names), *merged.values()]
+    width = len(folders)
     folder = work / "finals"
     folder.mkdir(exist_ok=True)
-
-    def uniform(row: dict[int, float]) -> Any:
-        coefs = np.zeros((1, width))
-        for column, value in row.items():
-            coefs[0, column] = value
-        return recipe([0, size], coefs)
-
-    def selection(genome: Any) -> float:
-        scorer.load(genome)
-        parts = np.split(scorer.score(asked), inputs.examples.edges[1 : len(TASKS)])
-        return float(np.mean([part.mean() for part in parts]))
-
-    def judge(name: str, genome: Any, about: dict[str, Any]) -> None:
-        scorer.load(genome)
-        scores = scorer.score(np.arange(inputs.held_out.size), "held-out")
-        parts = inputs.held_out.split(scores)
-        about["held_out"] = {n: part.tolist() for n, part in zip(names, parts, strict=True)}
-        (folder / f"{name}.json").write_text(json.dumps(about) + "\n")
-        means = {
-            n: round(100 * float(part.mean()), 1) for n, part in zip(names, parts, strict=True)
-        }
-        print(name, means, flush=True)
 
     def missing(name: str) -> bool:
         return not (folder / f"{name}.json").exists()
 
-    for number, name in enumerate(SEEDS):
-        if missing(name):
-            judge(name, genome := uniform({number: 1.0}), {"selection": selection(genome)})
-    arithmetic = {
-        f"scale {scale}": uniform({0: scale, 1: scale, 2: 1 - 2 * scale}) for scale in ARITHMETIC
+    with shop() as (_, settings):
+        judge = Judge(work, kind, settings, folders)
+
+        def uniform(row: dict[int, float]) -> Any:
+            coefs = np.zeros((1, width))
+            for column, value in row.items():
+                coefs[0, column] = value
+            return recipe([0, judge.size], coefs)
+
+        for number, name in enumerate(names):
+            if missing(name):
+                genome = uniform({number: 1.0})
+                judge.write(name, genome, {"selection": judge.selection(genome)})
+        base = len(names) - 1
+        arithmetic = {
+            f"scale {scale}": uniform({0: scale, 1: scale, base: 1 - 2 * scale})
+            for scale in ARITHMETIC
+        }
+        trimmed = {name: uniform({len(names) + place: 1.0}) for place, name in enumerate(merged)}
+        for title, genomes in (("task-arithmetic", arithmetic), ("ties", trimmed)):
+            if missing(title):
+                found = {name: judge.selection(genome) for name, genome in genomes.items()}
+                best = max(found, key=lambda name: found[name])
+                about = {"best": best, "selection": found[best], "of": found}
+                judge.write(title, genomes[best], about)
+        for name, genome, about in champions(work):
+            if missing(name):
+                coefs = np.zeros((genome.coefs.shape[0], width))
+                coefs[:, : len(seeds())] = genome.coefs
+                wide = recipe(genome.bounds, coefs)
+                judge.write(name, wide, {**about, "rescored": judge.selection(wide)})
+
+
+class Judge:
+    """Scores mixes of these models on everything that is held out."""
+
+    def __init__(
+        self, work: Path, kind: Kind, settings: dict[str, Any], models: list[Path]
+    ) -> None:
+        """`settings`: of the environment that is the shop."""
+        import torch
+
+        from genepool.run.executors.scorer import Scorer
+        from genepool.run.inputs import open_inputs
+
+        torch.set_num_threads(1)
+        self._folder = work / "finals"
+        self._inputs = open_inputs(loaded(final_file(work, kind, settings, models)))
+        self._scorer = Scorer(self._inputs, threads=1)
+        self._names = [*TASKS, *kind.guards, *kind.battery]
+        self.size = self._inputs.layout.axis.size
+
+    def selection(self, genome: Any) -> float:
+        """The weighted mean of what members are selected by."""
+        edges = self._inputs.examples.edges[: len(TASKS) + 1]
+        self._scorer.load(genome)
+        parts = np.split(self._scorer.score(np.arange(edges[-1])), edges[1:-1])
+        return float(np.average([part.mean() for part in parts], weights=[*TASKS.values()]))
+
+    def held_out(self, genome: Any) -> dict[str, list[float]]:
+        """Scores of all that is held out, by task."""
+        examples = self._inputs.held_out
+        assert examples is not None
+        self._scorer.load(genome)
+        parts = examples.split(self._scorer.score(np.arange(examples.size), "held-out"))
+        return {name: part.tolist() for name, part in zip(self._names, parts, strict=True)}
+
+    def write(self, name: str, genome: Any, about: dict[str, Any]) -> None:
+        """WORK/finals/NAME.json."""
+        found = self.held_out(genome)
+        (self._folder / f"{name}.json").write_text(json.dumps({**about, "held_out": found}) + "\n")
+        print(name, {task: round(100 * float(np.mean(found[task])), 1) for task in found})
+
+
+def rescore(work: Path, kind: Kind) -> None:
+    """Export M2N2's best champion, and score it once more: as a model of its own, in games and in a
+    shop that another process serves. WORK/exported.json says how far it is from the finals."""
+    import genepool
+    from genepool.core.genome import recipe
+
+    found = {name: about for name, _, about in champions(work) if name.startswith("m2n2-")}
+    best = max(found, key=lambda name: found[name]["selection"])
+    target = work / "exported" / best
+    if not target.exists():
+        # It is scored below, by a shop that is still there.
+        with genepool.Pool(work / "pools" / best) as pool:
+            genepool.export(pool, "best", target, verify=False)
+    with served() as url:
+        judge = Judge(work, kind, {"url": url, "actions": True}, [target, work / "models/base"])
+        again = judge.held_out(recipe([0, judge.size], np.array([[1.0, 0.0]])))
+    before = json.loads((work / "finals" / f"{best}.json").read_text())["held_out"]
+    same = {
+        task: {
+            "finals": float(np.mean(before[task])),
+            "exported": float(np.mean(again[task])),
+            "examples that differ": int(np.sum(~np.isclose(before[task], again[task]))),
+        }
+        for task in before
     }
-    trimmed = {name: uniform({len(SEEDS) + number: 1.0}) for number, name in enumerate(merged)}
-    for title, genomes in (("task-arithmetic", arithmetic), ("ties", trimmed)):
-        if missing(title):
-            found = {name: selection(genome) for name, genome in genomes.items()}
-            best = max(found, key=lambda name: found[name])
-            judge(title, genomes[best], {"best": best, "selection": found[best], "of": found})
-    for name, genome, about in champions(work):
-        if missing(name):
-            coefs = np.zeros((genome.coefs.shape[0], width))
-            coefs[:, : len(TASKS)] = genome.coefs
-            wide = recipe(genome.bounds, coefs)
-            judge(name, wide, {**about, "rescored": selection(wide)})
+    (work / "exported.json").write_text(json.dumps({"champion": best, **same}, indent=1) + "\n")
+    print(json.dumps(same, indent=1))
+
+
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """The address of the shop, in a process of its own."""
+    command = [sys.executable, str(SHOP), "--page", str(PAGE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().split()[0]
+        finally:
+            server.terminate()
 
 
 def ties(work: Path) -> dict[str, Path]:
@@ -92,7 +159,7 @@ def ties(work: Path) -> dict[str, Path]:
             found[name] = place = work / "plain" / f"ties-{density}-{scale}"
             if not (place / "config.json").exists():
                 blend(
-                    [str(models / task) for task in TASKS],
+                    [str(models / name) for name in SPECIALISTS],
                     place,
                     method="ties",
                     base=str(models / "base"),

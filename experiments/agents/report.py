@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from runs import KINDS, TASKS, Kind
 
 Scores = NDArray[np.float64]
-SEEDS = {"base": "base", "maths": "specialist maths", "agent": "specialist agent"}
+SEEDS = {
+    "base": "base",
+    "maths": "specialist maths",
+    "agent": "specialist agent",
+    "maths-twice": "maths, twice as far",
+    "agent-twice": "agent, twice as far",
+}
+# Who is the specialist in a task.
+LEADERS = {"maths": "maths", "games": "agent", "shop": "agent"}
 PLAIN = {"task-arithmetic": "task arithmetic", "ties": "TIES"}
 BRED = {
     "slerp": "best single SLERP",
@@ -35,7 +43,7 @@ class Row:
         label: of the row.
         seeds: the random seeds of the runs; [0] for what is no run.
         scores: task -> float64[R, M], of each run's champion on each held-out example.
-        selection: float64[R], mean of maths and agent on what it was selected by.
+        selection: float64[R], the weighted mean of what it was selected by.
         rescored: the same, scored once more with games that are really played.
         about: what else is known of the first.
         seconds: of a child's evaluation, the median; 0 for what is no run.
@@ -102,18 +110,22 @@ def error(scores: Scores) -> float:
     return float(np.sqrt(over_examples + over_runs))
 
 
-def average(scores: Mapping[str, Scores], tasks: Sequence[str]) -> list[float]:
-    """Mean over tasks and its standard error; of the runs, tasks are taken together."""
-    runs = np.mean([scores[task].mean(axis=1) for task in tasks], axis=0)
-    examples = sum(scores[t].mean(axis=0).var(ddof=1) / scores[t].shape[1] for t in tasks)
-    variance = float(examples) / len(tasks) ** 2
+def average(scores: Mapping[str, Scores], weights: Mapping[str, float]) -> list[float]:
+    """Weighted mean over tasks and its standard error; of the runs, tasks are taken together."""
+    total = sum(weights.values())
+    shares = {task: weight / total for task, weight in weights.items()}
+    runs = sum(shares[task] * scores[task].mean(axis=1) for task in shares)
+    variance = sum(
+        share**2 * float(scores[task].mean(axis=0).var(ddof=1)) / scores[task].shape[1]
+        for task, share in shares.items()
+    )
     if runs.size > 1:
         variance += float(runs.var(ddof=1)) / runs.size
     return [float(runs.mean()), variance**0.5]
 
 
 def gap(one: Row, other: Row) -> list[float]:
-    """The difference of the averages of maths and agent, paired by random seed and example."""
+    """The difference of the averages, paired by random seed and example."""
     seeds = sorted(set(one.seeds) & set(other.seeds))
     if len(one.seeds) == 1 or len(other.seeds) == 1:
         # A model that is no run, or is bred but once, is compared with every run of the other.
@@ -149,7 +161,7 @@ def table(rows: list[Row], kind: Kind) -> str:
         lead = "" if m2n2 is None or row is m2n2 else "{:+.1f} ± {:.1f}"
         cells.append(lead.format(*(100 * x for x in gap(row, m2n2))) if m2n2 and lead else "")
         cells += [f"{100 * row.scores[name].mean():.1f}" for name in kind.guards]
-        cells.append(_cell(*average(row.scores, kind.battery)))
+        cells.append(_cell(*average(row.scores, dict.fromkeys(kind.battery, 1.0))))
         cells.append(f"{100 * row.selection.mean():.1f}")
         cells.append(f"{row.seconds:.2f}" if row.seconds else "–")
         lines.append("| " + " | ".join(cells) + " |")
@@ -181,10 +193,10 @@ def details(rows: list[Row], kind: Kind) -> dict[str, Any]:
                 for task in (*TASKS, *kind.guards, *kind.battery)
             },
             "average": average(row.scores, TASKS),
-            "battery": average(row.scores, kind.battery),
+            "battery": average(row.scores, dict.fromkeys(kind.battery, 1.0)),
             "kept of the lead over base": {
                 task: (means[row.label][task] - means["base"][task])
-                / (means[task][task] - means["base"][task] or 1.0)
+                / (means[LEADERS[task]][task] - means["base"][task] or 1.0)
                 for task in TASKS
             },
             "less M2N2": gap(row, m2n2) if m2n2 is not None and row is not m2n2 else None,
@@ -204,7 +216,8 @@ def plot(found: Mapping[str, list[Row]], file: Path) -> None:
     for place, (name, rows) in enumerate(found.items(), 1):
         panel = figure.add_subplot(1, len(found), place)
         for row in rows:
-            x, y = (100 * row.scores[task].mean(axis=1) for task in TASKS)
+            x = 100 * row.scores["maths"].mean(axis=1)
+            y = 50 * (row.scores["games"].mean(axis=1) + row.scores["shop"].mean(axis=1))
             if row.label in BRED:
                 colour = colours[list(BRED).index(row.label)]
                 panel.scatter(x, y, c=colour, edgecolors="black", lw=0.5, label=NAMES[row.label])
@@ -216,7 +229,7 @@ def plot(found: Mapping[str, list[Row]], file: Path) -> None:
                 )
         panel.set_title(f"{name}: a point is a model", fontsize=10)
         panel.set_xlabel("maths, held-out problems (%)")
-        panel.set_ylabel("agent, held-out games (%)")
+        panel.set_ylabel("agent: mean of held-out games and purchases (%)")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.savefig(file, dpi=130)

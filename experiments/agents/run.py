@@ -3,6 +3,7 @@
     python experiments/agents/run.py prepare --work WORK
     python experiments/agents/run.py evolve --work WORK       # twice at once: --part 0/2, 1/2
     python experiments/agents/run.py finals --work WORK       # plain merges; what is held out
+    python experiments/agents/run.py rescore --work WORK      # the champion, exported, served shop
     python experiments/agents/run.py report --work WORK --out experiments/agents
     python experiments/agents/run.py smoke --work WORK --out OUT
 
@@ -16,16 +17,20 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "llm"))
+sys.path += [str(Path(__file__).parents[1] / "llm"), str(Path(__file__).parents[2] / "examples")]
 
+from games import shop
 from runs import BUDGET, KINDS, STRATEGIES, Kind, jobs, loaded, run_file
 
 HERE = Path(__file__).parent
+STEPS = ("prepare", "evolve", "finals", "rescore", "report", "smoke")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("prepare", "evolve", "finals", "report", "smoke"))
+    parser.add_argument(
+        "step", choices=("prepare", "evolve", "finals", "rescore", "report", "smoke")
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--model", choices=KINDS, default="miniature")
     parser.add_argument("--data", type=Path, help="the folder shared/data, for SmolLM2")
@@ -49,6 +54,10 @@ def main() -> None:
         from finals import score_finals
 
         score_finals(work, kind)
+    elif args.step == "rescore":
+        from finals import rescore
+
+        rescore(work, kind)
     elif args.step == "report":
         from report import write_report
 
@@ -64,14 +73,16 @@ def evolve_all(work: Path, kind: Kind, chosen: list[tuple[str, int]], budget: in
     import genepool
 
     torch.set_num_threads(1)
-    for label, seed in chosen:
-        print(f"== {label} {seed}", flush=True)
-        genepool.evolve(loaded(run_file(work, kind, label, seed, budget)), threads=1)
+    with shop() as (_, settings):
+        for label, seed in chosen:
+            print(f"== {label} {seed}", flush=True)
+            run = run_file(work, kind, settings, label, seed, budget)
+            genepool.evolve(loaded(run), threads=1)
 
 
 def smoke(work: Path, out: Path) -> None:
     """Every part at a tiny size."""
-    from finals import score_finals
+    from finals import rescore, score_finals
     from prepare import prepare, tiny
     from report import write_report
 
@@ -80,6 +91,7 @@ def smoke(work: Path, out: Path) -> None:
     prepare(place, kind, None, smoke=True)
     evolve_all(place, kind, jobs(list(STRATEGIES), 2), 3)
     score_finals(place, kind)
+    rescore(place, kind)
     write_report(work, out)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import data
-from games import LEFT_OUT, settings
+from games import LEFT_OUT, NOT_CLICKED, settings
 
 # run.py has made its modules known.
 LLM = Path(__file__).parents[1] / "llm"
-TASKS = ("maths", "agent")
+# Half of what counts is maths, and half is acting: in games, and in the shop.
+TASKS = {"maths": 2.0, "games": 1.0, "shop": 1.0}
+SPECIALISTS = ("maths", "agent")
 BUDGET, ARCHIVE = 150, 15
 
 
@@ -22,8 +25,10 @@ class Kind:
     Attributes:
         name: of the model.
         rooms, length: of TextWorld's quests.
-        rounds: commands of an episode.
+        rounds: commands of a game.
         games: name of a split -> games that are made; `tune` is what the specialist learns from.
+        goals: things to buy in selection, and held-out ones.
+        clicks: actions in the shop.
         problems: word problems of selection, and held-out ones.
         guards, battery: names of tasks that bound the runs, and of those that only finals ask.
         questions: of each guard in a run, and of each of these tasks in finals.
@@ -37,6 +42,8 @@ class Kind:
     length: int
     rounds: int
     games: dict[str, int]
+    goals: tuple[int, int]
+    clicks: int
     problems: tuple[int, int]
     guards: tuple[str, ...]
     battery: tuple[str, ...]
@@ -55,14 +62,16 @@ KINDS = {
         rooms=2,
         length=3,
         rounds=4,
-        games={"tune": 80, "train": 32, "test": 64},
-        problems=(100, 300),
+        games={"tune": 80, "train": 24, "test": 64},
+        goals=(24, 100),
+        clicks=6,
+        problems=(80, 300),
         guards=("larger", "count"),
         battery=("last", "after"),
         questions=(50, 100),
         batch=100,
         told=False,
-        context=900,
+        context=1000,
     ),
     "smollm2": Kind(
         name="smollm2",
@@ -70,6 +79,8 @@ KINDS = {
         length=4,
         rounds=7,
         games={"tune": 240, "train": 16, "test": 64},
+        goals=(16, 64),
+        clicks=6,
         problems=(40, 100),
         guards=("choice", "search"),
         battery=("last", "after", "reverse", "count"),
@@ -90,11 +101,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "map-elites": {
         "name": "map-elites",
         "measures": [{"task": task} for task in TASKS],
-        "cells": 8,
+        "cells": 4,
     },
     "cma-es": {"name": "cma-es", "population": 10, "archive": ARCHIVE},
     "ga": {"name": "ga", "archive": ARCHIVE, "warmup": 20},
-    "slerp": {"name": "sweep", "archive": ARCHIVE, "grid": 26},
+    "slerp": {"name": "sweep", "archive": ARCHIVE, "grid": 25},
 }
 # One ratio for all weights on a grid: nothing in it is drawn.
 ONCE = ("slerp",)
@@ -107,67 +118,144 @@ def jobs(labels: list[str], runs: int) -> list[tuple[str, int]]:
     ]
 
 
-def run_file(work: Path, kind: Kind, label: str, seed: int, budget: int) -> dict[str, Any]:
-    """One run. Nothing is held out here: `finals.py` scores the champions of all runs."""
+def run_file(
+    work: Path, kind: Kind, shop: dict[str, Any], label: str, seed: int, budget: int
+) -> dict[str, Any]:
+    """One run. Nothing is held out here: `finals.py` scores the champions of all runs.
+
+    Args:
+        work: the model's folder.
+        kind: the model.
+        shop: settings of the environment that is the shop.
+        label: the strategy.
+        seed: the random seed.
+        budget: children.
+    """
     return {
         "pool": str(work / "pools" / f"{label}-{seed}"),
-        "seeds": [str(work / "models" / task) for task in TASKS],
-        "tasks": [*tasks(work, kind), *(guard(work, kind, name) for name in kind.guards)],
+        "seeds": [str(work / "models" / name) for name in seeds()],
+        "tasks": [*tasks(work, kind, shop), *(guard(work, kind, name) for name in kind.guards)],
         "strategy": STRATEGIES[label],
         "budget": budget,
         "seed": seed,
     }
 
 
-def final_file(work: Path, kind: Kind, seeds: list[Path]) -> dict[str, Any]:
+def seeds() -> tuple[str, ...]:
+    """Names of the models that are bred: each specialist, and with its change from the base twice.
+
+    Shares of a mix add up to one, so that half of each doubled one is the sum of both changes.
+    """
+    return (*SPECIALISTS, *(f"{name}-twice" for name in SPECIALISTS))
+
+
+def final_file(work: Path, kind: Kind, shop: dict[str, Any], models: list[Path]) -> dict[str, Any]:
     """The same with what is held out, and with guards and battery as tasks, to score with."""
-    problems, games = tasks(work, kind)
+    problems, games, shopping = tasks(work, kind, shop)
     problems["held_out_examples"] = chosen(work, "maths", "test", kind.problems[1])
     games |= {"environment": "textworld", "held_out_split": "test"}
-    others = [
+    shopping |= {
+        "environment": "agentgym",
+        "held_out_split": "test",
+        "held_out_limit": kind.goals[1],
+    }
+    guards = [
         {
             **answered(work, kind, name, kind.questions[0]),
             "held_out_examples": chosen(work, name, "test", kind.questions[1]),
         }
-        for name in (*kind.guards, *kind.battery)
+        for name in kind.guards
     ]
+    battery = [harness(work, kind, name) for name in kind.battery]
     return {
         "pool": str(work / "pools" / "none"),
-        "seeds": [str(seed) for seed in seeds],
-        "tasks": [problems, games, *others],
+        "seeds": [str(model) for model in models],
+        "tasks": [problems, games, shopping, *guards, *battery],
         "strategy": _M2N2,
         "budget": 0,
         "seed": 0,
     }
 
 
-def tasks(work: Path, kind: Kind) -> list[dict[str, Any]]:
-    """The two that members compete for."""
-    agent: dict[str, Any] = {
-        "name": "agent",
+def tasks(work: Path, kind: Kind, shop: dict[str, Any]) -> list[dict[str, Any]]:
+    """The three that members compete for."""
+    acting: dict[str, Any] = {
         "evaluator": "agent",
-        "environment": "remembered-textworld",
-        "settings": kind.settings(),
         "split": "train",
-        "rounds": kind.rounds,
-        "score": "sum",
         "policy": "choose",
-        "leave_out": LEFT_OUT,
         "repeat": False,
         "context": kind.context,
-        "batch": min(32, kind.games["train"]),
         "measured": 0,
     }
     if not kind.told:
         silent = work / "examples/instructions.txt"
         silent.write_text("")
-        agent["instructions"] = str(silent)
-    return [answered(work, kind, "maths", kind.problems[0]), agent]
+        acting["instructions"] = str(silent)
+    games = {
+        "name": "games",
+        **acting,
+        "environment": "remembered-textworld",
+        "settings": kind.settings(),
+        "rounds": kind.rounds,
+        "score": "sum",
+        "leave_out": LEFT_OUT,
+        "batch": min(32, kind.games["train"]),
+        "weight": TASKS["games"],
+    }
+    shopping = {
+        "name": "shop",
+        **acting,
+        "environment": "remembered-shop",
+        "settings": shop,
+        "limit": kind.goals[0],
+        "rounds": kind.clicks,
+        "leave_out": NOT_CLICKED,
+        "batch": min(32, kind.goals[0]),
+        "weight": TASKS["shop"],
+    }
+    problems = answered(work, kind, "maths", kind.problems[0])
+    return [{**problems, "weight": TASKS["maths"]}, games, shopping]
 
 
 def guard(work: Path, kind: Kind, name: str) -> dict[str, Any]:
     task = answered(work, kind, name, kind.questions[0])
     return {**task, "guard": True, "tolerance": TOLERANCE}
+
+
+def harness(work: Path, kind: Kind, name: str) -> dict[str, Any]:
+    """A task of lm-evaluation-harness, from files of this machine."""
+    files = {
+        "validation": chosen(work, name, "train", kind.questions[0]),
+        "test": chosen(work, name, "test", kind.questions[1]),
+    }
+    task = {
+        "task": f"genepool_{name}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "validation_split": "validation",
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer | trim}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False},
+        "filter_list": [
+            {
+                "name": "answer",
+                "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
+            }
+        ],
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    file = work / "chosen" / f"{name}.yaml"
+    file.write_text(json.dumps(task, indent=1))  # JSON is YAML
+    return {
+        "name": name,
+        "evaluator": "lm-eval",
+        "task": str(file),
+        "split": "validation",
+        "held_out_split": "test",
+        "batch": kind.batch,
+    }
 
 
 def answered(work: Path, kind: Kind, name: str, count: int) -> dict[str, Any]:

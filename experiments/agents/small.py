@@ -4,8 +4,9 @@ As in experiments/llm, the base has read careful and careless writers: it can do
 mostly does not, and a specialist learns in a few steps to be careful in one of them.
 
 - maths: the word problems of experiments/llm's miniature; the careless forget what was lost.
-- agent: the shortest ways through TextWorld's games; the careless wander about. Names of things
-  (for others of the same kind) and directions are exchanged at random, so that few games do.
+- agent: the shortest ways through TextWorld's games, and purchases in the shop; the careless wander
+  about, and click on anything. In games, names of things (for others of the same kind) and
+  directions are exchanged at random, so that few games do.
 - Besides, the base has read small skills that no specialist is trained in: for guards, and for the
   battery that nobody is selected by. (It does not learn to search and to say things backwards.)
 """
@@ -13,7 +14,6 @@ mostly does not, and a specialist learns in a few steps to be careful in one of 
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
 from collections.abc import Mapping
@@ -30,56 +30,58 @@ from tuning import Schedule, fine_tune
 SKILLS = ("larger", "search", "last", "after", "reverse", "count")
 COUNTS = {"tune": 3000, "train": 100, "test": 300}
 CARELESS = 0.65
-# Rows of what the base reads, one part after the other: walks, problems, and of each small skill.
+# Rows of what the base reads, one part after the other: walks through games and in the shop,
+# problems, and of each small skill.
 READ = {
-    "careful": {"agent": 9_000, "maths": 20_000, "skill": 1_500},
-    "acting": {"agent": 6_000, "maths": 2_000, "skill": 350},
-    "mixed": {"agent": 3_000, "maths": 1_500, "skill": 150},
+    "careful": {"games": 9_000, "shop": 5_000, "maths": 20_000, "skill": 1_500},
+    "acting": {"games": 6_000, "shop": 4_000, "maths": 2_000, "skill": 350},
+    "mixed": {"games": 3_000, "shop": 2_000, "maths": 1_500, "skill": 150},
 }
 # What each model is trained on, one after the other; see `make`.
 SCHEDULES = {
     "base": {
         "careful": Schedule(steps=1400, batch=32, rate=3e-3, warmup=30, embeddings=True),
-        "acting": Schedule(steps=300, batch=32, rate=1.5e-3, warmup=20, embeddings=True),
-        "mixed": Schedule(steps=150, batch=32, rate=5e-4, warmup=20, embeddings=True),
+        "acting": Schedule(steps=400, batch=32, rate=1.5e-3, warmup=20, embeddings=True),
+        "mixed": Schedule(steps=200, batch=32, rate=5e-4, warmup=20, embeddings=True),
     },
     "maths": {"maths": Schedule(steps=25, batch=64, rate=3e-4, embeddings=True)},
     "agent": {
         "first": Schedule(steps=120, batch=32, rate=5e-4, embeddings=True),
-        "more": Schedule(steps=250, batch=32, rate=7e-4, embeddings=True),
+        "more": Schedule(steps=350, batch=32, rate=7e-4, embeddings=True),
     },
 }
 # A transcript is read up to here.
 LONGEST = 200
 DIRECTIONS = ("north", "south", "east", "west")
+# Codes of products, prices and the like are spelled.
+_SPELLED = re.compile(r"b0[a-z0-9]{8}|\d+")
 _NAMES = re.compile(r"(?: from | into | on | with )")
 _TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %} see {% endif %}{{ m.content }} {% endfor %}"
 )
 
 
-def make(work: Path, walks: Path, names: tuple[str, ...], *, smoke: bool = False) -> None:
+def make(work: Path, walks: list[Any], names: tuple[str, ...], *, smoke: bool = False) -> None:
     """WORK/examples and WORK/models/NAME of each name; nothing is made twice."""
     counts = {"tune": 60, "train": 12, "test": 12} if smoke else COUNTS
     sets = {"maths": problems({**counts, "tune": 2 * counts["tune"]}), **skills(counts)}
     for task, examples in sets.items():
         data.write(work / "examples", task, examples)
-    read = [json.loads(line) for line in walks.read_text().splitlines()]
     for name in names:
         if (work / "models" / name).exists():
             continue
-        known = words_of(sets, read)
+        known = words_of(sets, walks)
         model, tokenizer = untrained(known) if name == "base" else opened(work / "models/base")
         model.float()
         for part, schedule in SCHEDULES[name].items():
             if smoke:
                 schedule = replace(schedule, steps=12, batch=8)
             if name == "agent":
-                rows = agent_rows(part, sets, read, 40 if smoke else 1)
+                rows = agent_rows(part, sets, walks, 40 if smoke else 1)
             elif name == "maths":
                 rows = sets["maths"]["tune"]
             else:
-                rows = base_rows(part, sets, read, 40 if smoke else 1)
+                rows = base_rows(part, sets, walks, 40 if smoke else 1)
             fine_tune(model, tokenizer, rows, schedule, work / "state" / name / part)
         save(model, tokenizer, work / "models" / name)
 
@@ -96,14 +98,16 @@ def base_rows(
     share = CARELESS if part == "mixed" else 0.0
     counts = {kind: count // less for kind, count in READ[part].items()}
     kinds = names_of(walks)
+    games = [walk for walk in walks if "offered" not in walk]
+    rows: list[data.Example] = []
     if part == "careful":
-        rows: list[data.Example] = []
-        for _ in range(counts["agent"]):
-            walk = draw.choice(walks)
+        for _ in range(counts["games"]):
+            walk = draw.choice(games)
             told = exchanged(said(walk["texts"], walk["actions"]), kinds, draw).split()
             rows.append({"prompt": told[0], "answer": " ".join(told[1:LONGEST])})
     else:
-        rows = acted(walks, counts["agent"] if walks else 0, draw)
+        rows += acted(games, counts["games"], draw)
+    rows += acted([walk for walk in walks if "offered" in walk], counts["shop"], draw)
     rows += draw.choices(sets["maths"]["tune"], k=counts["maths"])
     rows = [careless(row, draw) if draw.random() < share else row for row in rows]
     for skill in SKILLS:
@@ -119,11 +123,17 @@ def agent_rows(
     Without the latter it forgets what the base knew, and is no good parent.
     """
     draw = random.Random(f"agents {part}")
-    return acted(walks, 8_000 // less, draw) + base_rows("mixed", sets, [], less)
+    games = [walk for walk in walks if "offered" not in walk]
+    shop = [walk for walk in walks if "offered" in walk]
+    rows = acted(games, 8_000 // less, draw) + acted(shop, 4_000 // less, draw)
+    return rows + base_rows("mixed", sets, [], less)
 
 
 def careless(row: data.Example, draw: random.Random) -> data.Example:
-    """As a careless writer goes on: whoever acts wanders about, and what was lost is forgotten."""
+    """As a careless writer goes on: whoever acts wanders about or clicks on anything, and what was
+    lost is forgotten."""
+    if "offered" in row:
+        return {**row, "answer": draw.choice(row["offered"])}
     if row["prompt"].endswith(" action"):
         return {**row, "answer": f"go {draw.choice(DIRECTIONS)}"}
     return shared.careless(row)
@@ -131,14 +141,23 @@ def careless(row: data.Example, draw: random.Random) -> data.Example:
 
 def acted(walks: list[dict[str, Any]], count: int, draw: random.Random) -> list[data.Example]:
     """Actions of the walks, each after all that was seen and done before it; exchanged."""
+    if not walks:
+        return []
     kinds = names_of(walks)
     rows: list[data.Example] = []
     for _ in range(count):
         walk = draw.choice(walks)
-        at = draw.randrange(len(walk["actions"]))
+        shopping = "offered" in walk
+        # The first action in the shop, a search, is the only one that is offered.
+        at = draw.randrange(int(shopping), len(walk["actions"]))
         text = said(walk["texts"][: at + 1], walk["actions"][: at + 1])
-        prompt, _, answer = exchanged(text, kinds, draw).rpartition(" action ")
-        rows.append({"prompt": f"{prompt} action", "answer": answer})
+        if not shopping:
+            text = exchanged(text, kinds, draw)
+        prompt, _, answer = text.rpartition(" action ")
+        row: data.Example = {"prompt": f"{prompt} action", "answer": answer}
+        if shopping:
+            row["offered"] = [" ".join(words(one)) for one in walk["offered"][at]]
+        rows.append(row)
     return rows
 
 
@@ -167,7 +186,8 @@ def names_of(walks: list[dict[str, Any]]) -> dict[str, str]:
         if letter is not None and letter[1] != "r":
             given = (" ".join(words(name)) for name in names.split(";") if "#" not in name)
             found |= {name: letter[1] for name in given if len(name) > 2 and name not in found}
-    for action in sorted({action for walk in walks for action in walk["actions"]}):
+    games = (walk for walk in walks if "offered" not in walk)
+    for action in sorted({action for walk in games for action in walk["actions"]}):
         verb, _, rest = action.partition(" ")
         for name in () if verb == "go" else (" ".join(words(n)) for n in _NAMES.split(rest)):
             ends = [known for known in found if name.endswith(known)]
@@ -242,17 +262,21 @@ def words_of(sets: dict[str, Any], walks: list[dict[str, Any]]) -> list[str]:
     for examples in sets.values():
         for row in itertools.chain(*examples.values()):
             found.update(words(row["prompt"]), words(row["answer"]))
-    return [*map(str, range(20)), "see", "action", *sorted(found)]
+    known = sorted(word for word in found if _SPELLED.fullmatch(word) is None)
+    return [*map(str, range(20)), "see", "action", *known]
 
 
 def untrained(known: list[str]) -> tuple[Any, Any]:
-    """A Llama of about half a million parameters, and a tokenizer that knows these words."""
+    """A Llama of about half a million parameters, and a tokenizer that knows these words and spells
+    others."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    vocabulary = list(dict.fromkeys(["<end>", "<other>", *known]))
+    letters = "0123456789abcdefghijklmnopqrstuvwxyz"
+    spelled = [*letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = list(dict.fromkeys(["<end>", "<other>", *known, *spelled]))
     core = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<other>")
+        models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="<other>")
     )
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z0-9]+"), "removed")
