@@ -199,7 +199,7 @@ def tasks(work: Path, kind: Kind, shop: dict[str, Any]) -> list[dict[str, Any]]:
         "rounds": kind.rounds,
         "score": "sum",
         "leave_out": LEFT_OUT,
-        "batch": min(32, kind.games["train"]),
+        "batch": min(8, kind.games["train"]),
         "weight": TASKS["games"],
     }
     shopping = {
@@ -210,7 +210,7 @@ def tasks(work: Path, kind: Kind, shop: dict[str, Any]) -> list[dict[str, Any]]:
         "limit": kind.goals[0],
         "rounds": kind.clicks,
         "leave_out": NOT_CLICKED,
-        "batch": min(32, kind.goals[0]),
+        "batch": min(8, kind.goals[0]),
         "weight": TASKS["shop"],
     }
     problems = answered(work, kind, "maths", kind.problems[0])

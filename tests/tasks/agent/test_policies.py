@@ -65,6 +65,17 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
     assert len({round(one, 4) for one in found}) == len(found)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_logits_are_made_only_where_they_are_needed(kind: str, tmp_path: Path) -> None:
+    """For each token of a long prompt they would take more memory than the model."""
+    value = language_model(tmp_path, kind)
+    made: list[int] = []
+    value.model.register_forward_hook(lambda _m, _a, out: made.append(out.logits.shape[1]))
+    with torch.inference_mode():
+        likelihoods(value, [5] * 30, [[5, 6, 7], [8]])
+    assert made == [1, 2]
+
+
 def test_actions_have_the_tokens_that_they_have_in_a_reply() -> None:
     """Tokenizers such as Llama's put a space before every text, however it begins."""
     words = ["<unk>", "\u2581", "\u2581Action:", "\u2581look", "\u2581north"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -135,7 +136,8 @@ def likelihoods(value: LanguageModel, prompt: list[int], ends: Sequence[list[int
         ends: token ids of each ending, at least one.
     """
     model, device = value.model, value.model.device
-    read: Any = model(input_ids=torch.tensor([prompt], device=device), use_cache=True)
+    ids = torch.tensor([prompt], device=device)
+    read: Any = model(input_ids=ids, use_cache=True, **_only(model, 1))
     first = torch.log_softmax(read.logits[0, -1].double(), dim=-1)
     totals = [float(first[row[0]]) for row in ends]
     length = max(map(len, ends))
@@ -149,6 +151,13 @@ def likelihoods(value: LanguageModel, prompt: list[int], ends: Sequence[list[int
         for at, more in enumerate(_rest(model, prompt, group, cache, device)):
             totals[start + at] += more
     return [total / len(row) for total, row in zip(totals, ends, strict=True)]
+
+
+def _only(model: Any, last: int) -> dict[str, int]:
+    """Arguments that ask for the logits of the last tokens only, of a model that can do so: for a
+    long prompt the head is a good part of the work, and its logits fill much memory."""
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": last} if known else {}
 
 
 def _rest(
@@ -175,7 +184,10 @@ def _rest(
         cache.batch_repeat_interleave(len(group))
         ids = ids[:, known:]
     logits = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        past_key_values=cache,
+        **_only(model, length - 1),
     ).logits[:, 1 - length :]
     chances = torch.log_softmax(logits.double(), dim=-1)
     totals: list[float] = []
