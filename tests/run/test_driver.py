@@ -110,11 +110,18 @@ def test_an_evaluator_that_is_down_costs_no_children(tmp_path: Path, width: int)
     changes, down = _served(tmp_path, 3, in_flight=width, budget=40)
     evolve(write_run(tmp_path, **changes, pool="whole"))
     file = write_run(tmp_path, **changes)
-    evolve(file, budget=7)
-    down.touch()
-    for _ in range(2):
-        with pytest.raises(EvaluationError, match=r"all failed.*'seed1' fails too .*nobody.*anew"):
-            evolve(file)
+
+    class End(Silence):
+        def step(self, report: StepReport) -> None:
+            if report.evaluations == 7:
+                down.touch()
+
+    for said in (
+        r"all failed.*'seed1' fails too .*nobody.*anew",
+        r"seed 'seed\d', whose scores are in the pool, cannot be scored now: .*nobody",
+    ):
+        with pytest.raises(EvaluationError, match=said):
+            evolve(file, progress=End())
         with Pool(tmp_path / "pool") as pool:
             assert (pool.evaluations, pool.status()["failed"]) == (7, 0)
     down.unlink()

@@ -15,6 +15,7 @@ from genepool.core.genome import Vector, digest, encode
 from genepool.errors import EvaluationError
 from genepool.pool.guards import Checked, Means
 from genepool.pool.records import Record
+from genepool.run.changes import sample_guards
 from genepool.run.executors.executor import Evaluation
 from genepool.run.failures import Failures
 from genepool.run.finished.observe import observe
@@ -52,6 +53,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     if evolution.subset.indices is not None and not pool.subset_examples():
         pool.add_subset(0, evolution.subset.indices)
     _score_seeds(session, evolution)
+    sample_guards(session, problem.seeds)
     first = evolution.evaluations
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]

@@ -16,9 +16,11 @@ from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
+from genepool.run.changes import RAN_WITH, outdated_told, ran_with, require_unchanged
 from genepool.run.driver import drive
 from genepool.run.executors.devices import worker_devices
 from genepool.run.executors.executor import Executor, SerialExecutor
+from genepool.run.executors.installation import own_modules
 from genepool.run.executors.interrupt import interruptible
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
@@ -28,6 +30,9 @@ from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run, settled
 from genepool.run.session import Session
 from genepool.threads import available_threads
+
+# Settings that a pool which has reached its budget need not be opened for.
+_NO_MATTER = {"budget", "changed_scores"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -90,19 +95,23 @@ def evolve(
     inputs = open_inputs(loaded)
     for notice in inputs.notices:
         watcher.notice(notice)
+    now = ran_with(loaded)
+    notes = outdated_told()
     with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
         watcher.stage("reading the seeds")
         pins = pins_of(inputs, cache or path)
         pool.watch = inputs.look
         twins = copies([seed.name for seed in pins.seeds], [seed.digest for seed in pins.seeds])
-        for notice in twins:
+        for notice in (*twins, *notes):
             watcher.notice(notice)
-        if pool.fresh and target:
+        fresh = pool.fresh
+        if fresh and target:
             _require_difference(inputs, [seed.digest for seed in pins.seeds])
-        if pool.fresh:
+        if fresh:
             meta = {
                 "pins": pins.settings,
                 "config": loaded.config.model_dump(),
+                RAN_WITH: now,
                 "axis_size": inputs.layout.axis.size,
                 "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
                 "kind": inputs.kind,
@@ -118,10 +127,6 @@ def evolve(
             pool.set_up(meta, pins.seeds, pins.tasks)
         else:
             check_pins(pool, pins, inputs)
-            pool.set_meta("budget", max(target, pool.evaluations))
-            pool.set_meta("config", loaded.config.model_dump())
-            pool.set_meta("opening", opening(inputs))
-            pool.set_meta("directory", str(loaded.directory.resolve()))
         watcher.stage("preparing the seeds")
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
@@ -130,10 +135,17 @@ def evolve(
         )
         try:
             session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
+            if not fresh:
+                notes += require_unchanged(session, problem.seeds, now)
+                pool.set_meta("budget", max(target, pool.evaluations))
+                pool.set_meta("config", loaded.config.model_dump())
+                pool.set_meta("opening", opening(inputs))
+                pool.set_meta("directory", str(loaded.directory.resolve()))
+                pool.set_meta(RAN_WITH, now)
             children, seconds = drive(session, problem, target)
         finally:
             executor.close()
-        return Result(path, pool.status(), children, seconds, (*inputs.notices, *twins))
+        return Result(path, pool.status(), children, seconds, (*inputs.notices, *twins, *notes))
 
 
 def _require_difference(inputs: Inputs, digests: list[str]) -> None:
@@ -176,8 +188,8 @@ def _in_flight(path: Path) -> int | None:
 def _finished(pool: Pool, run: Run, budget: int) -> bool:
     """Whether nothing is left to do for a pool that this very run file made."""
     meta = pool.meta()
-    same = json.loads(json.dumps(run.config.model_dump(exclude={"budget"})))
-    if {key: value for key, value in meta["config"].items() if key != "budget"} != same:
+    same = json.loads(json.dumps(run.config.model_dump(exclude=_NO_MATTER)))
+    if {key: value for key, value in meta["config"].items() if key not in _NO_MATTER} != same:
         return False
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
 
@@ -211,5 +223,6 @@ def _executor(
             inputs.blocks,
             devices=devices,
             as_exported=as_exported,
+            modules=own_modules(),
         )
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

@@ -5,6 +5,7 @@ A worker on another machine may have others, and would score other numbers witho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import sys
@@ -12,6 +13,8 @@ import sysconfig
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
+from genepool.errors import ConfigError
 
 _ROOT = Path(__file__).parents[2]
 # What scores are computed with; of the others the tests of genepool say nothing.
@@ -21,36 +24,72 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def installed() -> dict[str, str]:
-    """Versions by name. genepool's says what its files hold: a checkout changes, its version not.
+# What each module held when it was first seen here, for the import that `__spec__` stands for.
+_seen: dict[str, tuple[object, str]] = {}
 
-    What follows a + (which CUDA a release of torch was built for) is left out.
-    """
+
+def versions() -> dict[str, str]:
+    """Versions by name. What follows a + (which CUDA torch was built for) is left out."""
     found = {"Python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            continue
+    found["genepool"] = str(vars(sys.modules["genepool"])["__version__"])
+    return found
+
+
+def installed() -> dict[str, str]:
+    """`versions`, and what genepool's files hold: a checkout changes, its version does not."""
+    found = versions()
     content = hashlib.sha256()
     for file in sorted(_ROOT.rglob("*.py")):
         content.update(file.relative_to(_ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    version = vars(sys.modules["genepool"])["__version__"]
-    found["genepool"] = f"{version} (sources {content.hexdigest()[:8]})"
+    found["genepool"] += f" (sources {content.hexdigest()[:8]})"
     return found
 
 
 def own_modules() -> dict[str, str]:
-    """Module -> digest of its file, for those loaded that are neither Python's nor installed."""
+    """Module -> digest of its file, for those loaded that are neither Python's nor installed.
+
+    Where the file has changed since the module was first seen, it is the digest of what Python goes
+    on with; see `outdated`.
+    """
+    found: dict[str, str] = {}
+    for name, (spec, file) in _own().items():
+        if name not in _seen or _seen[name][0] is not spec:
+            _seen[name] = spec, digest_of(file)
+        found[name] = _seen[name][1]
+    return found
+
+
+def outdated() -> list[str]:
+    """Modules of `own_modules` whose file is not what Python has imported, as far as was seen."""
+    own = _own()
+    return [n for n, held in own_modules().items() if n in own and digest_of(own[n][1]) != held]
+
+
+def digest_of(file: str) -> str:
+    """Of a file's content; "" where it is gone."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _own() -> dict[str, tuple[object, str]]:
+    """Module -> what its import has made of it (another one after a reload), and its file."""
     places = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
     others = [_ROOT, *map(Path, places)]
-    found: dict[str, str] = {}
+    found: dict[str, tuple[object, str]] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
             continue
-        if not any(Path(file).is_relative_to(place) for place in others) and Path(file).is_file():
-            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        path = Path(file)
+        # Debian and the user's own scheme have other places than sysconfig tells.
+        installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
+        if not installed and not any(map(path.is_relative_to, others)) and path.is_file():
+            found[name] = getattr(module, "__spec__", None), file
     return found
 
 
@@ -63,6 +102,19 @@ def unlike(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
         if mine != other:
             return name
     return None
+
+
+def require_same_modules(expected: Mapping[str, str]) -> None:
+    """Refuse to score with modules of the user's that are not the run's.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    if (name := unlike(expected, own_modules())) is not None:
+        raise ConfigError(
+            f"the module '{name}' there is not the run's; copy it over, or, if its file was "
+            "changed after Python imported it here, start Python anew"
+        )
 
 
 def processor() -> str:

@@ -10,7 +10,7 @@ from genepool.checkpoints.files.cache import shared_cache
 from genepool.checkpoints.files.digests import recall_digests
 from genepool.errors import CheckpointError, ConfigError, GenepoolError
 from genepool.messages import at
-from genepool.run.executors.installation import own_modules, unlike
+from genepool.run.executors.installation import require_same_modules
 from genepool.run.executors.remote import answer, unforeseen
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs
@@ -58,7 +58,7 @@ class Node:
             self._scorer = Scorer(
                 self._inputs, assignment.threads, as_exported=assignment.as_exported
             )
-            _require_same_modules(assignment.modules)
+            require_same_modules(assignment.modules)
         except GenepoolError as error:
             raise GenepoolError(f"{name}: {error}") from error
         except BaseException as error:
@@ -103,8 +103,3 @@ def _require_same(found: Pins, expected: Pins) -> None:
     for name in sorted({*files, *wanted}):
         if files.get(name) != wanted.get(name):
             raise CheckpointError(f"another {name} lies there than in the run; copy it over")
-
-
-def _require_same_modules(expected: dict[str, str]) -> None:
-    if (name := unlike(expected, own_modules())) is not None:
-        raise ConfigError(f"the module '{name}' there is not the run's; copy it over")

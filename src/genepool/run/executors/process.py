@@ -12,10 +12,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from genepool.checkpoints.files.digests import Stamps, require_stamps
 from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import at
 from genepool.run.executors.devices import on_device
+from genepool.run.executors.installation import require_same_modules
 from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor, answer
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Scorer
@@ -45,6 +47,7 @@ class ProcessExecutor(RemoteExecutor):
         *,
         devices: Sequence[str] = (),
         as_exported: bool = True,
+        modules: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start the workers; each builds its own live model.
 
@@ -55,6 +58,7 @@ class ProcessExecutor(RemoteExecutor):
             asked, blocks: as `RemoteExecutor` takes them.
             devices: of each worker's model; empty: all have the run file's.
             as_exported: as `Scorer` takes it.
+            modules: the user's modules that each worker must find, as `own_modules` gives them.
         """
         self._workers: list[_Process] = []
         context = multiprocessing.get_context("spawn")
@@ -65,7 +69,7 @@ class ProcessExecutor(RemoteExecutor):
                 given = on_device(run.given, devices[number]) if devices else run.given
                 process = context.Process(
                     target=_work,
-                    args=(theirs, given, threads, seeds, as_exported),
+                    args=(theirs, given, threads, seeds, as_exported, dict(modules)),
                     name=f"genepool-worker-{number}",
                     daemon=True,
                 )
@@ -108,7 +112,12 @@ class _Process:
 
 
 def _work(
-    connection: Connection, given: Given, threads: int, seeds: Stamps | None, as_exported: bool
+    connection: Connection,
+    given: Given,
+    threads: int,
+    seeds: Stamps | None,
+    as_exported: bool,
+    modules: Mapping[str, str],
 ) -> None:
     """What a worker process does until the pipe closes."""
     # Ctrl-C reaches the whole process group; the driver decides when workers end.
@@ -122,7 +131,9 @@ def _work(
         inputs = open_inputs(resolve(given))
         if seeds is not None:
             require_stamps(inputs.checkpoints, seeds)
-        return Scorer(inputs, threads, as_exported=as_exported)
+        built = Scorer(inputs, threads, as_exported=as_exported)
+        require_same_modules(modules)
+        return built
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:

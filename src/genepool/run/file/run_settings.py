@@ -163,6 +163,12 @@ class RunConfig(Section):
     track_held_out: bool = Field(
         default=False, description="Every new champion is also scored on the held-out examples."
     )
+    changed_scores: Literal["stop", "tell"] = Field(
+        default="stop",
+        description="When a run goes on, a block of each task's examples is scored again by a "
+        "seed. If the scores are not what the pool holds, because a function, a server or what "
+        "computes has changed, the run stops; with 'tell' it says so and goes on.",
+    )
     executor: Literal["serial", "process", "ray"] = Field(
         default="serial",
         description="Children are scored in this process, one at a time, in worker processes on "
