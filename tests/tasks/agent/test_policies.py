@@ -76,6 +76,16 @@ def test_logits_are_made_only_where_they_are_needed(kind: str, tmp_path: Path) -
     assert made == [1, 2]
 
 
+def test_who_has_no_choice_is_not_asked(tmp_path: Path) -> None:
+    value = language_model(tmp_path)
+    made: list[object] = []
+    value.model.register_forward_hook(lambda _m, _a, out: made.append(out))
+    policy = Choose(100, ("look *",), repeat=True)
+    questions = [asked("1 + 2", actions=("yes",)), asked("b", actions=("look x", "no"))]
+    assert [one.action for one in policy.replies(value, questions)] == ["yes", "no"]
+    assert not made
+
+
 def test_actions_have_the_tokens_that_they_have_in_a_reply() -> None:
     """Tokenizers such as Llama's put a space before every text, however it begins."""
     words = ["<unk>", "\u2581", "\u2581Action:", "\u2581look", "\u2581north"]

@@ -117,8 +117,10 @@ class Choose:
                 if len(prompt) + max(map(len, ends)) > context:
                     replies.append(Reply("", None, CONTEXT))
                     continue
-                likelihoods = decoding.likelihoods(value, prompt, ends)
-                best = max(range(len(actions)), key=lambda number: likelihoods[number])
+                best = 0
+                if len(actions) > 1:  # who has no choice is not asked
+                    likelihoods = decoding.likelihoods(value, prompt, ends)
+                    best = max(range(len(actions)), key=lambda number: likelihoods[number])
                 replies.append(Reply(f"{ACTION} {actions[best]}", actions[best]))
         return replies
 
