@@ -14,6 +14,7 @@ from genepool.errors import EpisodeError, InputError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.run.finished.episodes import episode
+from genepool.run.finished.verify import export
 from tests.cli import run_cli
 from tests.tasks.agent import worlds
 
@@ -136,3 +137,26 @@ def test_worker_processes_play_the_same(tmp_path: Path) -> None:
         with Pool(result.pool) as pool:
             kept.append((result.status["archive"], pool.measures(), pool.transcripts()))
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("given, hurried", [(None, 10.0), (300.0, 10.0), (2.0, 2.0)])
+def test_who_exports_does_not_wait_long_for_an_environment_that_is_gone(
+    given: float | None, hurried: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, budget=2)
+    run["tasks"][0].pop("patience")
+    if given is not None:
+        run["tasks"][0]["patience"] = given
+    waited: list[float] = []
+
+    def refused(_: object, patience: float, *rest: object) -> None:
+        waited.append(patience)
+        raise EpisodeError("nobody is there")
+
+    with Pool(evolve(run).pool) as pool:
+        monkeypatch.setattr("genepool.tasks.agent.evaluator.Session", refused)
+        exported = export(pool, "best", tmp_path / "best")
+        assert "nobody is there" in exported.unverified and waited == [hurried]
+        with pytest.raises(InputError, match="nobody is there"):
+            export(pool, "best", tmp_path / "other", verify=True)
+    assert waited[1:] == [given or 300.0]

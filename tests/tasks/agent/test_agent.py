@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from genepool.errors import ConfigError, EnvironmentDown, EpisodeError, EvaluationError
+from genepool.tasks.agent import sessions
 from genepool.tasks.agent.environment import Step, Turn
 from genepool.tasks.agent.episode import Asked
 from genepool.tasks.agent.evaluator import Agent
@@ -177,6 +178,18 @@ def test_an_environment_that_stays_away_ends_the_run_in_one_line() -> None:
     assert 0.5 < time.monotonic() - begin < 10
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, (EvaluationError, EnvironmentDown))
+
+
+def test_that_an_environment_is_waited_for_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sessions, "_SILENT", 0.0)
+    monkeypatch.setattr(sessions, "_told", float("-inf"))
+    task = agent("Gone", patience=0.9)
+    with pytest.raises(EpisodeError):
+        task.score(KNOWS_SOME, ALL)
+    (line,) = caplog.messages
+    assert "connection refused" in line and line.endswith("It is tried again for 1 s more")
 
 
 def test_an_environment_with_an_error_is_nobodys_zero() -> None:

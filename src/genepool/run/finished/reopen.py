@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from genepool.checkpoints.family import Family, Source
 from genepool.errors import ConfigError
@@ -11,8 +13,20 @@ from genepool.run.inputs import Inputs, open_inputs
 from genepool.run.run_file import recorded_run
 
 
-def reopen(pool: Pool, sources: tuple[Source, ...], family: Family) -> Inputs:
+# Seconds for which somebody in a hurry waits for an environment that is not there.
+_PATIENCE = 10.0
+
+
+def reopen(
+    pool: Pool, sources: tuple[Source, ...], family: Family, *, hurry: bool = False
+) -> Inputs:
     """What the run of a pool worked on, with these checkpoints.
+
+    Args:
+        pool: the pool.
+        sources: where its seeds lie now.
+        family: what they have in common.
+        hurry: an environment that does not answer is soon given up.
 
     Raises:
         GenepoolError: what the tasks need is not there, or they have other examples or settings.
@@ -20,10 +34,19 @@ def reopen(pool: Pool, sources: tuple[Source, ...], family: Family) -> Inputs:
     meta = pool.meta()
     # Pools of older releases do not say where the run file lay; mostly beside the pool.
     directory = Path(meta.get("directory") or pool.path.absolute().parent)
-    run = recorded_run(meta["config"], directory, str(pool.path))
+    config = meta["config"]
+    if hurry:
+        config = {**config, "tasks": [_hurried(task) for task in config["tasks"]]}
+    run = recorded_run(config, directory, str(pool.path))
     inputs = open_inputs(run, (sources, family))
     entries, tasks = (*pool.tasks(), *pool.guards()), (*inputs.tasks, *inputs.guards)
     for entry, task in zip(entries, tasks, strict=True):
         if entry.digest != task.digest:
             raise ConfigError(f"task '{entry.name}' has other examples or settings now")
     return inputs
+
+
+def _hurried(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    if task.get("evaluator") != "agent":
+        return task
+    return {**task, "patience": min(_PATIENCE, task.get("patience", _PATIENCE))}

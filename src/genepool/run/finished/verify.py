@@ -83,12 +83,13 @@ def export(
         if verify is False:
             return
         try:
-            scorer = _scorer(pool, written) if is_pipeline(written) else None
+            hurry = verify is None
+            scorer = _scorer(pool, written, hurry=hurry) if is_pipeline(written) else None
             if scorer is not None:
                 _require_picture(scorer)
             if caveat:
                 raise _Unverifiable(caveat)
-            found.append(_verify(pool, number, written, scorer, hurry=verify is None))
+            found.append(_verify(pool, number, written, scorer, hurry=hurry))
         except _Unverifiable as error:
             if verify:
                 raise InputError(f"{at(Path(directory))}: cannot be verified: {error}") from None
@@ -144,7 +145,7 @@ def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hu
     count += sum(indices.size for _, indices, _ in guards)
     if hurry and record.seconds * count / max(record.asked, 1) > _AT_ONCE:
         raise _Unverifiable("it would take more than a minute; --verify does it")
-    scorer = scorer or _scorer(pool, written)
+    scorer = scorer or _scorer(pool, written, hurry=hurry)
     for part, scores in known.items():
         asked = np.flatnonzero(~np.isnan(scores))
         got, expected = scorer.score(asked, part), scores[asked]
@@ -212,7 +213,7 @@ def _same(other: Any, tensor: Tensor, *, torch: bool) -> bool:
     return not torch or other.get_tensor(tensor.name).float().numpy().tobytes() == value.tobytes()
 
 
-def _scorer(pool: Pool, written: Path) -> Scorer:
+def _scorer(pool: Pool, written: Path, *, hurry: bool) -> Scorer:
     """The run's tasks around a live model that holds what was written, and nothing else.
 
     Raises:
@@ -228,7 +229,7 @@ def _scorer(pool: Pool, written: Path) -> Scorer:
             if is_single_file(first):
                 first = as_single_file(first, evolving)
         family = make_family([first])
-        scorer = Scorer(reopen(pool, (), family))
+        scorer = Scorer(reopen(pool, (), family, hurry=hurry))
     except GenepoolError as error:
         raise _Unverifiable(str(error)) from error
     _require_same_tensors(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import numbers
 import threading
@@ -18,8 +19,13 @@ _Found = TypeVar("_Found")
 
 # Seconds until a broken environment is tried again, at first and at most.
 _FIRST, _LONGEST = 0.25, 30.0
+# Seconds that a broken environment is waited for before that is told, and between two such lines.
+_SILENT, _AGAIN = 1.0, 60.0
 # Times that an environment is tried again that raised what it should not.
 _ERRORS = 2
+
+_LOG = logging.getLogger("genepool.agent")
+_told = -math.inf  # when it was told last that an environment is waited for, by any session
 
 # Characters of an observation that are kept: what follows is cut off, and no model sees it.
 LONGEST_TEXT = 100_000
@@ -136,14 +142,26 @@ class Session:
                 pass_on(error)
                 failure, errors = EnvironmentDown(f"it failed: {cause(error)}"), errors + 1
             self.close()
-            left = self._patience - (time.monotonic() - begin)
+            waited = time.monotonic() - begin
+            left = self._patience - waited
             if left <= 0 or errors > _ERRORS or self._stop.wait(min(pause, left)):
                 playing = f" in task '{one_line(self._id)}'" if self._first is not None else ""
                 raise EpisodeError(
                     f"the environment is broken{playing}: {failure}. Nothing is lost: mend it and "
                     "run the same command again"
                 ) from failure
+            if waited > _SILENT:
+                _tell(failure, left)
             pause = min(2 * pause, _LONGEST)
+
+
+def _tell(failure: Exception, left: float) -> None:
+    """Log that the environment is waited for; many sessions say it once."""
+    global _told
+    now = time.monotonic()
+    if now - _told > _AGAIN:
+        _told = now
+        _LOG.warning("%s. It is tried again for %.0f s more", one_line(failure), left)
 
 
 def _sound_turn(turn: Turn) -> Turn:
