@@ -78,6 +78,35 @@ def _slow(change: Change) -> Any:
     return pytest.param(change, marks=pytest.mark.slow)
 
 
+def _evolve(run: Path) -> None:
+    subprocess.run([sys.executable, "-m", "genepool", "evolve", str(run)], check=True)
+
+
+class Undisturbed:
+    """What runs come to that nothing happens to: each of them is run once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pools: dict[str, Path] = {}
+
+    def pool(self, budget: int, seed2: int = 2, **executor: Any) -> Path:
+        """Its pool, if the second seed is that of this number."""
+        key = f"{budget} {seed2} {executor}"
+        if key not in self._pools:
+            folder = self._directory / f"{len(self._pools)}"
+            run = slow_run(folder, budget=budget, **executor)
+            if seed2 != 2:
+                shutil.copy(folder / f"seed{seed2}.safetensors", folder / "seed2.safetensors")
+            _evolve(run)
+            self._pools[key] = folder / "pool"
+        return self._pools[key]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
 def _run_and_change(
     run: Path, target: int, change: Callable[[], None], draws: random.Random
 ) -> tuple[int, str]:
@@ -104,7 +133,7 @@ def _run_and_change(
     "change", [_slow(_overwrite), _slow(_replace), _slow(_truncate), _slow(_delete)]
 )
 def test_a_seed_that_changes_during_a_run(
-    tmp_path: Path, change: Change, executor: dict[str, Any]
+    tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
     run = slow_run(tmp_path, budget=BUDGET, **executor)
     seed = tmp_path / "seed2.safetensors"
@@ -119,29 +148,21 @@ def test_a_seed_that_changes_during_a_run(
     assert "seed2.safetensors" in errors.strip().splitlines()[-1], errors
     seed.write_bytes(kept)
     _evolve(run)
-    _evolve(slow_run(tmp_path / "whole", budget=BUDGET, **executor))
-    assert contents(tmp_path / "pool") == contents(tmp_path / "whole/pool")
-
-
-def _evolve(run: Path) -> None:
-    subprocess.run([sys.executable, "-m", "genepool", "evolve", str(run)], check=True)
+    assert contents(tmp_path / "pool") == contents(undisturbed.pool(BUDGET, **executor))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("change", [_overwrite, _replace, _delete])
 def test_a_seed_that_changes_while_a_run_begins(
-    tmp_path: Path, change: Change, executor: dict[str, Any]
+    tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
     """Where it ends with 0, all of it was made from the very seed whose digest the pool has."""
     expected: dict[str, list[dict[str, Any]]] = {}
-    for name, number in (("before", 2), ("after", 3)):
-        run = slow_run(tmp_path / name, budget=20, **executor)
-        seed = tmp_path / name / "seed2.safetensors"
-        shutil.copy(tmp_path / name / f"seed{number}.safetensors", tmp_path / "content")
-        seed.write_bytes((tmp_path / "content").read_bytes())
-        _evolve(run)
-        expected[open_checkpoint(seed).digest()] = contents(tmp_path / name / "pool")
+    for number in (2, 3):
+        pool = undisturbed.pool(20, number, **executor)
+        digest = open_checkpoint(pool.parent / "seed2.safetensors").digest()
+        expected[digest] = contents(pool)
     assert len(expected) == 2
     draws = random.Random(f"{change.__name__} {executor}")
     codes: list[int] = []
@@ -160,8 +181,8 @@ def test_a_seed_that_changes_while_a_run_begins(
         assert "Traceback" not in errors
         codes.append(process.returncode)
         if process.returncode == 0:
-            with Pool(folder / "pool") as pool:
-                digest = pool.header.seeds[1].digest
+            with Pool(folder / "pool") as opened:
+                digest = opened.header.seeds[1].digest
             assert contents(folder / "pool") == expected[digest]
     assert set(codes) <= {0, 1}
 
@@ -171,16 +192,14 @@ def test_a_seed_that_changes_while_a_run_begins(
     "change", list(map(_slow, (_delete, _delete_folder, _replace, _truncate, _touch_up)))
 )
 def test_a_pool_that_changes_under_a_run(
-    tmp_path: Path, change: Change, executor: dict[str, Any]
+    tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
-    _evolve(slow_run(tmp_path / "other", budget=3))
+    other = undisturbed.pool(3) / DATABASE
     run = slow_run(tmp_path, budget=BUDGET, **executor)
     file = tmp_path / "pool" / DATABASE
     draws = random.Random(f"{change.__name__} {executor}")
     target = draws.randrange(1, BUDGET // 2)
-    code, errors = _run_and_change(
-        run, target, lambda: change(file, tmp_path / "other/pool" / DATABASE), draws
-    )
+    code, errors = _run_and_change(run, target, lambda: change(file, other), draws)
     assert code == 1, errors
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
