@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("genepool", deadline=None, print_blob=True)
 settings.register_profile("ci", settings.get_profile("genepool"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "genepool")
+
+# Modules and tests stay to the end: the garbage collector need not walk through them, neither while
+# they come nor each time after that.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
