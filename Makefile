@@ -6,8 +6,9 @@
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-# Each file's tests in one of two processes, where what they share is made once.
-PYTEST := $(BIN)/python -m pytest -W error -n 2 --dist loadfile
+# Each file's tests in one of two processes, where what they share is made once. In the order of
+# their names: else files of few long tests, the experiments', come last, and one process waits.
+PYTEST := $(BIN)/python -m pytest -W error -n 2 --dist loadfile --no-loadscope-reorder
 # Tests start Python some hundred times: where bytecode is not kept, a quarter of their time goes
 # into compiling the same files again. `make clean` removes it.
 unexport PYTHONDONTWRITEBYTECODE
@@ -22,7 +23,8 @@ REQUIREMENTS := pyproject.toml constraints.txt
 # Nothing is built in parallel here; pip in the same environment twice at a time would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-pictures demo-shop test test-all test-shared check bench bench-smoke docs clean
+.PHONY: help demo demo-pictures demo-shop test test-all test-shared check lint bench bench-smoke docs \
+	clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -45,11 +47,13 @@ test-all: $(DEV_READY) ## run all tests; those that need shared/ are skipped whe
 test-shared: $(DEV_READY) ## run the tests that need shared/, here or where GENEPOOL_SHARED says
 	@GENEPOOL_SHARED="$${GENEPOOL_SHARED:-$(abspath ../shared)}" $(PYTEST) -m shared $(ARGS)
 
-check: $(DEV_READY) ## lint, format, types, import arrows, docs
+check: lint ## lint, format, types, import arrows, docs
+	$(BIN)/python -m pytest -W error tests/architecture tests/ui/test_docs.py
+
+lint: $(DEV_READY) ## lint, format, types: of `check` what `test` has not done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -W error tests/architecture tests/ui/test_docs.py
 
 bench: $(DEV_READY) ## run the benchmarks at their real size (minutes)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
@@ -101,12 +105,15 @@ $(SHOP_READY): $(REQUIREMENTS) $(VENV_READY)
 
 $(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
 	@echo "Installing genepool for development (also torch, pytest, pyright; a few minutes)"
-	@$(call install,dev)
-	@if command -v cc > /dev/null; then $(call install,textworld); else \
-		echo "There is no C compiler, which TextWorld is installed with: its tests are skipped"; fi
+	@if command -v cc > /dev/null; then $(call install,dev$(comma)textworld); else \
+		echo "There is no C compiler, which TextWorld is installed with: its tests are skipped"; \
+		$(call install,dev); fi
+	@$(BIN)/python -m compileall -q -j 0 $(VENV) > /dev/null 2>&1 || true
 	@touch $@ $(PICTURES_READY) $(SHOP_READY) $(DEMO_READY)
 
-# -qq: errors, but no warnings.
+# -qq: errors, but no warnings. Python compiles what it imports, which is a small part of all that is
+# installed; only for development, where hundreds of processes start, all is compiled beforehand, by
+# as many processes as there are cores. (Some packages hold files that are no Python 3: no matter.)
 comma := ,
-install = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+install = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-compile \
 	-c constraints.txt -e '.[$(1)]'
