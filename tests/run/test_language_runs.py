@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from genepool.core.genome import recipe, seed_recipe
-from genepool.errors import EvaluationError, PoolError
+from genepool.errors import ConfigError, EvaluationError, PoolError
 from genepool.output.member import export
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
@@ -177,6 +177,38 @@ def test_garbage_is_judged_by_the_seeds(tmp_path: Path) -> None:
         {k: torch.zeros_like(v) for k, v in load_file(model).items()}, model, {"format": "pt"}
     )
     assert evolve(file).status["evaluations"] == 6
+
+
+def test_options_of_the_model_that_the_tasks_have_no_use_for(tmp_path: Path) -> None:
+    file = write_run(tmp_path, model={"cache_implementation": "static"})
+    config = yaml.safe_load(file.read_text())
+    del config["tasks"][1]
+    file.write_text(yaml.safe_dump(config))
+    text = r"run.yaml, line \d+: model.cache_implementation: no task of this run lets the model gen"
+    with pytest.raises(ConfigError, match=text):
+        open_inputs(load_run(file))
+    # Nobody knows what a function asks of a model.
+    model = {"cache_implementation": "static", "torch_compile": True}
+    file = write_run(tmp_path, model=model)
+    assert len(open_inputs(load_run(file)).tasks) == 2
+    config = yaml.safe_load(file.read_text())
+    config["tasks"][1]["time_limit"] = 60
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=r"model.torch_compile: task 'more' has a time_limit"):
+        open_inputs(load_run(file))
+
+
+def test_a_pool_goes_on_with_the_cache_that_it_began_with(tmp_path: Path) -> None:
+    static: dict[str, Any] = {"cache_implementation": "static"}
+    file = write_run(tmp_path, "speak", budget=5, model=static)
+    evolve(file)
+    halves = tmp_path / "halves"
+    for budget in (3, 5):
+        evolve(write_run(halves, "speak", budget=budget, model=static))
+    assert members(halves / "pool") == members(tmp_path / "pool")
+    file = write_run(tmp_path, "speak", budget=6)
+    with pytest.raises(PoolError, match=r"model.cache_implementation = 'static' .now None"):
+        evolve(file)
 
 
 def edit(file: Path, **changes: Any) -> None:

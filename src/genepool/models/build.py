@@ -74,6 +74,21 @@ class ModelOptions(BaseModel):
         description="A language model's tokenizer is read from this directory; by default it is "
         "the first seed's.",
     )
+    cache_implementation: Literal["static"] | None = Field(
+        default=None,
+        description="With 'static' a language model that generates keeps what it has read in "
+        "memory of a fixed size, as in transformers' GenerationConfig; by default it grows.",
+    )
+    max_cache_len: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="A static cache has room for so many tokens, or for those that a call needs if "
+        "that is more; by default for those that it needs.",
+    )
+    torch_compile: bool = Field(
+        default=False,
+        description="With it torch compiles the language model, anew for each shape that it reads: "
+        "whole texts that are scored, and each next token where the cache is static.",
+    )
     scheduler: str | None = Field(
         default=None,
         description="An image generator draws with a scheduler of this class, as diffusers calls "

@@ -51,6 +51,21 @@ class Options(Protocol):
         ...
 
     @property
+    def cache_implementation(self) -> str | None:
+        """What a language model remembers a text in while it goes on with it."""
+        ...
+
+    @property
+    def max_cache_len(self) -> int | None:
+        """Tokens that a static cache has room for, at least."""
+        ...
+
+    @property
+    def torch_compile(self) -> bool:
+        """Whether torch compiles a language model."""
+        ...
+
+    @property
     def configs(self) -> str | None:
         """Directory of a pipeline with the settings of an image generator in a single file."""
         ...
@@ -159,10 +174,13 @@ class Kind:
 
 def refuse_others(options: Options, own: Sequence[str]) -> None:
     """Raise ConfigError if an option is given that belongs to another kind than that of `own`."""
-    pictures = "an image generator"
+    words, pictures = "a language model", "an image generator"
     given = {
         "network": (options.network, ""),
-        "tokenizer": (options.tokenizer, "a language model"),
+        "tokenizer": (options.tokenizer, words),
+        "cache_implementation": (options.cache_implementation, words),
+        "max_cache_len": (options.max_cache_len, words),
+        "torch_compile": (options.torch_compile or None, words),
         "scheduler": (options.scheduler, pictures),
         "steps": (options.steps, pictures),
         "guidance": (options.guidance, pictures),

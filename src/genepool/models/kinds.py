@@ -25,6 +25,9 @@ class _Unsaid:
     device: str = "cpu"
     dtype: str | None = None
     tokenizer: str | None = None
+    cache_implementation: str | None = None
+    max_cache_len: int | None = None
+    torch_compile: bool = False
     configs: str | None = None
     scheduler: str | None = None
     steps: int | None = None

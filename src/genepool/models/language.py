@@ -25,6 +25,9 @@ from genepool.models.kind import (
 )
 from genepool.models.live import LiveModel
 
+# Those that apply to language models only.
+OPTIONS = ("tokenizer", "cache_implementation", "max_cache_len", "torch_compile")
+
 # What transformers ends the names of architectures with that continue text.
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -112,7 +115,12 @@ def _is_meant(options: Options, first: Checkpoint) -> bool:
 
 
 def _check(options: Options, first: Checkpoint) -> None:
-    refuse_others(options, ("tokenizer",))
+    refuse_others(options, OPTIONS)
+    if options.max_cache_len is not None and options.cache_implementation is None:
+        raise ConfigError(
+            "model: 'max_cache_len' is the size of a static cache; say "
+            "'cache_implementation: static' too, or leave it out"
+        )
     if read_config(first.directory) is None:
         raise ConfigError(
             f"model: kind 'transformers' needs the first seed to be a directory with a "

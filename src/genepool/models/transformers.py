@@ -9,7 +9,9 @@ tensor is (a fused layer of experts holds many).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+import functools
+import importlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -25,10 +27,11 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import CODES
 from genepool.messages import at, cause, one_line, pass_on, some
-from genepool.models.kind import CONFIG, Building
+from genepool.models.kind import CONFIG, Building, Options
 
 # Its own annotations are not complete enough to check against.
 _TF = cast("Any", transformers)
+_STATIC: type[Any] = _TF.StaticCache
 _reverted = cast("Any", core_model_loading).revert_weight_conversion
 
 _GENERATION = "generation_config.json"
@@ -44,6 +47,25 @@ _TODAY = "".join(
         " }}{%- endmacro -%}{{ '' }}",
     )
 )
+
+# Nothing is chosen by measuring, and weights are read where they lie: they are others for each
+# child. Each of these can be set otherwise by a variable of the environment.
+_COMPILING = {
+    "freezing": False,
+    "deterministic": True,
+    "max_autotune": False,
+    "max_autotune_gemm": False,
+    "max_autotune_pointwise": False,
+    "coordinate_descent_tuning": False,
+    "triton.cudagraphs": False,
+}
+# After so many shapes torch would silently compile no more, so that scores would depend on what was
+# asked before; and so it would where it fails to compile.
+_NEVER_EAGER = {
+    "recompile_limit": 2**30,
+    "accumulated_recompile_limit": 2**30,
+    "suppress_errors": False,
+}
 
 _DTYPES = {code: dtype for dtype, code in CODES.items()}
 
@@ -70,7 +92,8 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
         The model; its tokenizer, or None; and the model's tensors by the checkpoint's names.
 
     Raises:
-        ConfigError: the device or the tokenizer's directory is of no use here.
+        ConfigError: the device or the tokenizer's directory is of no use here, the model generates
+            without a static cache, or torch cannot compile here.
         CheckpointError: config.json cannot be used, or does not fit the tensors.
     """
     options, layout, first = building.options, building.layout, building.first
@@ -89,8 +112,12 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
             ) from error
         held = held_as_saved(model, directory)
         words = _tokenizer(tokenizer or first.words or directory, needed=tokenizer is not None)
-    model.eval()
-    model.requires_grad_(False)
+        model.eval()
+        model.requires_grad_(False)
+        _set_up_generation(model, options)
+        if options.torch_compile:
+            _require_compiler()
+            model.forward = _compiled(model.forward)
     return model, words, held
 
 
@@ -106,6 +133,11 @@ def inference(model: Any) -> Generator[None, None, None]:
     """
     chance = cast("Any", torch.random)
     broken: list[str] = []
+    # A static cache would be as large as the largest before, and sums over it may depend on its
+    # size: what a model says would depend on what was asked before.
+    kept = cast("dict[str, Any]", vars(model))
+    for name in ("_previous_max_cache_length", "_cache"):
+        kept.pop(name, None)
 
     def check(_module: Any, _given: Any, output: Any) -> None:
         logits = getattr(output, "logits", None)
@@ -252,6 +284,85 @@ def _generation_config(directory: Path, made: Any) -> Any:
     except BaseException as error:
         pass_on(error)
         raise CheckpointError(f"{at(file)}: cannot be used: {cause(error)}") from error
+
+
+def _set_up_generation(model: Any, options: Options) -> None:
+    settings = model.generation_config
+    # transformers would compile by itself where the cache is static, and with measured choices.
+    settings.disable_compile = True
+    if options.cache_implementation is None:
+        return
+    settings.cache_implementation = options.cache_implementation
+    settings.max_cache_len = options.max_cache_len
+    tokens = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    try:
+        with torch.inference_mode():
+            said = model.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=2,
+                min_new_tokens=2,
+                do_sample=False,
+                return_dict_in_generate=True,
+            )
+        fixed = isinstance(said.past_key_values, _STATIC)
+        reason = "" if fixed else ": it generates with another cache, or without any"
+    except BaseException as error:
+        pass_on(error)
+        reason = f": {cause(error)}"
+    if reason:
+        raise ConfigError(
+            f"model.cache_implementation: {type(model).__name__} of transformers "
+            f"{_TF.__version__} cannot keep what it has read in a static cache{reason}; leave the "
+            "option out"
+        )
+
+
+def _require_compiler() -> None:
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        return x + (2 if torch.compiler.is_compiling() else 1)
+
+    try:
+        done = float(_compiled(probe)(torch.zeros(1))) == 2
+        reason = "compiling is turned off (TORCHDYNAMO_DISABLE, TORCH_COMPILE_DISABLE)"
+    except BaseException as error:
+        pass_on(error)
+        done, reason = False, f"{cause(error)} (a C++ compiler, and torch 2.9 or later?)"
+    if not done:
+        raise ConfigError(
+            f"model.torch_compile: torch {torch.__version__} cannot compile here: {reason}; see to "
+            "that, or leave the option out"
+        )
+
+
+def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
+    """A model's forward pass, compiled for each shape by itself, where shapes are few.
+
+    So scores do not depend on what was asked before, in this process or in another.
+    These are whole texts that are read without keeping anything, and single tokens after what a
+    static cache holds. Otherwise each length would be another shape, also where a cache slides, and
+    is computed as it is without compiling.
+    """
+    dynamo, inductor = (
+        importlib.import_module(f"torch.{name}.config") for name in ("_dynamo", "_inductor")
+    )
+    compiled: Callable[..., Any] = cast("Any", torch).compile(own, dynamic=False)
+
+    @functools.wraps(own)
+    def forward(*given: Any, **named: Any) -> Any:
+        cache: Any = named.get("past_key_values")
+        tokens: Any = named.get("input_ids")
+        if isinstance(cache, _STATIC):
+            few = tokens is not None and tokens.shape[1] == 1 and not any(cache.is_sliding)
+        else:
+            few = cache is None and not named.get("use_cache")
+        if not few:
+            return own(*given, **named)
+        # As options of torch.compile they would not be heeded everywhere.
+        with dynamo.patch(**_NEVER_EAGER), inductor.patch(**_COMPILING):
+            return compiled(*given, **named)
+
+    return forward
 
 
 class _Window(torch.Tensor):

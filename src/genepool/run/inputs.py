@@ -19,11 +19,12 @@ from genepool.core.examples import Examples, TaskExamples, lay_out
 from genepool.core.genome import Genome, Vector, seed_recipe
 from genepool.errors import CheckpointError, ConfigError, GenepoolError
 from genepool.materialise.gram import load_or_build_gram
+from genepool.messages import some
 from genepool.models.kinds import kind_of
 from genepool.run.file.run_settings import TaskOptions
 from genepool.run.run_file import Run
 from genepool.strategies.problem import Problem
-from genepool.tasks.task import Batched, Blocked, Drawn, Labelled, Remarking, Task
+from genepool.tasks.task import Batched, Blocked, Drawn, Generating, Labelled, Remarking, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,7 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         (guards if entry.settings.guard else tasks).append(task)
         if isinstance(task, Remarking):
             remarks += [f"task '{entry.settings.name}': {text}" for text in task.notices]
+    _require_use(run, (*tasks, *guards))
     texts = [text for task in (*tasks, *guards) for text in _texts_drawn_from(task)]
     told = kind_of(run.config.model, first).told(run.config.model, first, texts)
     return Inputs(
@@ -150,6 +152,27 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         _laid_out(run.config.guards, guards) if guards else None,
         "vector" if run.strategy.dense else "recipe",
     )
+
+
+def _require_use(run: Run, tasks: Sequence[Task]) -> None:
+    """Refuse options of the model that the tasks have no use for, or that would spoil their scores.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    model, where = run.config.model, run.where("model")
+    generating = [not isinstance(task, Generating) or task.generates for task in tasks]
+    if model.cache_implementation is not None and not any(generating):
+        raise ConfigError(
+            f"{where}: model.cache_implementation: no task of this run lets the model generate; "
+            "leave the option out"
+        )
+    limited = [e.settings.name for e in run.tasks if getattr(e.options, "time_limit", None)]
+    if model.torch_compile and limited:
+        raise ConfigError(
+            f"{where}: model.torch_compile: task {some(limited)} has a time_limit, and a model "
+            "would fail because compiling takes its time; leave out one of them"
+        )
 
 
 def _texts_drawn_from(task: Task) -> list[str]:

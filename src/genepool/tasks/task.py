@@ -27,6 +27,7 @@ __all__ = [
     "Batched",
     "Blocked",
     "Drawn",
+    "Generating",
     "Labelled",
     "Measured",
     "Remarking",
@@ -121,6 +122,16 @@ class Labelled(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """The kind of each selection example, N of them; for strategies and reports."""
+        ...
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """A task that knows whether language models generate in it; optional."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model's own `generate` may be called."""
         ...
 
 

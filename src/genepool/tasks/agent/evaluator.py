@@ -104,6 +104,11 @@ class Agent(StoredTask):
         return False
 
     @property
+    def generates(self) -> bool:
+        """See `Generating`."""
+        return self._options.policy != "choose"
+
+    @property
     def blocks(self) -> Int64:
         """See `Blocked`."""
         return numbered(self._n, self._options.batch)

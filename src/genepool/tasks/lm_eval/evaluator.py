@@ -193,6 +193,11 @@ class LmEval(StoredTask):
         return not own and self._metric in _BINARY and self._options.bounds is None
 
     @property
+    def generates(self) -> bool:
+        """See `Generating`."""
+        return self._task.OUTPUT_TYPE == "generate_until"
+
+    @property
     def blocks(self) -> NDArray[np.int64]:
         """See `Blocked`."""
         return numbered(self._n, self._options.batch)
@@ -310,7 +315,7 @@ class LmEval(StoredTask):
         given = self._options.generation.model_dump(exclude_none=True)
         if not given:
             return
-        if self._task.OUTPUT_TYPE != "generate_until":
+        if not self.generates:
             raise ConfigError(f"generation: {self._what} generates nothing; leave it out")
         self._task.set_config("generation_kwargs", given, update=True)
 
