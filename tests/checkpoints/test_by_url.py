@@ -23,6 +23,11 @@ from genepool.checkpoints import by_url
 from genepool.checkpoints.family import find_source, open_source
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import CheckpointError, GenepoolError
+from genepool.run.executors.installation import own_modules
+from genepool.run.executors.node import Assignment, Node
+from genepool.run.inputs import open_inputs
+from genepool.run.pins import pins_of
+from genepool.run.run_file import load_run
 from tests.cli import run_cli
 from tests.runs import contents, write_run, write_seed
 
@@ -315,3 +320,16 @@ def test_a_run_and_a_merge_by_url(
         code, _, error = run_cli(given)
         assert code == 0, error
     assert server.fetched["/one.safetensors"] == 1
+
+
+def test_a_node_that_finds_another_file_there(
+    served: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, folder = served
+    url = f"{server.url}/one.safetensors"
+    run = load_run(write_run(tmp_path / "run", seeds=[url, f"{server.url}/model"]))
+    pins = pins_of(open_inputs(run), tmp_path)
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache of another node"))
+    shutil.copy(folder / "model/model.safetensors", folder / "one.safetensors")
+    with pytest.raises(GenepoolError, match=r"node 7: seed 'one': http://.* has the digest"):
+        Node("node 7", Assignment(run.given, pins, own_modules(), 1, True))

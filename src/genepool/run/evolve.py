@@ -110,7 +110,7 @@ def evolve(
         if fresh:
             meta = {
                 "pins": pins.settings,
-                "config": loaded.config.model_dump(),
+                "config": _recorded(loaded),
                 RAN_WITH: now,
                 "axis_size": inputs.layout.axis.size,
                 "tensors": [[slot.name, slot.start] for slot in inputs.layout.slots],
@@ -138,7 +138,7 @@ def evolve(
             if not fresh:
                 notes += require_unchanged(session, problem.seeds, now)
                 pool.set_meta("budget", max(target, pool.evaluations))
-                pool.set_meta("config", loaded.config.model_dump())
+                pool.set_meta("config", _recorded(loaded))
                 pool.set_meta("opening", opening(inputs))
                 pool.set_meta("directory", str(loaded.directory.resolve()))
                 pool.set_meta(RAN_WITH, now)
@@ -188,10 +188,20 @@ def _in_flight(path: Path) -> int | None:
 def _finished(pool: Pool, run: Run, budget: int) -> bool:
     """Whether nothing is left to do for a pool that this very run file made."""
     meta = pool.meta()
-    same = json.loads(json.dumps(run.config.model_dump(exclude=_NO_MATTER)))
-    if {key: value for key, value in meta["config"].items() if key not in _NO_MATTER} != same:
+    recorded, same = meta["config"], json.loads(json.dumps(_recorded(run)))
+    # Pools of older releases have them.
+    recorded.get("ray", {}).get("environment", {}).pop("env_vars", None)
+    for config in (recorded, same):
+        for name in _NO_MATTER:
+            config.pop(name, None)
+    if recorded != same:
         return False
     return pool.evaluations >= budget and meta.get("finished") == pool.evaluations
+
+
+def _recorded(run: Run) -> dict[str, Any]:
+    """What a pool keeps of the run file: no variables for workers, which may be credentials."""
+    return run.config.model_dump(exclude={"ray": {"environment": {"env_vars"}}})
 
 
 def _executor(

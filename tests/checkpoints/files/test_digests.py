@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_a_changed_file_is_read_even_with_the_size_and_date_of_before(tmp_path: 
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert digest_of(path, tmp_path) == open_checkpoint(path).digest() != "f" * 64
+
+
+def test_another_file_of_the_same_size_and_dates_is_read(tmp_path: Path) -> None:
+    """As in images of containers, where all files have one date."""
+    path = made(tmp_path / "a.safetensors", 1)
+    digest_of(path, tmp_path)
+    poisoned(tmp_path)
+    stamp = open_checkpoint(path).files[0].stamp
+    other = open_checkpoint(made(path, 2))
+    dated = replace(other, files=(replace(other.files[0], stamp=stamp),))
+    recall_digests([dated], [{}], tmp_path)
+    assert dated.digest() == open_checkpoint(path).digest() != "f" * 64
 
 
 def test_another_rename_is_another_digest(tmp_path: Path) -> None:

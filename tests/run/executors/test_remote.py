@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError
-from genepool.run.executors.executor import SerialExecutor
+from genepool.run.executors import remote
+from genepool.run.executors.executor import Evaluation, SerialExecutor
 from genepool.run.executors.remote import Lost, RemoteExecutor, Worker, answer
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
@@ -40,14 +42,32 @@ def lost() -> Lost:
     return Lost(GenepoolError("machine: the worker was lost"))
 
 
-def executor(run: Run, fails: Fails, workers: int = 2, losses: int = 3) -> RemoteExecutor:
+def executor(
+    run: Run, fails: Fails, workers: int = 2, losses: int = 3, blocks: int = 0
+) -> RemoteExecutor:
+    """Examples are in so many blocks; with none, a question is one part."""
+
     def hire(number: int) -> Worker:
         return Near(run, number, fails)
 
-    return RemoteExecutor(hire, workers, losses=losses, confirm=True)
+    size = open_inputs(run).examples.size
+    parts = np.arange(size) * blocks // size if blocks else None
+    return RemoteExecutor(hire, workers, blocks=parts, losses=losses, confirm=True)
 
 
-def test_the_contract_holds_while_workers_are_lost(tmp_path: Path) -> None:
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle workers help at once, and ask what others are being asked."""
+    monkeypatch.setattr(remote, "_HELPED", (0.0, 0.0))
+    monkeypatch.setattr(remote, "_TWICE", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("helping", [False, True])
+def test_the_contract_holds_while_workers_are_lost(
+    tmp_path: Path, request: pytest.FixtureRequest, helping: bool
+) -> None:
+    if helping:
+        request.getfixturevalue("eager")
     draws, lock, count = random.Random(4), threading.Lock(), [0]
 
     def fails(message: bytes, number: int) -> None:
@@ -57,7 +77,8 @@ def test_the_contract_holds_while_workers_are_lost(tmp_path: Path) -> None:
                 count[0] += 1
                 raise lost()
 
-    check_executor(lambda run: executor(run, fails, losses=1000), tmp_path)
+    workers, blocks = (4, 7) if helping else (2, 0)
+    check_executor(lambda run: executor(run, fails, workers, 1000, blocks), tmp_path)
     assert count[0] > 10
 
 
@@ -153,3 +174,99 @@ def test_a_worker_that_cannot_be_had_ends_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(GenepoolError, match="node 7"):
         scored(run, RemoteExecutor(hire, 2))
+
+
+# Idle workers help.
+
+
+def submitted(run: Run, made: RemoteExecutor, steps: int) -> list[Evaluation]:
+    """The same child so many times, one after another."""
+    inputs = open_inputs(run)
+    genome = seed_recipe(inputs.layout.axis.size, 1, 2)
+    out: list[Evaluation] = []
+    for step in range(steps):
+        unknown = np.full(inputs.examples.size, np.nan, dtype=np.float32)
+        made.submit(step, genome, FullPlan(unknown))
+        out.append(made.result(step))
+    return out
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_worker_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    run, ended, hanging = load_run(write_run(tmp_path)), threading.Event(), threading.Event()
+
+    def fails(message: bytes, number: int) -> None:
+        if message[:4] == b"scor" and number == 0 and not hanging.is_set():
+            hanging.set()
+            ended.wait(60)
+
+    made = executor(run, fails, workers=3)
+    try:
+        # Which worker comes first is chance; nobody is helped before the first answer.
+        hanging.set()
+        first = submitted(run, made, 1)[0]
+        hanging.clear()
+        found: list[Evaluation] = []
+        while not hanging.is_set():
+            found += submitted(run, made, 5)
+        assert not ended.is_set()
+        assert {one.scores.tobytes() for one in (first, *found) if one.scores is not None} == {
+            first.scores.tobytes() if first.scores is not None else b""
+        }
+        assert all(one.error is None for one in found)
+    finally:
+        ended.set()
+        made.close()
+
+
+def test_a_slow_child_is_shared_and_every_part_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_HELPED", (0.0, 0.0))
+    monkeypatch.setattr(remote, "_TWICE", (1e9, 1e9))
+    run = load_run(write_run(tmp_path))
+    asked: list[tuple[int, bytes]] = []
+
+    def fails(message: bytes, number: int) -> None:
+        if message[:4] == b"scor":
+            asked.append((number, message))
+            time.sleep(0.05)
+
+    made = executor(run, fails, workers=3, blocks=12)
+    try:
+        first, second = submitted(run, made, 2)
+    finally:
+        made.close()
+    assert first.scores is not None and second.scores is not None
+    assert first.scores.tobytes() == second.scores.tobytes()
+    # Of the first child alone nobody knows yet how long one takes.
+    assert len({number for number, _ in asked[:12]}) == 1
+    assert len({number for number, _ in asked[12:]}) == 3
+    assert len(asked) == 24 and len({message for _, message in asked}) == 12
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_told_of_a_model_does_not_depend_on_who_was_first(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path))
+    refusing, parts = threading.Event(), list[bytes]()
+
+    def fails(message: bytes, number: int) -> bytes | None:
+        if message[:4] != b"scor":
+            return None
+        if not refusing.is_set():
+            parts.append(message)
+            return None
+        place = parts.index(message)
+        if place < 3:
+            time.sleep(0.1)
+        return None if place < 2 else b"evalpart %d" % place
+
+    made = executor(run, fails, workers=4, blocks=12)
+    try:
+        submitted(run, made, 1)
+        assert len(parts) == 12
+        refusing.set()
+        found = submitted(run, made, 1)[0]
+    finally:
+        made.close()
+    assert (found.scores, found.error) == (None, "part 2")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.files.safetensors import Stamp
+from genepool.checkpoints.files.safetensors import MappedFile, Stamp
 from genepool.documents import read_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
@@ -18,6 +18,7 @@ from genepool.messages import at, one_line
 FILE, _INSTEAD = "digests.json", "genepool-digests.json"
 _MAX = 100_000_000
 _MOST = 1000
+_SAMPLES = 16
 
 
 def remember_digests(
@@ -30,8 +31,8 @@ def remember_digests(
         renames: of each, the prefixes of tensor names that were replaced: renaming changes a
             digest and no file.
         cache: existing folder; in its file `digests.json` up to 1000 digests are known by path,
-            size and dates of the files. It is safe to delete. Where that is somebody else's file,
-            or damaged, they are in `genepool-digests.json`.
+            size and dates of the files, and a sample of their bytes. It is safe to delete. Where
+            that is somebody else's file, or damaged, they are in `genepool-digests.json`.
 
     Raises:
         CheckpointError: a file was changed while it was read, or is gone.
@@ -95,12 +96,24 @@ def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
     parts: list[str] = [json.dumps(dict(rename))] if rename else []
     for file in checkpoint.files:
         dates = f"{file.stamp.modified}:{file.stamp.changed}"
-        parts.append(f"{file.place}:{file.size}:{dates}")
+        parts.append(f"{file.place}:{file.size}:{dates}:{_sample(file)}")
     if set(checkpoint.tensors) != {name for file in checkpoint.files for name in file.tensors}:
         # What was left out or renamed when it was opened changes a digest and no file, too.
         names = json.dumps(sorted(checkpoint.tensors)).encode()
         parts.append(hashlib.sha256(names).hexdigest()[:16])
     return "|".join(parts)
+
+
+def _sample(file: MappedFile) -> str:
+    """A digest of a few bytes from all over a file, 16 hex digits.
+
+    Images of containers give all files one date, and fine-tunes of one model have one size.
+    """
+    file.check()
+    content, width = memoryview(file.mapping), 256
+    places = [file.size * part // _SAMPLES for part in range(_SAMPLES)]
+    sampled = b"".join(content[place : place + width] for place in (*places, file.size - width))
+    return hashlib.sha256(sampled).hexdigest()[:16]
 
 
 # Of the files of checkpoints, by absolute path.

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import re
 import sys
 import sysconfig
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 from genepool.errors import ConfigError
 
@@ -62,6 +64,33 @@ def own_modules() -> dict[str, str]:
     return found
 
 
+def named_modules(run: object) -> dict[str, str]:
+    """Module -> digest of its file, for those loaded of packages that a run file names, installed
+    or not.
+
+    Args:
+        run: what the run file holds.
+    """
+    named = _named(run)
+    found: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] in named and isinstance(file, str) and file.endswith(".py"):
+            found[name] = digest_of(file)
+    return found
+
+
+def _named(value: object) -> set[str]:
+    """The packages of all that is named as `module:function`, whatever the key."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_]\w*", value)
+        return {found[1]} - {"genepool"} if found else set()
+    if isinstance(value, Mapping):
+        value = list(cast("Mapping[object, object]", value).values())
+    parts = cast("list[object]", value) if isinstance(value, list) else []
+    return {name for part in parts for name in _named(part)}
+
+
 def outdated() -> list[str]:
     """Modules of `own_modules` whose file is not what Python has imported, as far as was seen."""
     own = _own()
@@ -104,13 +133,17 @@ def unlike(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
     return None
 
 
-def require_same_modules(expected: Mapping[str, str]) -> None:
+def require_same_modules(expected: Mapping[str, str], run: object = None) -> None:
     """Refuse to score with modules of the user's that are not the run's.
+
+    Args:
+        expected: module -> digest.
+        run: what the run file holds; the packages that it names are compared too.
 
     Raises:
         ConfigError: naming the first of them.
     """
-    if (name := unlike(expected, own_modules())) is not None:
+    if (name := unlike(expected, {**named_modules(run), **own_modules()})) is not None:
         raise ConfigError(
             f"the module '{name}' there is not the run's; copy it over, or, if its file was "
             "changed after Python imported it here, start Python anew"

@@ -9,7 +9,7 @@ from pathlib import Path
 from genepool.checkpoints.files.cache import shared_cache
 from genepool.checkpoints.files.digests import recall_digests
 from genepool.errors import CheckpointError, ConfigError, GenepoolError
-from genepool.messages import at
+from genepool.messages import one_line
 from genepool.run.executors.installation import require_same_modules
 from genepool.run.executors.remote import answer, unforeseen
 from genepool.run.executors.scorer import Scorer
@@ -25,7 +25,7 @@ class Assignment:
     Attributes:
         given: the run file, as it was read.
         pins: what the pool was made from.
-        modules: the user's modules, as `own_modules` gives them.
+        modules: the user's modules, as `own_modules` and `named_modules` give them.
         threads: that may materialise.
         as_exported: as `Scorer` takes it.
     """
@@ -58,7 +58,7 @@ class Node:
             self._scorer = Scorer(
                 self._inputs, assignment.threads, as_exported=assignment.as_exported
             )
-            require_same_modules(assignment.modules)
+            require_same_modules(assignment.modules, self._inputs.run.given.data)
         except GenepoolError as error:
             raise GenepoolError(f"{name}: {error}") from error
         except BaseException as error:
@@ -87,7 +87,7 @@ def _require_same(found: Pins, expected: Pins) -> None:
     for seed, wanted in zip(found.seeds, expected.seeds, strict=True):
         if seed.digest != wanted.digest:
             raise CheckpointError(
-                f"seed '{seed.name}': {at(Path(seed.path))} has the digest {seed.digest[:12]} "
+                f"seed '{seed.name}': {one_line(seed.path)} has the digest {seed.digest[:12]} "
                 f"there, and the run's has {wanted.digest[:12]}; put the same file in both places"
             )
     pairs = zip((*found.tasks, *found.guards), (*expected.tasks, *expected.guards), strict=True)

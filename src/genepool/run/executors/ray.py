@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from genepool.errors import ConfigError, GenepoolError
 from genepool.messages import at, cause, one_line, spoken
-from genepool.run.executors.installation import installed, own_modules, unlike
+from genepool.run.executors.installation import installed, named_modules, own_modules, unlike
 from genepool.run.executors.node import Assignment
 from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor
 from genepool.run.file.run_settings import RunConfig
@@ -78,12 +78,14 @@ class RayExecutor(RemoteExecutor):
         self._nowhere_since: float | None = time.monotonic()
         self._installed = installed()
         threads = max(1, int(options.cpus))
-        self._assignment = Assignment(inputs.run.given, pins, own_modules(), threads, as_exported)
+        given = inputs.run.given
+        modules = {**named_modules(given.data), **own_modules()}
+        self._assignment = Assignment(given, pins, modules, threads, as_exported)
         environment = options.environment.model_dump(exclude={"py_modules"}, exclude_defaults=True)
-        modules = [_folder(inputs.run.resolve(path)) for path in options.environment.py_modules]
+        folders = [_folder(inputs.run.resolve(path)) for path in options.environment.py_modules]
         variables = {name: str(threads) for name in THREAD_VARIABLES}
         environment["env_vars"] = {**variables, **options.environment.env_vars}
-        self._connected = _connect(options.address, modules)
+        self._connected = _connect(options.address, folders)
         self._class: Any = ray.remote(_actor_class()).options(
             num_cpus=options.cpus,
             num_gpus=options.gpus,

@@ -2,7 +2,9 @@
 
 A worker opens the seeds itself and gets genomes of a few kilobytes; no weights travel. A thread per
 worker asks it by the plan: which examples come next is decided here, after each block. So a job
-whose worker is lost goes on with another one where it was, and what is known stays known.
+whose worker is lost goes on with another one where it was, and what is known stays known. Workers
+that have nothing to do help with the oldest job: its parts are shared out, and one that is long in
+coming is asked of a second worker. Who answers changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -26,11 +27,15 @@ from genepool.errors import EvaluationError, GenepoolError
 from genepool.messages import cause
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
-from genepool.run.executors.scorer import Part, Scorer, in_parts
+from genepool.run.executors.job import Job, Refusal
+from genepool.run.executors.scorer import Part, Scorer
 
 # Threads of the libraries that models compute with.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL = 0.2
+# A job is helped with, and its parts are asked twice, once it takes so many times the mean of those
+# before it, and so many seconds.
+_HELPED, _TWICE = (0.5, 0.5), (3.0, 2.0)
 _KINDS: dict[Part, bytes] = {"train": b"scor", "held-out": b"held", "guard": b"grds"}
 _PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 
@@ -58,24 +63,6 @@ class Worker(Protocol):
             Lost: there will be none.
         """
         ...
-
-
-@dataclass(slots=True)
-class _Job:
-    step: int
-    genome: Genome
-    plan: EvaluationPlan
-    part: Part = "train"
-    # Asked instead of the plan's examples; `reply` is what came back.
-    request: bytes = b""
-    reply: bytes = b""
-    started: bool = False
-    # Examples that have been asked so far.
-    known: int = 0
-    losses: int = 0
-    # Which worker found that the model cannot be scored, and what was said; asked elsewhere again.
-    refused: tuple[int, str, str] | None = None
-    answer: Evaluation | BaseException | None = None
 
 
 class RemoteExecutor:
@@ -106,9 +93,12 @@ class RemoteExecutor:
         """
         self._hire, self._asked, self._blocks = hire, asked, blocks
         self._losses, self._confirm = losses, confirm
-        self._waiting: deque[_Job] = deque()
-        self._jobs: dict[int, _Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._jobs: dict[int, Job] = {}
         self._ready = threading.Condition()
+        # Those that have begun, in order, and how many were answered in how many seconds.
+        self._begun: list[Job] = []
+        self._answered, self._spent = 0, 0.0
         self._present: set[int] = set()
         self._failed: BaseException | None = None
         self._closing = False
@@ -121,7 +111,7 @@ class RemoteExecutor:
 
     def submit(self, step: int, genome: Genome, plan: EvaluationPlan) -> None:
         """Queue a job for the next free worker."""
-        job = self._jobs[step] = _Job(step, genome, plan)
+        self._jobs[step] = job = Job(step, genome, plan)
         self._queue(job)
 
     def result(self, step: int) -> Evaluation:
@@ -132,13 +122,13 @@ class RemoteExecutor:
 
     def pending(self, step: int) -> bool:
         """Whether no worker has taken the job yet."""
-        return not self._jobs[step].started
+        return self._jobs[step].began is None
 
     def score(self, genome: Genome, part: Part, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores on other examples, float32[n] for int64[n]."""
         unknown = np.zeros(int(indices.max(initial=-1)) + 1, dtype=np.float32)
         unknown[indices] = np.nan
-        job = _Job(-1, genome, FullPlan(unknown), part)
+        job = Job(-1, genome, FullPlan(unknown), part)
         self._queue(job)
         answer = self._wait(job)
         if answer.scores is None:
@@ -172,19 +162,19 @@ class RemoteExecutor:
             self._ready.notify_all()
 
     def _request(self, genome: Genome, request: bytes) -> bytes:
-        job = _Job(-1, genome, FullPlan(np.zeros(0, dtype=np.float32)), request=request)
+        job = Job(-1, genome, FullPlan(np.zeros(0, dtype=np.float32)), request=request)
         self._queue(job)
         answer = self._wait(job)
         if answer.scores is None:
             raise EvaluationError(answer.error or "the model could not be asked")
         return job.reply
 
-    def _queue(self, job: _Job, *, first: bool = False) -> None:
+    def _queue(self, job: Job) -> None:
         with self._ready:
-            (self._waiting.appendleft if first else self._waiting.append)(job)
+            self._waiting.append(job)
             self._ready.notify_all()
 
-    def _wait(self, job: _Job, asked: Callable[[int, int], None] | None = None) -> Evaluation:
+    def _wait(self, job: Job, asked: Callable[[int, int], None] | None = None) -> Evaluation:
         told = 0
         while job.answer is None and self._failed is None:
             with self._ready:
@@ -202,48 +192,155 @@ class RemoteExecutor:
     def _look(self) -> None:
         """Called now and then while a result is waited for; may raise to end the run."""
 
-    def _take(self, number: int) -> _Job | None:
+    def _take(self, number: int) -> Job | None:
         """Wait for the next job of a worker; None when there will be none."""
         with self._ready:
             while not self._closing:
-                for job in self._waiting:
-                    if job.refused is None or job.refused[0] != number or self._present <= {number}:
-                        self._waiting.remove(job)
-                        job.started = True
+                if (job := self._next(number)) is not None:
+                    self._waiting.remove(job)
+                    if job.began is None:
+                        job.began = time.perf_counter()
+                        self._begun.append(job)
+                    return job
+                for job in self._begun:
+                    if self._takes(job, _HELPED) and job.has_room(late=self._takes(job, _TWICE)):
                         return job
-                self._ready.wait()
+                self._ready.wait(_POLL if len(self._threads) > 1 else None)
         return None
+
+    def _next(self, number: int) -> Job | None:
+        """The first job in the queue that a worker may have."""
+        alone = self._present <= {number}
+        for job in self._waiting:
+            if job.refused is None or job.refused.worker != number or alone:
+                return job
+        return None
+
+    def _takes(self, job: Job, limits: tuple[float, float]) -> bool:
+        """Whether it takes as long as one of the limits says, measured by those before it."""
+        if job.began is None or not self._answered:
+            return False
+        times, least = limits
+        long = max(least, times * self._spent / self._answered)
+        return time.perf_counter() - job.began > long
 
     def _serve(self, number: int) -> None:
         try:
-            worker = self._hired(number)
+            worker, loaded = self._hired(number), None
             while (job := self._take(number)) is not None:
                 try:
-                    answer: Evaluation | BaseException | None = _conduct(job, worker, self._blocks)
+                    self._conduct(job, number, worker, loaded=loaded is job)
+                    loaded = job
                 except Lost as lost:
-                    with self._ready:
-                        self._present.discard(number)
-                        self._ready.notify_all()
-                    job.losses += 1
-                    if job.losses >= self._losses:
-                        raise lost if job.losses == 1 else _deadly(job, lost) from None
-                    self._queue(job, first=True)
+                    loaded = None
+                    self._lose(job, number, lost)
                     worker = self._hired(number)
-                    continue
                 except BaseException as error:
-                    answer = error
-                if self._confirm and isinstance(answer, Evaluation):
-                    answer = _confirmed(job, answer, number, worker.place)
-                if answer is None:
-                    self._queue(job, first=True)
-                    continue
-                with self._ready:
-                    job.answer = answer
-                    self._ready.notify_all()
+                    loaded = None
+                    with self._ready:
+                        self._settle(job, error)
+                finally:
+                    with self._ready:
+                        job.leave(number)
         except Lost as lost:
             self._fail(lost.error)
         except BaseException as error:
             self._fail(error)
+
+    def _lose(self, job: Job, number: int, lost: Lost) -> None:
+        """Give what a lost worker had to others.
+
+        Raises:
+            GenepoolError, Lost: too many were lost over it.
+        """
+        with self._ready:
+            self._present.discard(number)
+            job.leave(number)
+            if job.answer is None:
+                job.losses += 1
+                if job.losses >= self._losses:
+                    raise lost if job.losses == 1 else _deadly(job, lost) from None
+                self._waiting.appendleft(job)
+            self._ready.notify_all()
+
+    def _conduct(self, job: Job, number: int, worker: Worker, *, loaded: bool) -> None:
+        """Ask a worker what a job's plan wants to know, for as long as there is something for it.
+
+        Raises:
+            Lost: the worker is.
+            BaseException: what something other than the model is at fault for.
+        """
+        with self._ready:
+            job.crew[number] = None
+
+        def asked(message: bytes) -> bytes | Refusal:
+            reply = _ask(worker, message)
+            if isinstance(reply, EvaluationError):
+                return Refusal(number, worker.place, str(reply))
+            if isinstance(reply, BaseException):
+                raise reply
+            return reply
+
+        refusal = None if loaded else asked(b"load" + encode(job.genome))
+        refusal = refusal if isinstance(refusal, Refusal) else None
+        while refusal is None:
+            with self._ready:
+                if len(job.crew) > 1 and self._next(number) is not None:
+                    return
+                part = job.take(number, self._blocks, late=self._takes(job, _TWICE))
+            if part is None:
+                break
+            block, place = part
+            indices = block.indices[block.parts[place]]
+            reply = asked(_KINDS[job.part] + _packed(indices))
+            with self._ready:
+                if isinstance(reply, Refusal):
+                    job.refuse(block, place, reply)
+                    break
+                job.record(block, place, np.frombuffer(reply, dtype="<f4"))
+        with self._ready:
+            if refusal is None and not job.over:
+                return
+            if refusal is None and job.block is not None:
+                refusal = job.block.refusal
+        if refusal is None and job.request:
+            reply = asked(job.request)
+            refusal = reply if isinstance(reply, Refusal) else None
+            job.reply = reply if isinstance(reply, bytes) else b""
+        with self._ready:
+            self._settle(job, refusal, worker.place)
+
+    def _settle(self, job: Job, found: BaseException | Refusal | None, place: str = "") -> None:
+        """A job is over, unless another worker was first: with an answer, or it is refused.
+
+        A failure of one machine is not taken for one of the model, where that is wanted.
+        """
+        if job.answer is not None or job.began is None:
+            return
+        seconds = time.perf_counter() - job.began
+        if isinstance(found, BaseException):
+            job.answer = found
+        elif found is not None and self._confirm and job.refused is None:
+            job.refused = found
+            job.again()
+            self._waiting.appendleft(job)
+        elif found is not None:
+            job.answer = Evaluation(None, found.text, seconds)
+        elif job.refused is not None:
+            job.answer = GenepoolError(
+                f"{job.refused.place}: a model could not be scored there ({job.refused.text}), and "
+                f"could be at {place}; nothing recorded is lost: see what is wrong there, and run "
+                "the same command again"
+            )
+        else:
+            job.answer = Evaluation(job.plan.scores, None, seconds)
+        if job.answer is not None:
+            self._begun.remove(job)
+            while job in self._waiting:
+                self._waiting.remove(job)
+            self._answered += 1
+            self._spent += seconds
+        self._ready.notify_all()
 
     def _hired(self, number: int) -> Worker:
         worker = self._hire(number)
@@ -259,56 +356,11 @@ class RemoteExecutor:
             self._ready.notify_all()
 
 
-def _deadly(job: _Job, lost: Lost) -> GenepoolError:
+def _deadly(job: Job, lost: Lost) -> GenepoolError:
     return GenepoolError(
         f"{job.losses} workers were lost one after another while they scored one model; the last "
         f"one: {lost}"
     )
-
-
-def _confirmed(
-    job: _Job, found: Evaluation, number: int, place: str
-) -> Evaluation | BaseException | None:
-    """An evaluation that a failure of one machine cannot have made; None: ask another worker."""
-    if job.refused is None:
-        if found.error is None:
-            return found
-        job.refused = number, place, found.error
-        return None
-    _, other, text = job.refused
-    if found.error is None:
-        return GenepoolError(
-            f"{other}: a model could not be scored there ({text}), and could be at {place}; "
-            "nothing recorded is lost: see what is wrong there, and run the same command again"
-        )
-    return found
-
-
-def _conduct(job: _Job, worker: Worker, blocks: NDArray[np.int64] | None) -> Evaluation:
-    """Ask a worker what a job's plan wants to know."""
-    started = time.perf_counter()
-    error = _ask(worker, b"load" + encode(job.genome))
-    job.known = 0
-    while isinstance(error, bytes) and not job.plan.done:
-        indices = job.plan.next()
-        scores = np.empty(indices.size, dtype=np.float32)
-        for part in in_parts(indices, blocks if job.part == "train" else None):
-            error = _ask(worker, _KINDS[job.part] + _packed(indices[part]))
-            if not isinstance(error, bytes):
-                break
-            scores[part] = np.frombuffer(error, dtype="<f4")
-            job.known += part.size
-        else:
-            job.plan.record(indices, scores)
-    if isinstance(error, bytes) and job.request:
-        error = _ask(worker, job.request)
-        job.reply = error if isinstance(error, bytes) else b""
-    seconds = time.perf_counter() - started
-    if isinstance(error, EvaluationError):
-        return Evaluation(None, str(error), seconds)
-    if isinstance(error, BaseException):
-        raise error
-    return Evaluation(job.plan.scores, None, seconds)
 
 
 def _packed(indices: NDArray[np.int64]) -> bytes:
