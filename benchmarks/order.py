@@ -6,7 +6,8 @@ as many are in flight as there may be. Two questions, one script:
 
 1. How busy are 1 to 256 workers with 1 to 4 times as many in flight? Simulated with the times of
    recorded children: of the pools that --pools names, in seconds, and of a run of the digits demo
-   with early stop, whose time is the number of examples that each child was asked.
+   with early stop, whose time is the number of examples that each child was asked. Once as if
+   each worker had its own child, and once with idle workers that help with the oldest ones.
 2. What do 1, 8, 64 and 256 in flight cost in quality at equal evaluations? Runs of the digits demo,
    from two specialists and from scratch, --runs of each.
 
@@ -37,6 +38,8 @@ from genepool.study.digits import prepare
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TIMES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 IN_FLIGHT = (1, 8, 64, 256)
+# Parts of a child's question that several workers can share, and workers where it is simulated.
+PARTS, HELPED = (4, 20), (16, 64)
 
 
 def efficiency(seconds: NDArray[np.float64], workers: int, in_flight: int) -> float:
@@ -62,12 +65,58 @@ def efficiency(seconds: NDArray[np.float64], workers: int, in_flight: int) -> fl
     return min(1.0, work / (workers * (absorbed[end - 1] - absorbed[begin - 1])))
 
 
-def simulated(seconds: NDArray[np.float64], workers: int, times: float, rounds: int) -> float:
-    """`efficiency` over so many rounds of all workers, with times drawn from recorded ones."""
+def helped(seconds: NDArray[np.float64], workers: int, in_flight: int, parts: int) -> float:
+    """`efficiency` where idle workers help with the oldest children, as executors have it.
+
+    A child that takes half the mean or longer is shared out among up to `parts` workers, each of
+    which loses a twentieth of the mean over it; they leave it when there is a new child.
+    """
+    mean, left = float(seconds.mean()), seconds.tolist()
+    crew: dict[int, int] = {}
+    begun: dict[int, float] = {}
+    absorbed: list[float] = []
+    idle, proposed, now = workers, 0, 0.0
+    while len(absorbed) < len(left):
+        allowed = min(len(left), len(absorbed) + in_flight)
+        for child in sorted(crew, key=lambda child: -crew[child]):
+            while idle < allowed - proposed and crew[child] > 1:
+                crew[child], idle = crew[child] - 1, idle + 1
+        while idle and proposed < allowed:
+            crew[proposed], begun[proposed] = 1, now
+            proposed, idle = proposed + 1, idle - 1
+        wake = float("inf")
+        for child in sorted(crew) if idle else ():
+            late = begun[child] + mean / 2
+            if now < late - 1e-9:
+                wake = min(wake, late)
+            elif left[child] > mean / 10 and (more := min(idle, parts - crew[child])) > 0:
+                left[child] += more * mean / 20
+                crew[child], idle = crew[child] + more, idle - more
+        passed = min(wake - now, *(left[child] / many for child, many in crew.items()))
+        now += passed
+        for child, many in list(crew.items()):
+            left[child] -= passed * many
+            if left[child] <= 1e-9:
+                idle += crew.pop(child)
+        while len(absorbed) < proposed and len(absorbed) not in crew:
+            absorbed.append(now)
+    begin, end = in_flight, len(absorbed) - in_flight
+    work = float(seconds[begin:end].sum())
+    return min(1.0, work / (workers * (absorbed[end - 1] - absorbed[begin - 1])))
+
+
+def simulated(
+    seconds: NDArray[np.float64], workers: int, times: float, rounds: int, parts: int = 1
+) -> float:
+    """`efficiency` over so many rounds of all workers, with times drawn from recorded ones; with
+    `helped` where a child has several parts."""
     in_flight = max(1, round(times * workers))
     draws = np.random.default_rng(0)
     size = 2 * in_flight + rounds * workers
-    return efficiency(draws.choice(seconds, size), workers, in_flight)
+    drawn = draws.choice(seconds, size)
+    if parts == 1:
+        return efficiency(drawn, workers, in_flight)
+    return helped(drawn, workers, in_flight, parts)
 
 
 def recorded(pool: Path) -> NDArray[np.float64]:
@@ -109,6 +158,16 @@ def simulate(sources: dict[str, NDArray[np.float64]], rounds: int) -> dict[str, 
             "deviation_over_mean": round(spread, 2),
             "longest_over_mean": round(float(seconds.max() / seconds.mean()), 1),
             "efficiency_by_workers": rows,
+            "with_help_by_parts_and_workers": {
+                str(parts): {
+                    str(workers): [
+                        round(simulated(seconds, workers, times, rounds, parts), 3)
+                        for times in TIMES
+                    ]
+                    for workers in HELPED
+                }
+                for parts in PARTS
+            },
         }
     return {"in_flight_over_workers": TIMES, "sources": table}
 
@@ -185,6 +244,10 @@ def _show(out: dict[str, Any]) -> None:
         print(f"{name}: {source['children']} children, the longest {source['longest_over_mean']}")
         for workers, row in source["efficiency_by_workers"].items():
             print(f"  {workers:>4} workers ", *(f"{share:6.3f}" for share in row))
+        for parts, rows in source["with_help_by_parts_and_workers"].items():
+            for workers, row in rows.items():
+                shares = " ".join(f"{share:6.3f}" for share in row)
+                print(f"  {workers:>4} workers, helped, {parts:>2} parts {shares}")
     for start, found in out.get("quality", {}).items():
         print(f"{start}, {found['evaluations']} evaluations, {found['runs']} runs: mean score")
         for width, row in found["by_in_flight"].items():

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from genepool.checkpoints.files.cache import cache_directory
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.core.genome import Recipe
@@ -30,6 +31,7 @@ from genepool.run.inputs import open_inputs
 from genepool.run.pins import pins_of
 from genepool.run.run_file import Run, load_run
 from genepool.testing import check_executor
+from tests.checkpoints.test_by_url import Server
 from tests.run.test_crash import evaluations, slow_run
 from tests.runs import contents, write_run
 
@@ -135,6 +137,28 @@ def until(happened: Callable[[], bool], seconds: float = 60) -> bool:
     return happened()
 
 
+@pytest.fixture
+def by_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Generator[tuple[Server, dict[str, Any]], None, None]:
+    """A server of seeds, and the settings of a run from them; copies go into a cache of the test,
+    in which nothing has to be compiled again."""
+    pytest.importorskip("aiohttp")
+    cache, usual = tmp_path / "cache", cache_directory() / "compiled"
+    cache.mkdir()
+    usual.mkdir(parents=True, exist_ok=True)
+    (cache / "compiled").symlink_to(usual)
+    monkeypatch.setenv("GENEPOOL_CACHE", str(cache))
+    write_run(tmp_path / "served")
+    server = Server(tmp_path / "served")
+    seeds = [f"{server.url}/seed{number}.safetensors" for number in (1, 2)]
+    try:
+        environment = {"env_vars": {"GENEPOOL_CACHE": str(cache)}}
+        yield server, {"seeds": seeds, "ray": {"environment": environment}}
+    finally:
+        server.close()
+
+
 @pytest.mark.slow
 def test_the_contract(tmp_path: Path, cluster: Cluster) -> None:
     import ray
@@ -154,10 +178,14 @@ def test_the_contract(tmp_path: Path, cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_killed_workers_and_a_lost_node_change_nothing(tmp_path: Path, cluster: Cluster) -> None:
+def test_killed_workers_and_a_lost_node_change_nothing(
+    tmp_path: Path, cluster: Cluster, by_url: tuple[Server, dict[str, Any]]
+) -> None:
+    """With seeds by URL: driver and workers, old and new, have the one copy of this machine."""
     changes: dict[str, Any] = {"budget": 150}
     expected = run_serial(tmp_path / "whole", **changes)
-    file = ray_run(tmp_path / "ray", cluster, **changes)
+    server, settings = by_url
+    file = ray_run(tmp_path / "ray", cluster, **changes, **settings)
     pool = file.parent / "pool"
     process = start(file)
     assert until(lambda: evaluations(pool) >= 20 and len(workers()) == 3)
@@ -175,6 +203,8 @@ def test_killed_workers_and_a_lost_node_change_nothing(tmp_path: Path, cluster: 
     assert errors.count("was lost") >= 3
     assert contents(pool) == expected
     assert until(lambda: not workers())
+    assert len(server.fetched) == 2
+    assert set(server.fetched.values()) == {1}
 
 
 @pytest.mark.slow
