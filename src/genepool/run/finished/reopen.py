@@ -12,7 +12,6 @@ from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs, open_inputs
 from genepool.run.run_file import recorded_run
 
-
 # Seconds for which somebody in a hurry waits for an environment that is not there.
 _PATIENCE = 10.0
 
