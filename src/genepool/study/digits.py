@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.layout import flatten
@@ -26,6 +27,7 @@ from genepool.materialise.gram import load_or_build_gram
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import Run, load_run
+from genepool.tasks.datasets import digits
 from genepool.yaml_documents import parse_yaml
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -79,7 +81,7 @@ def prepare(directory: Path, *, from_scratch: bool, budget: int, seed: int) -> R
             arrays = untrained(seed, number)
             if not from_scratch:
                 arrays = train(arrays, *_digits(range(5 * number, 5 * number + 5)))
-            _save(arrays, target)
+            write_bytes(target, save(arrays))
     return write_run(file, config)
 
 
@@ -188,15 +190,8 @@ def brute_force(run: Run) -> BruteForce:
 
 
 def _digits(classes: range) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    from genepool.tasks.classifier.evaluator import load_digits
+    data = digits()
+    count = int(len(data.inputs) * 0.8)
+    chosen = np.isin(data.labels[:count], list(classes))
+    return data.inputs[:count][chosen], data.labels[:count][chosen]
 
-    images, labels = load_digits()
-    count = int(len(images) * 0.8)
-    chosen = np.isin(labels[:count], list(classes))
-    return images[:count][chosen], labels[:count][chosen]
-
-
-def _save(arrays: Arrays, file: Path) -> None:
-    from safetensors.numpy import save
-
-    write_bytes(file, save(arrays))

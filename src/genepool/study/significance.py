@@ -96,12 +96,11 @@ def holm(p_values: ArrayLike) -> Float64:
     return out
 
 
-def confidence_band(values: ArrayLike, level: float = 0.95) -> tuple[Float64, Float64]:
-    """Confidence interval of the mean over runs, by Student's t, at each point.
+def confidence_band(values: ArrayLike) -> tuple[Float64, Float64]:
+    """95 % confidence interval of the mean over runs, by Student's t, at each point.
 
     Args:
         values: float[R, T], R runs.
-        level: of confidence, in (0, 1).
 
     Returns:
         float64[T] twice, lower and upper end; NaN with fewer than two runs.
@@ -117,7 +116,7 @@ def confidence_band(values: ArrayLike, level: float = 0.95) -> tuple[Float64, Fl
         from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
     except ModuleNotFoundError:
         raise MissingExtraError("scipy", "plots", "a confidence band") from None
-    quantile = float(stats.t.ppf((1 + level) / 2, len(runs) - 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    quantile = float(stats.t.ppf(0.975, len(runs) - 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     mean = runs.mean(axis=0)
     half = quantile * runs.std(axis=0, ddof=1) / np.sqrt(len(runs))
     return mean - half, mean + half

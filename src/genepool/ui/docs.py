@@ -25,10 +25,7 @@ from genepool.models.build import ModelOptions
 from genepool.run.file.run_settings import RayEnvironment, RayOptions, RunConfig, TaskOptions
 from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.map_elites import Measure
-from genepool.tasks.agent.environments.agentgym import AgentGymOptions
-from genepool.tasks.agent.environments.gymnasium import GymnasiumOptions
-from genepool.tasks.agent.environments.openenv import OpenEnvOptions
-from genepool.tasks.agent.environments.textworld import TextWorldOptions
+from genepool.tasks.agent.environment import find_environment
 from genepool.tasks.lm_eval.evaluator import GenerationOptions
 from genepool.tasks.task import find_evaluator
 from genepool.ui.cli.main import cli
@@ -38,12 +35,6 @@ ROOMS = (
     *("core", "strategies", "checkpoints", "materialise", "models", "tasks", "pool", "governance"),
     *("output", "run", "study", "ui"),
 )
-_ENVIRONMENTS: dict[str, type[BaseModel]] = {
-    "agentgym": AgentGymOptions,
-    "gymnasium": GymnasiumOptions,
-    "openenv": OpenEnvOptions,
-    "textworld": TextWorldOptions,
-}
 _PART = re.compile(r"(<!-- made from the code: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -99,8 +90,9 @@ def _run_file() -> str:
         title = f"A task with `evaluator: {name}`, besides"
         parts.append(_table(title, find_evaluator(name).Options))
     parts.append(_table("`generation` of `lm-eval`", GenerationOptions))
-    for name, options in _ENVIRONMENTS.items():
-        parts.append(_table(f"`settings` of `agent` with `environment: {name}`", options))
+    for name in ("agentgym", "gymnasium", "openenv", "textworld"):
+        title = f"`settings` of `agent` with `environment: {name}`"
+        parts.append(_table(title, find_environment(name).Options))
     return "\n".join(parts)
 
 

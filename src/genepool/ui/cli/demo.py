@@ -46,16 +46,7 @@ def digits_demo(
             checkpoint = _exported(pool, directory, champion["member"])
             figure, reason = _figure(pool, directory / "run.png")
     if as_json:
-        print_json(
-            {
-                **result.status,
-                "brute_force": asdict(single),
-                "session": result.session,
-                "seconds": result.seconds,
-                "checkpoint": str(checkpoint),
-                "figure": None if figure is None else str(figure),
-            }
-        )
+        _print_json(result, "brute_force", single, checkpoint, figure)
     else:
         _report(directory, result, single, champion, checkpoint, figure or reason)
 
@@ -84,18 +75,25 @@ def pictures_demo(directory: Path, *, budget: int, seed: int, as_json: bool) -> 
             progress.stage("writing the champion")
             checkpoint = _exported(pool, directory, champion["member"])
     if as_json:
-        print_json(
-            {
-                **result.status,
-                "mean": asdict(mean),
-                "session": result.session,
-                "seconds": result.seconds,
-                "checkpoint": str(checkpoint),
-                "figure": str(file),
-            }
-        )
+        _print_json(result, "mean", mean, checkpoint, file)
     else:
         _report_pictures(directory, result, mean, champion, checkpoint, file)
+
+
+def _print_json(
+    result: Result, name: str, other: BruteForce | Scored, checkpoint: Path, figure: Path | None
+) -> None:
+    """What came of a run, beside a model that is no member of it."""
+    print_json(
+        {
+            **result.status,
+            name: asdict(other),
+            "session": result.session,
+            "seconds": result.seconds,
+            "checkpoint": str(checkpoint),
+            "figure": None if figure is None else str(figure),
+        }
+    )
 
 
 def _pictures_thread() -> contextlib.AbstractContextManager[None]:

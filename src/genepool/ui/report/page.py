@@ -54,7 +54,8 @@ def page(
         transcripts: of the same pool.
     """
     shown = {"pictures": bool(pictures), "episodes": bool(transcripts)}
-    champion = facts["champion"]
+    champion, who = facts["champion"], partial(_who, facts)
+    best = None if champion is None else champion["member"]
     shares: list[float] = []
     if champion is not None and facts["genomes"]["champion"] is not None:
         shares = list(champion["genome"]["shares"].values())
@@ -65,12 +66,8 @@ def page(
             facts=facts,
             style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
             sections=[each for each in _SECTIONS if shown.get(each[0], True)],
-            episodes=episodes(
-                transcripts, None if champion is None else champion["member"], partial(_who, facts)
-            ),
-            galleries=galleries(
-                pictures, None if champion is None else champion["member"], partial(_who, facts)
-            ),
+            episodes=episodes(transcripts, best, who),
+            galleries=galleries(pictures, best, who),
             measures=_measures(facts),
             lede=_lede(facts),
             key_numbers=_key_numbers(facts),
@@ -88,7 +85,7 @@ def page(
             ),
             layers=_layers(facts),
             archive=_archive(facts),
-            who=partial(_who, facts),
+            who=who,
             counts=_counts(facts["status"]),
             settings=list(_flat(facts["config"])),
             download=_download(facts),
