@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
@@ -35,6 +35,16 @@ class ModelOptions(BaseModel):
     """What a genome is made into before it is scored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_one_device(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "device_map" in given:
+            raise ValueError(
+                "a live model lies on one device, and 'device_map' is not supported; a large one "
+                "takes less with 'dtype: bfloat16', and with 'seeds: host' the seeds take nothing"
+            )
+        return cast("Any", given)
 
     kind: KindName = Field(
         default="auto",

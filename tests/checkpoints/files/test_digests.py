@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -11,8 +12,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from genepool.checkpoints.files import digests as module
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
-from genepool.checkpoints.files.digests import FILE, copies, recall_digests, remember_digests
+from genepool.checkpoints.files.digests import (
+    FILE,
+    copies,
+    file_digest,
+    recall_digests,
+    remember_digests,
+)
 from genepool.errors import CheckpointError
 
 
@@ -109,3 +117,48 @@ def test_copies_are_told() -> None:
     (first, second) = copies(["a", "b", "c", "d"], ["1", "2", "1", "1"])
     assert first.startswith("seed 'c' holds the very tensors of 'a'")
     assert second.startswith("seed 'd' holds the very tensors of 'a'")
+
+
+def test_large_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGE", 100)
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("GENEPOOL_CACHE", str(cache))
+    path, small = tmp_path / "whole.safetensors", tmp_path / "config.json"
+    small.write_bytes(b"{}")
+    path.write_bytes(bytes(range(256)))
+    assert file_digest(small) == hashlib.sha256(b"{}").hexdigest()
+    assert not (cache / FILE).exists()
+    for content in (bytes(range(256)), bytes(range(255, -1, -1))):
+        # Of equal size, and with the date of before.
+        before = path.stat().st_mtime_ns
+        path.write_bytes(content)
+        os.utime(path, ns=(before, before))
+        assert file_digest(path) == hashlib.sha256(content).hexdigest()
+        poisoned(cache)
+        assert file_digest(path) == "f" * 64
+        (cache / FILE).unlink()
+    (cache / FILE).mkdir()
+    assert file_digest(path) == hashlib.sha256(content).hexdigest()
+    monkeypatch.setenv("GENEPOOL_CACHE", str(small))
+    assert file_digest(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LARGE", 100)
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "whole.safetensors"
+    path.write_bytes(bytes(200))
+    real, looks = os.fstat, list[int]()
+
+    def fstat(number: int) -> os.stat_result:
+        looks.append(number)
+        if len(looks) == 2:
+            with path.open("ab") as file:
+                file.write(b"more")
+        return real(number)
+
+    monkeypatch.setattr(module.os, "fstat", fstat)
+    file_digest(path)
+    assert len(looks) >= 2 and not (tmp_path / "cache" / FILE).exists()

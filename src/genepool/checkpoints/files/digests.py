@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 from genepool.checkpoints.files.atomic import write_bytes
+from genepool.checkpoints.files.cache import shared_cache
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.files.safetensors import MappedFile, Stamp
+from genepool.checkpoints.files.safetensors import Stamp
 from genepool.documents import read_json
-from genepool.errors import CheckpointError
+from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import at, one_line
 
 FILE, _INSTEAD = "digests.json", "genepool-digests.json"
 _MAX = 100_000_000
 _MOST = 1000
-_SAMPLES = 16
+_SAMPLES, _WIDTH = 16, 256
+# Bytes from which on the digest of a file is remembered: smaller ones are read in no time.
+_LARGE = 2**26
+_lock = Lock()
 
 
 def remember_digests(
@@ -48,8 +56,7 @@ def remember_digests(
         kept[stamp] = checkpoint.digest()
         checkpoint.look()
     if kept.keys() != known.keys():
-        latest = dict(list(kept.items())[-_MOST:])
-        write_bytes(place, json.dumps(latest, indent=1).encode())
+        _write(place, kept)
     return [checkpoint.digest() for checkpoint in checkpoints]
 
 
@@ -74,6 +81,40 @@ def recall_digests(
             checkpoint.remember_digest(digest)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a whole file, as 64 hex digits.
+
+    A large one is read only where it is new or has changed: its digest is known by path, size and
+    dates in the cache of all runs, if there is one that can be written.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        stamp = Stamp.of(os.fstat(file.fileno()))
+        cache = shared_cache() if stamp.size >= _LARGE else None
+        dates = f"{stamp.modified}:{stamp.changed}"
+        sample = _sample(stamp.size, lambda place: os.pread(file.fileno(), _WIDTH, place))
+        key = f"file|{path.absolute()}:{stamp.size}:{dates}:{sample}"
+        if cache is not None and (found := (_read(_place(cache)) or {}).get(key)):
+            return found
+        digest, block = hashlib.sha256(), bytearray(2**20)
+        while size := file.readinto(block):
+            digest.update(memoryview(block)[:size])
+        whole = Stamp.of(os.fstat(file.fileno())) == stamp
+    if cache is not None and whole:
+        with _lock, contextlib.suppress(GenepoolError, OSError):
+            place = _place(cache)
+            _write(place, {**(_read(place) or {}), key: digest.hexdigest()})
+    return digest.hexdigest()
+
+
+def _write(place: Path, digests: Mapping[str, str]) -> None:
+    """Keep the latest digests."""
+    latest = dict(list(digests.items())[-_MOST:])
+    write_bytes(place, json.dumps(latest, indent=1).encode())
+
+
 def _place(cache: Path) -> Path:
     return cache / (_INSTEAD if _read(cache / FILE) is None else FILE)
 
@@ -95,8 +136,11 @@ def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
     """Of the files that were opened, whatever lies at their paths by now."""
     parts: list[str] = [json.dumps(dict(rename))] if rename else []
     for file in checkpoint.files:
+        file.check()
+        content = memoryview(file.mapping)
+        sample = _sample(file.size, partial(_piece, content))
         dates = f"{file.stamp.modified}:{file.stamp.changed}"
-        parts.append(f"{file.place}:{file.size}:{dates}:{_sample(file)}")
+        parts.append(f"{file.place}:{file.size}:{dates}:{sample}")
     if set(checkpoint.tensors) != {name for file in checkpoint.files for name in file.tensors}:
         # What was left out or renamed when it was opened changes a digest and no file, too.
         names = json.dumps(sorted(checkpoint.tensors)).encode()
@@ -104,15 +148,17 @@ def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
     return "|".join(parts)
 
 
-def _sample(file: MappedFile) -> str:
-    """A digest of a few bytes from all over a file, 16 hex digits.
+def _piece(content: memoryview, place: int) -> memoryview:
+    return content[place : place + _WIDTH]
+
+
+def _sample(size: int, read: Callable[[int], bytes | memoryview]) -> str:
+    """A digest of a few bytes from all over a file, 16 hex digits; `read` gives those at a place.
 
     Images of containers give all files one date, and fine-tunes of one model have one size.
     """
-    file.check()
-    content, width = memoryview(file.mapping), 256
-    places = [file.size * part // _SAMPLES for part in range(_SAMPLES)]
-    sampled = b"".join(content[place : place + width] for place in (*places, file.size - width))
+    places = [size * part // _SAMPLES for part in range(_SAMPLES)]
+    sampled = b"".join(read(place) for place in (*places, max(0, size - _WIDTH)))
     return hashlib.sha256(sampled).hexdigest()[:16]
 
 

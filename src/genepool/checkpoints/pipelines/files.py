@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
+from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.files.safetensors import map_file
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.side_files import copied, with_dtype
@@ -96,7 +97,7 @@ def component_files(component: Component) -> Files:
 
 
 def component_digest(component: Component, *, weights: bool = True) -> str:
-    """SHA-256 over names and contents of a component's files, which are read.
+    """SHA-256 over names and contents of a component's files; see `file_digest`.
 
     Args:
         component: of a pipeline.
@@ -184,10 +185,4 @@ def _json(content: Any) -> bytes:
 
 
 def _sha256(data: bytes | Path) -> str:
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()
-    digest, block = hashlib.sha256(), bytearray(2**20)
-    with data.open("rb") as file:
-        while size := file.readinto(block):
-            digest.update(memoryview(block)[:size])
-    return digest.hexdigest()
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)

@@ -104,7 +104,7 @@ def _fault(detail: Any, place: Place, known: list[str]) -> Fault:
         return Fault(place, "this is required and was not given", missing=True)
     if detail["type"] == "extra_forbidden":
         return unknown_key(place, known)
-    message, given = detail["msg"], detail.get("input")
+    message, given = detail["msg"].removeprefix("Value error, "), detail.get("input")
     if detail["type"] == "model_type":
         message = "input should be a mapping"
     plain = isinstance(given, (str, int, float, type(None)))
