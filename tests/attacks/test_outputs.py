@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -100,9 +101,15 @@ def recipe(finished: Path) -> Path:
     return genepool.merge(seed_file(finished, 1), seed_file(finished, 2), out, ratio=0.5).directory
 
 
+# Each name with some of the commands; all of them in `make test-all`.
+CASES = [
+    pytest.param(*case, marks=[pytest.mark.slow] if number % 3 else [])
+    for number, case in enumerate(itertools.product(TAKEN, COMMANDS))
+]
+
+
 @pytest.mark.parametrize("more", [[], pytest.param(["--overwrite"], marks=pytest.mark.slow)])
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize(("name", "command"), CASES)
 def test_nothing_of_the_users_is_replaced(
     finished: Path, recipe: Path, command: str, name: str, more: list[str]
 ) -> None:

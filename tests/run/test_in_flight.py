@@ -26,6 +26,7 @@ def test_one_worker_has_one_in_flight(tmp_path: Path) -> None:
     assert contents(tmp_path / "auto/pool") == contents(tmp_path / "one/pool")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_number_that_it_began_with(tmp_path: Path) -> None:
     evolve(write_run(tmp_path / "whole", in_flight=4, budget=40))
     auto: dict[str, Any] = {"in_flight": "auto"}

@@ -40,6 +40,7 @@ def test_a_figure_shows_every_seed_in_its_colour(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_dense_genome_is_drawn_tensor_by_tensor(vectors: Path, tmp_path: Path) -> None:
     with Pool(vectors) as pool:
         run_figure(pool, tmp_path / "run.png")
