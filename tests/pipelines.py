@@ -240,6 +240,33 @@ def _clip(changes: Mapping[str, Any], *, projection: bool) -> Any:
     return kind(config)
 
 
+def pixart(directory: Path, kind: str, seed: int = 0) -> Path:
+    """A pipeline of PixArt, saved."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = diffusers.PixArtTransformer2DModel(
+            sample_size=32,
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            in_channels=4,
+            out_channels=8,
+            cross_attention_dim=16,
+            caption_channels=WIDTH,
+            use_additional_conditions=False,
+        )
+        pipe = getattr(diffusers, kind)(
+            tokenizer=t5_tokenizer(),
+            text_encoder=_t5({}),
+            vae=_vae({}),
+            transformer=transformer,
+            scheduler=diffusers.DDIMScheduler(),
+        )
+    pipe.save_pretrained(str(directory))
+    return directory
+
+
 def _t5(changes: Mapping[str, Any]) -> Any:
     size = {"vocab_size": len(t5_tokenizer())}
     return transformers.T5EncoderModel(transformers.T5Config(**{**_T5, **size, **changes}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.genome import Genome, Recipe, seed_recipe
 from genepool.errors import EvaluationError
 from genepool.models.build import ModelOptions, build_model
-from genepool.models.language import LanguageModel
+from genepool.models.language import LANGUAGE_MODEL, LanguageModel
 from genepool.models.live import Answering, LiveModel
 from genepool.tasks.function import Function, FunctionOptions
 from genepool.testing.tasks import check_task
@@ -294,6 +295,40 @@ def test_a_chat_template_believes_to_be_used_on_the_same_day(tmp_path: Path) -> 
     words = live(checkpoints, layout).value.tokenizer
     said = [{"role": "user", "content": "yes"}]
     assert words.apply_chat_template(said, tokenize=False) == "26 Jul 2024 yes"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, []),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 3]}, []),
+        ({"repetition_penalty": 1.0, "num_beams": 1, "suppress_tokens": []}, []),
+        (
+            {"repetition_penalty": 1.1},
+            [r"repetition_penalty is 1\.1; text that is"],
+        ),
+        (
+            {"no_repeat_ngram_size": 3, "min_new_tokens": 2, "forced_bos_token_id": 0},
+            ["no_repeat_ngram_size is 3, min_new_tokens is 2, forced_bos_token_id is 0; text"],
+        ),
+        ({"max_time": 0.5}, ["max_time is passed over"]),
+    ],
+)
+def test_generation_settings_that_steer_are_told(
+    settings: dict[str, Any], told: list[str], tmp_path: Path
+) -> None:
+    seed = write_lm(tmp_path / "seed")
+    (seed / "generation_config.json").write_text(json.dumps(settings))
+    checkpoint = open_checkpoint(seed)
+    lines = LANGUAGE_MODEL.told(ModelOptions(), checkpoint, ())
+    assert len(lines) == len(told)
+    for line, text in zip(lines, told, strict=True):
+        assert re.search(text, line)
+    model = build_model(ModelOptions(), build_layout([checkpoint]), (checkpoint,), tmp_path)
+    given = model.value.model.generation_config
+    assert given.max_time is None
+    for name in settings.keys() - {"max_time"}:
+        assert getattr(given, name) == settings[name]
 
 
 def test_a_tokenizer_from_elsewhere(tmp_path: Path) -> None:

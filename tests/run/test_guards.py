@@ -175,9 +175,11 @@ def test_guards_are_asked_once_of_seeds_and_of_children_that_would_enter(tmp_pat
     calls = log.read_text().splitlines()
     with Pool(tmp_path / "pool") as pool:
         verdicts = [record.verdict for record in pool.records() if record.step]
-    assert len(calls) == 3 + verdicts.count("accepted") + verdicts.count("guarded")
+    assert len(calls) == 3 + 3 + verdicts.count("accepted") + verdicts.count("guarded")
     assert len(set(calls[:3])) == 3
-    assert not set(calls[3:]) & set(calls[:3])
+    # The first seed for a sample of its scores: when all are known, and whenever the run goes on.
+    assert calls[3:].count(calls[0]) == 3
+    assert not set(calls[3:]) & set(calls[1:3])
 
 
 @pytest.mark.parametrize("weights", [False, True])

@@ -44,12 +44,7 @@ _LEFT_OUT = (SAFETY_CHECKER, "feature_extractor", "image_encoder")
 
 # A pipeline that has one of these draws from more than a text, or draws no picture.
 _NOT_FROM_TEXT = (
-    "image",
-    "mask_image",
-    "control_image",
-    "video",
-    "num_frames",
-    "audio_length_in_s",
+    *("image", "mask_image", "control_image", "video", "num_frames", "audio_length_in_s"),
 )
 
 # What is asked of a pipeline, by the option that sets it.
@@ -60,7 +55,8 @@ _CALLED = {
 }
 
 _LONGEST = "max_sequence_length"
-
+# How pipelines are told to rewrite prompts by the packages bs4 and ftfy, where both are installed.
+_CLEANING = "clean_caption"
 # Bytes of encoded prompts that are kept.
 _MOST_ENCODED = 2**30
 
@@ -273,7 +269,8 @@ def _call(kind: Any, building: Building) -> dict[str, Any]:
                     f"model.{option}: '{kind.__name__}' takes no {name}; leave it out"
                 )
             out[name] = value
-    return out
+    # Whether prompts are rewritten would depend on packages that are there or not.
+    return {**out, _CLEANING: False} if _CLEANING in parameters else out
 
 
 def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
@@ -297,6 +294,11 @@ def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str
     if options.scheduler is None and "scheduler" in components:
         out.append(f"model.scheduler is {one_line(components['scheduler'].class_name)}")
     notices = [f"{', '.join(out)}, as {kind.__name__} has it where nothing is said"] if out else []
+    if _CLEANING in parameters and parameters[_CLEANING].default:
+        notices.append(
+            f"prompts are drawn as they are written ({_CLEANING} is False): {kind.__name__} would "
+            "rewrite them where the packages bs4 and ftfy are installed"
+        )
     if SAFETY_CHECKER in components:
         notices.append(
             f"{at(first.path)}: pictures are drawn without its safety checker, which would paint "
@@ -316,10 +318,8 @@ def _cut(components: Mapping[str, Component], texts: Sequence[str], most: int | 
                 own = min(words.model_max_length, most or words.model_max_length)
                 long = [text for text in long if len(words(text)["input_ids"]) > own]
             limit = max(limit, own)
-    told = (
-        f"{len(long)} of {len(texts)} prompts have more tokens than the {limit} that are read, and "
-    )
-    return [f"{told}the rest of these is not drawn"] if long and limit else []
+    told = f"{len(long)} of {len(texts)} prompts have more tokens than the {limit} that are read"
+    return [f"{told}, and the rest of these is not drawn"] if long and limit else []
 
 
 def _device(name: str) -> torch.device:

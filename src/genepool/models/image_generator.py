@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,9 @@ from genepool.models.live import LiveModel
 # Options of a run file's `model` that only image generators have.
 OPTIONS = ("scheduler", "steps", "guidance", "size", "configs")
 
+# How modules of diffusers ask for a package that would mend the letters of prompts.
+_MENDER = "is_ftfy_available"
+
 
 @dataclass(frozen=True, eq=False)
 class ImageGenerator:
@@ -60,7 +66,23 @@ class ImageGenerator:
         """
         from genepool.models.diffusers import draw
 
-        return draw(self.pipeline, self.call, prompts, ids)
+        with as_they_are(self.pipeline):
+            return draw(self.pipeline, self.call, prompts, ids)
+
+
+@contextlib.contextmanager
+def as_they_are(pipeline: Any) -> Generator[None, None, None]:
+    """Prompts reach a pipeline's tokenizer as they do where the package ftfy is not installed."""
+    modules = [sys.modules[kind.__module__] for kind in type(pipeline).__mro__]
+    asking = [module for module in modules if _MENDER in vars(module)]
+    with contextlib.ExitStack() as undo:
+        for module in asking:
+            undo.enter_context(mock.patch.object(module, _MENDER, _not_there))
+        yield
+
+
+def _not_there() -> bool:
+    return False
 
 
 def _check(options: Options, first: Checkpoint) -> None:

@@ -16,6 +16,7 @@ from genepool.errors import ConfigError, MissingExtraError
 from genepool.models.live import LiveModel
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 
 OfSeeds = Callable[[Callable[[], Any]], list[Any]]
 """Calls a function with the live model holding each seed in turn, and gives what it returned;

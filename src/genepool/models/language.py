@@ -12,9 +12,10 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.side_files import pinned_digests
 from genepool.errors import ConfigError
-from genepool.messages import at
+from genepool.messages import at, shown
 from genepool.models.kind import (
     CONFIG,
+    GENERATION,
     Building,
     Kind,
     Options,
@@ -34,6 +35,21 @@ _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # An answer repeats without end if its last characters, at least so many, are a unit of at most so
 # many characters again and again, at least so many times.
 _TAIL, _UNIT, _TIMES = 48, 32, 4
+
+# Settings by which another token is taken than the likeliest, and what leaves that to the model.
+# Those of sampling are not among them: tasks say themselves whether they sample.
+_STEERING: Mapping[str, Any] = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": 1.0,
+    "num_beams": 1,
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
+    **dict.fromkeys(("min_new_tokens", "penalty_alpha", "remove_invalid_values"), 0),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "stop_strings")),
+    **dict.fromkeys(("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id")),
+    **dict.fromkeys(("forced_decoder_ids", "exponential_decay_length_penalty")),
+    **dict.fromkeys(("force_words_ids", "constraints", "watermarking_config", "dola_layers")),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +171,32 @@ def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> Pinne
     return {name: PinnedFile(found.get(name, ""), place) for name, place in places.items()}
 
 
+def _told(_options: Options, first: Checkpoint, _texts: Sequence[str]) -> tuple[str, ...]:
+    """What steers replies besides the model's weights."""
+    file = (first.directory or first.path) / GENERATION
+    settings = read_json(file) if file.is_file() else {}
+    steering = {
+        key: value
+        for key, usual in _STEERING.items()
+        if (value := settings.get(key)) is not None
+        and value is not False
+        and value not in (usual, [], {})
+    }
+    notices: list[str] = []
+    if steering:
+        listed = ", ".join(f"{key} is {shown(value)}" for key, value in steering.items())
+        notices.append(
+            f"{at(file)}: {listed}; text that is generated obeys this, here and from an exported "
+            "model, which has that file"
+        )
+    if settings.get("max_time") is not None:
+        notices.append(
+            f"{at(file)}: max_time is passed over, because a score must not depend on how fast a "
+            "machine is"
+        )
+    return tuple(notices)
+
+
 LANGUAGE_MODEL = Kind(
     name="transformers",
     help="they get a language model, built from the first seed's config.json (extra 'llm').",
@@ -162,5 +204,6 @@ LANGUAGE_MODEL = Kind(
     check=_check,
     build=_build,
     pinned_files=_pinned_files,
+    told=_told,
     library=lambda _first: "transformers",
 )

@@ -27,14 +27,13 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import CODES
 from genepool.messages import at, cause, one_line, pass_on, some
-from genepool.models.kind import CONFIG, Building, Options
+from genepool.models.kind import CONFIG, GENERATION, Building, Options
 
 # Its own annotations are not complete enough to check against.
 _TF = cast("Any", transformers)
 _STATIC: type[Any] = _TF.StaticCache
 _reverted = cast("Any", core_model_loading).revert_weight_conversion
 
-_GENERATION = "generation_config.json"
 
 # Some chat templates tell the model today's date, so that a member would be asked otherwise
 # tomorrow than the others were today. What they call is made to say the same day always; it is that
@@ -275,10 +274,11 @@ def _class(config: Any, directory: Path) -> Any:
 
 
 def _generation_config(directory: Path, made: Any) -> Any:
-    file = directory / _GENERATION
+    file = directory / GENERATION
     if not file.is_file():
         return made
-    given = read_json(file)
+    # A score must not depend on how fast a machine is.
+    given = {**read_json(file), "max_time": None}
     try:
         return _TF.GenerationConfig(**given)
     except BaseException as error:

@@ -51,6 +51,10 @@ _SAMPLE = 16
 _ALIKE = 1e-3
 # How often a sample is scored that differs, to see whether it repeats itself at all.
 _AGAIN = 3
+_NOTHING_RECORDED = (
+    "; nothing that is recorded has changed, so that it is a file or server that is asked, an "
+    "environment variable, the time, or the order of a set in Python, which differs by process"
+)
 _PLUGINS = ("genepool.evaluators", "genepool.environments", "genepool.strategies")
 
 
@@ -242,7 +246,7 @@ def _difference(
     session: Session, sample: _Sample, now: Float32, differ: Int64, changes: Sequence[str]
 ) -> str:
     first = int(differ[0])
-    why = "; changed since then: " + ", ".join(changes[:4]) if changes else ""
+    why = "; changed since then: " + ", ".join(changes[:4]) if changes else _NOTHING_RECORDED
     return (
         f"{sample.what} scores otherwise than it did when this pool was made: seed "
         f"'{session.inputs.run.seeds[sample.seed].name}' on example "

@@ -29,6 +29,7 @@ from genepool.run.pins import Pins, check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run, settled
 from genepool.run.session import Session
+from genepool.tasks.task import Unshared
 from genepool.threads import available_threads
 
 # Settings that a pool which has reached its budget need not be opened for.
@@ -93,6 +94,7 @@ def evolve(
     devices = worker_devices(loaded)
     watcher.stage("opening seeds and tasks")
     inputs = open_inputs(loaded)
+    _require_own_sessions(inputs, devices)
     for notice in inputs.notices:
         watcher.notice(notice)
     now = ran_with(loaded)
@@ -164,6 +166,36 @@ def _require_difference(inputs: Inputs, digests: list[str]) -> None:
     )
 
 
+def _require_own_sessions(inputs: Inputs, devices: Sequence[str]) -> None:
+    """Refuse several workers where a task can be scored by one process at a time.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    run, config = inputs.run, inputs.run.config
+    if config.executor == "serial":
+        return
+    if config.executor == "process" and _processes(run, devices) == 1:
+        return
+    if config.executor == "ray" and config.workers == 1:
+        return
+    names = [task.name for task in config.contested] + [task.name for task in config.guards]
+    for name, task in zip(names, (*inputs.tasks, *inputs.guards), strict=True):
+        if isinstance(task, Unshared) and task.exclusive:
+            raise ConfigError(
+                f"{run.where('executor')}: executor '{config.executor}' has several workers, and "
+                f"task '{name}' is played in an environment that keeps no more than one episode: "
+                "say 'workers: 1', or take settings of the environment with which it keeps "
+                "sessions apart (of openenv 'transport: websocket')"
+            )
+
+
+def _processes(run: Run, devices: Sequence[str]) -> int:
+    """How many worker processes the executor 'process' has."""
+    config = run.config
+    return len(devices) or config.workers or min(available_threads(), config.width)
+
+
 def _workers(run: Run) -> int:
     """How many models are scored at a time, whatever is in flight."""
     config = run.config
@@ -224,10 +256,9 @@ def _executor(
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
-        workers = config.workers or min(available_threads(), config.width)
         return ProcessExecutor(
             inputs.run,
-            len(devices) or workers,
+            _processes(inputs.run, devices),
             stamps(inputs.checkpoints),
             progress.asked,
             inputs.blocks,

@@ -194,4 +194,3 @@ def _digits(classes: range) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     count = int(len(data.inputs) * 0.8)
     chosen = np.isin(data.labels[:count], list(classes))
     return data.inputs[:count][chosen], data.labels[:count][chosen]
-

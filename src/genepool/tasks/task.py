@@ -33,6 +33,7 @@ __all__ = [
     "Remarking",
     "Task",
     "Transcribed",
+    "Unshared",
     "checked_indices",
     "checked_scores",
     "evaluator",
@@ -201,6 +202,16 @@ class Transcribed(Protocol):
         Raises:
             EvaluationError: the model could not act.
         """
+        ...
+
+
+@runtime_checkable
+class Unshared(Protocol):
+    """A task that no two processes may score at a time; optional."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it is one: models would be given each other's scores."""
         ...
 
 

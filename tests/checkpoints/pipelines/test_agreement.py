@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import make_family, renamed
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.pipelines.agreement import DEFAULTS
+from genepool.checkpoints.pipelines.defaults import DEFAULTS, defaults_of
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.errors import CheckpointError
 from tests.late import diffusers
-from tests.pipelines import KINDS, Kind, tiny_pipeline
+from tests.pipelines import KINDS, Kind, pixart, tiny_pipeline
 
 NEUTRAL = (None, False, 0, (), [])
 
@@ -35,6 +35,88 @@ def test_defaults_are_those_of_diffusers(name: str) -> None:
         if key not in DEFAULTS[name] and not any(part in key for part in shapes):
             default = parameter.default
             assert default in NEUTRAL or key in ("in_channels", "out_channels", "num_layers"), key
+
+
+ELSEWHERE = (
+    *("PixArtTransformer2DModel", "SanaTransformer2DModel", "Lumina2Transformer2DModel"),
+    *("HunyuanDiT2DModel", "AuraFlowTransformer2DModel", "CogView4Transformer2DModel"),
+    *("AutoencoderDC", "AutoencoderTiny", "UNet2DModel", "EulerDiscreteScheduler"),
+    *("LCMScheduler", "FlowMatchEulerDiscreteScheduler"),
+)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_defaults_of_other_classes_are_read_from_diffusers(name: str) -> None:
+    found = defaults_of(name)
+    given = inspect.signature(getattr(diffusers, name)).parameters.values()
+    assert found == {
+        one.name: list(one.default) if isinstance(one.default, tuple) else one.default
+        for one in given
+        if one.default is not inspect.Parameter.empty
+    }
+
+
+@pytest.mark.parametrize("name", ["Nonesuch", "no name", "", "os"])
+def test_defaults_of_what_is_no_class_there_are_not_known(name: str) -> None:
+    assert defaults_of(name) is None
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> tuple[Path, Path]:
+    """Two pipelines whose denoiser is of a class without an entry in the table."""
+    made = [pixart(tmp_path / name, "PixArtSigmaPipeline", seed=n) for n, name in enumerate("ab")]
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "usual", "other"),
+    [
+        ("attention_bias", True, False),
+        ("norm_eps", 1e-6, 0.0),
+        ("activation_fn", "gelu-approximate", "gelu"),
+    ],
+)
+def test_absent_keys_stand_for_what_diffusers_makes_of_them(
+    key: str, usual: Any, other: Any, others: tuple[Path, Path]
+) -> None:
+    file = "transformer/config.json"
+    for a, b in (others, others[::-1]):
+        without(a, file, key)
+        edited(b, file, **{key: usual})
+        make_family(opened(*others))
+        edited(b, file, **{key: other})
+        with pytest.raises(CheckpointError, match=rf"{key} is .* against"):
+            make_family(opened(*others))
+        edited(a, file, **{key: usual})
+
+
+def test_absent_keys_of_unknown_classes_are_told(others: tuple[Path, Path]) -> None:
+    file, name = "transformer/config.json", "NewTransformer2DModel"
+    for path in others:
+        edited(path, file, _class_name=name)
+        edited(path, "model_index.json", transformer=["diffusers", name])
+    for value in (True, False, 0, 7):
+        edited(others[0], file, new_key=value)
+        told = [one for one in make_family(opened(*others)).notices if "new_key" in one]
+        assert len(told) == 1
+        assert f"new_key is absent against {json.dumps(value)}" in told[0]
+    edited(others[0], file, new_key=False)
+    edited(others[1], file, new_key=True)
+    with pytest.raises(CheckpointError, match="new_key is true against false"):
+        make_family(opened(*others))
+    edited(others[0], file, new_key=0)
+    edited(others[1], file, new_key=None)
+    with pytest.raises(CheckpointError, match="new_key is null against 0"):
+        make_family(opened(*others))
+
+
+def test_what_schedulers_predict_where_they_do_not_say(others: tuple[Path, Path]) -> None:
+    for path, said in zip(others, ({}, {"prediction_type": "v_prediction"}), strict=True):
+        kind = "CosineDPMSolverMultistepScheduler"
+        edited(path, "model_index.json", scheduler=["diffusers", kind])
+        place = path / "scheduler/scheduler_config.json"
+        place.write_text(json.dumps({"_class_name": kind, **said}))
+    make_family(opened(*others))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -155,6 +155,27 @@ def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "settings", [{"repetition_penalty": 3.0}, {"no_repeat_ngram_size": 1}, {"suppress_tokens": []}]
+)
+def test_replies_obey_the_generation_settings(settings: dict[str, Any], tmp_path: Path) -> None:
+    value, question = language_model(tmp_path), [asked("1 + 2")]
+    (plain,) = Generate(6, 100).replies(value, question)
+    if "suppress_tokens" in settings:
+        first = value.tokenizer(plain.text.split()[0], add_special_tokens=False)["input_ids"]
+        settings = {"suppress_tokens": first}
+    value.model.generation_config.update(**settings)
+    (steered,) = Generate(6, 100).replies(value, question)
+    assert steered.text != plain.text
+
+
+def test_settings_of_what_is_returned_are_not_in_the_way(tmp_path: Path) -> None:
+    value, question = language_model(tmp_path), [asked("1 + 2"), asked("b")]
+    plain = Generate(6, 100).replies(value, question)
+    value.model.generation_config.update(return_dict_in_generate=True, output_scores=True)
+    assert Generate(6, 100).replies(value, question) == plain
+
+
 def test_a_reply_ends_where_the_chat_template_ends_one(tmp_path: Path) -> None:
     """Settings of fine-tunes often name the base's end only, behind which a user would speak."""
     value = language_model(tmp_path)

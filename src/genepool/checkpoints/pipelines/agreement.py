@@ -21,6 +21,7 @@ from genepool.checkpoints.model_files.configs import (
 from genepool.checkpoints.model_files.tokenizer_files import cuts_and_pads_alike
 from genepool.checkpoints.model_files.vocabularies import conflict, read_vocabulary, same_files
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
+from genepool.checkpoints.pipelines.defaults import DEFAULTS, defaults_of
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.checkpoints.pipelines.lora_files import is_lora
 from genepool.checkpoints.pipelines.variants import find_weights
@@ -52,48 +53,6 @@ _TRAINED_FOR = {
     "vae": (CONFIG, ("scaling_factor", "shift_factor", "latents_mean", "latents_std")),
 }
 
-# What an absent key stands for, where that is not "none": older releases of diffusers wrote fewer
-# keys. That these are the defaults of diffusers' classes is tested.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "UNet2DConditionModel": {
-        "in_channels": 4,
-        "out_channels": 4,
-        "flip_sin_to_cos": True,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "block_out_channels": [320, 640, 1280, 1280],
-        "layers_per_block": 2,
-        "downsample_padding": 1,
-        "mid_block_scale_factor": 1,
-        "act_fn": "silu",
-        "norm_num_groups": 32,
-        "norm_eps": 1e-05,
-        "cross_attention_dim": 1280,
-        "transformer_layers_per_block": 1,
-        "attention_head_dim": 8,
-        "resnet_time_scale_shift": "default",
-        "resnet_out_scale_factor": 1.0,
-        "time_embedding_type": "positional",
-        "conv_in_kernel": 3,
-        "conv_out_kernel": 3,
-        "attention_type": "default",
-        "addition_embed_type_num_heads": 64,
-    },
-    "AutoencoderKL": {
-        "in_channels": 3,
-        "out_channels": 3,
-        "layers_per_block": 1,
-        "act_fn": "silu",
-        "latent_channels": 4,
-        "norm_num_groups": 32,
-        "scaling_factor": 0.18215,
-        "force_upcast": True,
-        "use_quant_conv": True,
-        "use_post_quant_conv": True,
-        "mid_block_add_attention": True,
-    },
-    "FluxTransformer2DModel": {"patch_size": 1, "axes_dims_rope": [16, 56, 56]},
-    "SD3Transformer2DModel": {"patch_size": 2},
-}
 # Of schedulers. What a denoiser predicts is what it was trained to: noise, velocity or flow.
 _EPSILON = "epsilon"
 _PREDICTION = "prediction_type"
@@ -186,7 +145,9 @@ def prediction(pipeline: Pipeline) -> str | None:
     said = config.get(_PREDICTION)
     if str(said).startswith("flow") or "Flow" in scheduler.class_name:
         return "flow"
-    return said if isinstance(said, str) else _EPSILON
+    usual = (defaults_of(scheduler.class_name) or {}).get(_PREDICTION)
+    found = usual if said is None else said
+    return found if isinstance(found, str) else _EPSILON
 
 
 def _compare_predictions(ours: Pipeline, theirs: Pipeline) -> list[str]:
@@ -220,7 +181,7 @@ def _compare_surroundings(ours: Pipeline, theirs: Pipeline) -> list[str]:
         left, right = (
             {key: config[key] for key in keys if key in config}
             for config in (
-                {**DEFAULTS.get(part.class_name, {}), **config}
+                {**(defaults_of(part.class_name) or {}), **config}
                 for part, config in zip((a, b), configs, strict=True)
             )
         )
@@ -246,20 +207,36 @@ def _compare_evolving(ours: Pipeline, theirs: Pipeline, name: str, partial: bool
         notices = compare_configs(a.directory, b.directory, partial=partial, vocabulary=False)
         return [*notices, *_compare_vocabularies(ours, theirs, name)]
     left, right = (_complete(part) for part in (a, b))
-    differing = _differing(left, right)
+    known = defaults_of(a.class_name) is not None
+    differing = _differing(left, right, zero=a.class_name in DEFAULTS)
     for key in differing:
-        if key not in _FREE and not (partial and key in _OF_THE_WHOLE):
+        # What an absent key means can only be told where nobody knows the class.
+        open_to = not known and not (key in left and key in right)
+        if key not in _FREE and not open_to and not (partial and key in _OF_THE_WHOLE):
             raise CheckpointError(
                 f"{pair}: {_against(key, left, right)}; are they of one architecture and size?"
             )
-    return _told(a.directory, b.directory, left, right)
+    notices = _told(a.directory, b.directory, left, right)
+    if not known and (
+        odd := sorted((left.keys() ^ right.keys()) - _SILENT - {*_differing(left, right)})
+    ):
+        listed = "; ".join(_against(key, left, right) for key in sorted(odd))
+        notices.append(
+            f"{at(b.directory)} and {at(a.directory)}: {listed}; what an absent key means is not "
+            f"known of {one_line(a.class_name)} (the package diffusers, or a newer one, knows it)"
+        )
+    return notices
 
 
-def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+def _differing(
+    left: Mapping[str, Any], right: Mapping[str, Any], *, zero: bool = True
+) -> list[str]:
+    """Keys with other meanings; `zero`: 0 means "none" as well, as it does in an absent key."""
     return [
         key
         for key in sorted(left.keys() | right.keys())
-        if key not in _SILENT and _meaning(left.get(key)) != _meaning(right.get(key))
+        if key not in _SILENT
+        and _meaning(left.get(key), zero=zero) != _meaning(right.get(key), zero=zero)
     ]
 
 
@@ -283,12 +260,12 @@ def _complete(component: Component) -> dict[str, Any]:
             f"{at(component.directory)}: holds no {CONFIG}, and without it nobody can tell what "
             "its weights compute; fetch the whole pipeline"
         )
-    return {**DEFAULTS.get(component.class_name, {}), **config}
+    return {**(defaults_of(component.class_name) or {}), **config}
 
 
-def _meaning(value: Any) -> Any:
+def _meaning(value: Any, *, zero: bool) -> Any:
     """A value in one form: whatever means "none" is None, a list of equals is its element."""
-    if value in (None, False, [], {}):
+    if value in (None, False, [], {}) and (zero or value is False or value != 0):
         return None
     parts: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
     return parts[0] if all(part == parts[0] for part in parts) else parts
@@ -330,7 +307,9 @@ def _differ(ours: Component, theirs: Component) -> bool:
     if not (same_files(*pair) and cuts_and_pads_alike(*pair)):
         return True
     for name in (CONFIG, SCHEDULER):
-        fields = differing_fields(read_config(ours, name), read_config(theirs, name))
+        usual = defaults_of(ours.class_name) or {}
+        configs = ({**usual, **read_config(part, name)} for part in (ours, theirs))
+        fields = differing_fields(*configs)
         if set(fields) - _SILENT:
             return True
     try:

@@ -181,9 +181,11 @@ def death(process: Any, seeds: Stamps | None = None) -> GenepoolError:
 
 @contextlib.contextmanager
 def shared_cores(threads: int) -> Generator[None, None, None]:
-    """Workers share the cores instead of fighting over them."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update({name: str(threads) for name in THREAD_VARIABLES})
+    """Workers share the cores instead of fighting over them; sets have one order in all."""
+    wanted = {name: str(threads) for name in THREAD_VARIABLES}
+    wanted["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED") or "0"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:

@@ -85,7 +85,11 @@ def endings(tokenizer: Any, start: str, actions: Sequence[str]) -> list[list[int
 
 
 def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> list[str]:
-    """The likeliest continuation of each row of token ids, asked together, as text."""
+    """What the model says after each row of token ids, asked together, as text.
+
+    Nothing is drawn: it is the likeliest token each time, as the model's generation settings have
+    it, which may punish repetition or forbid tokens.
+    """
     if not rows:
         return []
     words = value.tokenizer
@@ -105,6 +109,9 @@ def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> li
         do_sample=False,
         pad_token_id=words.pad_token_id,
         eos_token_id=_ends(value) or None,
+        num_return_sequences=1,
+        return_dict_in_generate=False,
+        tokenizer=words,
     )
     texts: list[str] = words.batch_decode(found[:, length:], skip_special_tokens=True)
     return texts

@@ -21,6 +21,7 @@ from genepool.tasks.named_classes import NamedClasses
 
 __all__ = [
     "Environment",
+    "Exclusive",
     "Remote",
     "Step",
     "Turn",
@@ -104,6 +105,16 @@ class Remote(Protocol):
     @property
     def remote(self) -> bool:
         """Whether several sessions may be asked at the same time, each from a thread of its own."""
+        ...
+
+
+@runtime_checkable
+class Exclusive(Protocol):
+    """An environment that lives elsewhere and may keep one episode for all who ask; optional."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a second session would spoil the episode of the first, in other processes too."""
         ...
 
 

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, EpisodeError
 from genepool.messages import at, cause, count, one_line, shown, some
-from genepool.tasks.agent.environment import Environment, Remote, Turn, open_environment
+from genepool.tasks.agent.environment import (
+    Environment,
+    Exclusive,
+    Remote,
+    Turn,
+    open_environment,
+)
 from genepool.tasks.agent.episode import CONTEXT, ROUNDS, STUCK, Episode, play
 from genepool.tasks.agent.options import AgentOptions
 from genepool.tasks.agent.policies import open_policy, opening
@@ -65,7 +71,14 @@ class Agent(StoredTask):
         self._stop = threading.Event()
         weakref.finalize(self, _close, self._sessions)
         (session,) = self._ready(1)
-        remote, told = session.ask(_about)
+        remote, self.exclusive, told = session.ask(_about)
+        if self.exclusive and options.batch > 1:
+            raise ConfigError(
+                f"environment '{one_line(options.environment)}' keeps no more than one episode "
+                f"with these 'settings', and 'batch: {options.batch}' plays so many at a time: say "
+                "'batch: 1', or take settings with which it keeps sessions apart (of openenv "
+                "'transport: websocket')"
+            )
         if remote:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="genepool-session")
         instructions = told
@@ -260,11 +273,13 @@ class Agent(StoredTask):
         return found
 
 
-def _about(environment: Environment) -> tuple[bool, str]:
+def _about(environment: Environment) -> tuple[bool, bool, str]:
+    """Whether it is remote, whether it is exclusive, and its instructions."""
     told = environment.instructions
     if not isinstance(told, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EpisodeError(f"expected the environment's instructions as text; got {shown(told)}")
-    return isinstance(environment, Remote) and environment.remote, told
+    remote = isinstance(environment, Remote) and environment.remote
+    return remote, isinstance(environment, Exclusive) and environment.exclusive, told
 
 
 def _scale(options: AgentOptions) -> tuple[float, float]:

@@ -47,7 +47,7 @@ def action_in(reply: str) -> str:
 
 @dataclass(frozen=True)
 class Generate:
-    """The model writes a reply, always the likeliest token next.
+    """The model writes a reply, always the likeliest token next by its generation settings.
 
     Attributes:
         max_new_tokens: of a reply, at most.

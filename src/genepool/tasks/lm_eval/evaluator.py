@@ -48,7 +48,8 @@ class GenerationOptions(BaseModel):
     do_sample: bool | None = Field(
         default=None,
         description="Tokens are drawn, with the same random numbers for every model and block; "
-        "without it the likeliest is taken. By default the task says which.",
+        "without it the likeliest is taken, as generation_config.json has it. By default the task "
+        "says which.",
     )
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         default=None,

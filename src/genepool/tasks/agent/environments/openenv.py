@@ -110,6 +110,11 @@ class OpenEnv:
         self._turn = Turn("")
 
     @property
+    def exclusive(self) -> bool:
+        """See `Exclusive`: without a session a server keeps one episode."""
+        return self._socket is None
+
+    @property
     def instructions(self) -> str:
         """See `Environment`."""
         return ACTING
