@@ -33,6 +33,7 @@ from genepool.run.executors.installation import (
     processor,
     versions,
 )
+from genepool.run.executors.remote import ALIKE
 from genepool.run.executors.scorer import Part
 from genepool.run.run_file import Run
 from genepool.run.session import Session
@@ -47,8 +48,6 @@ RAN_WITH, GUARDS = "ran_with", "guards_sampled"
 
 # Examples that are scored again where they are not scored in blocks, and of guards.
 _SAMPLE = 16
-# Scores that differ by less are alike: another machine may compute other last digits.
-_ALIKE = 1e-3
 # How often a sample is scored that differs, to see whether it repeats itself at all.
 _AGAIN = 3
 _NOTHING_RECORDED = (
@@ -211,12 +210,12 @@ def check_scores(
     notes: list[str] = []
     for sample in (*_tasks_sample(session), *_guards_sample(session)):
         now = _scored(session, sample, seeds)
-        differ = np.flatnonzero(np.abs(now - sample.scores) > _ALIKE)
+        differ = np.flatnonzero(np.abs(now - sample.scores) > ALIKE)
         if not differ.size:
             continue
         first = int(differ[0])
         again = [_scored(session, sample, seeds) for _ in range(_AGAIN)]
-        if any((np.abs(other - now) > _ALIKE).any() for other in again):
+        if any((np.abs(other - now) > ALIKE).any() for other in again):
             notes.append(
                 f"{sample.what} does not give the same scores twice (example "
                 f"'{one_line(sample.names[first])}': {sample.scores[first]:.4g} in the pool, and "
@@ -319,6 +318,12 @@ def most_telling(examples: Examples, scores: Float32) -> dict[int, tuple[int, In
             continue
         found[number] = (int(row), starts[block] + np.arange(sizes[block], dtype=np.int64))
     return found
+
+
+def sample_of(examples: Examples, scores: Float32) -> Int64:
+    """int64[n], the blocks of all tasks that say most, by float32[N] scores of one model."""
+    found = most_telling(examples, scores[None])
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(block for _, block in found.values())])
 
 
 def _of_guards(session: Session) -> list[Int64]:

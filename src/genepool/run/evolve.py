@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from genepool.pool import summary
 from genepool.pool.database import begun
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
-from genepool.run.changes import RAN_WITH, outdated_told, ran_with, require_unchanged
+from genepool.run.changes import RAN_WITH, outdated_told, ran_with, require_unchanged, sample_of
 from genepool.run.driver import drive
 from genepool.run.executors.devices import worker_devices
 from genepool.run.executors.executor import Executor, SerialExecutor
@@ -245,6 +246,8 @@ def _executor(
     as_exported: bool,
 ) -> Executor:
     config = inputs.run.config
+    # What every worker must score alike.
+    sample = partial(sample_of, inputs.examples) if config.changed_scores == "stop" else None
     if config.executor == "ray":
         try:
             from genepool.run.executors.ray import RayExecutor
@@ -252,7 +255,8 @@ def _executor(
             if error.name != "ray":
                 raise
             raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
-        return RayExecutor(inputs, pins, progress.asked, progress.notice, as_exported=as_exported)
+        watched = progress.asked, progress.notice
+        return RayExecutor(inputs, pins, *watched, as_exported=as_exported, sample=sample)
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
@@ -265,5 +269,6 @@ def _executor(
             devices=devices,
             as_exported=as_exported,
             modules=own_modules(),
+            sample=sample,
         )
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

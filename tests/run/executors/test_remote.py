@@ -270,3 +270,46 @@ def test_what_is_told_of_a_model_does_not_depend_on_who_was_first(tmp_path: Path
     finally:
         made.close()
     assert (found.scores, found.error) == (None, "part 2")
+
+
+# Workers that score otherwise.
+
+
+@pytest.mark.parametrize("way", ["other", "random", "cannot"])
+def test_a_worker_that_scores_otherwise_ends_the_run(tmp_path: Path, way: str) -> None:
+    run, draws = load_run(write_run(tmp_path)), random.Random(1)
+
+    def fails(message: bytes, number: int) -> bytes | None:
+        if number == 0 or message[:4] != b"scor":
+            return None
+        size = (len(message) - 4) // 4
+        if way == "cannot":
+            return b"evalnot there"
+        value = draws.random() if way == "random" else 0.25
+        return b"fine" + np.full(size, value, dtype="<f4").tobytes()
+
+    ready = threading.Event()
+
+    def hire(number: int) -> Worker:
+        if number:
+            ready.wait(60)
+        return Near(run, number, fails)
+
+    made = RemoteExecutor(hire, 2, sample=lambda scores: np.arange(5))
+    try:
+        submitted(run, made, 1)
+        ready.set()
+        until = time.monotonic() + 60
+        if way == "random":
+            # Nobody could tell who is right.
+            submitted(run, made, 20)
+            return
+        expected = (
+            "what machine 0 has scored cannot" if way == "cannot" else "scores otherwise than"
+        )
+        with pytest.raises(GenepoolError, match=f"machine 1: {expected}") as told:
+            while time.monotonic() < until:
+                submitted(run, made, 1)
+        assert "\n" not in str(told.value)
+    finally:
+        made.close()

@@ -27,7 +27,7 @@ from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import at
 from genepool.run.executors.devices import on_device
 from genepool.run.executors.installation import require_same_modules
-from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor, answer
+from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor, Sample, answer
 from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Scorer
 from genepool.run.run_file import Given, Run, resolve
@@ -48,6 +48,7 @@ class ProcessExecutor(RemoteExecutor):
         devices: Sequence[str] = (),
         as_exported: bool = True,
         modules: Mapping[str, str] = MappingProxyType({}),
+        sample: Sample | None = None,
     ) -> None:
         """Start the workers; each builds its own live model.
 
@@ -55,7 +56,7 @@ class ProcessExecutor(RemoteExecutor):
             run: the run file, which each worker opens again.
             workers: number of processes, at least 1.
             seeds: the files of the seeds that each worker must find; None: whatever is there.
-            asked, blocks: as `RemoteExecutor` takes them.
+            asked, blocks, sample: as `RemoteExecutor` takes them.
             devices: of each worker's model; empty: all have the run file's.
             as_exported: as `Scorer` takes it.
             modules: the user's modules that each worker must find, as `own_modules` gives them.
@@ -76,7 +77,7 @@ class ProcessExecutor(RemoteExecutor):
                 process.start()
                 theirs.close()
                 self._workers.append(_Process(process, ours, seeds))
-        super().__init__(self._workers.__getitem__, workers, asked, blocks)
+        super().__init__(self._workers.__getitem__, workers, asked, blocks, sample=sample)
 
     def close(self) -> None:
         """End the workers."""

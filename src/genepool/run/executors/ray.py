@@ -28,7 +28,7 @@ from genepool.errors import ConfigError, GenepoolError
 from genepool.messages import at, cause, one_line, spoken
 from genepool.run.executors.installation import installed, named_modules, own_modules, unlike
 from genepool.run.executors.node import Assignment
-from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor
+from genepool.run.executors.remote import THREAD_VARIABLES, Lost, RemoteExecutor, Sample
 from genepool.run.file.run_settings import RunConfig
 from genepool.run.inputs import Inputs
 from genepool.run.pins import Pins
@@ -54,6 +54,7 @@ class RayExecutor(RemoteExecutor):
         notice: Callable[[str], None] | None = None,
         *,
         as_exported: bool = True,
+        sample: Sample | None = None,
     ) -> None:
         """Connect to the cluster, and ask it for workers; they may come later.
 
@@ -63,6 +64,7 @@ class RayExecutor(RemoteExecutor):
             asked: as `RemoteExecutor` takes it.
             notice: told what is good to know of the workers, in one line.
             as_exported: as `Scorer` takes it.
+            sample: as `RemoteExecutor` takes it.
 
         Raises:
             GenepoolError: there is no such cluster, or what the workers need cannot be sent.
@@ -97,7 +99,8 @@ class RayExecutor(RemoteExecutor):
         )
         room = sum(_fitting(node, self._needed) for node in _nodes())
         workers = config.workers or max(1, min(room, config.width))
-        super().__init__(self._new, workers, asked, inputs.blocks, losses=_LOSSES, confirm=True)
+        terms: dict[str, Any] = {"losses": _LOSSES, "confirm": True, "sample": sample}
+        super().__init__(self._new, workers, asked, inputs.blocks, **terms)
 
     def close(self) -> None:
         """End the workers, and leave the cluster if this executor has joined it."""

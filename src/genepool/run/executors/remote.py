@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +37,8 @@ _POLL = 0.2
 # A job is helped with, and its parts are asked twice, once it takes so many times the mean of those
 # before it, and so many seconds.
 _HELPED, _TWICE = (0.5, 0.5), (3.0, 2.0)
+# Scores that differ by less are alike: another machine may compute other last digits.
+ALIKE = 1e-3
 _KINDS: dict[Part, bytes] = {"train": b"scor", "held-out": b"held", "guard": b"grds"}
 _PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 
@@ -65,6 +68,20 @@ class Worker(Protocol):
         ...
 
 
+# From float32[N] scores of a model, int64[n] of examples that say most of who scores.
+Sample = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Standard:
+    """What every worker must answer: float32[n] for a model and int64[n] of examples."""
+
+    genome: Genome
+    indices: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    place: str
+
+
 class RemoteExecutor:
     """Hands jobs to workers, in the order of the jobs; see `Executor`."""
 
@@ -77,6 +94,7 @@ class RemoteExecutor:
         *,
         losses: int = 1,
         confirm: bool = False,
+        sample: Sample | None = None,
     ) -> None:
         """Start a thread per worker.
 
@@ -90,9 +108,12 @@ class RemoteExecutor:
             losses: a job that loses so many workers ends the run.
             confirm: a model that could not be scored is given to another worker too, so that a
                 broken machine is not taken for a broken model.
+            sample: of which examples every worker must give the scores of a first model that was
+                asked all of them; None: this is not looked at.
         """
         self._hire, self._asked, self._blocks = hire, asked, blocks
-        self._losses, self._confirm = losses, confirm
+        self._losses, self._confirm, self._sample = losses, confirm, sample
+        self._standard: _Standard | None = None
         self._waiting: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
         self._ready = threading.Condition()
@@ -226,13 +247,16 @@ class RemoteExecutor:
 
     def _serve(self, number: int) -> None:
         try:
-            worker, loaded = self._hired(number), None
+            worker, loaded, compared = self._hired(number), None, False
             while (job := self._take(number)) is not None:
                 try:
+                    if self._standard is not None and not compared:
+                        loaded, compared = None, True
+                        _compare(worker, self._standard)
                     self._conduct(job, number, worker, loaded=loaded is job)
                     loaded = job
                 except Lost as lost:
-                    loaded = None
+                    loaded, compared = None, False
                     self._lose(job, number, lost)
                     worker = self._hired(number)
                 except BaseException as error:
@@ -334,6 +358,7 @@ class RemoteExecutor:
             )
         else:
             job.answer = Evaluation(job.plan.scores, None, seconds)
+            self._keep(job, place)
         if job.answer is not None:
             self._begun.remove(job)
             while job in self._waiting:
@@ -341,6 +366,14 @@ class RemoteExecutor:
             self._answered += 1
             self._spent += seconds
         self._ready.notify_all()
+
+    def _keep(self, job: Job, place: str) -> None:
+        """Let the others be compared with the first model that was asked everything."""
+        scores = job.plan.scores
+        if self._sample is None or self._standard is not None or job.step < 0 or job.request:
+            return
+        if not np.isnan(scores).any() and (indices := self._sample(scores)).size:
+            self._standard = _Standard(job.genome, indices, scores[indices], place)
 
     def _hired(self, number: int) -> Worker:
         worker = self._hire(number)
@@ -360,6 +393,41 @@ def _deadly(job: Job, lost: Lost) -> GenepoolError:
     return GenepoolError(
         f"{job.losses} workers were lost one after another while they scored one model; the last "
         f"one: {lost}"
+    )
+
+
+def _compare(worker: Worker, standard: _Standard) -> None:
+    """Refuse a worker that does not score as another one did.
+
+    Raises:
+        GenepoolError: saying how they differ. Where a worker differs from itself, nothing is said:
+            nobody could tell who is right.
+        Lost: the worker is.
+    """
+
+    def asked(message: bytes) -> bytes:
+        if isinstance(reply := _ask(worker, message), BaseException):
+            raise GenepoolError(
+                f"{worker.place}: what {standard.place} has scored cannot be scored there: {reply}"
+            )
+        return reply
+
+    asked(b"load" + encode(standard.genome))
+    question = _KINDS["train"] + _packed(standard.indices)
+    first = np.frombuffer(asked(question), dtype="<f4")
+    differ = np.flatnonzero(np.abs(first - standard.scores) > ALIKE)
+    if not differ.size:
+        return
+    second = np.frombuffer(asked(question), dtype="<f4")
+    if (np.abs(first - second) > ALIKE).any():
+        return
+    one = int(differ[0])
+    raise GenepoolError(
+        f"{worker.place}: scores otherwise than {standard.place}: {first[one]:.4g} and "
+        f"{standard.scores[one]:.4g} on one of {differ.size} examples that differ, of "
+        f"{first.size}; look for what differs between them (data that a function fetches, "
+        "variables of the environment, Python's hash of texts); 'changed_scores: tell' goes on "
+        "all the same"
     )
 
 
