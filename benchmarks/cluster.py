@@ -257,9 +257,8 @@ def main() -> None:
     except ImportError:
         print("the package ray is not installed; nothing is measured")
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Else whatever runs on this machine comes before the workers.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     sources = str(Path(__file__).parents[1] / "src")
     os.environ["PYTHONPATH"] = os.pathsep.join([sources, os.environ.get("PYTHONPATH", "")])
     named = [Path(word).name if Path(word).is_dir() else word for word in sys.argv]
