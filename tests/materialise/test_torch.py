@@ -136,6 +136,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
     attempt(r"'fc1.bias': the checkpoint's shape is \[32\]", fc1__bias=torch.zeros(31))
     attempt("'fc1.bias' is on the device 'meta'", fc1__bias=torch.zeros(32, device="meta"))
+    attempt("'fc1.bias' is expanded", fc1__bias=torch.zeros(1).expand(32))
     attempt("expected a floating dtype", fc1__bias=torch.zeros(32, dtype=torch.int32))
     attempt("dtype is I64, the model's I32", steps=torch.zeros(2, dtype=torch.int32))
     attempt("the checkpoint lacks 'other'", other=torch.zeros(1))

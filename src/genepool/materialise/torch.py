@@ -189,6 +189,11 @@ def _require_fit(name: str, shape: tuple[int, ...], tensor: torch.Tensor) -> Non
             f"tensor '{one_line(name)}' is on the device 'meta' and has no memory; load the model "
             "onto a real device first"
         )
+    if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), shape, strict=True)):
+        raise InputError(
+            f"tensor '{one_line(name)}' is expanded: several of its elements are one place in "
+            "memory; make it of its own (clone() in torch)"
+        )
 
 
 def _require_separate(tensors: Mapping[str, torch.Tensor]) -> None:

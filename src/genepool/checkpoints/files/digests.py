@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.cache import shared_cache
@@ -94,10 +94,11 @@ def file_digest(path: Path) -> str:
         stamp = Stamp.of(os.fstat(file.fileno()))
         cache = shared_cache() if stamp.size >= _LARGE else None
         dates = f"{stamp.modified}:{stamp.changed}"
-        sample = _sample(stamp.size, lambda place: os.pread(file.fileno(), _WIDTH, place))
+        sample = _sample(stamp.size, partial(_piece_of, file))
         key = f"file|{path.absolute()}:{stamp.size}:{dates}:{sample}"
         if cache is not None and (found := (_read(_place(cache)) or {}).get(key)):
             return found
+        file.seek(0)
         digest, block = hashlib.sha256(), bytearray(2**20)
         while size := file.readinto(block):
             digest.update(memoryview(block)[:size])
@@ -146,6 +147,11 @@ def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
         names = json.dumps(sorted(checkpoint.tensors)).encode()
         parts.append(hashlib.sha256(names).hexdigest()[:16])
     return "|".join(parts)
+
+
+def _piece_of(file: BinaryIO, place: int) -> bytes:
+    file.seek(place)
+    return file.read(_WIDTH)
 
 
 def _piece(content: memoryview, place: int) -> memoryview:
