@@ -153,3 +153,13 @@ def _whole_number(digits: str) -> int:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def mapping_of(value: object) -> dict[str, Any]:
+    """A value that should be a mapping; what is none counts as empty."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[Any]:
+    """A value that should be a list; what is none counts as empty."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from genepool.documents import read_text
+from genepool.documents import list_of, mapping_of, read_text
 from genepool.errors import InputError
 from genepool.messages import at, one_line
 
@@ -55,12 +55,12 @@ def mergekit_advice(content: object) -> str | None:
     Args:
         content: plain values, as they are read from YAML.
     """
-    entries = _mapping(content)
+    entries = mapping_of(content)
     if not _KEYS & entries.keys() or _OURS & entries.keys():
         return None
     if "genome" in entries:
-        genome = _mapping(entries["genome"])
-        seeds = ", ".join(str(model) for model in _list(genome.get("models")))
+        genome = mapping_of(entries["genome"])
+        seeds = ", ".join(str(model) for model in list_of(genome.get("models")))
         return one_line(
             "this is a configuration of mergekit-evolve; here a run file says it, with "
             f"'seeds: [{seeds}]', 'strategy: {{name: cma-es}}', its tasks with 'evaluator: "
@@ -111,20 +111,20 @@ def _arguments(content: Mapping[str, Any]) -> list[str]:
 
 def _models(content: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """The models with their own parameters, and those of all of them."""
-    shared = _mapping(content.get("parameters"))
-    entries = _list(content.get("models"))
+    shared = mapping_of(content.get("parameters"))
+    entries = list_of(content.get("models"))
     if "slices" in content:
-        slices = [_mapping(part) for part in _list(content["slices"])]
-        entries = _list(slices[0].get("sources")) if len(slices) == 1 else []
-        ranges = [_list(_mapping(entry).get("layer_range")) for entry in entries]
+        slices = [mapping_of(part) for part in list_of(content["slices"])]
+        entries = list_of(slices[0].get("sources")) if len(slices) == 1 else []
+        ranges = [list_of(mapping_of(entry).get("layer_range")) for entry in entries]
         if not ranges or any(given != ranges[0] or given[:1] not in ([], [0]) for given in ranges):
             raise _NoCounterpart("slices of models have none")
-        shared = {**shared, **_mapping(slices[0].get("parameters"))}
+        shared = {**shared, **mapping_of(slices[0].get("parameters"))}
     source = content.get("tokenizer_source")
     if "modules" in content or "tokenizer" in content or source not in (None, "base"):
         raise _NoCounterpart("modules and tokenizers of several sources have none")
     models = {
-        _model(_mapping(entry).get("model")): _mapping(_mapping(entry).get("parameters"))
+        _model(mapping_of(entry).get("model")): mapping_of(mapping_of(entry).get("parameters"))
         for entry in entries
     }
     if len(models) != len(entries):
@@ -140,10 +140,11 @@ def _model(value: object) -> str:
 
 def _ratios(given: object) -> list[str]:
     out: list[str] = []
-    for entry in _list(given) if _mapping((_list(given) or [None])[0]) else [{"value": given}]:
-        part = _mapping(entry)
+    several = list_of(given)
+    for entry in several if several and mapping_of(several[0]) else [{"value": given}]:
+        part = mapping_of(entry)
         values = part.get("value")
-        numbers = ",".join(_number(value, "t") for value in (_list(values) or [values]))
+        numbers = ",".join(_number(value, "t") for value in (list_of(values) or [values]))
         text = part.get("filter")
         out += ["--ratio", numbers if text in (None, "*") else f"{text}={numbers}"]
     return out
@@ -163,11 +164,3 @@ def _number(value: object, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _NoCounterpart(f"{key} {value!r} has none; a number has")
     return str(value)
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []

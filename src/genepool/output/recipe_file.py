@@ -18,7 +18,7 @@ from genepool.checkpoints.files.dtypes import FLOATING
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
 from genepool.core.genome import Recipe, digest, recipe
-from genepool.documents import parse_json, read_bytes
+from genepool.documents import mapping_of, parse_json, read_bytes
 from genepool.errors import CheckpointError, InputError
 from genepool.messages import at, one_line
 from genepool.output.methods.registry import read_specification
@@ -162,13 +162,9 @@ def _of_metadata(metadata: Mapping[str, str], path: Path) -> tuple[str, str]:
     raise InputError(f"{at(path)}: {reason}")
 
 
-def _entries(value: Any) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
 def _checked(content: dict[str, Any], where: str) -> RecipeFile:
     def need(key: str, kind: type | tuple[type, ...], what: str, inside: Any = content) -> Any:
-        value = _entries(inside).get(key)
+        value = mapping_of(inside).get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(
                 f"{where}: damaged or not a recipe: '{key}' must be {what}; "
@@ -184,7 +180,7 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
         )
 
     def seed(entry: Any, digest: str) -> RecipeSeed:
-        options = _entries(entry)
+        options = mapping_of(entry)
         unpacked = options.get("dtype", "BF16")
         if unpacked not in get_args(GGUFType):
             raise InputError(f"{where}: damaged: a seed's 'dtype' is {one_line(unpacked)}")
@@ -193,7 +189,7 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
             digest,
             str(options["hub"]) if options.get("hub") else None,
             str(options.get("licence") or ""),
-            {str(old): str(new) for old, new in _entries(options.get("rename")).items()},
+            {str(old): str(new) for old, new in mapping_of(options.get("rename")).items()},
             unpacked,
             str(options.get("variant") or ""),
         )
@@ -207,7 +203,7 @@ def _checked(content: dict[str, Any], where: str) -> RecipeFile:
         raise InputError(f"{where}: damaged: expected seeds with different names")
     evolving: list[str] = []
     whole: dict[str, tuple[str, str]] = {}
-    for part, value in _entries(content.get("components")).items():
+    for part, value in mapping_of(content.get("components")).items():
         if value == EVOLVE:
             evolving.append(part)
             continue

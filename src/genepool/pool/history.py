@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,8 @@ class History:
     entropy: Float64
 
     def __post_init__(self) -> None:
-        for array in (self.evaluations, self.accepted):
-            array.setflags(write=False)
-        for array in (self.train, self.held_out, self.coverage, self.entropy):
-            array.setflags(write=False)
+        for one in fields(self):
+            getattr(self, one.name).setflags(write=False)
 
 
 def history(pool: Pool, points: int = 500, last: int | None = None) -> History:

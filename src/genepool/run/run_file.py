@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.seed_options import SeedOptions
-from genepool.documents import Unreadable, at_home, read_text
+from genepool.documents import Unreadable, at_home, list_of, mapping_of, read_text
 from genepool.errors import ConfigError, RunFileErrors
 from genepool.messages import at as path_of
 from genepool.messages import is_text
 from genepool.output.mergekit import mergekit_advice
 from genepool.run.file.faults import Fault, Place, at, guesses, line_of, renamed, report, respelt
-from genepool.run.file.run_checks import Look, RunTask, list_of, mapping_of
+from genepool.run.file.run_checks import Look, RunTask
 from genepool.run.file.run_settings import RunConfig
 from genepool.strategies.base import Strategy
 from genepool.yaml_documents import Lines, parse_yaml

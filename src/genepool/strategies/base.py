@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from genepool.core.archive import Archive, Member, Verdict
+from genepool.core.archive import Archive, Member, Verdict, empty_archive
 from genepool.core.competition import Baseline
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.early_stop.lossless import LosslessPlan
@@ -27,6 +27,10 @@ from genepool.strategies.problem import REJECTED, Outcome, Plan, Problem, Propos
 Float32 = NDArray[np.float32]
 
 _RISK_STREAM = 1 << 32
+_ANGLE = (
+    "The SLERP angle is taken over the whole parameter axis, each side of the split point, or "
+    "each tensor."
+)
 
 
 class Strategy(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
@@ -145,6 +149,16 @@ class Surviving(Strategy, frozen=True):
         return LosslessPlan(state, parent_shares(state, proposal), known)
 
 
+class OfSeeds(Surviving, frozen=True):
+    """Strategies that merge two seeds each time: what was bred before does not matter."""
+
+    angle: Angle = Field(default="global", description=_ANGLE)
+
+    def begin(self, problem: Problem, in_flight: int) -> Archive:
+        """Empty slots, without competition: the best are kept."""
+        return empty_archive(self.archive, problem.examples, 0.0)
+
+
 class Merging(Strategy, frozen=True):
     """Strategies that merge two parents at a random ratio and random split points."""
 
@@ -160,11 +174,7 @@ class Merging(Strategy, frozen=True):
         description="Each chromosome has so many split points, between which the ratio and its "
         "complement take turns; 1 is the paper's.",
     )
-    angle: Angle = Field(
-        default="global",
-        description="The SLERP angle is taken over the whole parameter axis, each side of the "
-        "split point, or each tensor.",
-    )
+    angle: Angle = Field(default="global", description=_ANGLE)
     mutation: float = Field(
         default=0.0,
         ge=0,

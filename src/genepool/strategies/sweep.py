@@ -7,21 +7,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from genepool.core.archive import Archive, empty_archive
-from genepool.core.slerp import Angle
-from genepool.strategies.base import Surviving, merged
+from genepool.core.archive import Archive
+from genepool.strategies.base import OfSeeds, merged
 from genepool.strategies.problem import Plan, Problem, Proposal
 
 
-class Sweep(Surviving, frozen=True):
+class Sweep(OfSeeds, frozen=True):
     """One SLERP ratio for all weights, on a grid, for every pair of seeds."""
 
     name: Literal["sweep"] = Field(default="sweep", description="This strategy makes the children.")
-    angle: Angle = Field(
-        default="global",
-        description="The SLERP angle is taken over the whole parameter axis, each side of the "
-        "split point, or each tensor.",
-    )
     grid: int = Field(
         default=101,
         ge=2,
@@ -30,12 +24,8 @@ class Sweep(Surviving, frozen=True):
         "again and again.",
     )
 
-    def begin(self, problem: Problem, in_flight: int) -> Archive:
-        """Empty slots, without competition: the best are kept."""
-        return empty_archive(self.archive, problem.examples, 0.0)
-
     def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
-        """The child of step `step`; what was bred before does not matter."""
+        """The child of step `step`."""
         pairs = list(combinations(range(len(problem.seeds)), 2)) or [(0, 0)]
         turn, number = divmod(step - 1, len(pairs))
         one, two = pairs[number]

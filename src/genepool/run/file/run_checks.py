@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from genepool.checkpoints.layout import pattern_test
 from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.documents import list_of, mapping_of
 from genepool.errors import ConfigError, GenepoolError, MissingExtraError
 from genepool.messages import is_text, some
 from genepool.run.file.faults import Fault, Place, faults_of, shown, unknown_key
@@ -213,13 +214,3 @@ class Look:
             place = where.split(".") if known else ["strategy"]
             self._fault(*place, text=text if known else error)
         return strategy
-
-
-def mapping_of(value: object) -> dict[str, Any]:
-    """A value that should be a mapping; what is none counts as empty."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def list_of(value: object) -> list[Any]:
-    """A value that should be a list; what is none counts as empty."""
-    return cast("list[Any]", value) if isinstance(value, list) else []

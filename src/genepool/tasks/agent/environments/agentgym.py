@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from genepool.documents import list_of
 from genepool.errors import EnvironmentDown, EpisodeError
 from genepool.messages import shown
 from genepool.tasks.agent.environment import Step, Turn, environment
@@ -22,7 +23,6 @@ from genepool.tasks.agent.environments.tasks_and_texts import (
     action_text,
     at,
     checked_splits,
-    listed,
     number,
     task_number,
     tasks_of,
@@ -185,7 +185,7 @@ class AgentGym:
         refusals = (400, 404, 410, 422, 500) if known else ()
         status, value = self._ask("POST", "/reset", body, expected, refusals)
         # WebShop's is a list, of which the first is the observation.
-        seen = _observation({"state": listed(value)[0]} if listed(value) else value)
+        seen = _observation({"state": list_of(value)[0]} if list_of(value) else value)
         if known and (status >= 400 or seen is None):
             return self._reset(task, False)
         if seen is None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from genepool.documents import list_of
 from genepool.errors import EpisodeError
 from genepool.messages import one_line, shown, some
 from genepool.tasks.agent.environment import Step, Turn, environment
@@ -21,7 +22,6 @@ from genepool.tasks.agent.environments.tasks_and_texts import (
     action_text,
     at,
     checked_splits,
-    listed,
     number,
     task_number,
     tasks_of,
@@ -210,8 +210,8 @@ class OpenEnv:
     def _invalid(self, kind: str, errors: Any, expected: str) -> _Invalid:
         """The server finds a message invalid: for the agent's text, or for what is around it."""
         keys = _keys_with_text(self._action or {})
-        for error in listed(errors):
-            place = {one for one in listed(at(error, "loc")) if isinstance(one, str)}
+        for error in list_of(errors):
+            place = {one for one in list_of(at(error, "loc")) if isinstance(one, str)}
             other = at(error, "type") in ("extra_forbidden", "missing")
             if kind == "step" and keys & place and not other:
                 return _Invalid(one_line(at(error, "msg")))

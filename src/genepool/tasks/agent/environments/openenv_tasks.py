@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from genepool.documents import list_of
 from genepool.errors import EpisodeError
 from genepool.messages import one_line, some
 from genepool.tasks.agent.environments.json_over_http import JsonServer
-from genepool.tasks.agent.environments.tasks_and_texts import MOST_TASKS, at, listed, texts
+from genepool.tasks.agent.environments.tasks_and_texts import MOST_TASKS, at, texts
 
 # What servers answer that list no tasks.
 _ABSENT = (404, 405, 501)
@@ -43,7 +44,7 @@ class OpenEnvTasks:
         name = quote(self._name or self._only_name(), safe="")
         path, expected = f"/{name}/splits", "a list of splits"
         answer = self._ask("GET", path, None, expected)
-        names = [at(one, "name") or one for one in listed(answer)]
+        names = [at(one, "name") or one for one in list_of(answer)]
         if not isinstance(answer, list) or texts(names) is None:
             self._server.wrong(path, expected, answer)
         if split not in names:

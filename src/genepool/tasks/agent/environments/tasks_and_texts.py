@@ -106,8 +106,3 @@ def at(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
     return value
-
-
-def listed(value: Any) -> list[Any]:
-    """A list as it is; an empty one for whatever is none."""
-    return cast("list[Any]", value) if isinstance(value, list) else []
