@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.genome import Recipe, Vector, recipe
 from genepool.errors import CheckpointError, InputError
@@ -52,7 +52,7 @@ class Way:
         return DeviceMaterialiser(*given, by_triton=self.by_triton, **named)
 
 
-def _kernel(interpreted: bool, patch: pytest.MonkeyPatch) -> ModuleType:
+def kernel_module(interpreted: bool, patch: pytest.MonkeyPatch) -> ModuleType:
     """The kernel's module, for triton's interpreter or for its compiler."""
     if interpreted:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -77,7 +77,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
     with pytest.MonkeyPatch.context() as patch:
         if chosen.by_triton:
             pytest.importorskip("triton", reason="needs triton, which is not installed")
-            found = _kernel(chosen.device == "cpu", patch)
+            found = kernel_module(chosen.device == "cpu", patch)
             if chosen.device == "cpu":
                 patch.setattr(found, "BLOCK", 64)
         if chosen.device == "cpu":
@@ -432,35 +432,38 @@ def test_tensors_that_overlap_are_refused(tmp_path: Path, way: Way) -> None:
         way.writer(checkpoints, layout, {**tensors, "fc1.bias": both[:32], "fc2.bias": both[31:36]})
 
 
-@pytest.mark.slow
-def test_what_is_compiled_for_a_card_rounds_each_operation_and_moves_sixteen_bytes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The compiler needs no card: its output for an H100 is read here."""
-    triton = pytest.importorskip("triton", reason="needs triton, which is not installed")
-    compiler = importlib.import_module("triton.compiler")
-    target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 90, 32)
-    kernel = _kernel(False, monkeypatch)
-    for kinds, via, out in [((3, 3), 3, 3), ((2, 2), 2, 2), ((1, 1), 1, 1), ((3, 1), 2, 3)]:
-        packed = sum(kind << (2 * k) for k, kind in enumerate(kinds))
-        constants = {
-            "K": 2, "KINDS": packed, "VIA": via, "OUT": out, "ALIGNED": True, "BLOCK": kernel.BLOCK,
-        }  # fmt: skip
-        names = ["owners", "pieces", "firsts", "segments"]
-        types = dict(zip(names, ["*i32", "*i64", "*i32", "*i64"], strict=True))
-        source = compiler.ASTSource(
-            fn=kernel._express,
-            signature={
-                **types, "first_block": "i32", "count_segments": "i32",
-                **dict.fromkeys(constants, "constexpr"),
-            },
-            constexprs=constants,
-            attrs={(i,): [["tt.divisibility", 16]] for i in range(4)},
-        )  # fmt: skip
-        options = {"num_warps": 8, "enable_fp_fusion": False}
-        made = triton.compile(source, target=target, options=options).asm["ptx"]
-        assert "fma." not in made and ".ftz" not in made
-        assert "0f80000000" in made  # -0.0
-        assert "mul.rn.f32" in made and "add.rn.f32" in made
-        assert len(re.findall(r"ld\.global\.v4\.b32", made)) >= 4
-        assert re.search(r"st\.global\.v4\.b32", made)
+def test_positions_beyond_32_bits(tmp_path: Path, way: Way) -> None:
+    """A tensor of more than 2**31 elements lies before the one that the model holds."""
+    huge, count, rng = 2**31 + 5, 300, np.random.default_rng(0)
+    checkpoints: list[Checkpoint] = []
+    for name in ("1", "2"):
+        end = 2 * huge + 4 * count
+        entries = {
+            "layers.0.weight": {"dtype": "BF16", "shape": [huge], "data_offsets": [0, 2 * huge]},
+            "layers.1.weight": {"dtype": "F32", "shape": [count], "data_offsets": [2 * huge, end]},
+        }
+        head = json.dumps(entries).encode()
+        path = tmp_path / f"{name}.safetensors"
+        with path.open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            # A hole, which takes no room on the disk.
+            file.seek(2 * huge, 1)
+            file.write(rng.standard_normal(count).astype(np.float32).tobytes())
+        checkpoints.append(open_checkpoint(path))
+    layout = build_layout(checkpoints)
+    tensors = {"layers.0.weight": None, "layers.1.weight": torch.zeros(count, device=way.device)}
+    writer = way.writer(checkpoints, layout, tensors, 1, seeds="device")
+    for at in (100, 170):
+        bounds = [0, 2**31, huge + at, huge + count]
+        genome = recipe(bounds, rng.standard_normal((3, 2)))
+        writer.write(genome)
+        expected = torch.zeros(count)
+        places = {"layers.0.weight": None, "layers.1.weight": destination(expected)}
+        Materialiser(checkpoints, layout, places, 1).write(genome)
+        held = tensors["layers.1.weight"]
+        assert held is not None and same(held, expected)
+        left, right = (c.tensors["layers.1.weight"].raw for c in checkpoints)
+        coefs = genome.coefs.astype(np.float32)
+        rows = np.where(np.arange(count) < at, 1, 2)
+        exact = coefs[rows, 0] * left + coefs[rows, 1] * right
+        assert np.array_equal(expected.numpy(), exact)
