@@ -180,6 +180,16 @@ def test_a_change_that_changes_no_score_is_told_once(tmp_path: Path) -> None:
     assert rules.evolve(12) == ()
 
 
+def test_options_that_the_digest_has_not_are_told(tmp_path: Path) -> None:
+    rules = Rules(tmp_path)
+    rules.world()
+    rules.task["patience"] = 10.0
+    rules.evolve(5)
+    rules.task.update(patience=11.0, measured=4)
+    (note,) = rules.evolve(9)
+    assert "worked on: the option 'measured' of task 'rule', the option 'patience' of" in note
+
+
 def test_versions_and_processors_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = Rules(tmp_path)
     rules.evolve(5)

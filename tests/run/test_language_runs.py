@@ -259,6 +259,27 @@ def test_a_pool_is_refused_to_a_tokenizer_from_elsewhere(tmp_path: Path) -> None
         evolve(file, budget=4)
 
 
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "words.spm", "tekken.json"])
+def test_rare_files_of_tokens_are_pinned_too(name: str, tmp_path: Path) -> None:
+    file, words = write_run(tmp_path, budget=1), tmp_path / "seed1" / name
+    words.write_text('{"a": 1}')
+    evolve(file)
+    with closing(PoolWriter(tmp_path / "pool")) as pool:
+        pins = pool.meta()["pins"]
+        digest = pins["companions"].pop("tokenizer's further files")
+        pool.set_meta("pins", pins)
+    # As a pool of an older release, which does not say what it was.
+    assert evolve(file, budget=2).session == 1
+    with closing(PoolWriter(tmp_path / "pool")) as pool:
+        pins["companions"]["tokenizer's further files"] = digest
+        pool.set_meta("pins", pins)
+    words.write_text('{"a": 2}')
+    with pytest.raises(
+        PoolError, match=r"another tokenizer's further files than .*seed1 holds now"
+    ):
+        evolve(file, budget=3)
+
+
 def test_a_pool_from_before_the_tokenizer_was_pinned_goes_on(tmp_path: Path) -> None:
     file = write_run(tmp_path, budget=2)
     evolve(file)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import read_json
-from genepool.checkpoints.model_files.side_files import pinned_digests
+from genepool.checkpoints.model_files.side_files import RARE, pinned_digests
 from genepool.errors import ConfigError
 from genepool.messages import at, shown
 from genepool.models.kind import (
@@ -166,6 +166,7 @@ def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> Pinne
         "configuration": model,
         "generation settings": model,
         "tokenizer": words,
+        RARE: words,
         "chat template": words,
     }
     return {name: PinnedFile(found.get(name, ""), place) for name, place in places.items()}

@@ -152,8 +152,9 @@ def require_unchanged(
     Raises:
         PoolError, EvaluationError: see `check_scores`.
     """
-    before = session.pool.meta().get(RAN_WITH)
-    changes = [] if before is None else changed(before, now)
+    meta, config = session.pool.meta(), session.inputs.run.config.model_dump(mode="json")
+    changes = [] if RAN_WITH not in meta else changed(meta[RAN_WITH], now)
+    changes += _options(meta["config"], config)
     notes: tuple[str, ...] = ()
     if changes:
         rest = f" and {len(changes) - 8} more" if len(changes) > 8 else ""
@@ -167,6 +168,18 @@ def require_unchanged(
     for note in found:
         session.progress.notice(note)
     return notes + found
+
+
+def _options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Options of tasks that are others than before, and that a task's digest may not have."""
+    then = {str(task["name"]): cast("dict[str, Any]", task) for task in before["tasks"]}
+    found: list[str] = []
+    for task in cast("list[dict[str, Any]]", now["tasks"]):
+        old = then.get(str(task["name"]), task)
+        differ = [key for key in sorted(task.keys() | old.keys()) if task.get(key) != old.get(key)]
+        name = one_line(task["name"])
+        found += [f"the option '{one_line(key)}' of task '{name}'" for key in differ]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

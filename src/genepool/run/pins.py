@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic_core import to_jsonable_python
 
 from genepool.checkpoints.files.digests import remember_digests
+from genepool.checkpoints.model_files.side_files import RARE
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.errors import PoolError
 from genepool.models.kind import PinnedFiles
@@ -20,7 +21,7 @@ from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
 
 # Files beside weights that were not pinned from the beginning.
-_LATER = {INDEX}
+_LATER = {INDEX, RARE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,15 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     further_templates,
     is_tokenizer_file,
     pinned_templates,
+    rare_vocabularies,
 )
 from genepool.documents import parse_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, some
+
+RARE = "tokenizer's further files"
+"""The name under which `pinned_digests` has files of tokens that are not its own kind's usual ones:
+older pools do not pin these."""
 
 # Keys of a tokenizer's settings that say nothing about which text becomes which tokens.
 _OF_TOKENIZERS = frozenset({"chat_template", "tokenizer_class", "processor_class"})
@@ -126,8 +131,8 @@ def pinned_digests(model: Path, tokenizer: Path) -> dict[str, str]:
         tokenizer: directory of the tokenizer.
 
     Returns:
-        "configuration", "generation settings", "tokenizer" and "chat template" to 16 hex digits, as
-        far as there is one. What says nothing about the model's function does not count.
+        "configuration", "generation settings", "tokenizer", `RARE` and "chat template" to 16 hex
+        digits, as far as there is one. What says nothing about the model's function does not count.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -139,6 +144,7 @@ def pinned_digests(model: Path, tokenizer: Path) -> dict[str, str]:
             *(_bytes(tokenizer / name) for name in VOCABULARIES),
             *(pinned_settings(tokenizer / name, _OF_TOKENIZERS) for name in SETTINGS),
         ],
+        RARE: [_bytes(path) for path in rare_vocabularies(tokenizer)],
         "chat template": [pinned_templates(tokenizer)],
     }
     return {name: _joined(found) for name, found in parts.items() if any(found)}

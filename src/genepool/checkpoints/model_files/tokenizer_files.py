@@ -24,7 +24,8 @@ _TELLING = (
 _TEMPLATE = "chat_template.jinja"
 # Transformers 5 saves all chat templates but the default one here, each in a file of its name.
 FURTHER_TEMPLATES = "additional_chat_templates"
-_OTHERS = (".tiktoken", ".spm", "tekken.json", _TEMPLATE, "chat_template.json")
+_OF_TOKENS = (".tiktoken", ".spm", "tekken.json")
+_OTHERS = (*_OF_TOKENS, _TEMPLATE, "chat_template.json")
 
 
 def is_tokenizer_file(name: str) -> bool:
@@ -35,9 +36,15 @@ def is_tokenizer_file(name: str) -> bool:
 def holds_tokenizer(directory: Path) -> bool:
     """Whether a directory holds a tokenizer's tokens."""
     return any(
-        path.name in VOCABULARIES or path.name.endswith((".tiktoken", ".spm", "tekken.json"))
-        for path in directory.iterdir()
+        path.name in VOCABULARIES or path.name.endswith(_OF_TOKENS) for path in directory.iterdir()
     )
+
+
+def rare_vocabularies(directory: Path) -> list[Path]:
+    """Files of tokens whose names are not in `VOCABULARIES`, in order of their names."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.name.endswith(_OF_TOKENS))
 
 
 def further_templates(directory: Path) -> list[str]:
