@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, nargs="*", default=[64], help="workers nobody helps")
     parser.add_argument("--seconds", type=float, default=8.0, help="mean of a child asked all")
     parser.add_argument("--children", type=int, default=10, help="of each worker")
-    parser.add_argument("--json", type=Path, help="file to write the result to")
+    parser.add_argument("--json", type=Path, help="file to add the result to")
     parser.add_argument("--smoke", action="store_true", help="a tiny run")
     args = parser.parse_args()
     if args.smoke:
@@ -261,6 +261,7 @@ def main() -> None:
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     sources = str(Path(__file__).parents[1] / "src")
     os.environ["PYTHONPATH"] = os.pathsep.join([sources, os.environ.get("PYTHONPATH", "")])
+    earlier = json.loads(args.json.read_text()) if args.json and args.json.is_file() else []
     named = [Path(word).name if Path(word).is_dir() else word for word in sys.argv]
     out: dict[str, Any] = {"command": " ".join(["python", *named]), "runs": []}
     with tempfile.TemporaryDirectory() as name:
@@ -286,7 +287,7 @@ def main() -> None:
                 out["runs"].append(found)
                 print(json.dumps(found), flush=True)
                 if args.json:
-                    args.json.write_text(json.dumps(out, indent=1) + "\n")
+                    args.json.write_text(json.dumps([*earlier, out], indent=1) + "\n")
         finally:
             cluster.shutdown()
 

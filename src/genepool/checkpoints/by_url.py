@@ -99,8 +99,7 @@ def fetch(url: str, variant: str = "") -> Path:
     """
     require_url(url)
     try:
-        store = _Store(url)
-        return store.copy(variant)
+        return _Store(url.rstrip("/")).copy(variant)
     except GenepoolError:
         raise
     except BaseException as error:
@@ -136,7 +135,7 @@ class _Store:
                 aiohttp: Any = importlib.import_module("aiohttp")
                 limit = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SECONDS)
                 options["client_kwargs"] = {"timeout": limit}
-            found: tuple[Any, str] = fsspec.core.url_to_fs(url.rstrip("/"), **options)
+            found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
         except ImportError as error:
             raise CheckpointError(
                 f"'{url}': fsspec needs another package for '{protocol}://': {one_line(error)}"
