@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from genepool.core.examples import TaskExamples, lay_out
-from genepool.errors import PoolError
+from genepool.errors import GenepoolError, PoolError
 from genepool.pool.reader import Pool
 from genepool.run import changes
 from genepool.run.evolve import evolve
@@ -271,6 +271,25 @@ def test_a_file_that_changes_under_a_process_is_told(tmp_path: Path) -> None:
     # What was recorded is what ran, so that the change is seen when it comes into effect.
     with pytest.raises(PoolError, match=f"changed since then: the module '{rules.helper}'"):
         rules.evolve()
+
+
+def test_worker_processes_refuse_modules_that_are_not_the_runs(tmp_path: Path) -> None:
+    rules = Rules(tmp_path, **_WORKERS)
+    rules.evolve(3)
+    rules.write(rules.helper, "SCALE = 1.0  # Another file.\n")
+    with pytest.raises(GenepoolError, match=f"the module '{rules.helper}' there is not the run's"):
+        rules.evolve_here(5)
+
+
+def test_looking_costs_a_block_of_examples(tmp_path: Path) -> None:
+    rules, log = Rules(tmp_path), tmp_path / "asked"
+    noted = f"    with open({str(log)!r}, 'a') as out: out.write(f'{{len(chosen)}}\\n')\n    return"
+    rules.write(rules.module, _FUNCTION.format(helper=rules.helper).replace("    return", noted))
+    rules.evolve(5)
+    log.unlink()
+    # Nothing is left to be scored, and the run file is another one.
+    rules.evolve(5, track_held_out=True)
+    assert log.read_text().split() == ["16"]
 
 
 def test_a_seed_and_a_block_say_most_where_scores_differ() -> None:
