@@ -1,4 +1,4 @@
-"""What triton's compiler makes of the kernel for cards that need not be there, read line by line."""
+"""What triton's compiler makes of the kernel for cards that need not be there, line by line."""
 
 from __future__ import annotations
 

@@ -207,3 +207,14 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_scored(
     monkeypatch.setitem(module._COMPILING, "no_such_option", True)
     with pytest.raises(ConfigError, match=r"model.torch_compile: torch .* cannot compile here"):
         live(checkpoints, layout, torch_compile=True)
+
+
+@own_warning
+def test_what_depends_on_values_is_not_compiled_in_parts() -> None:
+    """Parts between could have another shape for each child, and be compiled without end."""
+
+    def own(x: torch.Tensor) -> torch.Tensor:
+        return x + (1 if float(x.sum()) > 0 else 2)
+
+    with pytest.raises(Exception, match=r"(?i)data-dependent|unsupported"):
+        module._compiled(own)(torch.ones(2))

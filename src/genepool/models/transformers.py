@@ -338,7 +338,8 @@ def _require_compiler() -> None:
 def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
     """A model's forward pass, compiled for each shape by itself, where shapes are few.
 
-    So scores do not depend on what was asked before, in this process or in another.
+    So scores do not depend on what was asked before, in this process or in another. It is compiled
+    whole: parts between which values are looked at could be of another shape for each child.
     These are whole texts that are read without keeping anything, and single tokens after what a
     static cache holds. Otherwise each length would be another shape, also where a cache slides, and
     is computed as it is without compiling.
@@ -346,7 +347,7 @@ def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
     dynamo, inductor = (
         importlib.import_module(f"torch.{name}.config") for name in ("_dynamo", "_inductor")
     )
-    compiled: Callable[..., Any] = cast("Any", torch).compile(own, dynamic=False)
+    compiled: Callable[..., Any] = cast("Any", torch).compile(own, dynamic=False, fullgraph=True)
 
     @functools.wraps(own)
     def forward(*given: Any, **named: Any) -> Any:
