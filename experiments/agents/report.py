@@ -224,8 +224,15 @@ def plot(found: Mapping[str, list[Row]], file: Path) -> None:
             else:
                 marker = "*" if row.label in SEEDS else "^"
                 panel.scatter(x, y, c="black", marker=marker, s=80)
+                # Names of what lies on the right, or beside many points, stand on the left.
+                left = row.label in PLAIN or x[0] > 75
                 panel.annotate(
-                    NAMES[row.label], (x[0], y[0]), (5, 5), textcoords="offset points", fontsize=8
+                    NAMES[row.label],
+                    (x[0], y[0]),
+                    (-7 if left else 5, 5),
+                    textcoords="offset points",
+                    ha="right" if left else "left",
+                    fontsize=8,
                 )
         panel.set_title(f"{name}: a point is a model", fontsize=10)
         panel.set_xlabel("maths, held-out problems (%)")
