@@ -376,6 +376,8 @@ def _fitting(node: dict[str, Any], needed: dict[str, float]) -> int:
 
 def _no_place(needed: dict[str, float], waited: float) -> str:
     nodes = _nodes()
+    if not nodes:
+        return f"no node of the Ray cluster is left; {_AGAIN}, once there is a cluster"
     wanted = _amounts(needed, needed) or "nothing"
     listed = [
         f"{node['NodeManagerAddress']} ({node['NodeID'][:8]}) has "
