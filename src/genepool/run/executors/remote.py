@@ -321,7 +321,11 @@ class RemoteExecutor:
                 if isinstance(reply, Refusal):
                     job.refuse(block, place, reply)
                     break
-                job.record(block, place, np.frombuffer(reply, dtype="<f4"))
+                try:
+                    job.record(block, place, np.frombuffer(reply, dtype="<f4"))
+                except BaseException as error:
+                    # At once: to others the block looks answered.
+                    return self._settle(job, error)
         with self._ready:
             if refusal is None and not job.over:
                 return
