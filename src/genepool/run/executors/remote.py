@@ -323,9 +323,9 @@ class RemoteExecutor:
                     break
                 try:
                     job.record(block, place, np.frombuffer(reply, dtype="<f4"))
-                except BaseException as error:
-                    # At once: to others the block looks answered.
-                    return self._settle(job, error)
+                except BaseException as error:  # At once: to others the block looks answered.
+                    self._settle(job, error)
+                    return
         with self._ready:
             if refusal is None and not job.over:
                 return
