@@ -139,6 +139,11 @@ class Job:
             block.asked[number] -= 1
 
     @property
+    def abandoned(self) -> bool:
+        """There is no answer, and nobody is at it."""
+        return self.answer is None and not self.crew
+
+    @property
     def over(self) -> bool:
         """Nothing is left to ask."""
         block = self.block
@@ -158,3 +163,17 @@ class Job:
         free = sum(not block.asked[number] for number in block.left)
         # Those that are at it take a further part each, as soon as they can.
         return free > len(self.crew) or (late and len(self.crew) <= len(block.left))
+
+
+def packed(indices: NDArray[np.int64]) -> bytes:
+    """int64[n] in [0, 2^32) on their way to a worker.
+
+    Low bytes first, then all higher ones, which are alike: it is compressed on its way.
+    """
+    return indices.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def unpacked(body: bytes) -> NDArray[np.int64]:
+    """What `packed` has packed."""
+    parts = np.frombuffer(body, dtype=np.uint8).reshape(4, -1).T
+    return np.ascontiguousarray(parts).view("<u4").ravel().astype(np.int64)

@@ -28,7 +28,7 @@ from genepool.errors import EvaluationError, GenepoolError
 from genepool.messages import cause
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
-from genepool.run.executors.job import Job, Refusal
+from genepool.run.executors.job import Job, Refusal, packed, unpacked
 from genepool.run.executors.scorer import Part, Scorer
 
 # Threads of the libraries that models compute with.
@@ -266,6 +266,10 @@ class RemoteExecutor:
                 finally:
                     with self._ready:
                         job.leave(number)
+                        # Of two who saw each other at it, both may have left it for other work.
+                        if job.abandoned and job not in self._waiting:
+                            self._waiting.appendleft(job)
+                            self._ready.notify_all()
         except Lost as lost:
             self._fail(lost.error)
         except BaseException as error:
@@ -316,7 +320,7 @@ class RemoteExecutor:
                 break
             block, place = part
             indices = block.indices[block.parts[place]]
-            reply = asked(_KINDS[job.part] + _packed(indices))
+            reply = asked(_KINDS[job.part] + packed(indices))
             with self._ready:
                 if isinstance(reply, Refusal):
                     job.refuse(block, place, reply)
@@ -417,7 +421,7 @@ def _compare(worker: Worker, standard: _Standard) -> None:
         return reply
 
     asked(b"load" + encode(standard.genome))
-    question = _KINDS["train"] + _packed(standard.indices)
+    question = _KINDS["train"] + packed(standard.indices)
     first = np.frombuffer(asked(question), dtype="<f4")
     differ = np.flatnonzero(np.abs(first - standard.scores) > ALIKE)
     if not differ.size:
@@ -433,16 +437,6 @@ def _compare(worker: Worker, standard: _Standard) -> None:
         "variables of the environment, Python's hash of texts); 'changed_scores: tell' goes on "
         "all the same"
     )
-
-
-def _packed(indices: NDArray[np.int64]) -> bytes:
-    # Low bytes first, then all higher ones, which are alike: it is compressed on its way.
-    return indices.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
-
-
-def _unpacked(body: bytes) -> NDArray[np.int64]:
-    parts = np.frombuffer(body, dtype=np.uint8).reshape(4, -1).T
-    return np.ascontiguousarray(parts).view("<u4").ravel().astype(np.int64)
 
 
 def _ask(worker: Worker, message: bytes) -> bytes | BaseException:
@@ -478,7 +472,7 @@ def answer(scorer: Callable[[], Scorer], message: bytes) -> bytes:
             drawn = live.pictures(*asked, held_out=bool(held_out))
             shape = np.array(drawn.shape, dtype="<i8")
             return b"fine" + shape.tobytes() + drawn.tobytes()
-        indices = _unpacked(body)
+        indices = unpacked(body)
         return b"fine" + live.score(indices, _PARTS[kind]).astype("<f4").tobytes()
     except EvaluationError as error:
         return b"eval" + _encoded(str(error))
