@@ -47,13 +47,12 @@ def executor(
     run: Run, fails: Fails, workers: int = 2, losses: int = 3, blocks: int = 0
 ) -> RemoteExecutor:
     """Examples are in so many blocks; with none, a question is one part."""
-
-    def hire(number: int) -> Worker:
-        return Near(run, number, fails)
-
+    # Not in threads: some releases of Python 3.11 cannot parse in several at once (gh-106905), as
+    # NumPy does to read a file.
+    hired = [Near(run, number, fails) for number in range(workers)]
     size = open_inputs(run).examples.size
     parts = np.arange(size) * blocks // size if blocks else None
-    return RemoteExecutor(hire, workers, blocks=parts, losses=losses, confirm=True)
+    return RemoteExecutor(hired.__getitem__, workers, blocks=parts, losses=losses, confirm=True)
 
 
 @pytest.fixture
@@ -333,12 +332,12 @@ def test_a_worker_that_scores_otherwise_ends_the_run(tmp_path: Path, way: str) -
         value = draws.random() if way == "random" else 0.25
         return b"fine" + np.full(size, value, dtype="<f4").tobytes()
 
-    ready = threading.Event()
+    ready, hired = threading.Event(), [Near(run, number, fails) for number in range(2)]
 
     def hire(number: int) -> Worker:
         if number:
             ready.wait(60)
-        return Near(run, number, fails)
+        return hired[number]
 
     made = RemoteExecutor(hire, 2, sample=lambda scores: np.arange(5))
     try:
