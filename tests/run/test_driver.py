@@ -320,7 +320,7 @@ def test_workers_tell_how_far_they_are_within_a_model(
             pool=executor,
             tasks=[task],
             **more,
-            budget=3,
+            budget=1,
             in_flight=2,
         )
         (tmp_path / f"{name}.py").write_text(_SLOW)
