@@ -328,6 +328,39 @@ def test_a_gguf_file_that_is_cut_short(tmp_path: Path) -> None:
     refused(merging("folder", "base"), "it holds 'model.gguf': name that file itself")
 
 
+def test_gguf_files_that_hold_less_or_more_than_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    from tests.run.test_language_seeds import write_gguf
+
+    add = gguf.GGUFWriter.add_tensor
+
+    def write(name: str, left_out: str = "-", further: str = "", size: int = 0) -> None:
+        def some(writer: Any, tensor: str, values: Any) -> None:
+            if not tensor.startswith(left_out):
+                add(writer, tensor, values)
+            if further and tensor == "output_norm.weight":
+                add(writer, further, np.ones(size, dtype=np.float32))
+
+        monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", some)
+        write_gguf(tmp_path / name)
+
+    # transformers made up what was missing, other numbers each time.
+    for name, part in (("x-00001-of-00002.gguf", "blk.1."), ("y.gguf", "output_norm")):
+        write(name, part)
+        refused(merging(name, name), "is it one of several parts of a model")
+        assert not list(tmp_path.glob("cache/gguf/*"))
+    write("biases.gguf", further="blk.0.attn_q.bias", size=32)
+    write("positions.gguf", further="rope_freqs.weight", size=4)
+    for name, told in (("biases", "over 32 numbers"), ("positions", "'rope_freqs.weight'")):
+        for _ in range(2):
+            (notice,) = open_source(find_source(f"{name}.gguf", tmp_path)).notices
+            assert "transformers passes over" in notice
+            assert told in notice
+
+
 def hub(tmp_path: Path, arguments: list[str], **environment: str) -> tuple[int, str]:
     """Exit code and standard error of a process for which the Hub is a port that is closed."""
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}

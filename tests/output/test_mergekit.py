@@ -53,7 +53,13 @@ models: [{model: org/a b, parameters: {weight: 1}}, {model: b, parameters: {weig
 out_dtype: float32
 dtype: float16
 """
+WITH_BASE = """
+merge_method: linear
+base_model: b
+models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 3}}]
+"""
 SAME = {
+    WITH_BASE: "b a --method linear --weight 3 --weight 1",
     SLERP: "a b --angle tensor --ratio self_attn=0,0.5,1 --ratio mlp=1,0.5,0 --ratio 0.5 "
     "--dtype bfloat16",
     TIES: "a b --method ties --base base --weight 0.5 --weight 0.3 --density 0.5 --density 0.25 "
@@ -65,13 +71,18 @@ SAME = {
 
 @pytest.mark.parametrize("text", SAME)
 def test_the_command_that_does_the_same_is_printed(tmp_path: Path, text: str) -> None:
+    told = {
+        SLERP: " (of models that have 32 layers, no more)",
+        LINEAR: "",
+        WITH_BASE: "",
+    }.get(text, " (but configuration and tokenizer are the first model's, not the base's)")
     line = f"genepool merge {SAME[text]} -o merged"
     file = tmp_path / "config.yml"
     file.write_text(text)
     for command in (["evolve", str(file)], ["merge", str(file), "-o", str(tmp_path / "out")]):
         code, out, error = run_cli(command)
         assert (code, out) == (1, "")
-        assert error.strip().endswith(f"a configuration of mergekit; this does the same: {line}")
+        assert error.strip().endswith(f"of mergekit; this does the same{told}: {line}")
         assert len(error.splitlines()) == 1
 
 
@@ -85,7 +96,7 @@ def test_the_command_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tex
         write_seed(tmp_path / f"{name}.safetensors", number)
     advice = mergekit_advice(yaml.safe_load(text.replace("model: ", "model: ./")))
     assert advice is not None
-    words = shlex.split(advice.partition("does the same: ")[2])[1:]
+    words = shlex.split(advice.partition("genepool ")[2])
     there = {f"./{name}": f"{name}.safetensors" for name in ("a", "b", "base")}
     code, _, error = run_cli([there.get(word, word) for word in words])
     assert code == 0, error
@@ -105,7 +116,16 @@ def test_the_command_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tex
         ({"models": "a"}, None),
         ({"base_model": None}, "dare_ties takes a base_model"),
         ({"tokenizer_source": "union"}, "tokenizers of several sources"),
-        ({"parameters": {"rescale": False}}, "'rescale: false' has none"),
+        ({"parameters": {"rescale": False}}, "'rescale' other than the default of dare_ties"),
+        (
+            {"merge_method": "ties", "parameters": {"rescale": True}},
+            "'rescale' other than the default of ties has none",
+        ),
+        ({"chat_template": "chatml"}, "chat_template has none"),
+        (
+            {"models": None, "slices": [{"base_model": "c", "sources": [{"model": "a"}]}]},
+            "a slice with a base_model of its own has none",
+        ),
         ({"parameters": {"lambda": "x\ny"}}, "lambda 'x\\ny' has none"),
         ({"modules": {}}, "modules"),
     ],

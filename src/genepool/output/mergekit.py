@@ -67,21 +67,24 @@ def mergekit_advice(content: object) -> str | None:
             "lm-eval', and a pool: see docs/run-file.md"
         )
     try:
-        command = shlex.join(["genepool", "merge", *_arguments(entries), "-o", "merged"])
+        arguments, provisos = _arguments(entries)
     except _NoCounterpart as reason:
         return one_line(
             f"this is a configuration of mergekit, and no command does the same here: {reason}; "
             "see docs/merge-methods.md"
         )
-    return f"this is a configuration of mergekit; this does the same: {one_line(command)}"
+    command = shlex.join(["genepool", "merge", *arguments, "-o", "merged"])
+    told = f" ({'; '.join(provisos)})" if provisos else ""
+    return one_line(f"this is a configuration of mergekit; this does the same{told}: {command}")
 
 
-def _arguments(content: Mapping[str, Any]) -> list[str]:
+def _arguments(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What to type behind `genepool merge`, and on what conditions it does the same."""
     named = content.get("merge_method")
     method = _METHODS.get(str(named))
     if method is None:
         raise _NoCounterpart(f"merge_method '{named}' is not among {', '.join(_METHODS)}")
-    listed, shared = _models(content)
+    listed, shared, provisos = _models(content)
     base = None if content.get("base_model") is None else _model(content["base_model"])
     models = {name: own for name, own in listed.items() if name != base}
     out: list[str]
@@ -91,10 +94,13 @@ def _arguments(content: Mapping[str, Any]) -> list[str]:
         out = [base, *models, "--angle", "tensor", *_ratios(shared.get("t"))]
     else:
         if method == "linear":
-            models, base = listed, None
+            # Where the base is among them it gives the files beside the weights, as the first does.
+            models, base = {**({base: listed[base]} if base in listed else {}), **listed}, None
         elif base is None:
             raise _NoCounterpart(f"{named} takes a base_model")
         out = [*models, "--method", method, *(() if base is None else ("--base", base))]
+        if base is not None:
+            provisos.append("but configuration and tokenizer are the first model's, not the base's")
         out += _each("weight", models, shared, None)
         if method.startswith(("ties", "dare")):
             # Where mergekit is told nothing, it keeps everything.
@@ -103,14 +109,19 @@ def _arguments(content: Mapping[str, Any]) -> list[str]:
             out.append("--normalise" if normalise else "--no-normalise")
         if (scale := shared.get("lambda")) is not None:
             out += ["--scale", _number(scale, "lambda")]
-        if shared.get("rescale") is False:
-            raise _NoCounterpart("'rescale: false' has none")
+        dare = method.startswith("dare")
+        rescaled = bool(shared.get("rescale", dare)) != dare or "rescale_norm" in shared
+        if rescaled and (dare or method == "ties"):
+            raise _NoCounterpart(f"'rescale' other than the default of {named} has none")
     dtype = content.get("out_dtype") or content.get("dtype")
-    return [*out, *(() if dtype is None else ("--dtype", str(dtype)))]
+    return [*out, *(() if dtype is None else ("--dtype", str(dtype)))], provisos
 
 
-def _models(content: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The models with their own parameters, and those of all of them."""
+def _models(
+    content: Mapping[str, Any],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
+    """The models with their own parameters, those of all of them, and how large they must be."""
+    provisos: list[str] = []
     shared = mapping_of(content.get("parameters"))
     entries = list_of(content.get("models"))
     if "slices" in content:
@@ -119,17 +130,23 @@ def _models(content: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict
         ranges = [list_of(mapping_of(entry).get("layer_range")) for entry in entries]
         if not ranges or any(given != ranges[0] or given[:1] not in ([], [0]) for given in ranges):
             raise _NoCounterpart("slices of models have none")
+        if "base_model" in slices[0]:
+            raise _NoCounterpart("a slice with a base_model of its own has none")
         shared = {**shared, **mapping_of(slices[0].get("parameters"))}
+        if ranges[0]:
+            provisos.append(f"of models that have {ranges[0][-1]} layers, no more")
     source = content.get("tokenizer_source")
     if "modules" in content or "tokenizer" in content or source not in (None, "base"):
         raise _NoCounterpart("modules and tokenizers of several sources have none")
+    if content.get("chat_template") is not None:
+        raise _NoCounterpart("chat_template has none")
     models = {
         _model(mapping_of(entry).get("model")): mapping_of(mapping_of(entry).get("parameters"))
         for entry in entries
     }
     if len(models) != len(entries):
         raise _NoCounterpart("a model is named twice")
-    return models, shared
+    return models, shared, provisos
 
 
 def _model(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,20 @@ def test_the_cache_serves_again_and_is_safe_to_lose(tmp_path: Path, cache: Path)
     config = tmp_path / "adapter/adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 3}))
     assert opened(tmp_path).digest() != digest
+
+
+def test_another_base_of_the_same_name_size_and_date_is_folded_anew(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"r": 2, "target_modules": ["q_proj"]}
+    adapted(tmp_path, language.llama(1), torch.float32, **options)
+    base = tmp_path / "base/model.safetensors"
+    date = base.stat().st_mtime_ns
+    before = opened(tmp_path)
+    language.save(language.llama(2), tmp_path / "base")
+    os.utime(base, ns=(date, date))
+    after = opened(tmp_path)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert after.digest() != before.digest()
+    assert not np.allclose(floats(after, name), floats(before, name))
 
 
 def test_the_base_that_the_adapter_names(tmp_path: Path) -> None:

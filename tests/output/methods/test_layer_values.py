@@ -22,11 +22,26 @@ def along(values: dict[str, Values], names: list[str] = NAMES) -> dict[str, floa
 def test_values_are_joined_by_straight_lines_from_the_first_layer_to_the_last() -> None:
     found = along({"": [0, 0.5, 1]})
     assert [found[f"model.layers.{n}.mlp.up.weight"] for n in range(5)] == [0, 0.25, 0.5, 0.75, 1]
-    # As mergekit has it: what is outside of layers gets the first value.
-    assert found["model.embed_tokens.weight"] == found["lm_head.weight"] == 0
+    # As mergekit has it: what is before the layers gets the first value, what is behind the last.
+    assert found["model.embed_tokens.weight"] == 0
+    assert found["model.norm.weight"] == found["lm_head.weight"] == 1
     uneven = along({"": [1, 0, 0.5, 0.2]})
     got = [uneven[f"model.layers.{n}.mlp.up.weight"] for n in range(5)]
     assert got == pytest.approx([1, 0.25, 0.25, 0.425, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        ("transformer.wpe.weight", 0), ("embeddings.LayerNorm.bias", 0), ("score.weight", 1),
+        ("transformer.ln_f.bias", 1), ("decoder.final_layer_norm.weight", 1),
+        ("unet.conv_in.weight", 0), ("unet.time_embedding.linear_1.weight", 0),
+        ("unet.conv_norm_out.weight", 1), ("unet.conv_out.bias", 1),
+    ],
+)  # fmt: skip
+def test_outside_of_layers(name: str, depth: float) -> None:
+    names = [name, "h.0.weight", "h.3.weight"]
+    assert along({"": [0.25, 0.75]}, names)[name] == 0.25 + 0.5 * depth
 
 
 def test_the_first_text_that_a_name_contains_decides() -> None:

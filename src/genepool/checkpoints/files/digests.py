@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.cache import shared_cache
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.files.safetensors import Stamp
+from genepool.checkpoints.files.safetensors import MappedFile, Stamp
 from genepool.documents import read_json
 from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import at, one_line
@@ -93,9 +93,7 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         stamp = Stamp.of(os.fstat(file.fileno()))
         cache = shared_cache() if stamp.size >= _LARGE else None
-        dates = f"{stamp.modified}:{stamp.changed}"
-        sample = _sample(stamp.size, partial(_piece_of, file))
-        key = f"file|{path.absolute()}:{stamp.size}:{dates}:{sample}"
+        key = f"file|{_known(path.absolute(), stamp, partial(_piece_of, file))}"
         if cache is not None and (found := (_read(_place(cache)) or {}).get(key)):
             return found
         file.seek(0)
@@ -108,6 +106,28 @@ def file_digest(path: Path) -> str:
             place = _place(cache)
             _write(place, {**(_read(place) or {}), key: digest.hexdigest()})
     return digest.hexdigest()
+
+
+def known_file(path: Path) -> str:
+    """What a file is known by where something that was made of it is remembered: its path, size and
+    dates, and a sample of its bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        stamp = Stamp.of(os.fstat(file.fileno()))
+        return _known(path.resolve(), stamp, partial(_piece_of, file))
+
+
+def known_mapped(file: MappedFile) -> str:
+    """As `known_file`, of a file that was opened, whatever lies at its path by now.
+
+    Raises:
+        CheckpointError: it has been cut short.
+    """
+    file.check()
+    return _known(file.place, file.stamp, partial(_piece, memoryview(file.mapping)))
 
 
 def _write(place: Path, digests: Mapping[str, str]) -> None:
@@ -136,12 +156,7 @@ def _read(file: Path) -> dict[str, str] | None:
 def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
     """Of the files that were opened, whatever lies at their paths by now."""
     parts: list[str] = [json.dumps(dict(rename))] if rename else []
-    for file in checkpoint.files:
-        file.check()
-        content = memoryview(file.mapping)
-        sample = _sample(file.size, partial(_piece, content))
-        dates = f"{file.stamp.modified}:{file.stamp.changed}"
-        parts.append(f"{file.place}:{file.size}:{dates}:{sample}")
+    parts += map(known_mapped, checkpoint.files)
     if set(checkpoint.tensors) != {name for file in checkpoint.files for name in file.tensors}:
         # What was left out or renamed when it was opened changes a digest and no file, too.
         names = json.dumps(sorted(checkpoint.tensors)).encode()
@@ -158,14 +173,15 @@ def _piece(content: memoryview, place: int) -> memoryview:
     return content[place : place + _WIDTH]
 
 
-def _sample(size: int, read: Callable[[int], bytes | memoryview]) -> str:
-    """A digest of a few bytes from all over a file, 16 hex digits; `read` gives those at a place.
+def _known(path: Path, stamp: Stamp, read: Callable[[int], bytes | memoryview]) -> str:
+    """See `known_file`; `read` gives a few bytes at a place.
 
     Images of containers give all files one date, and fine-tunes of one model have one size.
     """
-    places = [size * part // _SAMPLES for part in range(_SAMPLES)]
-    sampled = b"".join(read(place) for place in (*places, max(0, size - _WIDTH)))
-    return hashlib.sha256(sampled).hexdigest()[:16]
+    places = [stamp.size * part // _SAMPLES for part in range(_SAMPLES)]
+    sampled = b"".join(read(place) for place in (*places, max(0, stamp.size - _WIDTH)))
+    sample = hashlib.sha256(sampled).hexdigest()[:16]
+    return f"{path}:{stamp.size}:{stamp.modified}:{stamp.changed}:{sample}"
 
 
 # Of the files of checkpoints, by absolute path.

@@ -18,10 +18,13 @@ from typing import Any
 from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
 from genepool.checkpoints.files.cache import cache_directory, cannot_write
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.files.digests import known_file
 from genepool.errors import CheckpointError, MissingExtraError
-from genepool.messages import at, one_line, pass_on
+from genepool.messages import at, one_line, pass_on, some
 
-_FORMAT = "genepool unpacked gguf 1"
+_FORMAT = "genepool unpacked gguf 2"
+# What transformers passed over in the file, in words; hidden, so that no export copies it.
+_LEFT_OUT = ".left_out"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
@@ -34,8 +37,8 @@ def is_gguf(path: Path) -> bool:
 def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
     """The weights of a GGUF file, dequantised, with the configuration and tokenizer inside it.
 
-    Transformers unpacks the file into a directory of the cache, named by the file's place, size
-    and date, which later calls open at once. It needs memory for the whole model, once.
+    Transformers unpacks the file into a directory of the cache, named by what `known_file` says,
+    which later calls open at once. It needs memory for the whole model, once.
 
     Args:
         path: the file.
@@ -47,30 +50,33 @@ def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
         MissingExtraError: transformers or gguf is not installed.
         GenepoolError: the cache cannot be written.
     """
-    stat = _require_gguf(path)
-    key = json.dumps([_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, dtype])
+    key = json.dumps([_FORMAT, _require_gguf(path), dtype])
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     target = cache_directory() / "gguf" / name
     if not (target / "config.json").is_file():
         _unpack(path, DTYPES[dtype], target)
-    return replace(open_checkpoint(target), path=path, name=path.stem, _digest=[])
+    left_out = (target / _LEFT_OUT).read_text("utf-8") if (target / _LEFT_OUT).is_file() else ""
+    notices = (f"{at(path)}: {left_out}",) if left_out else ()
+    opened = open_checkpoint(target)
+    return replace(opened, path=path, name=path.stem, notices=notices, _digest=[])
 
 
-def _require_gguf(path: Path) -> os.stat_result:
+def _require_gguf(path: Path) -> str:
+    """What the file is known by."""
     try:
         if not path.is_file():
             what = "expected a regular file" if path.exists() else "no such file or directory"
             raise CheckpointError(f"{at(path)}: {what}")
         with path.open("rb") as file:
             head = file.read(8)
-        stat = path.stat()
+        known = known_file(path)
     except OSError as error:
         raise CheckpointError(f"{at(path)}: cannot be read: {one_line(error)}") from error
     if head[:4] != b"GGUF":
         raise CheckpointError(
             f"{at(path)}: named like a GGUF file, but does not begin like one; fetch it again"
         )
-    return stat
+    return known
 
 
 def _unpack(path: Path, dtype: str, target: Path) -> None:
@@ -90,6 +96,8 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
                 _convert(transformers, path, dtype, temporary)
             except BaseException as error:
                 pass_on(error)
+                if isinstance(error, CheckpointError):
+                    raise
                 if isinstance(error, OSError) and error.errno in _NO_ROOM:
                     raise
                 raise _damaged(path, error) from error
@@ -107,6 +115,27 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise cannot_write(target, error) from error
+
+
+def _left_out(path: Path, model: Any) -> str:
+    """What transformers has passed over in a file; "" for nothing."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    positions = [t.name for t in reader.tensors if t.name.startswith("rope_")]
+    positions += [name for name in reader.fields if name.endswith(".rope.scaling.factor")]
+    size = sum(int(t.n_elements) for t in reader.tensors if not t.name.startswith("rope_"))
+    further = size - sum(parameter.numel() for parameter in model.parameters())
+    told: list[str] = []
+    scaling: dict[str, Any] = getattr(model.config, "rope_scaling", None) or {}
+    if positions and scaling.get("rope_type", "default") == "default":
+        told.append(
+            f"{some(positions)}, which scale the positions: what is made has plain ones, so that "
+            "it is not the original model; take that as safetensors"
+        )
+    if further > 0:
+        told.append(f"{further} numbers, for which the model has no place (biases?)")
+    return f"transformers passes over {' and over '.join(told)}" if told else ""
 
 
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
@@ -129,9 +158,23 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                place, gguf_file=file, dtype=dtype, trust_remote_code=False, **extra
+            model, told = transformers.AutoModelForCausalLM.from_pretrained(
+                place,
+                gguf_file=file,
+                dtype=dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **extra,
             )
+            if missing := sorted(told["missing_keys"]):
+                # transformers makes them up, other ones each time.
+                raise CheckpointError(
+                    f"{at(path)}: holds no {some(missing)}; is it one of several parts of a model "
+                    "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
+                    "WHOLE"
+                )
+            if left_out := _left_out(path, model):
+                (directory / _LEFT_OUT).write_text(left_out, "utf-8")
             model.config.quantization_config = None
             del model.config.quantization_config
             model.save_pretrained(directory, max_shard_size="5GB")

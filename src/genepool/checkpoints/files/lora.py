@@ -19,6 +19,7 @@ import numpy as np
 
 from genepool.checkpoints.files.cache import cache_directory, write_cached
 from genepool.checkpoints.files.checkpoint import Checkpoint, pickle_advice, safe_target
+from genepool.checkpoints.files.digests import known_mapped
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
 from genepool.checkpoints.files.header import Entry
 from genepool.checkpoints.files.lora_config import (
@@ -37,7 +38,7 @@ from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
 _WEIGHTS = "adapter_model.safetensors"
-_FORMAT = "genepool folded adapter 1"
+_FORMAT = "genepool folded adapter 2"
 _PREFIX = "base_model.model."
 
 _PART = re.compile(
@@ -97,7 +98,8 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     settings = read_settings(directory)
     weights = _open_weights(directory)
     plan = _Plan(settings, weights, base)
-    opened = with_folded(base, weights, [_content(settings.file)], plan.changed, plan.folded)
+    said = hashlib.sha256(settings.file.read_bytes()).hexdigest()
+    opened = with_folded(base, weights, [said], plan.changed, plan.folded)
     return replace(opened, path=directory, name=directory.resolve().name)
 
 
@@ -124,8 +126,8 @@ def with_folded(
     key = hashlib.sha256(
         json.dumps(
             [
-                *(_FORMAT, *settings, _content(weights.path), *changed),
-                *([str(f.path.resolve()), f.size, f.path.stat().st_mtime_ns] for f in base.files),
+                *(_FORMAT, *settings, hashlib.sha256(weights.mapping).hexdigest(), *changed),
+                *map(known_mapped, base.files),
             ]
         ).encode()
     ).hexdigest()
@@ -156,10 +158,6 @@ def _cached(path: Path, entries: list[Entry]) -> MappedFile | None:
         return None
     held = sorted((t.name, t.dtype, t.shape) for t in file.tensors.values())
     return file if held == sorted(entries) else None
-
-
-def _content(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _open_weights(directory: Path) -> MappedFile:

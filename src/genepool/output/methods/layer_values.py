@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from genepool.checkpoints.depth import layer_of
+from genepool.checkpoints.depth import depth_key, layer_of
 from genepool.errors import InputError
 from genepool.messages import some
 
@@ -18,8 +18,8 @@ def along_layers(names: Sequence[str], values: Mapping[str, Values]) -> list[flo
 
     Several values stand at equal distances from the first layer to the last, and between them it
     goes in straight lines. Layers are counted as the names do, each stack (encoder, decoder) by
-    itself; where there is one layer the last value holds, and outside of layers (embeddings, final
-    norm, head) the first, as in mergekit.
+    itself; where there is one layer the last value holds. Outside of layers it is as in mergekit:
+    the first for what lies before them (embeddings), the last for final norms and heads.
 
     Args:
         names: of the tensors.
@@ -53,7 +53,9 @@ def along_layers(names: Sequence[str], values: Mapping[str, Values]) -> list[flo
 def _depth(name: str, last: Mapping[str, int]) -> float:
     layer = layer_of(name)
     if layer is None:
-        return 0.0
+        # Of a pipeline, a name begins with the component.
+        (stage, _, norm, *_), inside = depth_key(name), depth_key(name.partition(".")[2])
+        return float(stage == 2 or norm == 1 or (stage == 1 and inside[0] == 2))
     stack, number = layer
     return number / last[stack] if last[stack] else 1.0
 
