@@ -19,6 +19,7 @@ from genepool.output.member import export
 from genepool.output.rebuild import rebuild
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from tests.attacks.test_seeds import adapter, model
 from tests.cli import run_cli
 from tests.runs import write_run
 
@@ -120,14 +121,62 @@ def test_a_card_declares_the_licence_that_all_seeds_share(tmp_path: Path) -> Non
         ("README.md", "no front matter", None),
         ("LICENSE", "\n   Apache License\n   Version 2.0, January 2004\n", "apache-2.0"),
         ("LICENSE.txt", "Permission is hereby granted, free of charge, to any", "mit"),
+        ("LICENSE", "The MIT License (MIT)\n\nCopyright (c) 2023 X\n\nPermission is hereby "
+         "granted, free of charge, to", "mit"),
+        ("LICENSE", "Copyright 2018 X. All rights reserved.\n\n  Apache License\nVersion 2.0, "
+         "January 2004", "apache-2.0"),
+        ("LICENSE", "Attribution 4.0 International\n\n====\n", "cc-by-4.0"),
+        ("LICENSE", "META LLAMA 3 COMMUNITY LICENSE AGREEMENT\n", "llama3"),
+        ("LICENSE", "Copyright (c) X\nRedistribution and use in source and binary forms. Neither "
+         "the name of X nor the names of", "bsd-3-clause"),
         ("LICENSE", "All mine.", "see LICENSE"),
+        # None of these is what it names.
+        ("LICENSE", "Falcon License 1.0\nThis license is, in part, based on the Apache License "
+         "Version 2.0, January 2004", "see LICENSE"),
+        ("LICENSE", "Modified MIT License\n\nCopyright (c) X\n\nPermission is hereby granted, free "
+         "of charge", "see LICENSE"),
+        ("LICENSE", "Code is under the MIT License. Weights are not.", "see LICENSE"),
+        ("LICENSE", "MIT License for code, no licence for weights", "see LICENSE"),
+        ("LICENSE", "We do not permit licensees to sell it.", "see LICENSE"),
     ],
-)
+)  # fmt: skip
 def test_licences_are_read_where_seeds_declare_them(
     tmp_path: Path, file: str, text: str, expected: str | None
 ) -> None:
     (tmp_path / file).write_text(text)
     assert licence_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "declared"),
+    [
+        ("llama3", "mit", "llama3, mit"),
+        ("llama3", None, "llama3, not declared"),
+        (None, "mit", "not declared, mit"),
+        ("mit", "mit", "mit"),
+    ],
+)
+def test_an_adapter_comes_under_the_licence_of_its_base_too(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str | None,
+    own: str | None,
+    declared: str,
+) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    model(tmp_path / "base")
+    adapter(tmp_path / "one")
+    adapter(tmp_path / "two", {"model.layers.0.mlp.lora_B.weight": np.ones((4, 2), np.float32)})
+    for name, licence in (("base", base), ("one", own), ("two", own)):
+        if licence is not None:
+            (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    seeds = [
+        {"path": str(tmp_path / name), "base": str(tmp_path / "base")} for name in ("one", "two")
+    ]
+    done = merge(*seeds, tmp_path / "out", ratio=0.5)
+    assert [seed["licence"] for seed in done.details["seeds"]] == [declared] * 2
+    front = front_matter((done.directory / "README.md").read_text())
+    assert front["license"] == (declared if " " not in declared else "other")
 
 
 def test_the_common_licence() -> None:

@@ -15,7 +15,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe
 from genepool.core.shares import shares_between
-from genepool.governance.licences import common_licence, hub_id, licence_of
+from genepool.governance.licences import common_licence, hub_id, licences_of
 from genepool.governance.markdown import argument, block, code, scalar, table, text
 
 _ROWS = 40
@@ -141,11 +141,12 @@ class Card:
 
 
 def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
-    """A seed for the card: its licence as given, else as its directory declares it."""
+    """A seed for the card: its licence as given, else as its directory declares it, and of an
+    adapter also that of its base."""
     place = Path(source.path)
     if not place.exists():
         place = checkpoint.directory or checkpoint.path
-    declared = licence.lower() or licence_of(place)
+    declared = licence.lower() or licences_of(checkpoint.origins or (place,))
     based = source.base is not None and checkpoint.pipeline is not None
     return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path), based)
 

@@ -11,28 +11,31 @@ from genepool.messages import one_line
 
 _MOST = 200_000  # bytes of a README or licence text that are looked at
 _FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md", "COPYING")
-# First words of well-known texts (white space apart) -> identifier as the hub writes it.
+# First words of well-known texts (white space apart) -> identifier as the hub writes it. Words such
+# as these further down say little: "in part based on the Apache License", "modified MIT License".
+_START = r"\W*(copyright((?!licen).){0,300}?)?\b(the )?"
 _TEXTS = (
-    (r"apache license,? version 2\.0", "apache-2.0"),
+    (r"apache license,? version 2\.0,? january 2004", "apache-2.0"),
     (r"gnu affero general public license.{0,40}version 3", "agpl-3.0"),
     (r"gnu lesser general public license.{0,40}version 3", "lgpl-3.0"),
     (r"gnu general public license.{0,40}version 3", "gpl-3.0"),
     (r"gnu general public license.{0,40}version 2", "gpl-2.0"),
     (r"mozilla public license,? version 2\.0", "mpl-2.0"),
-    (r"creative commons attribution-noncommercial 4\.0", "cc-by-nc-4.0"),
-    (r"creative commons attribution-sharealike 4\.0|attribution-sharealike 4\.0", "cc-by-sa-4.0"),
-    (r"attribution-noncommercial 4\.0", "cc-by-nc-4.0"),
-    (r"attribution 4\.0 international", "cc-by-4.0"),
+    (r"(creative commons )?attribution-noncommercial 4\.0", "cc-by-nc-4.0"),
+    (r"(creative commons )?attribution-sharealike 4\.0", "cc-by-sa-4.0"),
+    (r"(creative commons )?attribution 4\.0 international", "cc-by-4.0"),
     (r"llama 3\.3 community license", "llama3.3"),
     (r"llama 3\.2 community license", "llama3.2"),
     (r"llama 3\.1 community license", "llama3.1"),
     (r"meta llama 3 community license", "llama3"),
     (r"llama 2 community license", "llama2"),
     (r"gemma terms of use", "gemma"),
-    (r"mit license|permission is hereby granted, free of charge", "mit"),
-    (r"bsd 3-clause|neither the name of .{0,80} nor the names", "bsd-3-clause"),
+    (r"(mit license( \(mit\))?\W+)?(copyright((?!licen).){0,300}?)?permission is hereby granted, "
+     r"free of charge", "mit"),
+    (r"bsd 3-clause|redistribution and use in source(?!.*advertising).*neither the name of .{0,80} "
+     r"nor the names", "bsd-3-clause"),
     (r"bsd 2-clause", "bsd-2-clause"),
-)
+)  # fmt: skip
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -60,9 +63,16 @@ def licence_of(path: Path) -> str | None:
         text = _read(directory / name)
         if text:
             plain = " ".join(text[:4000].lower().split())
-            found = (key for pattern, key in _TEXTS if re.search(pattern, plain))
+            found = (key for pattern, key in _TEXTS if re.match(f"{_START}({pattern})", plain))
             return next(found, f"see {name}")
     return None
+
+
+def licences_of(paths: Sequence[Path]) -> str | None:
+    """What holds for a model that was made from all of these: their licences, one after another."""
+    found = dict.fromkeys(licence_of(path) for path in paths)
+    declared = [licence or "not declared" for licence in found]
+    return None if found.keys() == {None} else ", ".join(declared)
 
 
 def common_licence(licences: Sequence[str | None]) -> str:

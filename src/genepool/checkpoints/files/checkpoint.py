@@ -47,6 +47,7 @@ class Checkpoint:
         pipeline: the pipeline whose evolving components these tensors are; None for a single model.
         evolving: of an image generator in one file: how the names of the tensors begin that merge;
             all others are carried over from the first seed. Empty: all merge.
+        origins: of a folded adapter: where its base and its own files lie. Empty: only at `path`.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Checkpoint:
     notices: tuple[str, ...] = ()
     pipeline: Pipeline | None = None
     evolving: tuple[str, ...] = ()
+    origins: tuple[Path, ...] = ()
     _digest: list[str] = field(default_factory=list[str], repr=False)
 
     @property

@@ -146,6 +146,8 @@ def with_folded(
         base,
         tensors=MappingProxyType(tensors),
         files=(*base.files, weights, file),
+        # Of a model of the Hub, `path` is no place on this machine.
+        origins=(base.path if base.path.exists() else base.directory or base.path, weights.path),
         _digest=[],
     )
 
