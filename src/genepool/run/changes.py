@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from itertools import accumulate, pairwise
 from types import FunctionType, ModuleType
@@ -105,11 +106,16 @@ def _imported_by(modules: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _plugins() -> dict[str, str]:
-    """Versions of the packages that make evaluators, environments or strategies known."""
-    points = (point for group in _PLUGINS for point in metadata.entry_points(group=group))
-    dists = {point.dist.name: point.dist.version for point in points if point.dist is not None}
-    return {name: version for name, version in dists.items() if name != "genepool"}
+@cache
+def _plugins() -> Mapping[str, str]:
+    """Versions of the packages that make evaluators, environments or strategies known.
+
+    As they were when this process first asked: files of all packages are read for it.
+    """
+    known = metadata.entry_points()
+    dists = {point.dist for group in _PLUGINS for point in known.select(group=group)}
+    found = {dist.name: dist.version for dist in dists if dist is not None}
+    return {name: found[name] for name in sorted(found.keys() - {"genepool"})}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -32,11 +33,17 @@ _seen: dict[str, tuple[object, str]] = {}
 
 def versions() -> dict[str, str]:
     """Versions by name. What follows a + (which CUDA torch was built for) is left out."""
-    found = {"Python": platform.python_version()}
+    own = str(vars(sys.modules["genepool"])["__version__"])
+    return {"Python": platform.python_version(), **_versions(), "genepool": own}
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of `_PACKAGES`, as they were when this process first asked: what it runs stays the same."""
+    found: dict[str, str] = {}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name).partition("+")[0]
-    found["genepool"] = str(vars(sys.modules["genepool"])["__version__"])
     return found
 
 
@@ -56,12 +63,7 @@ def own_modules() -> dict[str, str]:
     Where the file has changed since the module was first seen, it is the digest of what Python goes
     on with; see `outdated`.
     """
-    found: dict[str, str] = {}
-    for name, (spec, file) in _own().items():
-        if name not in _seen or _seen[name][0] is not spec:
-            _seen[name] = spec, digest_of(file)
-        found[name] = _seen[name][1]
-    return found
+    return {name: held for name, (_, held) in _own().items()}
 
 
 def named_modules(run: object) -> dict[str, str]:
@@ -93,8 +95,7 @@ def _named(value: object) -> set[str]:
 
 def outdated() -> list[str]:
     """Modules of `own_modules` whose file is not what Python has imported, as far as was seen."""
-    own = _own()
-    return [n for n, held in own_modules().items() if n in own and digest_of(own[n][1]) != held]
+    return [name for name, (file, held) in _own().items() if digest_of(file) != held]
 
 
 def digest_of(file: str) -> str:
@@ -105,21 +106,34 @@ def digest_of(file: str) -> str:
         return ""
 
 
-def _own() -> dict[str, tuple[object, str]]:
-    """Module -> what its import has made of it (another one after a reload), and its file."""
-    places = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
-    others = [_ROOT, *map(Path, places)]
-    found: dict[str, tuple[object, str]] = {}
+def _own() -> dict[str, tuple[str, str]]:
+    """Module of `own_modules` -> its file, and the digest that this had when it was first seen."""
+    found: dict[str, tuple[str, str]] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
             continue
-        path = Path(file)
-        # Debian and the user's own scheme have other places than sysconfig tells.
-        installed = any(part in ("site-packages", "dist-packages") for part in path.parts)
-        if not installed and not any(map(path.is_relative_to, others)) and path.is_file():
-            found[name] = getattr(module, "__spec__", None), file
+        if not _is_installed(file) and Path(file).is_file():
+            # What the import has made of it is another one after a reload.
+            spec = getattr(module, "__spec__", None)
+            if name not in _seen or _seen[name][0] is not spec:
+                _seen[name] = spec, digest_of(file)
+            found[name] = file, _seen[name][1]
     return found
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    """Whether a module's file is genepool's, Python's or an installed package's.
+
+    Thousands are loaded where torch is, so each is looked at once.
+    """
+    path = Path(file)
+    # Debian and the user's own scheme have other places than sysconfig tells.
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return True
+    places = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    return any(map(path.is_relative_to, (_ROOT, *places)))
 
 
 def unlike(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
