@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from genepool.errors import EpisodeError, EvaluationError
 from genepool.models.language import LanguageModel
+from genepool.tasks.agent import decoding
 from genepool.tasks.agent.decoding import endings, likelihoods, prompts
 from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
 from genepool.tasks.agent.policies import Choose, Generate
@@ -59,7 +60,7 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
     ends = endings(value.tokenizer, "Action:", ACTIONS)
     assert sorted({len(row) for row in ends}) == [1, 3, 4]
     with torch.inference_mode():
-        found = likelihoods(value, prompt, ends)
+        (found,) = likelihoods(value, [prompt], [ends])
     expected = [by_hand(value, prompt, row) for row in ends]
     assert found == pytest.approx(expected, abs=1e-5)
     assert len({round(one, 4) for one in found}) == len(found)
@@ -72,8 +73,40 @@ def test_logits_are_made_only_where_they_are_needed(kind: str, tmp_path: Path) -
     made: list[int] = []
     value.model.register_forward_hook(lambda _m, _a, out: made.append(out.logits.shape[1]))
     with torch.inference_mode():
-        likelihoods(value, [5] * 30, [[5, 6, 7], [8]])
+        likelihoods(value, [[5] * 30], [[[5, 6, 7], [8]]])
     assert made == [1, 2]
+
+
+def test_episodes_share_the_models_passes(tmp_path: Path) -> None:
+    """The first is read alone, the others together; and so are what may follow them."""
+    value = language_model(tmp_path)
+    questions = [asked(" ".join("1" * n)) for n in (9, 2, 30, 4, 7)]
+    alone = [Choose(100, (), repeat=True).replies(value, [one])[0] for one in questions]
+    made: list[int] = []
+    value.model.register_forward_hook(lambda _m, _a, out: made.append(out.logits.shape[0]))
+    assert Choose(100, (), repeat=True).replies(value, questions) == alone
+    several = sum(len(row) > 1 for row in endings(value.tokenizer, "Action:", ACTIONS))
+    assert made == [1, several, 4, 4 * several]
+
+
+def test_no_more_is_read_at_once_than_there_is_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = language_model(tmp_path)
+    rows, ends = [[5] * n for n in (9, 2, 30, 4, 7)], [[[5, 6, 7], [8], [9, 10]]] * 5
+    with torch.inference_mode():
+        expected = likelihoods(value, rows, ends)
+        made: list[tuple[int, int]] = []
+
+        def note(_module: Any, _given: Any, named: Any, _out: Any) -> None:
+            before = named.get("past_key_values")
+            made.append((named["input_ids"].shape[0], before.get_seq_length() if before else 0))
+
+        value.model.register_forward_hook(note, with_kwargs=True)
+        monkeypatch.setattr(decoding, "_READ", 40)
+        found = likelihoods(value, rows, ends)
+    assert np.array(found) == pytest.approx(np.array(expected), abs=1e-5)
+    assert len(made) > 6 and max(rows * length for rows, length in made if rows > 1) <= 40
 
 
 def test_who_has_no_choice_is_not_asked(tmp_path: Path) -> None:

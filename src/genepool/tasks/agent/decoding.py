@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,8 +14,12 @@ from genepool.errors import EvaluationError
 from genepool.messages import cause, pass_on
 from genepool.models.language import LanguageModel
 
-# Tokens that are ranked at once, at most, beside one prompt.
-_AT_ONCE = 4096
+# Tokens that are read at once, with what is kept of those before them, at most; and tokens of
+# actions, of which there are logits.
+_READ, _SAID = 16_384, 1024
+# Layers of a model's state for which it does not matter what stands where the mask is 0, and from
+# which several texts can go on. (Recurrent ones may pass over their state for several tokens.)
+_PLAIN = {"DynamicLayer", "DynamicSlidingWindowLayer"}
 
 
 def prompts(
@@ -132,74 +137,178 @@ def _ends(value: LanguageModel) -> list[int]:
     return list(dict.fromkeys(ends))
 
 
-def likelihoods(value: LanguageModel, prompt: list[int], ends: Sequence[list[int]]) -> list[float]:
-    """The mean log-likelihood of each ending's tokens after a prompt.
+def likelihoods(
+    value: LanguageModel, prompts: Sequence[list[int]], ends: Sequence[Sequence[list[int]]]
+) -> list[list[float]]:
+    """The mean log-likelihood of the tokens of each ending after its prompt.
 
-    The prompt is read once and the endings go on from there, a few at a time, in fixed groups.
+    Prompts are read together, padded on the left, and all their endings go on from there, both in
+    groups that depend on nothing but what is asked here. Models whose state after a prompt cannot
+    be padded (recurrent ones), or which do not take positions, read each prompt by itself.
 
     Args:
         value: the model.
-        prompt: token ids.
-        ends: token ids of each ending, at least one.
+        prompts: token ids, at least one each.
+        ends: for each prompt, token ids of its endings, at least one each.
     """
-    model, device = value.model, value.model.device
-    ids = torch.tensor([prompt], device=device)
-    read: Any = model(input_ids=ids, use_cache=True, **_only(model, 1))
-    first = torch.log_softmax(read.logits[0, -1].double(), dim=-1)
-    totals = [float(first[row[0]]) for row in ends]
-    length = max(map(len, ends))
-    # States of other kinds (of Mamba, say) do not go on in several ways: all is read again.
+    model = value.model
+    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    found: dict[int, list[float]] = {}
+    together = 1  # The first shows what state the model keeps.
+    while order:
+        group = order[: _rows(together, [len(prompts[at]) for at in order], _READ)]
+        order = order[len(group) :]
+        read = _read(model, [prompts[at] for at in group])
+        totals = _go_on(model, read, [ends[at] for at in group])
+        found.update(zip(group, totals, strict=True))
+        together = len(order) if read.padded else 1
+    return [
+        [total / len(row) for total, row in zip(found[at], ends[at], strict=True)]
+        for at in range(len(prompts))
+    ]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Prompts that were read together.
+
+    Attributes:
+        prompts: token ids.
+        first: float64[prompts, vocabulary], log-likelihoods of the next token.
+        cache: the model's state after them, which is not changed; None if it cannot go on in
+            several ways.
+        padded: whether prompts of several lengths may be read together.
+    """
+
+    prompts: list[list[int]]
+    first: torch.Tensor
+    cache: Any
+    padded: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest one."""
+        return max(map(len, self.prompts))
+
+
+def _read(model: Any, prompts: list[list[int]]) -> _Read:
+    """Read prompts; several of them are padded on the left."""
+    ids, mask = _laid(prompts, max(map(len, prompts)), left=True)
+    given = {} if len(prompts) == 1 else {"attention_mask": mask, "position_ids": _positions(mask)}
+    read = _asked(model, ids, 1, use_cache=True, **given)
     cache = getattr(read, "past_key_values", None)
+    plain = _plain(cache, ids.shape[1])
+    padded = plain and "position_ids" in inspect.signature(model.forward).parameters
+    first = torch.log_softmax(read.logits[:, -1].double(), dim=-1)
+    return _Read(prompts, first, cache if plain else None, padded)
+
+
+def _plain(cache: Any, length: int) -> bool:
+    """Whether a model's state is of layers that are, and holds so many tokens."""
     if type(cache).__name__ != "DynamicCache":
-        cache = None
-    rows = max(1, _AT_ONCE // (length if cache is not None else length + len(prompt)))
-    for start in range(0, len(ends) if length > 1 else 0, rows):
-        group = ends[start : start + rows]
-        for at, more in enumerate(_rest(model, prompt, group, cache, device)):
-            totals[start + at] += more
-    return [total / len(row) for total, row in zip(totals, ends, strict=True)]
+        return False
+    kinds = {type(layer).__name__ for layer in cache.layers}
+    return kinds <= _PLAIN and cache.get_seq_length() == length
 
 
-def _only(model: Any, last: int) -> dict[str, int]:
-    """Arguments that ask for the logits of the last tokens only, of a model that can do so: for a
-    long prompt the head is a good part of the work, and its logits fill much memory."""
-    known = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return {"logits_to_keep": last} if known else {}
+def _go_on(model: Any, read: _Read, ends: Sequence[Sequence[list[int]]]) -> list[list[float]]:
+    """Sums of the log-likelihoods of all tokens of endings, for each prompt."""
+    totals = [[float(read.first[at, row[0]]) for row in rows] for at, rows in enumerate(ends)]
+    # The first token is answered for. Of the others the last is not read.
+    pairs = [(at, k) for at, rows in enumerate(ends) for k, row in enumerate(rows) if len(row) > 1]
+    pairs.sort(key=lambda pair: len(ends[pair[0]][pair[1]]))
+    while pairs:
+        lengths = [len(ends[at][k]) for at, k in pairs]
+        # Nothing can be padded where the cache is of no use.
+        most = len(pairs) if read.cache is not None else lengths.count(lengths[0])
+        size = _rows(_rows(most, lengths, _SAID), [read.length + n for n in lengths], _READ)
+        group, pairs = pairs[:size], pairs[size:]
+        more = _rest(model, read, [at for at, _ in group], [ends[at][k] for at, k in group])
+        for (at, k), total in zip(group, more, strict=True):
+            totals[at][k] += total
+    return totals
 
 
-def _rest(
-    model: Any, prompt: list[int], group: Sequence[list[int]], cache: Any, device: Any
-) -> list[float]:
-    """Sums of the log-likelihoods of all tokens but the first, which the prompt has answered for.
+def _rest(model: Any, read: _Read, places: list[int], rows: list[list[int]]) -> list[float]:
+    """Sums of the log-likelihoods of all tokens of endings but the first.
 
     Args:
         model: of transformers.
-        prompt: token ids, which the cache holds, if there is one.
-        group: token ids of endings.
-        cache: the model's state after the prompt, not changed; None reads the prompt again.
-        device: of the model.
+        read: the prompts.
+        places: which of them each ending follows.
+        rows: token ids of the endings, at least two each; of one length where there is no cache.
     """
-    length, known = max(map(len, group)), len(prompt)
-    ids = torch.zeros((len(group), known + length - 1), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for at, row in enumerate(group):
-        text = torch.tensor(prompt + row[:-1])
-        ids[at, : len(text)] = text
-        mask[at, : len(text)] = 1
-    if cache is not None:
-        cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(len(group))
-        ids = ids[:, known:]
-    logits = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        past_key_values=cache,
-        **_only(model, length - 1),
-    ).logits[:, 1 - length :]
-    chances = torch.log_softmax(logits.double(), dim=-1)
+    said = max(map(len, rows)) - 1
+    if read.cache is None:
+        whole = torch.tensor([[*read.prompts[0], *row[:-1]] for row in rows])
+        logits = _asked(model, whole, said, use_cache=False).logits[:, -said:]
+    else:
+        ids, behind = _laid([row[:-1] for row in rows], said, left=False)
+        _, before = _laid([read.prompts[at] for at in places], read.length, left=True)
+        mask = torch.cat([before, behind], dim=1)
+        # Its layers put new tensors in the place of theirs, and do not write into them.
+        cache = copy.copy(read.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        cache.reorder_cache(torch.tensor(places))
+        given: dict[str, Any] = {"position_ids": _positions(mask)[:, -said:]} if read.padded else {}
+        given |= {"attention_mask": mask, "past_key_values": cache}
+        logits = _asked(model, ids, said, **given).logits[:, -said:]
     totals: list[float] = []
-    for at, row in enumerate(group):
-        wanted = torch.tensor(row[1:], dtype=torch.int64, device=device)
-        found = chances[at, : len(row) - 1].gather(1, wanted[:, None])
-        totals.append(float(cast("Any", found.sum())))
+    for one, row in zip(logits, rows, strict=True):
+        wanted = torch.tensor(row[1:], dtype=torch.int64, device=one.device)
+        chances = torch.log_softmax(one[: len(row) - 1].double(), dim=-1)
+        totals.append(float(chances.gather(1, wanted[:, None]).sum()))
     return totals
+
+
+def _rows(most: int, lengths: Sequence[int], tokens: int) -> int:
+    """How many rows are computed at once, at least one: so many tokens when each is padded."""
+    longest, count = 0, 0
+    for length in lengths[:most]:
+        longest = max(longest, length)
+        if count and longest * (count + 1) > tokens:
+            break
+        count += 1
+    return count
+
+
+def _laid(
+    rows: Sequence[Sequence[int]], length: int, *, left: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of rows, and a mask of where they are, int64[rows, length] each.
+
+    Args:
+        rows: token ids.
+        length: of the longest row, at least.
+        left: whether what is padded comes before the row, or behind it.
+    """
+    ids = torch.zeros((len(rows), length), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        where = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[at, where] = torch.tensor(row, dtype=torch.int64)
+        mask[at, where] = 1
+    return ids, mask
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _asked(model: Any, ids: torch.Tensor, last: int | None, **given: Any) -> Any:
+    """What a model says to token ids, on its device.
+
+    Args:
+        model: of transformers.
+        ids: int64[rows, n].
+        last: only the logits of so many tokens at the end are wanted: for a long prompt the head is
+            a good part of the work, and its logits fill much memory. Not every model can.
+        given: other arguments.
+    """
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        given["logits_to_keep"] = last
+    there = {
+        key: one.to(model.device) if isinstance(one, torch.Tensor) else one
+        for key, one in given.items()
+    }
+    return model(input_ids=ids.to(model.device), **there)

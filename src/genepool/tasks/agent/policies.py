@@ -100,28 +100,30 @@ class Choose:
         return f"choose 1 {self.context} {self.leave_out} {self.repeat}"
 
     def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
-        """See `Policy`. Each episode is asked on its own; of equals the first is taken."""
+        """See `Policy`. The episodes are asked together; of equals the first is taken."""
         from genepool.tasks.agent import decoding
 
         value = _language_model(model, "choose")
         prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked], ACTION)
-        replies: list[Reply] = []
         context = decoding.room(value, self.context)
+        replies = [Reply("", None, STUCK)] * len(asked)
+        offered: dict[int, list[str]] = {}
+        ends: dict[int, list[list[int]]] = {}
+        for at, one in enumerate(asked):
+            if not (actions := self._open_to(one)):
+                continue
+            rows = decoding.endings(value.tokenizer, ACTION, actions)
+            if len(prompts[at]) + max(map(len, rows)) > context:
+                replies[at] = Reply("", None, CONTEXT)
+            elif len(actions) == 1:  # who has no choice is not asked
+                replies[at] = _chosen(actions[0])
+            else:
+                offered[at], ends[at] = actions, rows
         with value.asked(), _told("choose"):
-            for one, prompt in zip(asked, prompts, strict=True):
-                actions = self._open_to(one)
-                if not actions:
-                    replies.append(Reply("", None, STUCK))
-                    continue
-                ends = decoding.endings(value.tokenizer, ACTION, actions)
-                if len(prompt) + max(map(len, ends)) > context:
-                    replies.append(Reply("", None, CONTEXT))
-                    continue
-                best = 0
-                if len(actions) > 1:  # who has no choice is not asked
-                    likelihoods = decoding.likelihoods(value, prompt, ends)
-                    best = max(range(len(actions)), key=lambda number: likelihoods[number])
-                replies.append(Reply(f"{ACTION} {actions[best]}", actions[best]))
+            known = decoding.likelihoods(value, [prompts[at] for at in ends], list(ends.values()))
+        for (at, actions), likelihoods in zip(offered.items(), known, strict=True):
+            best = max(range(len(actions)), key=likelihoods.__getitem__)
+            replies[at] = _chosen(actions[best])
         return replies
 
     def _open_to(self, asked: Asked) -> list[str]:
@@ -134,6 +136,10 @@ class Choose:
             if not again and not any(fnmatchcase(action, one) for one in patterns):
                 known.append(action)
         return known
+
+
+def _chosen(action: str) -> Reply:
+    return Reply(f"{ACTION} {action}", action)
 
 
 @dataclass(frozen=True)
