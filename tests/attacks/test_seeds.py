@@ -361,6 +361,16 @@ def test_gguf_files_that_hold_less_or_more_than_the_model(
             assert told in notice
 
 
+def test_an_adapter_beside_whole_weights_is_told(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        model(tmp_path / name, seed=number)
+    (tmp_path / "b/adapter_config.json").write_text(json.dumps(ADAPTER))
+    code, _, error = run_cli(merging("b", "a"))
+    assert code == 0
+    assert "b: holds whole weights and an adapter's adapter_config.json" in error
+    assert not Path("out/adapter_config.json").exists()
+
+
 def hub(tmp_path: Path, arguments: list[str], **environment: str) -> tuple[int, str]:
     """Exit code and standard error of a process for which the Hub is a port that is closed."""
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}

@@ -170,10 +170,10 @@ def test_an_adapter_comes_under_the_licence_of_its_base_too(
     for name, licence in (("base", base), ("one", own), ("two", own)):
         if licence is not None:
             (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
-    seeds = [
+    one, two = (
         {"path": str(tmp_path / name), "base": str(tmp_path / "base")} for name in ("one", "two")
-    ]
-    done = merge(*seeds, tmp_path / "out", ratio=0.5)
+    )
+    done = merge(one, two, tmp_path / "out", ratio=0.5)
     assert [seed["licence"] for seed in done.details["seeds"]] == [declared] * 2
     front = front_matter((done.directory / "README.md").read_text())
     assert front["license"] == (declared if " " not in declared else "other")

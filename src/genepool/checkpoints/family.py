@@ -212,6 +212,12 @@ def _open_local(
         return gguf.open_gguf(place, source.dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
         opened = without_tied_head(without_wrappers(open_checkpoint(place)))
+        if place.is_dir() and (place / adapters.CONFIG).exists():
+            notice = (
+                f"{at(place)}: holds whole weights and an adapter's {adapters.CONFIG}; the weights "
+                "are taken as they are, where transformers would load the adapter on its base"
+            )
+            opened = replace(opened, notices=(*opened.notices, notice))
         return as_single_file(opened, source.components) if is_single_file(opened) else opened
     if adapter is not None:
         raise CheckpointError(

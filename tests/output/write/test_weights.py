@@ -161,6 +161,10 @@ def test_side_files_come_along(tmp_path: Path) -> None:
     (seed / ".hidden").write_text("no")
     (seed / "pytorch_model.bin").write_text("no")
     (seed / "other.safetensors").write_text("no")
+    # What these say is true of the seed alone; an adapter's would even be loaded.
+    for name in ("adapter_config.json", "mergekit_config.yml", "trainer_state.json"):
+        (seed / name).write_text("{}")
+    (seed / "model.safetensors.index.fp16.json").write_text("{}")
     (seed / "runs").mkdir()
     os.mkfifo(seed / "pipe")
     plain = write_checkpoint(genome, checkpoints, layout, tmp_path / "plain")
@@ -174,6 +178,12 @@ def test_side_files_come_along(tmp_path: Path) -> None:
     assert sorted(path.name for path in plain.iterdir()) == kept
     assert (plain / "config.json").read_text() == '{"torch_dtype": "float32", "layers": 2}'
     assert not (plain / "linked.txt").is_symlink()
+    inner = {"quantization_config": {"bits": 4}, "layers": 2}
+    (seed / "config.json").write_text(json.dumps({**inner, "text_config": inner}))
+    whole = write_checkpoint(genome, checkpoints, layout, tmp_path / "whole")
+    kept_of_config = json.loads((whole / "config.json").read_text())
+    assert kept_of_config == {"layers": 2, "text_config": {"layers": 2}}
+    (seed / "config.json").write_text('{"torch_dtype": "float32", "layers": 2}')
     other = write_checkpoint(
         genome,
         checkpoints,

@@ -33,7 +33,8 @@ older pools do not pin these."""
 _OF_TOKENIZERS = frozenset({"chat_template", "tokenizer_class", "processor_class"})
 
 _WEIGHTS = (
-    *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"),
+    *(".safetensors", ".index.json", ".index.fp16.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl"),
+    *(".pickle", ".joblib"),
     *(".h5", ".msgpack", ".ot", ".gguf", ".ggml", ".onnx", ".onnx_data", ".tflite", ".npz", ".npy"),
     *(".zip", ".tar", ".gz"),
 )
@@ -42,8 +43,12 @@ _CODE = (
     *(".py", ".pyc", ".pyo", ".pyd", ".ipynb", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat"),
     *(".ps1", ".js", ".jar"),
 )
-# These describe the seed, not what was made from it; both are written anew.
-_OF_THE_SEED = ("readme", "genepool.json")
+# These describe the seed, not what was made from it: its card and recipe, which are written anew,
+# how it was made, and what it scored. Where an adapter's is, transformers loads another model.
+_OF_THE_SEED = (
+    *("readme", "genepool.json", "adapter_config.json", "mergekit_config", "trainer_state.json"),
+    *("all_results.json", "eval_results.json", "train_results.json"),
+)
 
 
 def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
@@ -51,7 +56,7 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
 
     Configurations, tokenizer, chat template, licence and the like: everything except weights and
     pickles, code, hidden files, subdirectories but that of chat templates, and what describes the
-    seed itself (README, genepool.json). The tokenizer is an adapter's own, if that brings one.
+    seed itself (`_OF_THE_SEED`). The tokenizer is an adapter's own, if that brings one.
 
     Args:
         first: the seed; one that is came without a directory has none.
@@ -73,11 +78,13 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
 
 
 def with_dtype(files: Mapping[str, bytes | Path], dtype: str | None) -> dict[str, bytes | Path]:
-    """Files of a model, in whose `config.json` the dtype stands that its weights get."""
+    """Files of a model, in whose `config.json` stands the dtype that its weights get, and nothing
+    of a quantisation, since weights that are written never are quantised."""
     found = dict(files)
-    if dtype is not None and (config := found.get("config.json")) is not None:
+    if (config := found.get("config.json")) is not None:
         data = config.read_bytes() if isinstance(config, Path) else config
-        found["config.json"] = _with_dtype(data, dtype)
+        changed = _of_plain_weights(data, dtype)
+        found["config.json"] = config if changed is None else changed
     return found
 
 
@@ -166,28 +173,28 @@ def code_notice(first: Checkpoint) -> str | None:
     )
 
 
-def _with_dtype(data: bytes, dtype: str) -> bytes:
-    """A transformers configuration that names the dtype that its weights now have."""
+def _of_plain_weights(data: bytes, dtype: str | None) -> bytes | None:
+    """A transformers configuration as it holds for the weights that are written; None: as it is."""
     try:
         content: Any = parse_json(data)
-        changed = _set_dtype(content, TORCH_NAMES[dtype])
     except ValueError:
-        return data
-    return (json.dumps(content, indent=2) + "\n").encode() if changed else data
+        return None
+    changed = _settle(content, None if dtype is None else TORCH_NAMES[dtype])
+    return (json.dumps(content, indent=2) + "\n").encode() if changed else None
 
 
-def _set_dtype(content: Any, dtype: str) -> bool:
-    """Change the dtype of a configuration and of those inside it (a language model's in a vision
-    model's); True if there was one."""
+def _settle(content: Any, dtype: str | None) -> bool:
+    """Change a configuration and those inside it (a language model's in a vision model's); True if
+    there was something to change."""
     if not isinstance(content, dict):
         return False
     entries = cast("dict[str, Any]", content)
-    changed = False
+    changed = entries.pop("quantization_config", None) is not None
     for key, value in entries.items():
-        if key in ("dtype", "torch_dtype"):
+        if dtype is not None and key in ("dtype", "torch_dtype"):
             entries[key] = dtype
             changed = True
-        elif _set_dtype(value, dtype):
+        elif _settle(value, dtype):
             changed = True
     return changed
 
