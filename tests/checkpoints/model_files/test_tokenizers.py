@@ -189,6 +189,27 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
         assert "could not be compared" in notice and "save both tokenizers in one form" in notice
 
 
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "spm.model", "tekken.json"])
+def test_tokens_in_files_of_rarer_forms_are_compared(tmp_path: Path, name: str) -> None:
+    def seed(label: str, *tokens: str, **further: Any) -> Path:
+        made = model(tmp_path / label, tokenizer=None)
+        text = "\n".join(tokens)
+        if name == "tekken.json":
+            text = json.dumps({"vocab": [{"token_str": t} for t in tokens], **further})
+        (made / name).write_text(text)
+        return made
+
+    a, same, other = seed("a", "x", "y"), seed("same", "x", "y"), seed("other", "y", "x")
+    assert not notices(a, same)
+    with pytest.raises(CheckpointError, match=f"{name} does not fit .*: the files differ"):
+        notices(a, other)
+    (notice,) = notices(a, model(tmp_path / "fast"))
+    assert "could not be compared" in notice
+    if name == "tekken.json":
+        (notice,) = notices(a, seed("newer", "x", "y", config={"version": "v7"}))
+        assert "the tokens that both have are the same" in notice
+
+
 def test_a_folder_without_templates_is_none(tmp_path: Path) -> None:
     a, b = model(tmp_path / "a"), model(tmp_path / "b")
     (a / "additional_chat_templates").mkdir()

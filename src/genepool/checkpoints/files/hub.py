@@ -19,7 +19,10 @@ _FILES = (
 )
 
 # Configuration, tokenizer, licence, and weights as safetensors; never code and never pickles.
-_TEXTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md", "LICENSE*")
+_TEXTS = (
+    *("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm", "README.md", "LICENSE*"),
+    *("LICENCE*", "COPYING"),
+)
 _WEIGHTS = ("*.safetensors",)
 PATTERNS = (*_TEXTS, *_WEIGHTS)
 # Folders hold other formats, but for `additional_chat_templates`; the patterns cannot say "not that

@@ -24,7 +24,7 @@ _TELLING = (
 _TEMPLATE = "chat_template.jinja"
 # Transformers 5 saves all chat templates but the default one here, each in a file of its name.
 FURTHER_TEMPLATES = "additional_chat_templates"
-_OF_TOKENS = (".tiktoken", ".spm", "tekken.json")
+_OF_TOKENS = (".tiktoken", ".spm", "spm.model", "tekken.json")
 _OTHERS = (*_OF_TOKENS, _TEMPLATE, "chat_template.json")
 
 

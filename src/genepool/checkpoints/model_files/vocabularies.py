@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,15 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import optional_json, read_json
 from genepool.checkpoints.model_files.tied import embedding_rows
-from genepool.checkpoints.model_files.tokenizer_files import chat_templates, holds_tokenizer
+from genepool.checkpoints.model_files.tokenizer_files import (
+    chat_templates,
+    holds_tokenizer,
+    rare_vocabularies,
+)
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
-# The first of these that a directory holds says which token has which id.
+# The first of these that a directory holds says which token has which id; else one of a rarer form.
 _FILES = (
     *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"),
     "sentencepiece.bpe.model",
@@ -59,6 +64,8 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     file = _file(directory)
     if file is None:
         return None
+    if file.name not in _FILES:
+        return Vocabulary(file, {}, _content(file))
     if file.suffix == ".model":
         content = file.read_bytes()
         pieces = _pieces(content)
@@ -77,7 +84,16 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
 
 
 def _file(directory: Path) -> Path | None:
-    return next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    named = (directory / name for name in _FILES)
+    return next((path for path in (*named, *rare_vocabularies(directory)) if path.is_file()), None)
+
+
+def _content(file: Path) -> bytes:
+    """What says, in a file of a rarer form, which token has which id."""
+    if file.suffix != ".json":
+        return file.read_bytes()
+    content = read_json(file)
+    return json.dumps([content.get("vocab"), content.get("special_tokens")]).encode()
 
 
 def _added(directory: Path) -> dict[str, int]:
