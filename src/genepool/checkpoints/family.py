@@ -400,7 +400,9 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
     if first.words is not None and other.words is not None and first.words != other.words:
         notices += _compare_tokenizers(first.words, other.words, partial, words)
         notices += compare_tokenizer_settings(first.words, other.words)
-    return [*notices, *compare_settings("generation_config.json", ours, theirs)]
+    for name in ("generation_config.json", "preprocessor_config.json"):
+        notices += compare_settings(name, ours, theirs, missed=_has_config(ours))
+    return notices
 
 
 def _compare_tokenizers(ours: Path, theirs: Path, partial: bool, words: Words) -> list[str]:

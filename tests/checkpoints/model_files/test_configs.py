@@ -230,6 +230,42 @@ def test_what_is_told(tmp_path: Path) -> None:
     assert family(tmp_path / "5", {}, {"config": None}).notices == ()
 
 
+@pytest.mark.parametrize("file", ["generation_config", "preprocessor_config"])
+def test_settings_that_the_result_will_not_have_are_told(tmp_path: Path, file: str) -> None:
+    settings: dict[str, Any] = {file: {"eos_token_id": [2, 3], "transformers_version": "4.1"}}
+    (notice,) = family(tmp_path, {}, settings).notices
+    assert f"b has a {file}.json ('eos_token_id') and" in notice
+    assert notice.endswith("has none (the result will have none)")
+    assert not family(tmp_path / "kept", settings, {}).notices
+    other = {file: {"eos_token_id": 2}}
+    (notice,) = family(tmp_path / "both", settings, other).notices
+    assert f"other values of eos_token_id in {file}.json" in notice
+
+
+LABELS = {"0": "contradiction", "1": "neutral", "2": "entailment"}
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        (LABELS, True),
+        ({"0": "Contradiction", "1": "NEUTRAL", "2": "entailment"}, True),
+        ({"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, True),
+        (None, True),
+        ({"0": "contradiction", "1": "entailment", "2": "neutral"}, False),
+        ({"0": "Entailment", "1": "Neutral", "2": "Contradiction"}, False),
+        ({"0": "neutral", "1": "other", "2": "more"}, False),
+    ],
+)
+def test_labels_of_classifiers(tmp_path: Path, other: dict[str, str] | None, fits: bool) -> None:
+    files = {"config": {**CONFIG, "id2label": LABELS}}, {"config": {**CONFIG, "id2label": other}}
+    if fits:
+        family(tmp_path, *files)
+        return
+    with pytest.raises(CheckpointError, match=r"has number \d against \d in id2label; rows of the"):
+        family(tmp_path, *files)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from genepool import documents
 from genepool.checkpoints.model_files.built import NotBuilt, built_values, decoded
+from genepool.documents import mapping_of
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line
 
@@ -110,6 +111,7 @@ def compare_configs(first: Path, other: Path, *, partial: bool, vocabulary: bool
         return []
     pair = f"{at(theirs)} does not fit {at(ours)}"
     given = read_json(ours), read_json(theirs)
+    _require_same_labels(*given, pair)
     free = _OF_THE_WHOLE if partial else {"vocab_size"} if vocabulary else set[str]()
     left, right = (_flat(_language_part(raw) if partial else raw) for raw in given)
     fields = _differing(left, right, free)
@@ -175,6 +177,20 @@ def _refuse(fields: list[str], left: dict[str, Any], right: dict[str, Any], pair
             else "are they of one architecture and size?"
         )
         raise CheckpointError(f"{pair}: {_against(field, left, right)}; {cause}")
+
+
+def _require_same_labels(first: dict[str, Any], other: dict[str, Any], pair: str) -> None:
+    """Refuse classifiers that know labels of one name under other numbers."""
+    ours, theirs = (mapping_of(config.get("id2label")) for config in (first, other))
+    numbers = {str(label).lower(): number for number, label in ours.items()}
+    for number, label in theirs.items():
+        known = numbers.get(str(label).lower(), number)
+        if known != number:
+            raise CheckpointError(
+                f"{pair}: label '{one_line(label)}' has number {one_line(number)} against "
+                f"{one_line(known)} in id2label; rows of the head would be mixed that mean "
+                "different labels: put the rows of one into the order of the other"
+            )
 
 
 def _must(field: str) -> bool:

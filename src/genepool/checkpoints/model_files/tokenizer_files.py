@@ -115,17 +115,25 @@ def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
     return notices + compare_settings("special_tokens_map.json", first, other)
 
 
-def compare_settings(name: str, first: Path, other: Path) -> list[str]:
+def compare_settings(name: str, first: Path, other: Path, *, missed: bool = False) -> list[str]:
     """Notices of how the JSON file of that name differs in two directories that both have it.
+
+    Args:
+        name: of the file.
+        first, other: the directories.
+        missed: whether it is also told that only the other one has it.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     a, b = (optional_json(directory / name) for directory in (first, other))
-    fields = [] if a is None or b is None else differing_fields(a, b)
-    if not fields:
+    if b is None or (a is None and not missed):
         return []
-    return [_others(other, first, fields, name)]
+    fields = differing_fields(a or {}, b)
+    if fields and a is None:
+        what = f"{at(other)} has a {name} ({some(fields)}) and {at(first)} has none"
+        return [f"{what} (the result will have none)"]
+    return [_others(other, first, fields, name)] if fields else []
 
 
 def _others(other: Path, first: Path, fields: Sequence[str], name: str) -> str:
