@@ -361,6 +361,34 @@ def test_gguf_files_that_hold_less_or_more_than_the_model(
             assert told in notice
 
 
+def test_one_part_of_a_model_is_no_model(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        whole = model(tmp_path / name, seed=number) / "model.safetensors"
+        whole.rename(whole.with_name("model-00001-of-00002.safetensors"))
+    refused(merging("a", "b"), "one of several parts of a model, and no model.safetensors.index")
+    index = {"weight_map": {"x": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "a/other.safetensors.index.json").write_text(json.dumps(index))
+    refused(merging("a", "b"), "names the shard 'model-00002-of-00002.safetensors', which is miss")
+    part = "model-00001-of-00002.safetensors"
+    code, _, error = run_cli(merging(f"a/{part}", f"b/{part}"))
+    assert code == 0
+    assert f"a/{part}: is one of several parts of a model, and nothing else of it" in error
+    for name in ("a", "b"):
+        file = tmp_path / name / part
+        file.rename(file.with_name("model-00001-of-00001.safetensors"))
+        (file.parent / "other.safetensors.index.json").unlink(missing_ok=True)
+    assert not open_source(find_source("a", tmp_path)).notices
+
+
+def test_factors_of_adapters_that_merge_as_they_are(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        adapter(tmp_path / name, {"model.layers.0.mlp.lora_B.weight": floats(4, 2, seed=seed)})
+    file = "adapter_model.safetensors"
+    code, _, error = run_cli(merging(f"a/{file}", f"b/{file}"))
+    assert code == 0
+    assert f"a/{file}: holds the factors of a LoRA, which merge as they are" in error
+
+
 def test_an_adapter_beside_whole_weights_is_told(tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b")):
         model(tmp_path / name, seed=number)

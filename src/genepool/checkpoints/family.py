@@ -45,7 +45,7 @@ from genepool.checkpoints.pipelines.directory import (
     open_whole,
 )
 from genepool.checkpoints.pipelines.fit import require_fit
-from genepool.checkpoints.pipelines.lora_files import lora_file, open_lora
+from genepool.checkpoints.pipelines.lora_files import lora_file, open_lora, taken_as_it_is
 from genepool.checkpoints.pipelines.single_file import (
     as_single_file,
     compare_single_files,
@@ -212,11 +212,7 @@ def _open_local(
         return gguf.open_gguf(place, source.dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
         opened = without_tied_head(without_wrappers(open_checkpoint(place)))
-        if place.is_dir() and (place / adapters.CONFIG).exists():
-            notice = (
-                f"{at(place)}: holds whole weights and an adapter's {adapters.CONFIG}; the weights "
-                "are taken as they are, where transformers would load the adapter on its base"
-            )
+        if notice := taken_as_it_is(place, opened):
             opened = replace(opened, notices=(*opened.notices, notice))
         return as_single_file(opened, source.components) if is_single_file(opened) else opened
     if adapter is not None:

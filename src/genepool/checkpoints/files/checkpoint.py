@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -28,6 +29,8 @@ _INDEX = ".safetensors.index.json"
 _MAX_INDEX = 100_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WEIGHTS = ("pytorch_model", "model", "adapter_model", "consolidated")
+# One of several shards.
+_PART = re.compile(r"-\d{5}-of-(?!00001\b)\d{5}\.safetensors$")
 _LEAF = 16 * 2**20
 
 
@@ -123,7 +126,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{at(given)}: cannot be read: {one_line(error)}") from error
     name = given.stem if given.name != _SINGLE else _directory_name(given.parent)
-    return _assemble(given, name, [map_file(given)])
+    opened = _assemble(given, name, [map_file(given)])
+    notice = f"{at(given)}: is one of several parts of a model, and nothing else of it is merged"
+    return replace(opened, notices=(notice,)) if _PART.search(given.name) else opened
 
 
 def open_weights(directory: Path, name: str) -> Checkpoint:
@@ -180,10 +185,15 @@ def _open_directory(directory: Path) -> Checkpoint:
         files, indexes = [_SINGLE], []
     elif "model" + _INDEX in indexes:
         files, indexes = [], ["model" + _INDEX]
-    elif len(files) == 1:
+    elif len(files) == 1 and _PART.search(files[0]) and not indexes:
+        raise CheckpointError(
+            f"{at(directory)}: holds {some(files)}, one of several parts of a model, and no "
+            f"model{_INDEX}; fetch the whole model"
+        )
+    elif len(files) == 1 and not _PART.search(files[0]):
         indexes = []
     if len(files) == 1 or len(indexes) == 1:
-        return open_weights(directory, (files if len(files) == 1 else indexes)[0])
+        return open_weights(directory, (indexes or files)[0])
     if files:
         raise CheckpointError(
             f"{at(directory)}: holds {len(files)} safetensors files ({some(files)}) and no "

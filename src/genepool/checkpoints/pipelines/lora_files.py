@@ -18,6 +18,7 @@ import numpy as np
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.checkpoints.files.lora import AdapterMismatch, with_folded
+from genepool.checkpoints.files.lora_config import CONFIG
 from genepool.checkpoints.files.low_rank import LowRank, fold
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.pipelines.components import Pipeline
@@ -77,6 +78,22 @@ def lora_file(place: Path) -> Path | None:
 def is_lora(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors are called like those of a LoRA, all of them."""
     return all(_LORA.search(name) for name in tensors)
+
+
+def taken_as_it_is(place: Path, opened: Checkpoint) -> str | None:
+    """What to say where an adapter is not folded, or is passed over; None for what is none."""
+    if is_lora(opened.tensors):
+        return (
+            f"{at(place)}: holds the factors of a LoRA, which merge as they are; that is not the "
+            "merge of what they change: to merge that, give the folder that holds its "
+            f"{CONFIG}, or its base"
+        )
+    if place.is_dir() and (place / CONFIG).exists():
+        return (
+            f"{at(place)}: holds whole weights and an adapter's {CONFIG}; the weights are taken as "
+            "they are, where transformers would load the adapter on its base"
+        )
+    return None
 
 
 def open_lora(place: Path, base: Checkpoint) -> Checkpoint:
