@@ -129,6 +129,62 @@ def test_an_evaluator_that_is_down_costs_no_children(tmp_path: Path, width: int)
     assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": 20},
+        {"budget": 8},
+        {"budget": 40, "strategy": {"name": "m2n2", "archive": 6, "share": 0.4, "renew": 10}},
+        {"budget": 40, "strategy": {"name": "ga", "archive": 6, "share": 0.4, "renew": 7}},
+    ],
+)
+def test_an_evaluator_that_is_down_at_an_end_costs_no_children(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Few failures at the end of a run, or of a subset, were taken for the children's own."""
+    given, down = _served(tmp_path, 3, **changes)
+    evolve(write_run(tmp_path, **given, pool="whole"))
+    file = write_run(tmp_path, **given)
+
+    class End(Silence):
+        def step(self, report: StepReport) -> None:
+            if report.evaluations == 7:
+                down.touch()
+
+    with pytest.raises(EvaluationError, match=r"failed.* and now seed 'seed1' fails too .*anew"):
+        evolve(file, progress=End())
+    with Pool(tmp_path / "pool") as pool:
+        assert (pool.evaluations, pool.status()["failed"], pool.departed()) == (7, 0, {})
+    down.unlink()
+    evolve(file)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("calls", [2, 4])
+def test_an_evaluator_that_is_down_costs_no_members(tmp_path: Path, calls: int) -> None:
+    """While the archive, or the finalists, are asked other examples; they left it for good."""
+    rounds = {"name": "m2n2", "archive": 6, "share": 0.4, "renew": 10}
+    given, down = _served(tmp_path, 3, budget=20, strategy=rounds)
+    evolve(write_run(tmp_path, **given, pool="whole"))
+    file = write_run(tmp_path, **given)
+
+    class End(Silence):
+        stages = 0
+
+        def stage(self, text: str) -> None:
+            self.stages += "scoring the archive" in text or "finalists" in text
+            if self.stages == calls // 2:
+                down.touch()
+
+    with pytest.raises(EvaluationError, match=r"failed|cannot be scored"):
+        evolve(file, progress=End())
+    with Pool(tmp_path / "pool") as pool:
+        assert (pool.departed(), pool.finalists()) == ({}, [])
+    down.unlink()
+    evolve(file)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
 def test_children_that_fail_where_seeds_do_not_are_at_fault(tmp_path: Path) -> None:
     told: list[str] = []
 

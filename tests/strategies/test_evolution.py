@@ -150,6 +150,10 @@ def test_proposals_are_told_in_order() -> None:
         (np.full(60, np.nan), "60 of 60 scores missing"),
         (np.r_[np.nan, np.zeros(59)], "1 of 60 scores missing"),
         (np.r_[np.nan, np.full(59, -1.0)], r"scores must be in \[0, 1\]; got -1.0"),
+        (["1"] * 60, "scores must be numbers"),
+        (np.full(60, 1j), "scores must be numbers"),
+        ((n for n in range(60)), "scores must be numbers"),
+        (np.ma.masked_array(np.ones(60), mask=[1] + [0] * 59), "some are masked"),
     ],
 )
 def test_what_is_no_score_is_refused(scores: Any, message: str) -> None:
@@ -162,6 +166,81 @@ def test_what_is_no_score_is_refused(scores: Any, message: str) -> None:
         # Nothing has happened, and the scores can still be told.
         evolution.tell(proposal.step, score(proposal.genome))
     assert evolution.evaluations == 2
+
+
+def _in_its_second_subset() -> tuple[Evolution, Scorer]:
+    """About to be told, with members that were not asked the examples of the next subset."""
+    strategy = M2N2(archive=5, share=0.4, renew=8)
+    problem, score = problem_for(strategy)
+    evolution = Evolution(problem, strategy)
+    while evolution.evaluations < 8:
+        proposal = evolution.ask()
+        truth, plan = score(proposal.genome), evolution.plan_for(proposal)
+        while not plan.done:
+            at = plan.next()
+            plan.record(at, truth[at])
+        evolution.tell(proposal.step, plan.scores)
+    return evolution, score
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (None, "must be scored on the examples of `renewal`"),
+        (np.full(60, np.nan), "must be scored on the examples of `renewal`"),
+        (np.full(60, 7.0), r"scores must be in \[0, 1\]; got 7.0"),
+        (np.zeros(3), "expected 60 scores"),
+        (["1"] * 60, "scores must be numbers"),
+    ],
+)
+def test_what_is_no_renewal_is_refused(scores: Any, message: str) -> None:
+    """NaN came into the archive, and every fitness was NaN from then on."""
+    evolution, score = _in_its_second_subset()
+    renewal = evolution.renewal
+    assert renewal is not None and renewal.members
+    given = {} if scores is None else {member.id: scores for member in renewal.members}
+    with pytest.raises(InputError, match=message):
+        evolution.renew(given)
+    evolution.renew({member.id: score(member.genome).tolist() for member in renewal.members})
+    assert np.isfinite(evolution.archive.fitness).all()
+
+
+@pytest.mark.parametrize("strategy", [M2N2(archive=3), M2N2(archive=3, risk=0.3), Sweep(archive=3)])
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_answers_that_are_no_scores_are_refused(strategy: Strategy, early_stop: bool) -> None:
+    """A child whose scores were NaN was stopped, and a seed was asked again without end."""
+    problem, score = problem_for(strategy)
+    evolution = Evolution(problem, strategy, early_stop=early_stop)
+    for step in range(6):
+        proposal = evolution.ask()
+        truth, plan = score(proposal.genome), evolution.plan_for(proposal)
+        while not plan.done:
+            at = plan.next()
+            for wrong in (np.full(at.size, np.nan), 1.0, truth[at][:1], truth[at] + 2):
+                if np.shape(wrong) != at.shape or not step % 2:
+                    with pytest.raises(InputError):
+                        plan.record(at, wrong)
+            plan.record(at, truth[at])
+        with pytest.raises(InputError):
+            evolution.tell(proposal.step, np.full(60, np.nan))
+        evolution.tell(proposal.step, plan.scores)
+
+
+def test_what_was_weighed_may_change_before_it_is_told() -> None:
+    problem, score = problem_for(M2N2())
+    evolution = Evolution(problem, M2N2(archive=6))
+    proposal = evolution.ask()
+    scores = score(proposal.genome)
+    evolution.weigh(proposal.step, scores)
+    scores[:] = 1
+    assert evolution.tell(proposal.step, scores).score == 1
+
+
+def test_nothing_is_told_twice() -> None:
+    evolution = Evolution(problem_for(M2N2())[0], M2N2(archive=6))
+    for step in (None, 0, 7):
+        with pytest.raises(InputError, match="expected nothing"):
+            evolution.tell(step, np.zeros(60))  # type: ignore[arg-type]
 
 
 def test_a_plan_that_is_not_done_is_no_excuse() -> None:

@@ -175,6 +175,38 @@ class TestExamples:
         assert len(digests) == len(variants)
 
 
+_GREEDY = """
+import numpy as np
+
+ROWS = [{{"id": n, "said": ["q"], "deep": {{"x": [n]}}, "seen": np.zeros(2)}} for n in range(6)]
+
+def examples():
+    return ROWS
+
+def score(model, examples):
+    out = []
+    for example in examples:
+        {change}
+        example["said"].append("a")
+        example["seen"][0] += 1
+        out.append(1 / len(example["said"]) / example["seen"][0])
+    return out
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["pass", "example.pop('deep')['x'].clear()", "example['deep']['x'].append(example['said'])"],
+)
+def test_a_function_that_changes_its_examples(tmp_path: Path, change: str) -> None:
+    """The next model was asked what the one before had made of them, and scored less."""
+    (tmp_path / "greedy.py").write_text(_GREEDY.format(change=change))
+    task = open_task("function", {"function": "greedy:score"}, tmp_path)
+    for indices in (np.arange(6), np.array([4, 2]), np.arange(6)):
+        assert task.score({}, indices).tolist() == [0.5] * indices.size
+    sys.modules.pop("greedy")
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("function", "options", "words"),

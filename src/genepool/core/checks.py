@@ -14,11 +14,14 @@ from genepool.errors import InputError
 def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
     """The values as an array of booleans, integers or floats.
 
-    numpy by itself would read numbers from text and drop imaginary parts with a mere warning.
+    numpy by itself would read numbers from text, drop imaginary parts with a mere warning, and take
+    what lies behind a mask.
 
     Raises:
         InputError: they are something else, or rows differ in length; names the argument.
     """
+    if np.ma.is_masked(values):
+        raise InputError(f"{name} must be known throughout; some are masked")
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):

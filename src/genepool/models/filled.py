@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.checkpoints.layout import Layout
-from genepool.errors import CheckpointError, InputError
+from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.torch import destination
 from genepool.messages import one_line, some
@@ -27,6 +27,7 @@ def filled_by_genomes(
     pair: str,
     layout: Layout,
     first: Checkpoint,
+    parts: Callable[[], Mapping[str, torch.Tensor]] | None = None,
 ) -> LiveModel:
     """A live model whose tensors are matched to the checkpoint's by name.
 
@@ -38,6 +39,7 @@ def filled_by_genomes(
         pair: what does not fit what, for messages.
         layout: of the seeds.
         first: the first seed; it gives the tensors that do not merge.
+        parts: see `LiveModel`.
 
     Raises:
         CheckpointError: the network and the checkpoint differ in names, ties or shapes.
@@ -48,7 +50,7 @@ def filled_by_genomes(
             _fill(matched.pop(name), first.tensors[name])
     passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
     tensors = {**matched, **dict.fromkeys(passed_over)}
-    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors))
+    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors), parts)
 
 
 def _match(
@@ -108,3 +110,60 @@ def _destinations(
         )
     except InputError:  # on another device, or strided
         return {}
+
+
+class Unchanged:
+    """Looks whether a task has left a model as it was: the tensors that genomes are written into.
+
+    A network that a function has put elsewhere (`half()`, `to(...)`, a new parameter) computes with
+    other tensors from then on, which no genome reaches: all models would score alike.
+    """
+
+    def __init__(self, parts: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+        """Note where the tensors are; see `LiveModel.parts`."""
+        self._parts, self._places = parts, _places(parts())
+
+    def sample(self) -> dict[str, bytes]:
+        """Some values of each tensor, to be compared by `look`."""
+        return {name: _some_values(part) for name, part in self._parts().items()}
+
+    def look(self, what: str, sample: Mapping[str, bytes] | None) -> None:
+        """Refuse a model that was changed.
+
+        Args:
+            what: what has been done with it, for the message.
+            sample: of before; None: values are not looked at.
+
+        Raises:
+            ConfigError: naming a tensor.
+        """
+        places = _places(self._parts())
+        moved = [name for name, place in self._places.items() if places.get(name) != place]
+        if moved:
+            raise ConfigError(
+                f"{what} has put {some(moved)} of the model elsewhere, or into another dtype (as "
+                "half(), to(...) and new parameters do), so that no other model could be scored "
+                "after this one; say 'dtype' and 'device' below 'model' in the run file, or let "
+                "it work on a copy (copy.deepcopy)"
+            )
+        now = {} if sample is None else self.sample()
+        changed = [name for name, values in (sample or {}).items() if now.get(name) != values]
+        if changed:
+            raise ConfigError(
+                f"{what} has changed the values of {some(changed)} of the model, so that scores "
+                "would depend on what was asked before; put back what it changes, or let it work "
+                "on a copy (copy.deepcopy)"
+            )
+
+
+def _places(parts: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, torch.dtype]]:
+    return {name: (part.data_ptr(), part.dtype) for name, part in parts.items()}
+
+
+def _some_values(part: torch.Tensor) -> bytes:
+    """A thousand of them at most, far apart."""
+    if not part.numel():
+        return b""
+    step = -(-part.numel() // 1000)
+    picked = part.detach().reshape(-1)[::step].contiguous()
+    return picked.view(torch.uint8).cpu().numpy().tobytes()

@@ -155,7 +155,8 @@ def _build(building: Building) -> LiveModel:
     directory = first.directory or first.path
     value = LanguageModel(model, words, directory, building.of_seeds)
     pair = f"the model of {at(directory / CONFIG)} does not fit {at(first.path)}"
-    return filled_by_genomes(value, held, list(held), pair, building.layout, first)
+    fit = list(held), pair, building.layout, first
+    return filled_by_genomes(value, held, *fit, model.state_dict)
 
 
 def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:

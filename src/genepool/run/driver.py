@@ -66,7 +66,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     seconds = time.perf_counter() - started
     if evolution.evaluations < budget:
         raise KeyboardInterrupt
-    failures.write()
+    failures.settle()
     _finish(session, evolution)
     return evolution.evaluations - first, seconds
 
@@ -103,7 +103,7 @@ def _breed(
     standing = _standing(session, evolution)
     while evolution.evaluations < budget:
         if (renewal := evolution.renewal) is not None:
-            failures.write()
+            failures.settle()
             renew(session, evolution, renewal)
             standing = _standing(session, evolution)
         while evolution.can_ask and evolution.asked < budget and not interrupted.is_set():

@@ -1,4 +1,4 @@
-"""Children that fail one after the other: whose fault is it?"""
+"""Models that fail, and whose fault it is: theirs, or that of what scores them."""
 
 from __future__ import annotations
 
@@ -39,28 +39,54 @@ class Failures:
         self._held.clear()
 
     def hold(self, record: Record, guards: Means, forget: Sequence[int]) -> None:
-        """Hold one more; where they are many, ask whether a seed can still be scored.
+        """Hold one more; where they are many, see `settle`.
+
+        Raises:
+            EvaluationError: as `settle`.
+        """
+        self._held.append((record, guards, forget))
+        if len(self._held) == _HOPELESS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write those that are held, if a seed can still be scored; nobody else comes after them.
 
         Raises:
             EvaluationError: it cannot, so that none of those that are held is counted.
         """
-        self._held.append((record, guards, forget))
-        if len(self._held) < _HOPELESS:
+        if not self._held:
             return
-        session = self._session
-        text = f"the last {_HOPELESS} children all failed, the last with: {record.error}"
-        everything = np.arange(session.inputs.examples.size, dtype=np.int64)
-        try:
-            session.executor.score(self._seed, "train", everything)
-            cause = session.check_guards(self._seed, None).error if session.guards else None
-        except EvaluationError as failure:
-            cause = str(failure)
-        if cause is not None:
-            raise EvaluationError(
-                f"{text}; and now seed '{session.inputs.run.seeds[0].name}' fails too ({cause}). "
-                "The children are not counted: mend it and run again, and they are scored anew"
+        last = self._held[-1][0].error
+        text = f"the last child failed: {last}"
+        if (held := len(self._held)) > 1:
+            text = f"the last {held} children all failed, the last with: {last}"
+        require_scored(self._session, self._seed, text)
+        if held == _HOPELESS:
+            self._session.progress.notice(
+                f"{text}; the seeds do not fail, so that it is the children's fault"
             )
-        session.progress.notice(
-            f"{text}; the seeds do not fail, so that it is the children's fault"
-        )
         self.write()
+
+
+def require_scored(session: Session, seed: Genome, text: str) -> None:
+    """Refuse to blame models for what they are not at fault for: a seed is scored once more.
+
+    Args:
+        session: whose models fail.
+        seed: the first seed.
+        text: which of them failed, and how.
+
+    Raises:
+        EvaluationError: the seed cannot be scored either.
+    """
+    everything = np.arange(session.inputs.examples.size, dtype=np.int64)
+    try:
+        session.executor.score(seed, "train", everything)
+        cause = session.check_guards(seed, None).error if session.guards else None
+    except EvaluationError as failure:
+        cause = str(failure)
+    if cause is not None:
+        raise EvaluationError(
+            f"{text}; and now seed '{session.inputs.run.seeds[0].name}' fails too ({cause}). None "
+            "of them is counted: mend it and run again, and they are scored anew"
+        )

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.genome import Genome
+from genepool.errors import EvaluationError
+from genepool.messages import count
 from genepool.pool.records import FINAL, Reevaluation
+from genepool.run.failures import require_scored
 from genepool.run.session import Session
 from genepool.strategies.evolution import Evolution, Renewal
 
@@ -22,6 +25,7 @@ def renew(session: Session, evolution: Evolution, renewal: Renewal) -> None:
 
     Raises:
         KeyboardInterrupt: the run was interrupted; what has been answered is written.
+        EvaluationError: see `_reevaluate`.
     """
     pool, subset = session.pool, renewal.subset
     if subset.indices is None:
@@ -35,7 +39,8 @@ def renew(session: Session, evolution: Evolution, renewal: Renewal) -> None:
         for member, plan in zip(renewal.members, renewal.plans(), strict=True)
         if member.id not in known
     ]
-    evolution.renew({**known, **_reevaluate(session, subset.number, asked)})
+    needed = not evolution.archive.slots.keys() - {member for member, _, _ in asked} - known.keys()
+    evolution.renew({**known, **_reevaluate(session, subset.number, asked, needed=needed)})
     session.progress.stage("evolving")
 
 
@@ -43,7 +48,7 @@ def score_finalists(session: Session) -> None:
     """Score the most promising of the archive on all examples: the best of them is champion.
 
     Raises:
-        KeyboardInterrupt: as `renew`.
+        KeyboardInterrupt, EvaluationError: as `renew`.
     """
     pool = session.pool
     subsets = pool.header.subsets
@@ -61,19 +66,28 @@ def score_finalists(session: Session) -> None:
 
 
 def _reevaluate(
-    session: Session, number: int, asked: Iterable[tuple[int, Genome, EvaluationPlan]]
+    session: Session,
+    number: int,
+    asked: Iterable[tuple[int, Genome, EvaluationPlan]],
+    *,
+    needed: bool = False,
 ) -> Known:
     """Ask members what they do not know, and write the answers as they come.
+
+    All of them were scored before. Where some fail now, that is theirs if a seed does not.
 
     Args:
         session: where they live, and who asks.
         number: of the subset, or `FINAL`.
         asked: id and genome of each member, and what to ask it.
+        needed: whether one of them must be left.
 
     Raises:
         KeyboardInterrupt: as `renew`.
+        EvaluationError: a seed fails as well, or all of them do; no failure is written.
     """
     out: Known = {}
+    failed: list[Reevaluation] = []
     waiting: list[tuple[int, int, NDArray[np.float32]]] = []
     for place, (member, genome, plan) in enumerate(asked):
         # Numbers that no child has.
@@ -84,11 +98,21 @@ def _reevaluate(
         if session.interrupted.is_set():
             raise KeyboardInterrupt
         found = session.executor.result(key)
-        new, count = None, 0
+        new, asked_now = None, 0
         if found.scores is not None:
             new = np.where(np.isnan(before), found.scores, np.float32(np.nan))
-            count = int(np.count_nonzero(~np.isnan(new)))
-        again = Reevaluation(member, number, new, found.error, count, found.seconds)
-        session.pool.add_reevaluation(again)
+            asked_now = int(np.count_nonzero(~np.isnan(new)))
+        again = Reevaluation(member, number, new, found.error, asked_now, found.seconds)
         out[member] = found.scores
+        if found.scores is None:
+            failed.append(again)
+        else:
+            session.pool.add_reevaluation(again)
+    if failed:
+        text = f"{count(len(failed), 'member')} of the archive failed, one with: {failed[-1].error}"
+        if needed and len(failed) == len(out):
+            raise EvaluationError(f"{text}; nobody would be left to breed from")
+        require_scored(session, session.pool.genome(0), text)
+    for again in failed:
+        session.pool.add_reevaluation(again)
     return out

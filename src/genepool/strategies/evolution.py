@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
 from genepool.core.champion import leads
+from genepool.core.checks import numbers
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
@@ -48,6 +49,11 @@ class _Flight:
     proposal: Proposal
     plan: EvaluationPlan | None = None
     met: Any = None
+
+
+def _hold(scores: Float32, answered: Float32) -> bool:
+    """Whether all that a plan was answered is among the scores that are told."""
+    return scores is answered or not np.isnan(scores[~np.isnan(answered)]).any()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -236,19 +242,22 @@ class Evolution:
             scores: float32[N], NaN where not asked.
         """
         flight, state = self._flight(step), self._versions[max(0, step - 1)]
-        if flight.plan is not None and flight.met is state and flight.plan.done:
+        plan = flight.plan
+        done = plan is not None and flight.met is state and plan.done
+        if plan is not None and done and _hold(scores, plan.scores):
             return None
         part = scores if step <= 0 else self._subset.part(scores)
         if not np.isnan(part).any():
             return None
-        if flight.plan is None or flight.met is not state:
-            if flight.plan is None or step <= 0:
+        if plan is None or done or flight.met is not state:
+            if plan is None or done or step <= 0:
                 raise InputError(
                     f"the proposal of step {step} has {int(np.isnan(part).sum())} of {part.size} "
                     "scores missing (NaN), and `plan_for` did not say that they may be"
                 )
-            flight.met, flight.plan = state, self._plan(state, flight.proposal, scores)
-        return None if flight.plan.done else flight.plan
+            plan = self._plan(state, flight.proposal, scores)
+            flight.met, flight.plan = state, plan
+        return None if plan.done else plan
 
     def weigh(self, step: int, scores: Float32) -> Outcome:
         """What would become of the oldest proposal in flight, if it were told these scores.
@@ -256,7 +265,7 @@ class Evolution:
         For who asks more of a child that would be accepted, before it is: see `refused` of `tell`.
         """
         state, member, outcome = self._decide(step, scores)
-        self._weighed = (step, scores, state, member, outcome)
+        self._weighed = (step, scores.copy(), state, member, outcome)
         return outcome
 
     def tell(self, step: int, scores: ArrayLike | None, *, refused: bool = False) -> Outcome:
@@ -274,7 +283,7 @@ class Evolution:
             InputError: another proposal is the oldest, a score is missing or outside [0, 1], or a
                 seed could not be scored.
         """
-        if step != (self._oldest if self._flights else None):
+        if not self._flights or step != self._oldest:
             due = f"step {self._oldest}" if self._flights else "nothing"
             raise InputError(
                 f"proposals are told in the order in which they were asked: expected {due}; "
@@ -286,9 +295,9 @@ class Evolution:
                 raise InputError(f"seed {self.member_id(step)} must be scored; got None")
             failed = replace(REJECTED, verdict=Verdict.FAILED)
             return self._close(proposal, self._skipped(step), failed)
-        given = np.asarray(scores, dtype=np.float32)
+        given = numbers(scores, "scores").astype(np.float32, copy=False)
         weighed = self._weighed
-        if weighed is not None and weighed[0] == step and weighed[1] is given:
+        if weighed and weighed[0] == step and np.array_equal(weighed[1], given, equal_nan=True):
             _, _, state, member, outcome = weighed
         else:
             state, member, outcome = self._decide(step, given)
@@ -306,22 +315,14 @@ class Evolution:
 
     def _decide(self, step: int, scores: Float32) -> tuple[Any, Member | None, Outcome]:
         """The state after a proposal, the member if it was fully scored, and what became of it."""
-        size = self.problem.examples.size
-        if scores.shape != (size,):
-            raise InputError(f"expected {size} scores, one per example; got shape {scores.shape}")
+        self.problem.require_scores(scores)
         part = self._subset.part(scores)
-        # These leave NaN out.
-        low, high = np.fmin.reduce(part), np.fmax.reduce(part)
-        if low < 0 or high > 1:
-            raise InputError(f"scores must be in [0, 1]; got {low if low < 0 else high}")
         if np.isnan(part).any():
             if self.missing(step, scores) is not None:
                 raise InputError(
                     f"the proposal of step {step} must be asked more examples: see `missing`"
                 )
             return self._skipped(step), None, _STOPPED
-        if self.problem.examples.binary and np.count_nonzero(part) != np.count_nonzero(part == 1):
-            raise InputError("scores must be 0 or 1, as the problem's examples are binary")
         proposal, mean = self._flights[step].proposal, self._subset.examples.mean(part)
         member = Member(self.member_id(step), proposal.genome, proposal.plan.parents, mean)
         before = self._versions[max(0, step - 1)]
@@ -396,20 +397,35 @@ class Evolution:
         new = [m for m in members if np.isnan(subset.part(self._known[m.id])).any()]
         return Renewal(subset, tuple(new), tuple(self._known[member.id] for member in new))
 
-    def renew(self, scores: Mapping[int, Float32 | None]) -> None:
+    def renew(self, scores: Mapping[int, ArrayLike | None]) -> None:
         """From now on members compete for the examples of `renewal`.
 
         Args:
             scores: float32[N] by the id of each member of `renewal`, NaN where it was never asked;
                 None for one that could not be scored: it leaves the archive.
+
+        Raises:
+            InputError: there is no renewal, or scores of its members on its examples are missing or
+                wrong.
         """
         renewal, before = self.renewal, self.archive
         if renewal is None:
             raise InputError("there are no other examples to compete for at present")
+        given = {
+            member: None if found is None else numbers(found, "scores").astype(np.float32)
+            for member, found in scores.items()
+        }
+        for member in renewal.members:
+            found = given.get(member.id, self._unknown)
+            if found is None:
+                continue
+            self.problem.require_scores(found)
+            if np.isnan(renewal.subset.part(found)).any():
+                raise InputError(f"member {member.id} must be scored on the examples of `renewal`")
         done = self.evaluations
         self._subset = renewal.subset
         state, self.champion = self._begin(), None
-        known, self._known = {**self._known, **scores}, {}
+        known, self._known = {**self._known, **given}, {}
         for slot, member in enumerate(before.members):
             found = None if member is None else known[member.id]
             if member is not None and found is not None:

@@ -103,6 +103,24 @@ class Problem:
             raise InputError("this problem does not hold the weights of its seeds")
         return express(genome, self.vectors)
 
+    def require_scores(self, scores: Float32) -> None:
+        """Refuse what is not one score per example, NaN where it was not asked.
+
+        Raises:
+            InputError: a shape or a value.
+        """
+        size = self.examples.size
+        if scores.shape != (size,):
+            raise InputError(f"expected {size} scores, one per example; got shape {scores.shape}")
+        # These leave NaN out.
+        low, high = np.fmin.reduce(scores), np.fmax.reduce(scores)
+        if low < 0 or high > 1:
+            raise InputError(f"scores must be in [0, 1]; got {low if low < 0 else high}")
+        if self.examples.binary and np.count_nonzero(scores) != np.count_nonzero(
+            (scores == 1) | (scores != scores)
+        ):
+            raise InputError("scores must be 0 or 1, as the problem's examples are binary")
+
     def densely(self) -> Problem:
         """The same problem over dense genomes, for strategies that add noise or draw weights.
 

@@ -17,6 +17,7 @@ from genepool.tasks import datasets
 from genepool.tasks.checks import content_digest
 
 _LARGEST = 4_000_000_000
+_PLAIN = {str, int, float, bool, type(None)}
 FILES = (".jsonl", ".json", ".npy", ".npz")
 
 
@@ -73,6 +74,23 @@ def example_ids(examples: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ..
                 f"(a lone surrogate): {shown(value)}"
             )
     return tuple(str(value) for value in given), tuple(digests)
+
+
+def own_copy(example: Any) -> Any:
+    """An example that a function may change: the next model is given another one.
+
+    Arrays that are read-only stay one and the same, as all are that come from a file.
+    """
+    if type(example) is dict:
+        held = cast("dict[str, Any]", example)
+        return {key: v if type(v) in _PLAIN else own_copy(v) for key, v in held.items()}
+    if type(example) in (list, tuple):
+        members = cast("Sequence[Any]", example)
+        own = [v if type(v) in _PLAIN else own_copy(v) for v in members]
+        return own if type(example) is list else tuple(own)
+    if isinstance(example, np.ndarray) and example.flags.writeable:
+        return cast("NDArray[Any]", example).copy()
+    return example
 
 
 def _digest(position: int, example: object) -> str:

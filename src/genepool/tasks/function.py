@@ -16,7 +16,7 @@ from genepool.models.live import Answering
 from genepool.models.user_code import load_function
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
-from genepool.tasks.example_files import example_ids, read_examples
+from genepool.tasks.example_files import example_ids, own_copy, read_examples
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
 from genepool.tasks.stored import StoredTask, train_size
@@ -82,13 +82,13 @@ _BLOCK = 16
 class Function(StoredTask):
     """Scores from a function of the user's.
 
-    The function must not change the model or the examples, and the score of an example must not
-    depend on which others are asked with it, unless `batch` fixes them. For a language model it is
-    called without gradients and with the same random numbers at every call, and a model whose
-    logits are NaN, or that generates garbage, fails whatever it returns. What the model's own
-    `generate` makes is overheard; a function that decodes in its own way returns what it made
-    beside the scores. Otherwise it should raise rather than return a score for a model that it
-    cannot judge.
+    The function must not change the model, and the score of an example must not depend on which
+    others are asked with it, unless `batch` fixes them. It is given copies of the examples. For a
+    language model it is called without gradients and with the same random numbers at every call,
+    and a model whose logits are NaN, or that generates garbage, fails whatever it returns. What the
+    model's own `generate` makes is overheard; a function that decodes in its own way returns what
+    it made beside the scores. Otherwise it should raise rather than return a score for a model that
+    it cannot judge.
     """
 
     Options = FunctionOptions
@@ -178,7 +178,7 @@ class Function(StoredTask):
         what = self._what
         with time_limit(limit, what):
             try:
-                return self._function(*given, [self._examples[row] for row in rows])
+                return self._function(*given, [own_copy(self._examples[row]) for row in rows])
             except EvaluationError as error:
                 raise EvaluationError(f"{what}: {one_line(error)}") from error
             except BaseException as error:

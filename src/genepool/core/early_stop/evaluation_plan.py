@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from genepool.core.checks import numbers
+from genepool.errors import InputError
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
@@ -33,8 +36,32 @@ class EvaluationPlan(Protocol):
         ...
 
     def record(self, indices: Int64, scores: Float32) -> None:
-        """Take in the answers to `next()`: float32[n] for int64[n]."""
+        """Take in the answers to `next()`: float32[n] for int64[n].
+
+        Raises:
+            InputError: see `answered`.
+        """
         ...
+
+
+def answered(indices: Int64, scores: ArrayLike) -> Float32:
+    """The answers to what a plan has asked, float32[n] for int64[n].
+
+    A NaN among them would count as not asked: a child would be stopped for it, or asked for ever.
+
+    Raises:
+        InputError: there is not one score in [0, 1] for each example.
+    """
+    given = numbers(scores, "scores").astype(np.float32, copy=False)
+    if given.shape != indices.shape:
+        raise InputError(
+            f"expected {indices.size} scores, one for each example that was asked; got shape "
+            f"{given.shape}"
+        )
+    wrong = ~((given >= 0) & (given <= 1))
+    if wrong.any():
+        raise InputError(f"scores must be in [0, 1]; got {given[wrong][0]}")
+    return given
 
 
 class FullPlan:
@@ -55,7 +82,7 @@ class FullPlan:
 
     def record(self, indices: Int64, scores: Float32) -> None:
         """Take in the answers to `next()`."""
-        self.scores[indices] = scores
+        self.scores[indices] = answered(indices, scores)
 
 
 class Selected:
@@ -83,5 +110,5 @@ class Selected:
 
     def record(self, indices: Int64, scores: Float32) -> None:
         """Take in the answers to `next()`."""
-        self.scores[indices] = scores
         self._plan.record(self._indices.searchsorted(indices), scores)
+        self.scores[indices] = scores

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from genepool.core.archive import Archive
 from genepool.core.competition import TIE
+from genepool.core.early_stop.evaluation_plan import answered
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -338,7 +339,7 @@ class LosslessPlan:
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Take in the answers to `next()`: float32[n] for int64[n]."""
-        self.scores[indices] = scores
+        self.scores[indices] = scores = answered(indices, scores)
         self._next += indices.size
         self._count(indices, scores)
 

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive
+from genepool.core.early_stop.evaluation_plan import answered
 from genepool.core.early_stop.lossless import bounds, ends_of, prices_at
 from genepool.core.rng import Generator
 
@@ -188,7 +189,7 @@ class RiskLimitedPlan:
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Take in the answers to `next()`: float32[n] for int64[n]."""
-        self.scores[indices] = scores
+        self.scores[indices] = scores = answered(indices, scores)
         start, lot = self._next, self._lot
         self._next = stop = start + indices.size
         self._lot = last = int(self._ends.searchsorted(stop)) + 1

@@ -19,6 +19,7 @@ from genepool.models.build import build_model
 from genepool.models.live import Writer
 from genepool.pool.records import Measure
 from genepool.run.inputs import Inputs
+from genepool.tasks.checks import checked_scores
 from genepool.tasks.classifier.settle import settle
 from genepool.tasks.task import Drawn, Measured, Transcribed
 
@@ -87,6 +88,14 @@ class Scorer:
                 seeds=run.config.model.seeds,
             )
         self._value: Any = self._model.value
+        self._unchanged = None
+        if self._model.parts is not None:
+            # Late: it needs torch.
+            from genepool.models.filled import Unchanged
+
+            self._unchanged = Unchanged(self._model.parts)
+        # Parts and numbers of tasks after which the model's values were looked at.
+        self._looked: set[tuple[Part, int]] = set()
         self._loaded: Genome | None = None
 
     @property
@@ -185,18 +194,56 @@ class Scorer:
             return self._scores(indices, part)
 
     def _scores(self, indices: NDArray[np.int64], part: Part) -> NDArray[np.float32]:
-        inputs, held_out = self._inputs, part == "held-out"
-        tasks = inputs.guards if part == "guard" else inputs.tasks
-        if len(tasks) == 1:
-            return tasks[0].score(self._value, indices, held_out=held_out)
+        inputs = self._inputs
         parts = {"train": inputs.examples, "held-out": inputs.held_out}
         examples = parts.get(part, inputs.guard_examples)
         if examples is None:
             raise RuntimeError(f"there are no {part} examples")
         out = np.empty(indices.size, dtype=np.float32)
         for number, mine, positions in examples.locate(indices):
-            out[mine] = tasks[number].score(self._value, positions, held_out=held_out)
+            out[mine] = self._task_scores(part, number, positions)
         return out
+
+    def _task_scores(
+        self, part: Part, number: int, indices: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """What a task says, if these are scores, and if it has left the model as it was."""
+        run, guard, held_out = self._inputs.run.config, part == "guard", part == "held-out"
+        task = (self._inputs.guards if guard else self._inputs.tasks)[number]
+        what = f"task '{(run.guards if guard else run.contested)[number].name}'"
+        with self._left_as_it_was(what, (part, number)):
+            found = task.score(self._value, indices, held_out=held_out)
+        try:
+            return checked_scores(found, indices.size, binary=task.binary)
+        except EvaluationError:
+            # Only now, since naming examples takes longer than looking at scores.
+            ids = task.held_out if held_out else task.samples
+            places: list[int] = indices.tolist()
+            names = [ids[place] for place in places]
+            try:
+                return checked_scores(found, indices.size, ids=names, binary=task.binary)
+            except EvaluationError as error:
+                raise EvaluationError(f"{what}: {error}") from None
+
+    @contextlib.contextmanager
+    def _left_as_it_was(self, what: str, asked: tuple[Part, int]) -> Generator[None, None, None]:
+        """Refuse a task that changes the live model in a way that later scores would depend on.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if self._unchanged is None:
+            yield
+            return
+        # To look at values takes longer, and what changes them does so from the first time on.
+        before = None if asked in self._looked else self._unchanged.sample()
+        self._looked.add(asked)
+        try:
+            yield
+        except EvaluationError:
+            self._unchanged.look(what, before)
+            raise
+        self._unchanged.look(what, before)
 
     def measures(self) -> tuple[Measure, ...]:
         """What tasks and guards measure of the loaded genome besides its scores.

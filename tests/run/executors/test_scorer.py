@@ -1,0 +1,137 @@
+"""What tasks give back, and what they leave of the model, is looked at before it counts."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genepool.errors import ConfigError, EvaluationError
+from genepool.pool.reader import Pool
+from genepool.run.evolve import evolve
+from genepool.tasks.classifier.evaluator import Classifier
+from genepool.tasks.task import evaluator
+from tests.runs import contents, write_run
+
+_NUMBERS = count()
+
+
+@evaluator("wrong")
+class Wrong(Classifier):
+    """A classifier of somebody's own that makes something else of its scores."""
+
+    made: Any = None
+
+    def score(self, model: Any, indices: Any, *, held_out: bool = False) -> Any:
+        scores = super().score(model, indices, held_out=held_out)
+        return Wrong.made(scores)
+
+
+def _with(made: Any, directory: Path, **changes: Any) -> Path:
+    Wrong.made = staticmethod(made)
+    tasks = [{"name": "mine", "evaluator": "wrong", "data": "data.npz"}]
+    return write_run(directory, tasks=tasks, budget=5, **changes)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda s: np.where(np.arange(s.size) == 3, np.nan, s), "is nan"),
+        (lambda s: np.float32(0.5), r"expected 120 scores.*shape \(\)"),
+        (lambda s: s[:1], r"expected 120 scores.*shape \(1,\)"),
+        (lambda s: s[:, None], r"shape \(120, 1\)"),
+        (lambda s: s + 1, "a number from 0 to 1|0 or 1"),
+        (lambda s: s / 2, "0 or 1"),
+        (lambda s: [str(score) for score in s], "is not a number"),
+        (lambda s: None, "NoneType"),
+    ],
+)
+def test_what_an_evaluator_gives_must_be_scores(tmp_path: Path, made: Any, said: str) -> None:
+    """NaN was asked for again without end, and what is too short was taken for all examples."""
+    file = _with(made, tmp_path)
+    with pytest.raises(EvaluationError, match=f"'seed1' cannot be scored: task 'mine': .*{said}"):
+        evolve(file)
+
+
+def test_a_list_of_scores_is_as_good(tmp_path: Path) -> None:
+    evolve(_with(lambda s: s, tmp_path / "a"))
+    evolve(_with(lambda s: s.tolist(), tmp_path / "b"))
+    assert contents(tmp_path / "a" / "pool") == contents(tmp_path / "b" / "pool")
+
+
+_NETWORK = """
+import copy
+import torch
+
+examples = list(range(12))
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = torch.nn.Module(), torch.nn.Module()
+        for part, shape in ((self.hidden, (8, 16)), (self.output, (16, 3))):
+            part.weight = torch.nn.Parameter(torch.zeros(shape))
+            part.bias = torch.nn.Parameter(torch.zeros(shape[1]))
+
+def made():
+    return Net()
+
+def score(net, given):
+    {change}
+    x = torch.sin(torch.arange(96.0).reshape(12, 8))[given].to(net.hidden.weight.dtype)
+    x = torch.tanh(x @ net.hidden.weight + net.hidden.bias) @ net.output.weight + net.output.bias
+    out = (x[:, 0] > x[:, 1]).tolist()
+    {after}
+    return out
+"""
+
+
+def _network(directory: Path, change: str = "pass", after: str = "pass") -> Path:
+    name = f"changing_{next(_NUMBERS)}"
+    pytest.importorskip("torch")
+    directory.mkdir()
+    (directory / f"{name}.py").write_text(_NETWORK.format(change=change, after=after))
+    tasks = [{"name": "mine", "evaluator": "function", "function": f"{name}:score"}]
+    model = {"network": f"{name}:made"}
+    return write_run(directory, tasks=tasks, model=model, budget=12)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("net.half()", "'hidden.weight', .* elsewhere, or into another dtype"),
+        ("net.double().float()", "elsewhere"),
+        ("net.output.bias = torch.nn.Parameter(net.output.bias.clone())", "'output.bias' .*elsewh"),
+        ("net.output.weight.data = net.output.weight.data * 2", "'output.weight' .*elsewhere"),
+        ("net.output.weight.data.mul_(-1)", "the values of 'output.weight' .*would depend"),
+        ("net.hidden.bias.add_(1)", "the values of 'hidden.bias'"),
+    ],
+)
+def test_a_function_that_changes_the_network(tmp_path: Path, change: str, said: str) -> None:
+    """Every later model was written where nobody read it any more, so that all scored alike."""
+    file = _network(tmp_path / "run", change)
+    with pytest.raises(ConfigError, match=f"task 'mine' has .*{said}"):
+        evolve(file)
+    with Pool(tmp_path / "run" / "pool") as pool:
+        assert pool.seeds_scored == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        ("net = copy.deepcopy(net).half().float()", "pass"),
+        ("kept = net.output.bias.clone(); net.output.bias.add_(1)", "net.output.bias.copy_(kept)"),
+        ("net.eval().to('cpu').float()", "pass"),
+    ],
+)
+def test_a_function_that_leaves_the_network_as_it_was(
+    tmp_path: Path, change: str, after: str
+) -> None:
+    evolve(_network(tmp_path / "run", change, after))
+    with Pool(tmp_path / "run" / "pool") as pool:
+        assert pool.evaluations == 12
+        scores = {r.scores.tobytes() for r in pool.records() if r.scores is not None}
+        assert len(scores) > 2
