@@ -90,7 +90,7 @@ def own_copy(example: Any) -> Any:
         return own if type(example) is list else tuple(own)
     if isinstance(example, np.ndarray) and example.flags.writeable:
         return cast("NDArray[Any]", example).copy()
-    return example
+    return cast("Any", example)
 
 
 def _digest(position: int, example: object) -> str:
