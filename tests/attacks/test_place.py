@@ -161,7 +161,8 @@ def test_names_that_are_not_utf_8(run: Path, tmp_path: Path) -> None:
         assert pool.evaluations == 10
 
 
-@pytest.mark.parametrize("value", ["0", pytest.param("-3", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["0", "-3"])
 def test_numba_that_is_told_what_it_cannot_do(tmp_path: Path, value: str) -> None:
     done = genepool(
         *("evolve", str(write_run(tmp_path, budget=2))),

@@ -131,7 +131,11 @@ _WORKERS = {"executor": "process", "workers": 2, "in_flight": 2}
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [*((kind, {}) for kind in _FUNCTIONS), ("function", _WORKERS), ("environment", _WORKERS)],
+    [
+        *((kind, {}) for kind in _FUNCTIONS),
+        pytest.param("function", _WORKERS, marks=pytest.mark.slow),
+        pytest.param("environment", _WORKERS, marks=pytest.mark.slow),
+    ],
 )
 def test_another_rule_stops_the_run(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     rules = Rules(tmp_path, **settings)
@@ -273,6 +277,7 @@ def test_a_file_that_changes_under_a_process_is_told(tmp_path: Path) -> None:
         rules.evolve()
 
 
+@pytest.mark.slow
 def test_worker_processes_refuse_modules_that_are_not_the_runs(tmp_path: Path) -> None:
     rules = Rules(tmp_path, **_WORKERS)
     rules.evolve(3)

@@ -97,7 +97,7 @@ def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> No
     for target in targets:
         process = _start(file)
         while process.poll() is None and evaluations(pool) < target:
-            time.sleep(0.002)
+            time.sleep(0.005)
         time.sleep(moments.random() * 0.02)
         if process.poll() is None:
             killed += 1
@@ -122,7 +122,7 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
         start_new_session=True,
     )
     while process.poll() is None and evaluations(pool) < 20:
-        time.sleep(0.005)
+        time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [
         int(child)
@@ -155,7 +155,7 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
         start_new_session=True,
     )
     while process.poll() is None and evaluations(pool) < 10:
-        time.sleep(0.005)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -10,6 +10,7 @@ import pytest
 
 from genepool.errors import ConfigError
 from genepool.run.evolve import evolve
+from tests.quick import quick
 from tests.runs import write_run
 from tests.tasks.agent.environments.test_openenv import KEYS, Protocol, Server, serving
 
@@ -61,7 +62,7 @@ def test_several_workers_are_refused_before_anything_is_written(
     assert not (tmp_path / "pool").exists()
 
 
-@pytest.mark.parametrize("settings", [{}, {"executor": "process", "workers": 1}])
+@pytest.mark.parametrize("settings", quick([{}, {"executor": "process", "workers": 1}]))
 def test_one_process_plays_there(settings: dict[str, Any], tmp_path: Path) -> None:
     with serving(Protocol()) as server:
         assert evolve(_run(tmp_path, server, {}, **settings)).status["evaluations"] == 3

@@ -198,6 +198,7 @@ def test_options_of_the_model_that_the_tasks_have_no_use_for(tmp_path: Path) -> 
         open_inputs(load_run(file))
 
 
+@pytest.mark.slow
 def test_a_pool_goes_on_with_the_cache_that_it_began_with(tmp_path: Path) -> None:
     static: dict[str, Any] = {"cache_implementation": "static"}
     file = write_run(tmp_path, "speak", budget=5, model=static)
@@ -259,7 +260,7 @@ def test_a_pool_is_refused_to_a_tokenizer_from_elsewhere(tmp_path: Path) -> None
         evolve(file, budget=4)
 
 
-@pytest.mark.parametrize("name", ["qwen.tiktoken", "words.spm", "tekken.json"])
+@pytest.mark.parametrize("name", quick(["qwen.tiktoken", "words.spm", "tekken.json"]))
 def test_rare_files_of_tokens_are_pinned_too(name: str, tmp_path: Path) -> None:
     file, words = write_run(tmp_path, budget=1), tmp_path / "seed1" / name
     words.write_text('{"a": 1}')

@@ -16,6 +16,7 @@ from tests.runs import contents, write_run
 PROCESS: dict[str, Any] = {"executor": "process"}
 
 
+@pytest.mark.slow
 def test_workers_on_devices_give_the_archive_of_serial(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"budget": 30, "in_flight": 4}
     evolve(write_run(tmp_path / "serial", **changes))

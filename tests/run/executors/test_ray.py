@@ -27,11 +27,14 @@ from genepool.checkpoints.files.cache import cache_directory
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.core.genome import Recipe
+from genepool.errors import ConfigError
+from genepool.run.evolve import evolve
 from genepool.run.inputs import open_inputs
 from genepool.run.pins import pins_of
 from genepool.run.run_file import Run, load_run
 from genepool.testing import check_executor
 from tests.checkpoints.test_by_url import Server
+from tests.cli import run_cli
 from tests.run.test_crash import evaluations, slow_run
 from tests.runs import contents, write_run
 
@@ -442,33 +445,28 @@ class _Shuffled(FullPlan):
 # No cluster is needed for what follows.
 
 
-@pytest.mark.parametrize(
-    ("address", "words"),
-    [
-        ("127.0.0.1:{port}", "cannot be reached"),
-        ("ray://127.0.0.1:10001", "expected 'auto' or HOST:PORT"),
-        ("head", "expected 'auto' or HOST:PORT"),
-    ],
-)
-def test_no_cluster(tmp_path: Path, address: str, words: str) -> None:
+def test_no_cluster(tmp_path: Path) -> None:
     pytest.importorskip("ray", exc_type=ImportError)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    file = write_run(tmp_path, executor="ray", ray={"address": address.format(port=port)})
+    file = write_run(tmp_path, executor="ray", ray={"address": f"127.0.0.1:{port}"})
     code, errors = finish(start(file))
     assert code == 1
-    assert words in errors.strip().splitlines()[-1]
+    assert "cannot be reached" in errors.strip().splitlines()[-1]
 
 
-def test_without_ray(tmp_path: Path) -> None:
-    file = write_run(tmp_path, executor="ray")
-    code = (
-        "import sys; sys.modules['ray'] = None; from genepool.ui.cli.main import script; script()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "evolve", str(file)], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "the executor 'ray' needs the package 'ray'" in done.stderr.strip().splitlines()[-1]
-    assert "[ray]" in done.stderr
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "head"])
+def test_addresses_that_are_none(tmp_path: Path, address: str) -> None:
+    pytest.importorskip("ray", exc_type=ImportError)
+    with pytest.raises(ConfigError, match="expected 'auto' or HOST:PORT"):
+        evolve(write_run(tmp_path, executor="ray", ray={"address": address}))
+
+
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "genepool.run.executors.ray", raising=False)
+    code, _, errors = run_cli(["evolve", str(write_run(tmp_path, executor="ray"))])
+    assert code == 1
+    assert "the executor 'ray' needs the package 'ray'" in errors.strip().splitlines()[-1]
+    assert "[ray]" in errors
