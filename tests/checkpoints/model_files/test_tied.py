@@ -50,10 +50,14 @@ def test_a_copy_of_the_embeddings_is_no_tensor_of_its_own(
     assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
 
 
-def test_another_head_is_merged_and_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_another_head_is_merged_and_told(tmp_path: Path, dtype: torch.dtype) -> None:
     seeds = [write_lm(tmp_path / name, number) for number, name in enumerate("ab")]
     for seed in seeds:
         with_head(seed, "llama", 0.5)
+        tensors = load_file(seed / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].to(dtype)
+        save_file(tensors, seed / "model.safetensors", {"format": "pt"})
     family = make_family([open_source(find_source(str(seed), tmp_path)) for seed in seeds])
     assert "lm_head.weight" in {slot.name for slot in family.layout.slots}
     assert sum("is not the embeddings" in notice for notice in family.notices) == 2

@@ -41,16 +41,16 @@ def tie_notice(checkpoint: Checkpoint) -> str | None:
     head, tied = _stored_head(checkpoint), ties_embeddings(checkpoint.directory)
     if head is None or checkpoint.directory is None or tied is False:
         return None
-    alike = _alike(checkpoint, head)
     if tied is None:
-        if not any(_equal(head, other) for other in alike):
+        if not any(_equal(head, other) for other in _alike(checkpoint, head)):
             return None
         return (
             f"{at(checkpoint.path)}: '{head.name}' equals the embeddings, and no config.json says "
             "whether it is tied to them: the two merge apart; if they are tied, write "
             '"tie_word_embeddings": true into config.json'
         )
-    if not alike:
+    # Of another dtype it is one that was rounded otherwise.
+    if not any(t.shape == head.shape for t in checkpoint.tensors.values() if t is not head):
         return None
     return (
         f"{at(checkpoint.path)}: by its config.json (or the default of its type) the head is tied "
