@@ -256,3 +256,12 @@ def test_a_word_stands_for_the_chromosomes_of_the_paper(tmp_path: Path) -> None:
     config = load_run(tmp_path / "run.yaml").config
     assert config.chromosomes == PRESETS["attention"]
     assert RunConfig.model_validate(config.model_dump()).chromosomes == config.chromosomes
+
+
+@pytest.mark.parametrize("name", ["m2n2", "ga", "cma-es"])
+def test_the_name_of_a_strategy_stands_for_its_defaults(tmp_path: Path, name: str) -> None:
+    short = load_run(write_run(tmp_path, strategy=name))
+    assert short.strategy == load_run(write_run(tmp_path, strategy={"name": name})).strategy
+    assert resolve(short.given).strategy == short.strategy
+    with pytest.raises(ConfigError, match=r"line .*: strategy.name: .*did you mean 'm2n2'"):
+        load_run(write_run(tmp_path, strategy="m2m2"))

@@ -53,7 +53,7 @@ def test_seeds_alone_can_be_drawn(tmp_path: Path) -> None:
     with Pool(tmp_path / "pool") as pool:
         run_figure(pool, tmp_path / "run.png")
         with pytest.raises(GenepoolError, match="cannot be written"):
-            run_figure(pool, tmp_path / "nowhere" / "run.png")
+            run_figure(pool, tmp_path / "run.png" / "run.png")
 
 
 def test_a_pool_without_scores_is_refused(tmp_path: Path) -> None:

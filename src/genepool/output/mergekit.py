@@ -22,6 +22,7 @@ _METHODS = {
 _KEYS = {"merge_method", "slices", "models", "genome", "modules"}
 _OURS = {"pool", "seeds"}
 _LARGEST = 1_000_000
+_NO_MODEL = "expected a model; got a YAML file"
 
 
 class _NoCounterpart(Exception):
@@ -44,9 +45,11 @@ def refuse_config(model: str) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise InputError(f"{at(path)}: expected a model; got a YAML file: {error}") from None
+        raise InputError(f"{at(path)}: {_NO_MODEL}: {error}") from None
     advice = mergekit_advice(content)
-    raise InputError(f"{at(path)}: {advice or 'expected a model; got a YAML file'}")
+    if advice is None and _OURS & mapping_of(content).keys():
+        advice = "is a run file, and no model; breed what it says with `genepool evolve`"
+    raise InputError(f"{at(path)}: {advice or _NO_MODEL}")
 
 
 def mergekit_advice(content: object) -> str | None:

@@ -82,17 +82,28 @@ def require_replaceable(file: Path, kind: Kind, *, overwrite: bool = True) -> No
 
 
 def write_own(file: Path, data: bytes, kind: Kind) -> None:
-    """Write or replace a file of a kind; see `require_replaceable` and `write_bytes`."""
+    """Write or replace a file of a kind, and make its folder where that is missing.
+
+    Raises:
+        GenepoolError: it cannot be written; see `require_replaceable` and `write_bytes`.
+    """
     require_replaceable(file, kind)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GenepoolError(f"{at(file)}: cannot be written: {error.strerror or error}") from error
     write_bytes(file, data)
 
 
-def require_free(directory: Path, own: Callable[[Path], None] | None = None) -> Path:
+def require_free(
+    directory: Path, own: Callable[[Path], None] | None = None, instead: str = "remove it first"
+) -> Path:
     """The resolved place of a new directory: missing, or empty; its parents exist after this.
 
     Args:
         directory: as the user names it.
         own: raises unless a directory that holds something may be replaced.
+        instead: what the user may do to have it replaced.
 
     Raises:
         InputError: something is there.
@@ -107,7 +118,7 @@ def require_free(directory: Path, own: Callable[[Path], None] | None = None) -> 
         elif target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(
                 f"{at(directory)}: already exists and is not an empty directory; choose another "
-                "place, or remove it first"
+                f"place, or {instead}"
             )
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, InputError):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from genepool.core.examples import Examples
 from genepool.errors import PoolError, PoolWarning
+from genepool.messages import some
 from genepool.pool.database import DATABASE, check, connect, log_broken, reading
 from genepool.pool.pool_header import GuardEntry, Header, Seed, TaskEntry, header_of
 
@@ -42,7 +43,7 @@ class Store:
         if not file.is_file():
             raise PoolError(
                 f"{self.path}: there is no pool here (expected a directory with {DATABASE}); "
-                "`genepool evolve RUN.yaml` makes one"
+                f"`genepool evolve RUN.yaml` makes one{self._meant()}"
             )
         self._connection = connect(file, write=False)
         with contextlib.ExitStack() as undo:
@@ -52,6 +53,13 @@ class Store:
             if lost := self._lost():
                 warnings.warn(f"{self.path}: {lost}", PoolWarning, stacklevel=2)
             undo.pop_all()
+
+    def _meant(self) -> str:
+        """Pools that lie where one was looked for, in words."""
+        inside = {self.path.parent} if self.path.name == DATABASE else set[Path]()
+        with contextlib.suppress(OSError):
+            inside |= {file.parent for file in self.path.glob(f"*/{DATABASE}")}
+        return f"; did you mean {some(sorted(inside))}?" if inside else ""
 
     def close(self) -> None:
         """Close the file; the pool stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,9 @@ from genepool.checkpoints.seed_options import SeedOptions
 from genepool.documents import Unreadable, at_home, list_of, mapping_of, read_text
 from genepool.errors import ConfigError, RunFileErrors
 from genepool.messages import at as path_of
-from genepool.messages import is_text
+from genepool.messages import is_text, some
 from genepool.output.mergekit import mergekit_advice
+from genepool.pool.database import DATABASE
 from genepool.run.file.faults import Fault, Place, at, guesses, line_of, renamed, report, respelt
 from genepool.run.file.run_checks import Look, RunTask
 from genepool.run.file.run_settings import RunConfig
@@ -101,7 +103,7 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
         raise ConfigError(f"{at(source, error.line)}: {error}") from None
     except OSError as error:
         raise ConfigError(
-            f"{source}: cannot read the run file ({error.strerror or error})"
+            f"{source}: cannot read the run file ({error.strerror or error}){_meant(file)}"
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(
@@ -112,6 +114,16 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
     if (advice := mergekit_advice(content)) is not None:
         raise ConfigError(f"{source}: {advice}")
     return resolve(Given(content, directory or file.absolute().parent, source, lines))
+
+
+def _meant(file: Path) -> str:
+    """What may have been meant by a run file that cannot be read, in words."""
+    if (file / DATABASE).exists():
+        return "; this is a pool, which `genepool status` shows: name the run file that made it"
+    folder = file if file.is_dir() else file.parent
+    there = sorted(str(each) for each in folder.glob("*.y*ml"))
+    close = there if file.is_dir() else difflib.get_close_matches(str(file), there)
+    return f"; did you mean {some(close)}?" if close else ""
 
 
 def recorded_run(config: Mapping[str, Any], directory: Path, source: str) -> Run:
@@ -159,6 +171,8 @@ def resolve(given: Given) -> Run:
     Raises:
         ConfigError, MissingExtraError: as `load_run`.
     """
+    if isinstance(name := given.data.get("strategy"), str):
+        given = replace(given, data={**given.data, "strategy": {"name": name}})
     data, lines = given.data, given.lines
     faults: list[Fault] = []
     guessed: set[Place] = set()

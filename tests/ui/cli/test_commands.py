@@ -318,12 +318,13 @@ def test_export_finds_seeds_that_have_moved(recipes: Path, tmp_path: Path) -> No
     for given, words in (
         (f"seed2={wrong}", "holds other tensors"),
         (f"seed9={moved}", "no seed named 'seed9'"),
-        ("seed2", "expected NAME=PATH; got 'seed2'"),
         (f"seed2={tmp_path / 'gone'}", "--moved seed2=PATH"),
     ):
         code, error = refused("export", str(pool), "-o", target, "--moved", given)
         assert code == 1
         assert words in error
+    code, error = refused("export", str(pool), "-o", target, "--moved", "seed2")
+    assert (code, "expected NAME=PATH; got 'seed2'" in error) == (2, True)
     assert not Path(target).exists()
 
 
@@ -377,10 +378,13 @@ def test_flags_agree_with_the_run_file_and_the_core() -> None:
         (["stats", "x"], 2, "No such command 'stats'"),
         (["status", "x", "--jsno"], 2, "No such option"),
         (["evolve", "x.yaml", "--budget", "-1"], 2, "-1 is not in the range"),
-        (["evolve", "x.yaml", "--budget", "many"], 2, "'many' is not a valid integer"),
+        (["evolve", "x.yaml", "--budget", "many"], 2, "'many' is not a valid whole number"),
         (["merge", "a", "b", "-o", "c"], 2, "issing option '--ratio'"),
         (["merge", "a", "b", "-o", "c", "--ratio", "2"], 2, "expected numbers from 0 to 1"),
         (["merge", "a", "b", "-o", "c", "--ratio", "1", "--angle", "x"], 2, "'x' is not one of"),
+        (["rebuild", "a", "b", "-o", "c"], 2, "--moved: expected NAME=PATH; got 'b'"),
+        (["export", "a", "-o", "c", "--moved", "b=1", "--moved", "b=2"], 2, "'b' is given twice"),
+        (["merge", "a", "b", "-o", "c", "--ratio", "1", "--rename", "x"], 2, "expected OLD=NEW"),
         (["status", "nowhere"], 1, "nowhere: there is no pool here"),
         (["show", "nowhere", "best"], 1, "nowhere: there is no pool here"),
         (["evolve", "nowhere.yaml"], 1, "nowhere.yaml: cannot read the run file"),
@@ -490,3 +494,51 @@ def test_it_is_told_that_no_child_has_beaten_the_best_seed(tmp_path: Path) -> No
     code, _, error = run_cli(["export", str(tmp_path / "pool"), "-o", str(tmp_path / "out")])
     assert code == 0
     assert f"no child has beaten the best seed: this is {best} as it is" in error
+
+
+def test_what_is_not_there_has_its_neighbours_named(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(recipes.parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    assert "did you mean 'pool'?" in refused("status", "pool/pool.sqlite")[1]
+    assert "did you mean '../runs/pool'?" in refused("status", "../runs")[1]
+    assert "did you mean" not in refused("status", "pool/nothing")[1]
+    assert "did you mean 'run.yaml'?" in refused("evolve", "run.yml")[1]
+    assert "did you mean 'run.yaml'?" in refused("evolve", ".")[1]
+    assert "this is a pool" in refused("evolve", "pool")[1]
+    assert "did you mean" not in refused("evolve", "nothing-like-it.txt")[1]
+
+
+def test_the_champion_is_shown_and_the_next_command_fits_the_folder(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ok("show", str(recipes)) == ok("show", str(recipes), "best")
+    shutil.copytree(recipes.parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda _: "genepool")
+    text = ok("evolve", "runs/run.yaml")
+    assert "nothing to do: 60 children are already scored\n" in text
+    assert "\npool      runs/pool\n" in text
+    assert text.endswith("\nnext: genepool export runs/pool -o champion\n")
+    assert ok("evolve", "runs/run.yaml", "--budget", "61").startswith("1 child in ")
+    ok("export", "runs/pool", "-o", "champion", "--no-verify")
+    assert "overwrite it (--overwrite)" in refused("export", "runs/pool", "-o", "champion")[1]
+    ok("export", "runs/pool", "-o", "champion", "--no-verify", "--overwrite")
+
+
+def test_a_pool_and_a_run_file_are_no_models(recipes: Path, tmp_path: Path) -> None:
+    seed, out = str(recipes.parent / "seed1.safetensors"), str(tmp_path / "out")
+    merged = ("-o", out, "--ratio", "0.5")
+    assert f"genepool export {recipes} -o DIR" in refused("merge", seed, str(recipes), *merged)[1]
+    run = str(recipes.parent / "run.yaml")
+    assert "is a run file, and no model" in refused("merge", run, seed, *merged)[1]
+    file = write_run(tmp_path, seeds=["seed1.safetensors", str(recipes)])
+    assert f"{recipes}: is a pool" in refused("evolve", str(file))[1]
+
+
+def test_the_list_of_commands_is_in_whole_sentences() -> None:
+    listed = ok("--help").partition("Commands:")[2].splitlines()
+    assert len(listed) > 9
+    assert [line for line in listed if line and not line.endswith(".")] == []
+    assert [line for line in listed if line.endswith("..")] == []

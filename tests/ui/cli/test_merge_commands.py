@@ -153,3 +153,11 @@ def test_a_ratio_for_every_layer(tmp_path: Path) -> None:
         code, _, error = run_cli(["merge", *models, "--ratio", ratio, "-o", str(place)])
         assert code == 0, error
     assert weights(plain) == weights(alike)
+
+
+def test_methods_have_the_names_of_mergekit_too(place: Path) -> None:
+    base = ("--base", seed(place, 3))
+    for name in ("dare-ties", "dare-linear", "task-arithmetic"):
+        ours = merged(place, name, "--method", name, *base)
+        theirs = merged(place, f"{name}-", "--method", name.replace("-", "_"), *base)
+        assert weights(ours) == weights(theirs)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click import Option
+from matplotlib.figure import Figure
 
 from genepool.run.file.run_settings import RunConfig
 from genepool.ui.cli.main import cli
@@ -85,6 +86,19 @@ def test_the_figure_has_every_strategy_in_its_colour(tmp_path: Path) -> None:
     # One seed has no band; ten strategies have more lines than there are colours.
     comparison_figure(comparison(1, {f"s{number}": number / 100 for number in range(9)}, tmp_path))
     assert "fill-opacity: 0.18" not in svg.read_text()
+
+
+def test_the_figure_shows_no_scores_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval of two runs reaches from far below 0 to far above 1."""
+    drawn: list[tuple[float, float]] = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, *_, **__: drawn.extend(
+        axes.get_ylim() for axes in self.axes
+    ))  # fmt: skip
+    comparison_figure(comparison(2, {"b": 0.4}, tmp_path))
+    assert len(drawn) == 2
+    assert all(-0.1 < low < high < 1.1 for low, high in drawn)
 
 
 def test_without_matplotlib_the_rest_is_written(tmp_path: Path) -> None:

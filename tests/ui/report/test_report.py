@@ -170,7 +170,7 @@ def test_the_numbers_are_the_pools(any_pool: Path, tmp_path: Path) -> None:
     assert counts["accepted into the archive"] == f"{status['accepted']:,}"
     assert counts["examples asked of the children"] == f"{status['examples_evaluated']:,}"
     saved = 1 - status["examples_evaluated"] / status["examples_total"]
-    assert counts["evaluations saved"] == f"{100 * saved:.1f} %"
+    assert counts["examples saved"] == f"{100 * saved:.1f} %"
 
     # Task by task, against the scores themselves.
     for model in document["models"]:
@@ -332,6 +332,10 @@ def test_seeds_alone_make_a_report(tmp_path: Path) -> None:
     page, html = report(tmp_path / "pool", tmp_path / "report.html")
     assert "No child of the 2 seeds has beaten the best of them yet" in html
     assert "The champion is a seed: " in html
+    # It stands among the seeds, once.
+    names = [row[0] for row in page.table("Mean score of champion and seeds")[1:]]
+    assert sorted(name.removesuffix(" champion") for name in names) == ["seed1", "seed2"]
+    assert sum(name.endswith(" champion") for name in names) == 1
     assert page.document()["history"]["evaluations"] == [0]
 
 
@@ -369,9 +373,14 @@ def test_the_file_is_replaced_whole_or_not_at_all(recipes: Path, tmp_path: Path)
     text = file.read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>") and not text.endswith("old")
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
-    code, _, error = run_cli(["report", str(recipes), "-o", str(tmp_path / "no" / "report.html")])
+    code, _, error = run_cli(["report", str(recipes), "-o", str(file / "report.html")])
     assert code == 1
     assert "cannot be written" in error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+    # A folder that is missing is made, as by all commands that write.
+    below = tmp_path / "new" / "folder" / "report.html"
+    assert run_cli(["report", str(recipes), "-o", str(below)])[0] == 0
+    assert below.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_a_large_archive_makes_a_page_that_can_be_sent(tmp_path: Path) -> None:

@@ -147,3 +147,34 @@ def test_times_are_in_units_that_people_read() -> None:
         clock.now += 6.0
         progress.step(slow)
     assert "32 s a child, 88 h 48 min left" in out.getvalue()
+
+
+def test_the_first_child_does_not_tell_how_long_all_will_take() -> None:
+    """It also waits for what is compiled: from 13 s, 14 hours were foretold of a minute's run."""
+
+    def line(done: int, seconds: float) -> str:
+        out, clock = io.StringIO(), Clock()
+        with Lines(out, clock) as progress:
+            clock.now += 6.0
+            progress.step(report(done, seconds))
+        return out.getvalue()
+
+    assert line(1, 13.0) == "41 of 10,040 children, best 68.3 % (maths 61.0 %, shopping 75.6 %)\n"
+    assert line(2, 13.0).endswith("6.5 s a child, 18 h 3 min left\n")
+    assert line(1, 600.0).endswith("10 min 0 s a child, 69 d 10 h left\n")
+
+
+def test_examples_of_a_child_are_told_beside_the_children() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        progress.stage("evolving")
+        progress.step(report(40, 4.0))
+        clock.now += 6.0
+        progress.asked(16, 18)
+        progress.stage("scoring the finalists")
+        clock.now += 6.0
+        progress.asked(2, 18)
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("80 of 10,040 children, ")
+    assert first.endswith(" left; 16 of 18 examples asked")
+    assert second == "scoring the finalists: 2 of 18 examples asked"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from genepool.threads import available_threads
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "safe_target"]
 
 _SINGLE = "model.safetensors"
+# What a pool has in its directory.
+_POOL = "pool.sqlite"
 _INDEX = ".safetensors.index.json"
 _MAX_INDEX = 100_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -179,6 +182,11 @@ def safe_target(directory: Path, name: str) -> Path:
 
 def _open_directory(directory: Path) -> Checkpoint:
     names = sorted(entry.name for entry in directory.iterdir())
+    if _POOL in names:
+        raise CheckpointError(
+            f"{at(directory)}: is a pool, and no model; write a member of it as one with: "
+            f"genepool export {shlex.quote(at(directory))} -o DIR"
+        )
     files = [name for name in names if name.endswith(".safetensors")]
     indexes = [name for name in names if name.endswith(_INDEX)]
     if _SINGLE in files:

@@ -222,7 +222,11 @@ def write_tensors(
         names={*others},
         weights="|".join(rf"{re.escape(part.folder + part.stem)}{_WEIGHTS}" for part in parts),
     )
-    target = require_free(Path(directory), own if writing.overwrite else None)
+    target = require_free(
+        Path(directory),
+        own if writing.overwrite else None,
+        "overwrite it (--overwrite) if it is a checkpoint that genepool wrote",
+    )
     sizes = [*(file.size for file in files), *map(_size, others.values())]
     total = sum(sizes)
     _require_space(target, total)

@@ -131,7 +131,9 @@ class RunConfig(Section):
     )
     tasks: list[TaskOptions] = Field(min_length=1, description="Members are scored on these.")
     strategy: StrategyEntry = Field(
-        default=StrategyEntry(), description="It says how children are made and which survive."
+        default=StrategyEntry(),
+        description="It says how children are made and which survive; a name alone stands for the "
+        "strategy with its defaults.",
     )
     model: ModelOptions = Field(default=ModelOptions(), description="Children live in this model.")
     components: dict[str, str] = Field(

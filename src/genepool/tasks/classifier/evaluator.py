@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from genepool.errors import ConfigError, EvaluationError
+from genepool.messages import at
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
 from genepool.tasks.datasets import Labelled
@@ -240,7 +241,9 @@ def _read(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Labell
     if not files:
         if options.data in (None, "digits"):
             return datasets.digits(), None
-        return datasets.read_npz(directory / options.data)
+        if not (file := directory / options.data).exists():
+            raise ConfigError(f"data: expected 'digits' or an .npz file; there is no {at(file)}")
+        return datasets.read_npz(file)
     for one, other in (("images", "labels"), ("test_images", "test_labels")):
         if (one in files) != (other in files):
             given, missing = (one, other) if one in files else (other, one)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genepool.errors import InputError
 from genepool.ui.cli.options import (
+    Whole,
     dtype_option,
     json_option,
     moved_option,
@@ -40,10 +40,11 @@ class _MethodName(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from genepool.output.methods.registry import METHODS
 
-        if value not in METHODS:
+        # As mergekit writes it, with an underscore, will do too.
+        if (name := str(value).replace("_", "-")) not in METHODS:
             listed = ", ".join(f"'{name}'" for name in METHODS)
             self.fail(f"{value!r} is not one of {listed}.", param, ctx)
-        return str(value)
+        return name
 
 
 @click.command()
@@ -129,10 +130,11 @@ def rebuild(
     shard_size: str,
     as_json: bool,
 ) -> None:
-    """Make a checkpoint again from its recipe and the same seeds, bit for bit.
+    """Make a checkpoint again from its recipe, bit for bit.
 
-    RECIPE.json is the genepool.json of an exported or merged checkpoint; its directory, or one of
-    its weight files, will do too. NAME=PATH, as often as there are seeds, says where they lie.
+    It takes the same seeds. RECIPE.json is the genepool.json of an exported or merged checkpoint;
+    its directory, or one of its weight files, will do too. NAME=PATH, as often as there are seeds,
+    says where they lie.
     """
     from genepool.output.rebuild import rebuild
     from genepool.ui.terminal.progress import watcher
@@ -209,7 +211,7 @@ def rebuild(
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=Whole(0, 2**63 - 1),
     metavar="S",
     help="The random seed decides what dare keeps, and which of equal changes ties keeps.  "
     "[default: 0]",
@@ -381,7 +383,7 @@ def _bytes(text: str) -> int:
 def _renamed(entry: str) -> tuple[str, str]:
     old, equals, new = entry.partition("=")
     if not equals:
-        raise InputError(f"--rename: expected OLD=NEW; got '{entry}'")
+        raise click.UsageError(f"--rename: expected OLD=NEW; got '{entry}'")
     return old, new
 
 

@@ -8,14 +8,18 @@ from typing import Any, TypeVar
 
 import click
 
-from genepool.errors import InputError
-
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Whole(click.IntRange):
+    """A whole number in a range, which messages call so."""
+
+    name = "whole number"
 
 
 def budget_option(text: str) -> Callable[[Command], Command]:
     """The option `--budget N`, with its help."""
-    return click.option("--budget", type=click.IntRange(0, 10**9), metavar="N", help=text)
+    return click.option("--budget", type=Whole(0, 10**9), metavar="N", help=text)
 
 
 class _DTypeName(click.Choice[str]):
@@ -67,7 +71,7 @@ shards_option = click.option(
 )
 seed_option = click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=Whole(0, 2**63 - 1),
     metavar="S",
     default=0,
     show_default=True,
@@ -94,9 +98,9 @@ def named_values(option: str, entries: Sequence[str], form: str, what: str) -> d
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not (name and equals and value):
-            raise InputError(f"{option}: expected {form}; got '{entry}'")
+            raise click.UsageError(f"{option}: expected {form}; got '{entry}'")
         if name in out:
-            raise InputError(f"{option}: the {what} '{name}' is given twice")
+            raise click.UsageError(f"{option}: the {what} '{name}' is given twice")
         out[name] = value
     return out
 

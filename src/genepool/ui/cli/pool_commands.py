@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from genepool.ui.cli.options import (
+    Whole,
     json_option,
     moved_option,
     named_places,
@@ -39,10 +40,10 @@ def status(pool: Path, as_json: bool) -> None:
 
 @click.command()
 @pool_argument
-@click.argument("member")
+@click.argument("member", default="best")
 @click.option(
     "--pictures",
-    type=click.IntRange(1, 10_000),
+    type=Whole(1, 10_000),
     metavar="N",
     help="An image generator draws so many held-out examples of each task; this needs -o.",
 )
@@ -65,10 +66,10 @@ def show(
     moved: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show a member: its parents, its fate, its genome; what it draws or does.
+    """Show a member: its parents, its fate, its genome.
 
-    MEMBER is its number, `best` for the champion, or the name of a seed. Members that were
-    rejected can be shown too.
+    MEMBER is its number, `best` for the champion (which is the default), or the name of a seed.
+    Members that were rejected can be shown too; and what a member draws, or does in an episode.
     """
     from genepool.pool.members import describe, member_number
     from genepool.pool.reader import Pool
@@ -116,10 +117,10 @@ def show(
 )
 @json_option
 def report(pool: Path, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Write a page that shows a pool: its champion, its course, its genomes.
+    """Write a page of HTML that shows a pool.
 
-    One file of HTML without scripts, to be read, printed and sent around without a server or a
-    network. Works while a run is writing to the pool.
+    Its champion, its course and its genomes, in one file without scripts, to be read, printed and
+    sent around without a server or a network. Works while a run is writing to the pool.
     """
     from genepool.pool.reader import Pool
     from genepool.ui.report.report import write_report
@@ -140,21 +141,21 @@ def report(pool: Path, output: Path, overwrite: bool, as_json: bool) -> None:
 )
 @json_option
 def pack(pool: Path, output: Path, as_json: bool) -> None:
-    """Copy a pool as it is at this moment, also while a run is writing to it.
+    """Copy a pool, also while a run is writing to it.
 
     Copying pool.sqlite by other means leaves out what the run has not yet moved into it from its
     log, pool.sqlite-wal. The copy opens as any pool does; caches are left out.
     """
     from genepool.pool.reader import Pool
     from genepool.pool.writer import pack_pool
-    from genepool.ui.terminal.console import console, print_json
+    from genepool.ui.terminal.console import children, console, print_json
 
     with Pool(pool) as opened:
-        children = pack_pool(opened, output)
+        scored = pack_pool(opened, output)
     if as_json:
-        print_json({"pool": str(output), "evaluations": children})
+        print_json({"pool": str(output), "evaluations": scored})
     else:
-        console().print(f"wrote {output}, {children} children")
+        console().print(f"wrote {output}, {children(scored)}")
 
 
 COMMANDS = (status, show, report, pack)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genepool.ui.cli.endings import breeding
-from genepool.ui.cli.options import budget_option, json_option, output_to, seed_option
+from genepool.ui.cli.options import Whole, budget_option, json_option, output_to, seed_option
 
 if TYPE_CHECKING:
     from genepool.run.evolve import Result
@@ -125,7 +125,7 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
 )
 @click.option(
     "--runs",
-    type=click.IntRange(1, 10_000),
+    type=Whole(1, 10_000),
     metavar="K",
     default=10,
     show_default=True,
@@ -146,11 +146,11 @@ def compare(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Compare strategies on what RUN.yaml describes, over several runs of each.
+    """Compare strategies over several runs of each.
 
-    Runs every strategy with every random seed, one pool each and one process per core, and writes
-    curves.csv, summary.csv, table.md and comparison.png and .svg. The same command again goes on
-    where it was left, and ends with the same numbers.
+    Runs every strategy on what RUN.yaml describes with every random seed, one pool each and one
+    process per core, and writes curves.csv, summary.csv, table.md and comparison.png and .svg. The
+    same command again goes on where it was left, and ends with the same numbers.
     """
     from genepool.study.compare import compare, parse_variant
     from genepool.ui.terminal.console import print_json
@@ -186,14 +186,14 @@ def _report(result: Result, as_json: bool) -> None:
     if as_json:
         print_json({**result.status, "session": result.session, "seconds": result.seconds})
         return
-    from genepool.ui.terminal.console import command, plain
+    from genepool.ui.terminal.console import command, near, plain
     from genepool.ui.terminal.tables import print_session, print_status
 
-    out = console()
+    out, pool = console(), near(str(result.pool))
     print_session(out, result.status, result.session, result.seconds)
-    print_status(out, result.status)
+    print_status(out, {**result.status, "pool": pool})
     out.print()
-    out.print(f"next: {plain(command('export', result.pool, '-o', 'champion'))}")
+    out.print(f"next: {plain(command('export', pool, '-o', 'champion'))}")
 
 
 COMMANDS = (demo, evolve, compare)

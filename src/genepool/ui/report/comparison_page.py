@@ -208,7 +208,10 @@ def _draw(axes: Axes, found: Comparison, score: str) -> None:
         axes.plot(at, values.mean(axis=0), color=colour, lw=1.6, ls=style, label=label)
         if len(curves) > 1:
             low, high = confidence_band(values)
-            axes.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
+            # Of few runs it reaches beyond what a score can be.
+            axes.fill_between(
+                at, np.clip(low, 0, 1), np.clip(high, 0, 1), color=colour, alpha=0.18, lw=0
+            )
     axes.set_xlim(0, max(1, found.budget))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")

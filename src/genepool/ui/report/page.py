@@ -208,7 +208,7 @@ def _key_numbers(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
     asked, total = status["examples_evaluated"], status["examples_total"]
     if total:
         details = f"{number(asked)} asked of {number(total)}"
-        entries.append(("evaluations saved", percent(1 - asked / total), details))
+        entries.append(("examples saved", percent(1 - asked / total), details))
     return entries
 
 
@@ -227,6 +227,8 @@ def _result(facts: dict[str, Any]) -> list[dict[str, Any]]:
     def group(title: str, task: int | None) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
         for model in sorted(facts["models"], key=lambda model: model["kind"] == "seed"):
+            if model["kind"] == "champion" and facts["champion"]["step"] == 0:
+                continue  # It stands among the seeds.
             values = model if task is None else model["tasks"][task]
             who = _who(facts, model["member"])
             style = "ink" if who["seed"] is None else colour(who["seed"])
@@ -380,7 +382,7 @@ def _counts(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("members of the archive", number(len(status["archive"]))),
         ("examples asked of the children", number(asked)),
         ("examples, had all been asked", number(total)),
-        ("evaluations saved", percent(1 - asked / total) if total else "–"),
+        ("examples saved", percent(1 - asked / total) if total else "–"),
     ]
     if (subsets := status["rounds"]) is not None:
         counts += [

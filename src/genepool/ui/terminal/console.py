@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -67,6 +68,27 @@ def number(value: float) -> str:
 def count(items: int, noun: str) -> str:
     """`1 segment`, `2 segments`."""
     return f"{number(items)} {noun}" if items == 1 else f"{number(items)} {noun}s"
+
+
+def children(items: int) -> str:
+    """`1 child`, `1,000 children`."""
+    return "1 child" if items == 1 else f"{number(items)} children"
+
+
+def pace(items: int, seconds: float) -> str:
+    """How fast children are scored: `47 a second`, or `5.7 s a child`."""
+    took = seconds / items
+    return f"{number(1 / took)} a second" if 0 < took <= 1 else f"{duration(took)} a child"
+
+
+def near(path: str) -> str:
+    """A path as it is shorter: from the root, or from the folder in which one is."""
+    try:
+        from_here = os.path.relpath(path)
+        same = Path(from_here).samefile(path)
+    except (OSError, ValueError):
+        return path
+    return from_here if same and len(from_here) < len(path) else path
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,16 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from genepool.ui.terminal.console import by_task, console, duration, number, percent, plain
+from genepool.ui.terminal.console import (
+    by_task,
+    children,
+    console,
+    duration,
+    number,
+    pace,
+    percent,
+    plain,
+)
 
 if TYPE_CHECKING:
     from genepool.run.progress import SeedReport, StepReport
@@ -28,6 +37,9 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.1
 # Lines come after 5 seconds first, then less and less often, in the end once a minute.
 _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
+# A first child that takes so long, in seconds, may have waited for what is imported and compiled,
+# and does not tell how long the others will take.
+_SHORT, _LONG = 1.0, 60.0
 
 
 class Bar:
@@ -120,6 +132,7 @@ class Lines:
         self._started: float | None = None
         self._due = 0.0
         self._stage = ""
+        self._last: StepReport | None = None
         self._waiting: list[str] = []
 
     def __enter__(self) -> Lines:
@@ -132,6 +145,7 @@ class Lines:
     def stage(self, text: str) -> None:
         """Stages are short, or lines will tell how far they are."""
         self._stage = plain(text)
+        self._last = None
 
     def notice(self, text: str) -> None:
         """A line."""
@@ -149,10 +163,12 @@ class Lines:
     def asked(self, examples: int, of: int) -> None:
         """A line now and then."""
         if self._is_due():
-            self._say(f"{self._stage}: {number(examples)} of {number(of)} examples asked")
+            so_far = f"{self._stage}:" if self._last is None else f"{_note(self._last)};"
+            self._say(f"{so_far} {number(examples)} of {number(of)} examples asked")
 
     def step(self, report: StepReport) -> None:
         """A line now and then."""
+        self._last = report
         if self._is_due():
             self._say(_note(report))
 
@@ -190,12 +206,12 @@ def _seed(report: SeedReport) -> str:
     return f"seed {plain(report.name)}: {percent(report.score)}{took}{tasks and f' ({tasks})'}"
 
 
-def _estimate(children: int, seconds: float) -> str:
+def _estimate(count: int, seconds: float) -> str:
     """How long it will take, by what the seeds took, before any child has been scored."""
-    if children * seconds < _FIRST_LINE:
+    if count * seconds < _FIRST_LINE:
         return ""
     return (
-        f"{number(children)} children: at most about {duration(children * seconds)}, at the "
+        f"{children(count)}: at most about {duration(count * seconds)}, at the "
         f"{duration(seconds)} that the fastest seed took"
     )
 
@@ -206,8 +222,8 @@ def _note(report: StepReport) -> str:
     parts.append(f"best {percent(report.champion)}{tasks and f' ({tasks})'}")
     if report.held_out is not None:
         parts.append(f"held-out {percent(report.held_out)}")
-    if report.session > 0 and report.seconds > 0:
+    if report.session > 1 or (report.session == 1 and not _SHORT < report.seconds < _LONG):
         took = report.seconds / report.session
-        parts.append(f"{number(1 / took)} a second" if took <= 1 else f"{duration(took)} a child")
+        parts.append(pace(report.session, report.seconds))
         parts.append(f"{duration(took * (report.budget - report.evaluations))} left")
     return ", ".join(parts)

@@ -8,7 +8,16 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from genepool.ui.terminal.console import cell, count, duration, number, percent, plain
+from genepool.ui.terminal.console import (
+    cell,
+    children,
+    count,
+    duration,
+    number,
+    pace,
+    percent,
+    plain,
+)
 
 # Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
 _LISTED, _TASKS = 10, 5
@@ -159,10 +168,10 @@ def print_episode(out: Console, told: dict[str, Any]) -> None:
 def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
     """What a call of `evolve` did, in one line."""
     if session == 0:
-        out.print(f"nothing to do: {number(status['evaluations'])} children are already scored")
+        are = "is" if status["evaluations"] == 1 else "are"
+        out.print(f"nothing to do: {children(status['evaluations'])} {are} already scored")
     else:
-        rate = session / seconds if seconds > 0 else 0.0
-        out.print(f"{number(session)} children in {duration(seconds)} ({number(rate)} a second)")
+        out.print(f"{children(session)} in {duration(seconds)} ({pace(session, seconds)})")
 
 
 def print_scores(out: Console, rows: list[tuple[str, float | None, float | None, str]]) -> None:
