@@ -357,7 +357,7 @@ def test_a_full_disk_while_exporting(pool: Path) -> None:
 
 
 def test_wrong_usage() -> None:
-    for arguments in (["evolve"], ["status"], ["merge", "a"], ["fly"], ["show", "x"]):
+    for arguments in (["evolve"], ["status"], ["merge", "a"], ["fly"], ["show"]):
         found, _, error = run_cli(arguments)
         assert found == 2
         assert "Traceback" not in error
