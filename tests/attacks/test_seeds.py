@@ -292,6 +292,19 @@ def test_a_pickle_and_the_command_that_converts_it(tmp_path: Path) -> None:
     assert set(load_file(folder / "pytorch_model-1-converted.safetensors")) == set(names[:2])
 
 
+@pytest.mark.parametrize("around", ["state_dict", "model", "module", None])
+def test_the_command_converts_what_training_saves(tmp_path: Path, around: str | None) -> None:
+    weights = load_file(model(tmp_path / "base") / "model.safetensors")
+    kept = {"epoch": 3, "optimizer": {"lr": 0.1}}
+    torch.save(weights if around is None else {around: weights, **kept}, tmp_path / "last.ckpt")
+    line = refused(merging("last.ckpt", "base"), "a zip archive, as torch.save writes it")
+    code = shlex.split(line.split("convert it with: ")[1])[2]
+    exec(compile(code, "command", "exec"), {})
+    converted = load_file(tmp_path / "last-converted.safetensors")
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[name], weights[name]) for name in weights)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

@@ -280,12 +280,14 @@ def _refuse_foreign(path: Path, head: bytes, size: int) -> None:
 def conversion(files: Sequence[Path], target: Path) -> str:
     """A shell command, one line, that converts pickled state dicts to one safetensors file.
 
-    It loads with `weights_only=True`, so that the pickles run no code.
+    It loads with `weights_only=True`, so that the pickles run no code. What training keeps beside
+    the state dict, which then lies one deeper, is left out.
     """
     code = (
         "import torch, safetensors.torch as s; d = {k: v.contiguous().clone() for f in "
-        f"{json.dumps([str(file) for file in files])} for k, v in "
-        'torch.load(f, map_location="cpu", weights_only=True).items()}; '
-        f's.save_file(d, {json.dumps(str(target))}, {{"format": "pt"}})'
+        f"{json.dumps([str(file) for file in files])} for t in "
+        '[torch.load(f, map_location="cpu", weights_only=True)] for k, v in next((t[n] for n in '
+        '("state_dict", "model", "module") if isinstance(t.get(n), dict)), t).items() if '
+        f'torch.is_tensor(v)}}; s.save_file(d, {json.dumps(str(target))}, {{"format": "pt"}})'
     )
     return f"python -c {shlex.quote(code)}"
