@@ -407,7 +407,10 @@ def _compare_tokenizers(ours: Path, theirs: Path, partial: bool, words: Words) -
     a, b = read_vocabulary(ours), read_vocabulary(theirs)
     if a is None or b is None:
         has, lacks = (ours, theirs) if b is None else (theirs, ours)
-        return [f"{at(lacks)} has no tokenizer; its tokens are taken to be those of {at(has)}"]
+        lost = " (the result will have none)" if a is None else ""
+        return [
+            f"{at(lacks)} has no tokenizer; its tokens are taken to be those of {at(has)}{lost}"
+        ]
     if words != "same":
         return []
     if not comparable(a, b):

@@ -62,5 +62,6 @@ class SeedOptions(Section):
     licence: str = Field(
         default="",
         description="The model card names this licence, written as on the hub, such as "
-        "apache-2.0; by default it is the one that the seed's README.md or LICENSE file declares.",
+        "apache-2.0; by default it is the one that the seed's README.md or LICENSE file declares, "
+        "and of an adapter that of its base too.",
     )
