@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from genepool.core.archive import Verdict
 from genepool.core.genome import Recipe, digest
@@ -22,7 +24,7 @@ from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
 from genepool.run.progress import SeedReport, Silence, StepReport
 from tests.quick import quick
-from tests.runs import contents, write_run
+from tests.runs import contents, seed_file, write_run
 
 # Python keeps a module that it has loaded, so that each needs a name of its own.
 _NUMBERS = itertools.count()
@@ -183,6 +185,88 @@ def test_an_evaluator_that_is_down_costs_no_members(tmp_path: Path, calls: int) 
     down.unlink()
     evolve(file)
     assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
+_ON_HELD_OUT = """
+from pathlib import Path
+examples, held = list(range(20)), list(range(20, 30))
+def score(model, chosen):
+    bias = abs(float(model["hidden.bias"].sum()))
+    if chosen[0] >= 20 and {condition}:
+        raise ValueError("not to be judged")
+    return [min(1.0, bias / (1 + n)) for n in chosen]
+"""
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_a_champion_that_fails_on_held_out_examples(tmp_path: Path, track: bool) -> None:
+    """The run could never go on: it came to the same child each time."""
+    name = f"held_{next(_NUMBERS)}"
+    whose = "not any(abs(bias - seed) < 1e-6 for seed in SEEDS)"
+    task = {"name": "held", "evaluator": "function", "function": f"{name}:score"}
+    task["held_out_examples"] = f"{name}:held"
+    # So that children lead: neither seed is the best.
+    file = write_run(tmp_path, tasks=[task], budget=40, track_held_out=track)
+    seeds = [
+        abs(float(load_file(seed_file(tmp_path, number))["hidden.bias"].sum())) for number in (1, 2)
+    ]
+    (tmp_path / f"{name}.py").write_text(
+        _ON_HELD_OUT.format(condition=whose) + f"SEEDS = {seeds}\n"
+    )
+    told: list[str] = []
+
+    class Listener(Silence):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    evolve(file, progress=Listener())
+    with Pool(tmp_path / "pool") as pool:
+        champion = pool.champion()
+        assert pool.evaluations == pool.meta()["finished"] == 40
+        assert champion is not None and champion > 1
+        assert pool.held_out().keys() == {0, 1}
+    said = f"member {champion} cannot be scored on the held-out examples: .*not to be judged"
+    assert any(re.match(said, text) for text in told)
+
+
+def test_a_best_seed_that_finds_no_place_is_told(tmp_path: Path) -> None:
+    """It is the least fit where others solve its examples too; then the champion is a worse one."""
+    name = f"crowded_{next(_NUMBERS)}"
+    seeds = [f"seed{number}.safetensors" for number in (1, 2, 3)]
+    task = {"name": "crowded", "evaluator": "function", "function": f"{name}:score"}
+    strategy = {"name": "m2n2", "archive": 2}
+    told: list[str] = []
+
+    class Listener(Silence):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    for pool, place in (("pool", 2), ("roomy", 3)):
+        changes = {"seeds": seeds, "strategy": {**strategy, "archive": place}, "pool": pool}
+        file = write_run(tmp_path, tasks=[task], budget=2, **changes)
+        biases = [float(load_file(seed_file(tmp_path, n))["hidden.bias"][0]) for n in (1, 2, 3)]
+        (tmp_path / f"{name}.py").write_text(
+            f"SOLVED = dict(zip({biases}, (range(10), range(10, 20), [*range(6), *range(10, 16)])))"
+            "\nexamples = list(range(20))\n"
+            "def score(model, given):\n"
+            "    mine = SOLVED.get(float(model['hidden.bias'][0]), ())\n"
+            "    return [example in mine for example in given]\n"
+        )
+        for budget in (2, 3):
+            evolve(file, budget=budget, progress=Listener())
+        assert len(told) == 2
+    assert all(text.startswith("seed 'seed3' has the best selection score of") for text in told)
+
+
+def test_seeds_that_fail_on_held_out_examples_end_the_run(tmp_path: Path) -> None:
+    name = f"held_{next(_NUMBERS)}"
+    (tmp_path / f"{name}.py").write_text(_ON_HELD_OUT.format(condition="True"))
+    task = {"name": "held", "evaluator": "function", "function": f"{name}:score"}
+    task["held_out_examples"] = f"{name}:held"
+    for track in (True, False):
+        file = write_run(tmp_path, tasks=[task], track_held_out=track, pool=f"pool-{track}")
+        with pytest.raises(EvaluationError, match=r"member \d+ cannot be scored on the held-out"):
+            evolve(file)
 
 
 def test_children_that_fail_where_seeds_do_not_are_at_fault(tmp_path: Path) -> None:

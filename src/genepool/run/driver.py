@@ -10,14 +10,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genepool.core.archive import Verdict
-from genepool.core.genome import Vector, digest, encode
+from genepool.core.champion import first_best
+from genepool.core.genome import Genome, Vector, digest, encode
 from genepool.errors import EvaluationError
 from genepool.pool.guards import Checked, Means
 from genepool.pool.records import Record
 from genepool.run.changes import sample_guards
 from genepool.run.executors.executor import Evaluation
-from genepool.run.failures import Failures
+from genepool.run.failures import Failures, require_scored
 from genepool.run.finished.observe import observe
 from genepool.run.progress import SeedReport, StepReport, TaskScores, task_scores
 from genepool.run.resume import resume
@@ -53,6 +57,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     if evolution.subset.indices is not None and not pool.subset_examples():
         pool.add_subset(0, evolution.subset.indices)
     _score_seeds(session, evolution)
+    _tell_of_the_best_seed(session)
     sample_guards(session, problem.seeds)
     first = evolution.evaluations
     session.progress.stage("evolving")
@@ -93,6 +98,19 @@ def _score_seeds(session: Session, evolution: Evolution) -> None:
         session.progress.seed(SeedReport(name, record.train or 0.0, by_task, record.seconds))
 
 
+def _tell_of_the_best_seed(session: Session) -> None:
+    """Say it where the champion may be a worse one, because the best seed found no place."""
+    seeds = session.inputs.run.seeds
+    records = list(session.pool.records(last=len(seeds) - 1))
+    best = records[first_best({record.id: record.train or 0.0 for record in records})]
+    if best.verdict is not Verdict.ACCEPTED:
+        session.progress.notice(
+            f"seed '{seeds[best.id].name}' has the best selection score of the seeds, and no place "
+            "in the archive, because the others solve its examples too: the champion may score "
+            "less. Let the archive hold more members than there are seeds"
+        )
+
+
 def _breed(
     session: Session, evolution: Evolution, failures: Failures, budget: int, started: float
 ) -> None:
@@ -119,7 +137,7 @@ def _breed(
         held_out = None
         if outcome.leads and found.scores is not None:
             if session.inputs.run.config.track_held_out:
-                held_out = session.held_out_scores(proposal.genome)
+                held_out = _held_out(session, record.id, proposal.genome)
             by_task = task_scores(session.inputs.examples, found.scores)
             standing = _Standing(None if held_out is None else held_out[1], by_task)
         means = () if checked is None else checked.means
@@ -208,6 +226,25 @@ def _record(
     )
 
 
+def _held_out(
+    session: Session, member: int, genome: Genome
+) -> tuple[NDArray[np.float32], float] | None:
+    """As `Session.held_out_scores`; None too where a child cannot be scored, which is told.
+
+    Raises:
+        EvaluationError: a seed cannot be scored.
+    """
+    try:
+        return session.held_out_scores(genome)
+    except EvaluationError as error:
+        text = f"member {member} cannot be scored on the held-out examples: {error}"
+        if member < len(session.inputs.checkpoints):
+            raise EvaluationError(text) from None
+        require_scored(session, session.pool.genome(0), text, "held-out")
+        session.progress.notice(f"{text}; they never touch selection, and the run goes on")
+        return None
+
+
 def _guard_means(session: Session) -> dict[str, Means]:
     """What children are measured against: the seeds' mean score on each guard, by name."""
     names, means = session.inputs.run.seeds, session.pool.guard_means()
@@ -236,7 +273,7 @@ def _finish(session: Session, evolution: Evolution) -> None:
     for number, genome in wanted.items():
         if session.inputs.held_out is not None and number not in measured:
             session.progress.stage("scoring held-out examples")
-            scores = session.held_out_scores(genome)
+            scores = _held_out(session, number, genome)
             if scores is not None:
                 session.pool.add_held_out(number, *scores)
     if champion is not None:

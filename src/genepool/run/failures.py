@@ -10,6 +10,7 @@ from genepool.core.genome import Genome
 from genepool.errors import EvaluationError
 from genepool.pool.guards import Means
 from genepool.pool.records import Record
+from genepool.run.executors.scorer import Part
 from genepool.run.session import Session
 
 # Where so many children fail in a row, the cause may not be theirs.
@@ -68,21 +69,26 @@ class Failures:
         self.write()
 
 
-def require_scored(session: Session, seed: Genome, text: str) -> None:
+def require_scored(session: Session, seed: Genome, text: str, part: Part = "train") -> None:
     """Refuse to blame models for what they are not at fault for: a seed is scored once more.
 
     Args:
         session: whose models fail.
         seed: the first seed.
         text: which of them failed, and how.
+        part: on which examples; with those that members compete for, the guards are asked too.
 
     Raises:
         EvaluationError: the seed cannot be scored either.
     """
     everything = np.arange(session.inputs.examples.size, dtype=np.int64)
+    cause = None
     try:
-        session.executor.score(seed, "train", everything)
-        cause = session.check_guards(seed, None).error if session.guards else None
+        if part == "held-out":
+            session.held_out_scores(seed)
+        else:
+            session.executor.score(seed, part, everything)
+            cause = session.check_guards(seed, None).error if session.guards else None
     except EvaluationError as failure:
         cause = str(failure)
     if cause is not None:
