@@ -393,6 +393,34 @@ def test_one_part_of_a_model_is_no_model(tmp_path: Path) -> None:
     assert not open_source(find_source("a", tmp_path)).notices
 
 
+@pytest.mark.parametrize("kind", ["two modules", "two weights", "a module and a weight", "depth"])
+def test_an_adapter_of_a_larger_model(tmp_path: Path, kind: str) -> None:
+    bare = {"layers.0.mlp.weight": floats(4, 8), "mlp.weight": floats(4, 8, seed=1)}
+    (tmp_path / "base").mkdir()
+    save_file(bare, tmp_path / "base/model.safetensors")
+    parts = {"lora_A.weight": floats(2, 8), "lora_B.weight": floats(4, 2)}
+    whole = {"weight": floats(4, 8)}
+    one, two = {
+        "two modules": (parts, parts),
+        "two weights": (whole, whole),
+        "a module and a weight": (parts, whole),
+        "depth": ({}, parts),
+    }[kind]
+    places = (
+        "vision.layers.0.mlp",
+        "text.layers.0.mlp" if kind != "depth" else "text.layers.1.mlp",
+    )
+    named = {
+        f"{p}.{n}": v for p, held in zip(places, (one, two), strict=True) for n, v in held.items()
+    }
+    absent = {"model.layers.0.mlp.lora_A.weight": None, "model.layers.0.mlp.lora_B.weight": None}
+    adapter(tmp_path / "adapter", {**absent, **named})
+    refused(
+        merging("adapter", "base"),
+        "which the base" if kind == "depth" else "would both change 'layers.0.mlp.weight'",
+    )
+
+
 def test_factors_of_adapters_that_merge_as_they_are(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         adapter(tmp_path / name, {"model.layers.0.mlp.lora_B.weight": floats(4, 2, seed=seed)})

@@ -194,6 +194,8 @@ class _Plan:
         self._rows: dict[str, tuple[list[int], Tensor]] = {}
         # Biases to which something is added: what, and its factor.
         self._shifts: dict[str, tuple[Tensor, float]] = {}
+        # Of the base's tensors that were found: the adapter's name for them.
+        self._meant: dict[str, str] = {}
         wanted = {_wanted(name) for name in weights.tensors} - set(base.tensors)
         self._moved = under_another_prefix(sorted(wanted), base.tensors)
         modules: dict[str, dict[str, Tensor]] = {}
@@ -287,6 +289,18 @@ class _Plan:
         self._rows[target] = (rows, tensor)
 
     def _target(self, wanted: str, name: str) -> str:
+        """The base's tensor that another name of the adapter's does not mean, too."""
+        target = self._found(wanted, name)
+        other = self._meant.setdefault(target, wanted)
+        if other != wanted:
+            raise AdapterMismatch(
+                f"{at(self._weights.path)}: '{one_line(wanted)}' and '{one_line(other)}' would "
+                f"both change '{one_line(target)}' of the base {at(self._base.path)}: is the "
+                "adapter of a larger model?"
+            )
+        return target
+
+    def _found(self, wanted: str, name: str) -> str:
         """The base's tensor of that name; or of that name but for a prefix that all have; or the
         only one that ends in it, that it ends in, or that is called so but for the prefixes of the
         language model inside a larger one."""
@@ -295,7 +309,7 @@ class _Plan:
             return wanted
         if wanted in self._moved:
             return self._moved[wanted]
-        close = [n for n in tensors if n.endswith("." + wanted) or wanted.endswith("." + n)]
+        close = [n for n in tensors if _ends_in(n, wanted) or _ends_in(wanted, n)]
         if not close:
             close = [n for n in tensors if bare(n) == bare(wanted)]
         if len(close) == 1:
@@ -406,6 +420,12 @@ class _Plan:
             left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
         values = None if magnitude is None else as_float32(magnitude.raw, magnitude.dtype)
         return LowRank(left, right, scale, values, int(turned))
+
+
+def _ends_in(name: str, end: str) -> bool:
+    """Whether a name ends in another one that counts layers if it does."""
+    counted = [any(part.isdecimal() for part in each.split(".")) for each in (name, end)]
+    return name.endswith("." + end) and counted[0] == counted[1]
 
 
 def _wanted(name: str) -> str:
