@@ -36,13 +36,18 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 ONCE = ("slerp",)
 
 
-def prepare(data: Path, work: Path, sizes: tuple[int, int] = (SELECTION, HELD_OUT)) -> None:
+def prepare(
+    data: Path,
+    work: Path,
+    sizes: tuple[int, int] = (SELECTION, HELD_OUT),
+    settings: tuple[str, ...] = SETTINGS,
+) -> None:
     """WORK/SETTING/seeds: the four pipelines; WORK/captions: what is drawn. Nothing is made twice.
 
     Captions of half living beings (and food), half things; of one skin tone. Selection and
     held-out ones are different pictures.
     """
-    for setting in SETTINGS:
+    for setting in settings:
         place = work / setting / "seeds"
         if not all((place / name / "model_index.json").is_file() for name in SEEDS):
             encoder = ["distilled"] if setting == "B" else []
