@@ -101,6 +101,7 @@ def test_cma_es_climbs(tmp_path: Path) -> None:
     assert np.mean(trains[-50:]) > np.mean(trains[:50]) + 0.02
 
 
+@pytest.mark.slow
 def test_cma_es_climbs_with_children_in_flight_too(tmp_path: Path) -> None:
     """Those that were drawn before the distribution moved on must not drive it away."""
     strategy = {"name": "cma-es", "population": 8, "weights": True, "sigma": 0.1}

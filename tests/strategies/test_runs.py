@@ -51,19 +51,22 @@ def test_the_early_stop_changes_nothing(
 
 @pytest.mark.parametrize(
     "strategy",
-    [
-        M2N2(archive=5, attraction=False),
-        M2N2(archive=5, alpha=0.0, attraction=False),
-        M2N2(archive=5, split_point=False, angle="side"),
-        M2N2(archive=5, angle="tensor", warmup=20),
-        M2N2(archive=5, splits=3),
-        M2N2(archive=2),
-        M2N2(archive=5, baseline="worst"),
-        M2N2(archive=5, baseline="worst", risk=1e-12),
-        GA(archive=5, baseline="worst"),
-        RandomMerge(archive=5),
-        Sweep(archive=5, grid=7),
-    ],
+    quick(
+        [
+            M2N2(archive=5, attraction=False),
+            M2N2(archive=5, alpha=0.0, attraction=False),
+            M2N2(archive=5, split_point=False, angle="side"),
+            M2N2(archive=5, angle="tensor", warmup=20),
+            M2N2(archive=5, splits=3),
+            M2N2(archive=2),
+            M2N2(archive=5, baseline="worst"),
+            M2N2(archive=5, baseline="worst", risk=1e-12),
+            GA(archive=5, baseline="worst"),
+            RandomMerge(archive=5),
+            Sweep(archive=5, grid=7),
+        ],
+        (1, 2, 4, 7, 8, 9, 10),
+    ),
     ids=[
         "no attraction",
         "plain",

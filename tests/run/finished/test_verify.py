@@ -28,6 +28,7 @@ from tests import exam
 from tests.cli import run_cli
 from tests.golden.runs import unpin
 from tests.lms import write_lm
+from tests.quick import quick
 
 Rescored = dict[str, tuple[list[float], list[float]]]
 DTYPES = ("float16", "bfloat16", "float32")
@@ -300,7 +301,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", quick(DTYPES))
 def test_the_package_safetensors_reads_the_same_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, wrong: str
 ) -> None:
