@@ -67,7 +67,9 @@ def test_stopping_early_changes_nothing(tmp_path: Path, changes: dict[str, Any])
     assert saved > 0
 
 
-@pytest.mark.parametrize("changes", quick(VARIANTS, (3, 6, 9, 10)), ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    "changes", quick(VARIANTS, (3, 6, 9, 10)), ids=lambda value: str(value)[:60]
+)
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     evolve(write_run(tmp_path / "one", **changes))
     file = write_run(tmp_path / "many", **changes)
