@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
@@ -15,6 +15,7 @@ from genepool.materialise.cpu import SeedsPlace
 from genepool.models.kind import Building, OfSeeds
 from genepool.models.kinds import KINDS, kind_of
 from genepool.models.live import LiveModel
+from genepool.settings import Section
 
 if TYPE_CHECKING:
     KindName = str
@@ -31,10 +32,8 @@ def _both(given: object) -> object:
     return [given, given] if isinstance(given, int) and not isinstance(given, bool) else given
 
 
-class ModelOptions(BaseModel):
+class ModelOptions(Section):
     """What a genome is made into before it is scored."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -32,6 +32,7 @@ from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.kind import Building, Options
+from genepool.models.live import refuse_one_colour
 from genepool.models.transformers import held_as_saved, own_dtype, with_own_weights
 from genepool.models.transformers import quiet as quiet_transformers
 
@@ -192,12 +193,7 @@ def draw(
                 "overflows in float16 does so too: try 'dtype: bfloat16' or 'float32'"
             )
     pictures = np.rint(found * 255).clip(0, 255).astype(np.uint8)
-    for name, picture in zip(ids, pictures, strict=True):
-        if (picture == picture[0, 0]).all():
-            raise EvaluationError(
-                f"the picture for example '{one_line(name)}' is of one colour, "
-                f"{picture[0, 0].tolist()}"
-            )
+    refuse_one_colour(ids, pictures)
     return pictures
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome
+from genepool.errors import EvaluationError
 from genepool.materialise.cpu import Destination, Materialiser, SeedsPlace
+from genepool.messages import one_line
 
 
 class Writer(Protocol):
@@ -74,6 +76,19 @@ class Drawing(Protocol):
             EvaluationError: the model cannot draw.
         """
         ...
+
+
+def refuse_one_colour(ids: Sequence[str], pictures: NDArray[np.uint8]) -> None:
+    """Refuse a picture that shows nothing, by the id of its example.
+
+    Raises:
+        EvaluationError: there is one among uint8[n, H, W, 3].
+    """
+    for name, picture in zip(ids, pictures, strict=True):
+        if (picture == picture[0, 0]).all():
+            colour = picture[0, 0].tolist()
+            text = f"the picture for example '{one_line(name)}' is of one colour, {colour}"
+            raise EvaluationError(text)
 
 
 @dataclass(frozen=True, eq=False)

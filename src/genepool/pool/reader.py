@@ -106,9 +106,9 @@ class Pool(Store):
         later = self._reevaluations(wanted, finals)
         return {member: self._record(rows[member], later) for member in wanted}
 
-    def record(self, member: int, *, finals: bool = True) -> Record:
+    def record(self, member: int) -> Record:
         """One member; see `chosen`."""
-        return self.chosen([member], finals=finals)[member]
+        return self.chosen([member])[member]
 
     def parents(self, member: int) -> dict[int, tuple[int, ...]]:
         """The parents of a member and of all that it descends from, in order of absorption.

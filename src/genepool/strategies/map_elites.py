@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from genepool.core.archive import Archive, Member, Verdict, empty_archive
 from genepool.errors import ConfigError, InputError
+from genepool.settings import Section
 from genepool.strategies.base import Merging, pick_any, put_back
 from genepool.strategies.problem import REJECTED, Outcome, Problem, Trial
 
@@ -23,10 +24,8 @@ from genepool.strategies.problem import REJECTED, Outcome, Problem, Trial
 _EPSILON = 1e-6
 
 
-class Measure(BaseModel):
+class Measure(Section):
     """A dimension of MAP-Elites' grid: mean score on a task, or on some of its examples."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     task: str = Field(description="The measure is the score on the task of this name.")
     labels: list[str] = Field(

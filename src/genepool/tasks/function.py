@@ -8,12 +8,13 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError
 from genepool.messages import blamed, one_line, pass_on, shown
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
+from genepool.settings import Section
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
 from genepool.tasks.example_files import example_ids, own_copy, read_examples
@@ -23,10 +24,8 @@ from genepool.tasks.stored import StoredTask, train_size
 from genepool.tasks.task import evaluator
 
 
-class FunctionOptions(BaseModel):
+class FunctionOptions(Section):
     """Options of the evaluator `function`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     function: str = Field(
         description="This 'module:function' is called as function(model, examples) with a list of "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from genepool.settings import Section
 
 
-class AgentOptions(BaseModel):
+class AgentOptions(Section):
     """Options of the evaluator `agent`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     environment: str = Field(
         description="The environment has this name: agentgym, openenv, gymnasium, textworld, or "

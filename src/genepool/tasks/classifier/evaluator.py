@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError
 from genepool.messages import at
+from genepool.settings import Section
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
 from genepool.tasks.datasets import Labelled
@@ -28,10 +29,8 @@ _HELD_OUT = 0.2
 _BATCH = 16
 
 
-class ClassifierOptions(BaseModel):
+class ClassifierOptions(Section):
     """Options of the evaluator `classifier`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     data: str | None = Field(
         default=None,

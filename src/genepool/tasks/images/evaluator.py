@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.messages import count, one_line, shown, some
-from genepool.models.live import Drawing
+from genepool.models.live import Drawing, refuse_one_colour
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, content_digest, require_unique
 from genepool.tasks.example_files import example_ids, read_examples
@@ -232,12 +232,7 @@ class Images(StoredTask):
                 f"expected {count(len(ids), 'picture')} of shape [height, width, 3]; got an array "
                 f"of shape {pictures.shape}"
             )
-        for name, one in zip(ids, pictures, strict=True):
-            if (one == one[0, 0]).all():
-                raise EvaluationError(
-                    f"the picture for example '{one_line(name)}' is of one colour, "
-                    f"{one[0, 0].tolist()}"
-                )
+        refuse_one_colour(ids, pictures)
         return pictures
 
     # Opening

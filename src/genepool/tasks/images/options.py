@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from genepool.settings import Section
 
 
-class ImagesOptions(BaseModel):
+class ImagesOptions(Section):
     """Options of the evaluator `images`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     examples: str = Field(
         description="The examples, which hold a prompt each, are in this .jsonl or .json file of "

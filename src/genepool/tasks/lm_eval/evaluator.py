@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.language import LanguageModel
+from genepool.settings import Section
 from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
@@ -31,10 +32,8 @@ _BINARY = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 _PER_UNIT = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
-class GenerationOptions(BaseModel):
+class GenerationOptions(Section):
     """How answers are generated."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     max_gen_toks: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -57,10 +56,8 @@ class GenerationOptions(BaseModel):
     )
 
 
-class LmEvalOptions(BaseModel):
+class LmEvalOptions(Section):
     """Options of the evaluator `lm-eval`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     task: str = Field(
         description="This is the name of a task of lm-evaluation-harness (not of a group), or a "

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from genepool.documents import list_of
 from genepool.errors import EnvironmentDown, EpisodeError
 from genepool.messages import shown
+from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.json_over_http import Answer, JsonServer, ServerGone, Url
 from genepool.tasks.agent.environments.tasks_and_texts import (
@@ -49,10 +50,8 @@ instruction decides what it is worth.
 )
 
 
-class AgentGymOptions(BaseModel):
+class AgentGymOptions(Section):
     """Options of the environment `agentgym`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: Url | Annotated[list[Url], Field(min_length=1)] = Field(
         description="The server listens at this address ('http://127.0.0.1:36001'); sessions are "

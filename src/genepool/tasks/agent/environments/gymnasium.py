@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from genepool.errors import EpisodeError, MissingExtraError
 from genepool.messages import blamed, one_line, pass_on, shown
 from genepool.models.user_code import load_function
+from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.tasks_and_texts import (
     ACTING,
@@ -29,10 +30,8 @@ from genepool.tasks.agent.environments.tasks_and_texts import (
 _VERSION = re.compile(r"-v\d+$")
 
 
-class GymnasiumOptions(BaseModel):
+class GymnasiumOptions(Section):
     """Options of the environment `gymnasium`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     make: str = Field(
         description="The 'module:function' is called without arguments, or with `arguments`, and "

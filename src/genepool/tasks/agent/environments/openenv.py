@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from genepool.documents import list_of
 from genepool.errors import EpisodeError
 from genepool.messages import one_line, shown, some
+from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.json_over_http import JsonServer, ServerGone, Url
 from genepool.tasks.agent.environments.json_over_websocket import JsonSocket
@@ -41,10 +42,8 @@ def _checked_action(action: str | dict[str, Any] | None) -> str | dict[str, Any]
     return action
 
 
-class OpenEnvOptions(BaseModel):
+class OpenEnvOptions(Section):
     """Options of the environment `openenv`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: Url = Field(description="The server listens at this address ('http://127.0.0.1:8000').")
     transport: Literal["websocket", "http"] = Field(

@@ -14,12 +14,13 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from genepool.checkpoints.files.atomic import temporary_sibling
 from genepool.checkpoints.files.cache import shared_cache
 from genepool.errors import EpisodeError, MissingExtraError
 from genepool.messages import cause, one_line, pass_on, some
+from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.tasks_and_texts import FORM
 
@@ -47,10 +48,8 @@ close THING, unlock THING with THING, lock THING with THING, eat THING.
 )
 
 
-class TextWorldOptions(BaseModel):
+class TextWorldOptions(Section):
     """Options of the environment `textworld`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     rooms: Annotated[int, Field(ge=1, le=30)] = Field(
         default=3, description="A game has so many rooms."
