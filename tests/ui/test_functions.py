@@ -20,6 +20,9 @@ def test_they_tell_what_the_commands_tell(recipes: Path, tmp_path: Path) -> None
     assert genepool.show(recipes, 0) == genepool.show(str(recipes), "seed1")
     page = genepool.report(recipes, tmp_path / "page.html")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with genepool.Pool(recipes) as pool:
+        opened = genepool.export(pool, "best", tmp_path / "opened", verify=False)
+    assert genepool.export(str(recipes), "best", tmp_path / "named").genome == opened.genome
     with pytest.raises(genepool.GenepoolError, match="there is no pool here"):
         genepool.status(tmp_path)
 

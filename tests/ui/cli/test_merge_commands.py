@@ -160,4 +160,7 @@ def test_methods_have_the_names_of_mergekit_too(place: Path) -> None:
     for name in ("dare-ties", "dare-linear", "task-arithmetic"):
         ours = merged(place, name, "--method", name, *base)
         theirs = merged(place, f"{name}-", "--method", name.replace("-", "_"), *base)
-        assert weights(ours) == weights(theirs)
+        blended = place / f"{name}_"
+        models = [seed(place, 1), seed(place, 2)]
+        blend(models, blended, method=name.replace("-", "_"), base=seed(place, 3))
+        assert weights(ours) == weights(theirs) == weights(blended)

@@ -33,7 +33,8 @@ def specify(name: str, options: Options, models: int) -> Specification:
         WrongOptions: no such method, or what does not go with it.
         InputError: a value that no merge can use.
     """
-    method = METHODS.get(name)
+    # As mergekit writes it, with an underscore, will do too.
+    method = METHODS.get(name.replace("_", "-"))
     if method is None:
         raise WrongOptions(f"method: expected one of {', '.join(METHODS)}; got {name!r}")
     if models < 1:

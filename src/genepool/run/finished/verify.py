@@ -41,7 +41,7 @@ class _Unverifiable(GenepoolError):
 
 
 def export(
-    pool: Pool,
+    pool: Pool | PathLike,
     member: int | str,
     directory: PathLike,
     *,
@@ -55,7 +55,7 @@ def export(
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
     Args:
-        pool: where it lives.
+        pool: where it lives, opened or by its directory.
         member: id, "best" for the champion, or a seed's name.
         directory: new or empty; but see `overwrite`.
         seeds: where seeds lie now, by name, for those that have moved.
@@ -76,6 +76,19 @@ def export(
         GenepoolError: what was written scores otherwise or draws nothing, or it cannot be verified
             and `verify` is true. Nothing is left at `directory`.
     """
+    if not isinstance(pool, Pool):
+        with Pool(pool) as opened:
+            return export(
+                opened,
+                member,
+                directory,
+                seeds=seeds,
+                dtype=dtype,
+                shard_bytes=shard_bytes,
+                overwrite=overwrite,
+                advance=advance,
+                verify=verify,
+            )
     number = member_number(pool, str(member))
     found: list[str | int] = []
 
