@@ -236,6 +236,42 @@ def test_what_was_weighed_may_change_before_it_is_told() -> None:
     assert evolution.tell(proposal.step, scores).score == 1
 
 
+def test_seeds_are_not_refused_and_only_the_oldest_is_weighed() -> None:
+    """These ended in a traceback."""
+    problem, score = problem_for(M2N2())
+    evolution = Evolution(problem, M2N2(archive=6), in_flight=2)
+    first, second = evolution.ask(), evolution.ask()
+    for scores in (None, score(first.genome)):
+        with pytest.raises(InputError, match=r"seed 0 must be scored; got (None|'refused')"):
+            evolution.tell(first.step, scores, refused=True)
+    for step in (second.step, 44):
+        with pytest.raises(InputError, match=f"expected step {first.step}; got step {step}"):
+            evolution.weigh(step, score(second.genome))
+    weighed = evolution.weigh(first.step, score(first.genome).tolist())
+    assert weighed.score == evolution.tell(first.step, score(first.genome)).score
+
+
+@pytest.mark.parametrize(
+    ("seeds", "examples", "message"),
+    [
+        ([["a", "b"], ["c", "d"]], 3, "seeds must be numbers"),
+        ([[1j, 2], [3, 4]], 3, "seeds must be numbers"),
+        ([np.ma.masked_array([1.0, 2.0], mask=[0, 1]), np.ones(2)], 3, "some are masked"),
+        ([np.ones(2)], 0, "a number of examples, at least 1; got 0"),
+        ([np.ones(2)], -3, "at least 1; got -3"),
+        ([np.ones(2)], 2.5, "at least 1; got 2.5"),
+    ],
+)
+def test_problems_that_are_none(seeds: Any, examples: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Problem.of_vectors(seeds, examples)
+
+
+def test_a_number_of_examples_is_any_whole_number() -> None:
+    """numpy's have a `size` of their own, and it is 1."""
+    assert Problem.of_vectors([np.ones(2)], np.int64(7)).examples.size == 7  # type: ignore[arg-type]
+
+
 def test_nothing_is_told_twice() -> None:
     evolution = Evolution(problem_for(M2N2())[0], M2N2(archive=6))
     for step in (None, 0, 7):

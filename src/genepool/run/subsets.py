@@ -14,7 +14,8 @@ from genepool.messages import count
 from genepool.pool.records import FINAL, Reevaluation
 from genepool.run.failures import require_scored
 from genepool.run.session import Session
-from genepool.strategies.evolution import Evolution, Renewal
+from genepool.strategies.evolution import Evolution
+from genepool.strategies.problem import Renewal
 
 # By member: float32[N], NaN where it was never asked; None if it failed.
 Known = dict[int, NDArray[np.float32] | None]

@@ -33,7 +33,15 @@ from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
 from genepool.strategies.base import Strategy
-from genepool.strategies.problem import REJECTED, Outcome, Plan, Problem, Proposal, Trial
+from genepool.strategies.problem import (
+    REJECTED,
+    Outcome,
+    Plan,
+    Problem,
+    Proposal,
+    Renewal,
+    Trial,
+)
 from genepool.strategies.retention import Retention
 
 Float32 = NDArray[np.float32]
@@ -54,26 +62,6 @@ class _Flight:
 def _hold(scores: Float32, answered: Float32) -> bool:
     """Whether all that a plan was answered is among the scores that are told."""
     return scores is answered or not np.isnan(scores[~np.isnan(answered)]).any()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Renewal:
-    """The archive must be asked other examples, before the next child can be proposed.
-
-    Attributes:
-        subset: the examples that members compete for from now on.
-        members: the members of the archive that were not asked all of these before.
-        known: float32[N] for each of them, NaN where it was not asked.
-    """
-
-    subset: Subset
-    members: tuple[Member, ...]
-    known: tuple[Float32, ...]
-
-    def plans(self) -> list[EvaluationPlan]:
-        """What to ask each of the members; `plan.scores` is then what is known of it."""
-        part = self.subset.part
-        return [self.subset.whole(FullPlan(part(known)), known) for known in self.known]
 
 
 class Evolution:
@@ -259,11 +247,16 @@ class Evolution:
             flight.met, flight.plan = state, plan
         return None if plan.done else plan
 
-    def weigh(self, step: int, scores: Float32) -> Outcome:
+    def weigh(self, step: int, scores: ArrayLike) -> Outcome:
         """What would become of the oldest proposal in flight, if it were told these scores.
 
         For who asks more of a child that would be accepted, before it is: see `refused` of `tell`.
+
+        Raises:
+            InputError: as `tell`.
         """
+        self._require_due(step)
+        scores = numbers(scores, "scores").astype(np.float32, copy=False)
         state, member, outcome = self._decide(step, scores)
         self._weighed = (step, scores.copy(), state, member, outcome)
         return outcome
@@ -281,18 +274,14 @@ class Evolution:
 
         Raises:
             InputError: another proposal is the oldest, a score is missing or outside [0, 1], or a
-                seed could not be scored.
+                seed could not be scored or is refused.
         """
-        if not self._flights or step != self._oldest:
-            due = f"step {self._oldest}" if self._flights else "nothing"
-            raise InputError(
-                f"proposals are told in the order in which they were asked: expected {due}; "
-                f"got step {step}"
-            )
+        self._require_due(step)
         proposal = self._flights[step].proposal
+        if step <= 0 and (scores is None or refused):
+            got = "None" if scores is None else "'refused'"
+            raise InputError(f"seed {self.member_id(step)} must be scored; got {got}")
         if scores is None:
-            if step <= 0:
-                raise InputError(f"seed {self.member_id(step)} must be scored; got None")
             failed = replace(REJECTED, verdict=Verdict.FAILED)
             return self._close(proposal, self._skipped(step), failed)
         given = numbers(scores, "scores").astype(np.float32, copy=False)
@@ -348,6 +337,19 @@ class Evolution:
         champion = None if self.champion is None else self.champion.id
         forget = self._retention.forget(proposal, outcome, champion)
         return replace(outcome, forget=forget) if forget else outcome
+
+    def _require_due(self, step: int) -> None:
+        """Refuse any but the oldest proposal in flight.
+
+        Raises:
+            InputError: it is another one.
+        """
+        if not self._flights or step != self._oldest:
+            due = f"step {self._oldest}" if self._flights else "nothing"
+            raise InputError(
+                f"proposals are told in the order in which they were asked: expected {due}; "
+                f"got step {step}"
+            )
 
     def _lead(self, member: Member) -> bool:
         """Whether a member is better than all before it, and so the champion from now on."""

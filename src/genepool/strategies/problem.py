@@ -1,4 +1,4 @@
-"""What strategies work on and hand out: problems, plans, proposals, outcomes, trials."""
+"""What strategies work on and hand out: problems, plans, proposals, outcomes, trials, renewals."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member, Verdict
 from genepool.core.axis import ArrayProducts, Axis, InnerProducts
 from genepool.core.axis import axis as one_chromosome
+from genepool.core.checks import is_whole, numbers
+from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.examples import Examples, examples_of
 from genepool.core.genome import Genome, Recipe, Vector, express, seed_recipe
 from genepool.core.slerp import Angle
+from genepool.core.subsets import Subset
 from genepool.errors import InputError
 
 Float32 = NDArray[np.float32]
@@ -64,10 +67,11 @@ class Problem:
                 treat layers apart need it. None: all weights are one tensor.
 
         Raises:
-            InputError: there are no seeds, they are no vectors of one length of finite numbers, or
-                the tensors do not fill them.
+            InputError: there are no seeds, they are no vectors of one length of finite numbers, the
+                tensors do not fill them, or there are no examples.
         """
-        vectors = tuple(np.array(seed_model, dtype=np.float32) for seed_model in seeds)
+        given = [numbers(seed_model, "seeds") for seed_model in seeds]
+        vectors = tuple(np.array(seed_model, dtype=np.float32) for seed_model in given)
         shapes = {vector.shape for vector in vectors}
         if len(shapes) != 1 or len(vectors[0].shape) != 1 or not vectors[0].size:
             raise InputError(
@@ -77,6 +81,10 @@ class Problem:
             if not bool(np.isfinite(vector).all()):
                 raise InputError(f"seed {number} holds NaN or infinity")
             vector.setflags(write=False)
+        if not isinstance(examples, Examples):
+            if not (is_whole(examples) and examples >= 1):
+                raise InputError(f"expected a number of examples, at least 1; got {examples!r}")
+            examples = examples_of(int(examples), binary=binary)
         size = vectors[0].size
         sizes = [size] if tensors is None else list(tensors.values())
         if min(sizes, default=0) < 1 or sum(sizes) != size:
@@ -84,7 +92,7 @@ class Problem:
         return cls(
             one_chromosome(size, list(accumulate(sizes))),
             ArrayProducts(vectors),
-            examples_of(examples, binary=binary) if isinstance(examples, int) else examples,
+            examples,
             tuple(seed_recipe(size, number, len(vectors)) for number in range(len(vectors))),
             seed,
             tuple(tensors or ("weights",)),
@@ -244,3 +252,23 @@ class Trial:
     member: Member | None
     slot: int | None
     scores: Float32 | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Renewal:
+    """The archive must be asked other examples, before the next child can be proposed.
+
+    Attributes:
+        subset: the examples that members compete for from now on.
+        members: the members of the archive that were not asked all of these before.
+        known: float32[N] for each of them, NaN where it was not asked.
+    """
+
+    subset: Subset
+    members: tuple[Member, ...]
+    known: tuple[Float32, ...]
+
+    def plans(self) -> list[EvaluationPlan]:
+        """What to ask each of the members; `plan.scores` is then what is known of it."""
+        part = self.subset.part
+        return [self.subset.whole(FullPlan(part(known)), known) for known in self.known]
