@@ -198,7 +198,7 @@ def test_recipes_that_are_none(place: Path) -> None:
     ):
         refused(place, ["rebuild", str(place / name)], word, (1,))
     for entry in ("seed1", "=x", "seed1="):
-        refused(place, ["rebuild", str(place / "text.json"), entry], "NAME=PATH", (1,))
+        refused(place, ["rebuild", str(place / "text.json"), entry], "NAME=PATH", (2,))
 
 
 def test_a_full_disk_while_blending(place: Path) -> None:
