@@ -53,6 +53,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def percent(value: float | None) -> str:
+    """A share in [0, 1] with three digits or so; a dash where it is not known."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
 def at(path: Path) -> str:
     """A path, safe to print."""
     return one_line(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genepool.messages import one_line
+from genepool.messages import one_line, percent
 
 _TABLE = """\
 <table><caption>{{ line }}</caption>
@@ -45,21 +45,17 @@ def html(status: dict[str, Any]) -> str:
     from jinja2 import Environment
 
     rows = [
-        (one_line(seed["name"]), _percent(seed["train"]), _percent(seed["held_out"]))
+        (one_line(seed["name"]), percent(seed["train"]), percent(seed["held_out"]))
         for seed in status["seeds"]
     ]
     if (champion := status["champion"]) is not None and champion["member"] >= len(rows):
         name = f"champion, member {champion['member']}"
-        rows.append((name, _percent(champion["train"]), _percent(champion["held_out"])))
+        rows.append((name, percent(champion["train"]), percent(champion["held_out"])))
     made = Environment(autoescape=True).from_string(_TABLE)
     return made.render(line=line(status), names=("selection", "held-out"), rows=rows)
 
 
 def _scores(model: dict[str, Any]) -> str:
     held_out = model["held_out"]
-    more = "" if held_out is None else f" (held-out {_percent(held_out)})"
-    return _percent(model["train"]) + more
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    more = "" if held_out is None else f" (held-out {percent(held_out)})"
+    return percent(model["train"]) + more

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from genepool.core.genome import Recipe, Vector
 from genepool.core.shares import seed_shares
 from genepool.errors import MissingExtraError
+from genepool.messages import percent
 from genepool.output.own_files import PNG, write_own
 from genepool.pool.history import History, history
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import ScoreMatrix, in_columns, score_matrix
 from genepool.ui.report.graphics import COLOURS
-from genepool.ui.terminal.console import number, percent, plain
+from genepool.ui.terminal.console import number, plain
 
 try:
     import matplotlib as mpl

@@ -13,11 +13,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from genepool.messages import percent
 from genepool.pool.records import Picture, Transcript
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
 from genepool.ui.report.gallery import episodes, galleries
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
-from genepool.ui.terminal.console import count, number, percent, plain
+from genepool.ui.terminal.console import count, number, plain
 
 # Members of the archive whose scores are drawn, and pixels along their examples.
 _ROWS, _COLUMNS = 60, 1000

@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from genepool.messages import percent
+
 # Wide enough that nothing is cut where no window sets a width.
 _PIPE_WIDTH = 200
 # Tasks whose scores stand in one line.
@@ -53,11 +55,6 @@ def command(*arguments: object) -> str:
     else:
         words = [sys.executable, "-m", "genepool"]
     return shlex.join([*words, *map(str, arguments)])
-
-
-def percent(value: float | None) -> str:
-    """A share in [0, 1] with three digits or so; a dash where it is not known."""
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def number(value: float) -> str:

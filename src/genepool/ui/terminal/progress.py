@@ -19,16 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from genepool.ui.terminal.console import (
-    by_task,
-    children,
-    console,
-    duration,
-    number,
-    pace,
-    percent,
-    plain,
-)
+from genepool.messages import percent
+from genepool.ui.terminal.console import by_task, children, console, duration, number, pace, plain
 
 if TYPE_CHECKING:
     from genepool.run.progress import SeedReport, StepReport
