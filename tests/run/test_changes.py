@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def act(model, asked):
 """
 _FROM_FILE = """
 from pathlib import Path
+from types import ModuleType
 examples = list(range(40))
 def score(model, chosen):
     scale = float(Path({catalogue!r}).read_text())
@@ -314,3 +316,24 @@ def test_a_seed_and_a_block_say_most_where_scores_differ() -> None:
     assert (row, indices.tolist()) == (0, list(range(35, 49)))
     scores[:] = np.nan
     assert changes.most_telling(examples, scores) == {}
+
+
+class _Slim:
+    """What some libraries put in place of a module."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("there", [None, _Slim(), 7])
+def test_what_stands_for_a_module_need_not_be_one(
+    monkeypatch: pytest.MonkeyPatch, there: Any
+) -> None:
+    """None says that it shall not be imported. It ended in a traceback."""
+    mine, other = ModuleType("mine_of_a_user"), ModuleType("packaged")
+    vars(mine)["packaged"] = other
+    monkeypatch.setitem(sys.modules, "mine_of_a_user", mine)
+    monkeypatch.setitem(sys.modules, "packaged", there)
+    assert changes._imported_by({"mine_of_a_user": "a digest"}) == {}
+    vars(other)["__version__"] = "1.2+local"
+    monkeypatch.setitem(sys.modules, "packaged", other)
+    assert changes._imported_by({"mine_of_a_user": "a digest"}) == {"packaged": "1.2"}

@@ -100,7 +100,9 @@ def _imported_by(modules: Mapping[str, str]) -> dict[str, str]:
                 tops.add(str(value.__module__).partition(".")[0])
     found: dict[str, str] = {}
     for top in sorted(tops - set(sys.stdlib_module_names) - modules.keys() - {"genepool"}):
-        version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
+        # Python keeps None there for what shall not be imported, and some put an object of theirs.
+        module = sys.modules.get(top)
+        version = vars(module).get("__version__") if isinstance(module, ModuleType) else None
         if isinstance(version, str):
             found[top] = version.partition("+")[0]
     return found
