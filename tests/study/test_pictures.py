@@ -166,5 +166,5 @@ def test_the_demo_prints_a_table_and_draws(pool: Path) -> None:
     assert code == 0, error
     rows = [line.split("  ")[0].strip() for line in out.splitlines()]
     assert set(rows) >= {*pictures.SEEDS, "plain mean", "champion"}
-    assert "1 children in" in out
+    assert "1 child in" in out
     assert "pictures.png" in out

@@ -79,13 +79,13 @@ def pace(items: int, seconds: float) -> str:
 
 
 def near(path: str) -> str:
-    """A path as it is shorter: from the root, or from the folder in which one is."""
+    """A path as it is seen from the folder in which one is, if it lies there."""
     try:
         from_here = os.path.relpath(path)
-        same = Path(from_here).samefile(path)
+        inside = not from_here.startswith(os.pardir) and Path(from_here).samefile(path)
     except (OSError, ValueError):
         return path
-    return from_here if same and len(from_here) < len(path) else path
+    return from_here if inside else path
 
 
 def duration(seconds: float) -> str:
