@@ -216,16 +216,18 @@ class RemoteExecutor:
     def _take(self, number: int) -> Job | None:
         """Wait for the next job of a worker; None when there will be none."""
         with self._ready:
-            while not self._closing:
+            while not self._closing and self._failed is None:
                 if (job := self._next(number)) is not None:
                     self._waiting.remove(job)
                     if job.began is None:
                         job.began = time.perf_counter()
                         self._begun.append(job)
+                else:
+                    job = next((one for one in self._begun if self._needs_help(one)), None)
+                if job is not None:
+                    # At once: a job that nobody is at is queued again.
+                    job.crew[number] = None
                     return job
-                for job in self._begun:
-                    if self._takes(job, _HELPED) and job.has_room(late=self._takes(job, _TWICE)):
-                        return job
                 self._ready.wait(_POLL if len(self._threads) > 1 else None)
         return None
 
@@ -236,6 +238,10 @@ class RemoteExecutor:
             if job.refused is None or job.refused.worker != number or alone:
                 return job
         return None
+
+    def _needs_help(self, job: Job) -> bool:
+        late = self._takes(job, _TWICE)
+        return self._takes(job, _HELPED) and job.has_room(late=late)
 
     def _takes(self, job: Job, limits: tuple[float, float]) -> bool:
         """Whether it takes as long as one of the limits says, measured by those before it."""
@@ -279,7 +285,7 @@ class RemoteExecutor:
         """Give what a lost worker had to others.
 
         Raises:
-            GenepoolError, Lost: too many were lost over it.
+            GenepoolError: too many were lost over it.
         """
         with self._ready:
             self._present.discard(number)
@@ -287,7 +293,9 @@ class RemoteExecutor:
             if job.answer is None:
                 job.losses += 1
                 if job.losses >= self._losses:
-                    raise lost if job.losses == 1 else _deadly(job, lost) from None
+                    error = lost.error if job.losses == 1 else _deadly(job, lost)
+                    self._fail(error)  # At once, before another worker takes the job.
+                    raise error from None
                 self._waiting.appendleft(job)
             self._ready.notify_all()
 
@@ -298,8 +306,6 @@ class RemoteExecutor:
             Lost: the worker is.
             BaseException: what something other than the model is at fault for.
         """
-        with self._ready:
-            job.crew[number] = None
 
         def asked(message: bytes) -> bytes | Refusal:
             reply = _ask(worker, message)
