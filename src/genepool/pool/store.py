@@ -57,7 +57,7 @@ class Store:
     def _meant(self) -> str:
         """Pools that lie where one was looked for, in words."""
         inside = {self.path.parent} if self.path.name == DATABASE else set[Path]()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             inside |= {file.parent for file in self.path.glob(f"*/{DATABASE}")}
         return f"; did you mean {some(sorted(inside))}?" if inside else ""
 

@@ -118,11 +118,15 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
 
 def _meant(file: Path) -> str:
     """What may have been meant by a run file that cannot be read, in words."""
-    if (file / DATABASE).exists():
+    # These answer for names that are too long or hold NUL, too.
+    if os.path.exists(file / DATABASE):  # noqa: PTH110
         return "; this is a pool, which `genepool status` shows: name the run file that made it"
-    folder = file if file.is_dir() else file.parent
-    there = sorted(str(each) for each in folder.glob("*.y*ml"))
-    close = there if file.is_dir() else difflib.get_close_matches(str(file), there)
+    is_folder = os.path.isdir(file)  # noqa: PTH112
+    try:
+        there = sorted(str(each) for each in (file if is_folder else file.parent).glob("*.y*ml"))
+    except (OSError, ValueError):
+        return ""
+    close = there if is_folder else difflib.get_close_matches(str(file), there)
     return f"; did you mean {some(close)}?" if close else ""
 
 

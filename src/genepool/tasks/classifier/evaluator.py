@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -240,8 +241,9 @@ def _read(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Labell
     if not files:
         if options.data in (None, "digits"):
             return datasets.digits(), None
-        if not (file := directory / options.data).exists():
-            raise ConfigError(f"data: expected 'digits' or an .npz file; there is no {at(file)}")
+        # It answers for names that are too long or hold NUL, too.
+        if not os.path.exists(file := directory / options.data):  # noqa: PTH110
+            raise ConfigError(f"data: expected 'digits' or an .npz file; no such file: {at(file)}")
         return datasets.read_npz(file)
     for one, other in (("images", "labels"), ("test_images", "test_labels")):
         if (one in files) != (other in files):
