@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,7 +59,6 @@ def act(model, asked):
 """
 _FROM_FILE = """
 from pathlib import Path
-from types import ModuleType
 examples = list(range(40))
 def score(model, chosen):
     scale = float(Path({catalogue!r}).read_text())
@@ -69,8 +68,16 @@ def score(model, chosen):
 
 
 @pytest.fixture(autouse=True)
-def _anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def _anew(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    # Other tests' runs would tell that the files of these have changed.
+    _forget()
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.startswith(("helper_", "rules_"))]:
+        del sys.modules[name]
 
 
 class Rules:
@@ -109,8 +116,7 @@ class Rules:
 
     def evolve(self, budget: int = 30, **settings: Any) -> tuple[str, ...]:
         """As in a new process."""
-        for name in [name for name in sys.modules if name.startswith(("helper_", "rules_"))]:
-            del sys.modules[name]
+        _forget()
         return self.evolve_here(budget, **settings)
 
     def evolve_here(self, budget: int = 30, **settings: Any) -> tuple[str, ...]:
