@@ -396,3 +396,37 @@ def test_the_base_that_the_adapter_names(tmp_path: Path) -> None:
         json.dumps({**content, "base_model_name_or_path": "org/model", "revision": "v2"})
     )
     assert find_source("adapter", tmp_path).base == "org/model@v2"
+
+
+def test_a_base_that_is_not_the_one_that_the_adapter_names_is_told(tmp_path: Path) -> None:
+    adapted(tmp_path, language.llama(0), torch.float32, r=4, target_modules=["q_proj"])
+    config = tmp_path / "adapter/adapter_config.json"
+    content = json.loads(config.read_text())
+
+    def told(named: str, revision: str | None = None, base: str = "base") -> tuple[str, ...]:
+        said = {**content, "base_model_name_or_path": named, "revision": revision}
+        config.write_text(json.dumps(said))
+        return open_source(find_source("adapter", tmp_path, base=base)).notices
+
+    for named in (
+        "org/base",
+        "org/Base",
+        "/elsewhere/base",
+        "C:\\models\\base\\",
+        str(tmp_path / "base"),
+    ):
+        assert told(named) == ()
+    assert told("org/base", "v2") == ()  # A folder does not say of which revision it is.
+    for named in ("org/base-instruct", "/elsewhere/checkpoint-500", "C:\\models\\other"):
+        (line,) = told(named)
+        assert str(tmp_path / "base") in line
+        assert named.rpartition("/")[2] in line
+    # A folder that is there, and is another one of the same name.
+    other = tmp_path / "other/base"
+    language.save(language.llama(1), other)
+    (line,) = told(str(other))
+    assert str(other) in line
+    assert str(tmp_path / "base") in line
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "base")
+    assert told(str(link)) == ()

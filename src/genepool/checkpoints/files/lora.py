@@ -6,6 +6,7 @@ the base. Methods and options other than those that are folded exactly are refus
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -100,7 +101,32 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     plan = _Plan(settings, weights, base)
     said = hashlib.sha256(settings.file.read_bytes()).hexdigest()
     opened = with_folded(base, weights, [said], plan.changed, plan.folded)
-    return replace(opened, path=directory, name=directory.resolve().name)
+    notices = (*base.notices, *_of_another_base(directory, base))
+    return replace(opened, path=directory, name=directory.resolve().name, notices=notices)
+
+
+def _of_another_base(directory: Path, base: Checkpoint) -> list[str]:
+    """What to say of a base that is not the one that the adapter's configuration names.
+
+    A path of another machine, or an id of the Hub, is taken for a folder that has its last part.
+    """
+    named = named_base(directory)
+    if named is None or named == str(base.path):
+        return []
+    plain, _, revision = named.partition("@")
+    last = re.split(r"[/\\]", plain.rstrip("/\\"))[-1].lower()
+    own, _, other = base.path.name.partition("@")
+    alike = last in (base.name.lower(), own.lower())
+    if not base.path.is_absolute():
+        alike = alike and revision == other
+    with contextlib.suppress(OSError, ValueError):  # It need not be a path of this machine.
+        alike = Path(named).samefile(base.path)
+    if alike:
+        return []
+    return [
+        f"{at(directory)}: its {CONFIG} names the base '{one_line(named)}', and it is folded into "
+        f"{at(base.path)}: is that what it was trained on?"
+    ]
 
 
 def with_folded(
