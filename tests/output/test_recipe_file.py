@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,56 @@ def test_an_adapter_comes_under_the_licence_of_its_base_too(
     assert [seed["licence"] for seed in done.details["seeds"]] == [declared] * 2
     front = front_matter((done.directory / "README.md").read_text())
     assert front["license"] == (declared if " " not in declared else "other")
+
+
+def test_a_recipe_whose_adapters_need_a_base_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    base = model(tmp_path / "base")
+    one = adapter(tmp_path / "one", base_model_name_or_path="org/base")
+    done = merge(base, one, tmp_path / "out", ratio=0.3, adapter_base=str(base))
+    assert (
+        "--moved base=PATH one=PATH one.base=PATH -o DIR"
+        in (done.directory / "README.md").read_text()
+    )
+    places = {"base": base, "one": one, "one.base": base}
+    again = rebuild(done.directory, tmp_path / "again", seeds=places)
+    assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
+    assert "one=PATH one.base=PATH" in (again.directory / "README.md").read_text()
+    # With another base, and with one that is not there, it is said which option means it.
+    model(tmp_path / "other", 1)
+    for wrong in (tmp_path / "other", tmp_path / "none"):
+        with pytest.raises(CheckpointError, match=r"--moved one\.base=PATH"):
+            rebuild(done.directory, tmp_path / "no", seeds={**places, "one.base": wrong})
+
+
+def test_what_goes_out_names_no_path_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    base = model(tmp_path / "base")
+    one = adapter(tmp_path / "one", base_model_name_or_path="org/another")
+    shutil.copy(base / "tokenizer.json", one)
+    for place, value in ((base, 1), (one, 2)):
+        settings = {"chat_template": f"{value}", "add_bos_token": value == 1}
+        (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    done = merge(base, one, tmp_path / "out", ratio=0.3, adapter_base=str(base))
+    assert len(done.notices) >= 3
+    assert all(str(tmp_path) in notice for notice in done.notices)
+    assert any("'org/another'" in notice for notice in done.details["notices"])
+    assert any(text.startswith("one: another chat") for text in done.details["notices"])
+    for written in sorted(done.directory.iterdir()):
+        assert str(tmp_path).encode() not in written.read_bytes(), written
+    page = (done.directory / "README.md").read_text()
+    assert "another chat template than in base" in page
+    # Of two places the names of which begin alike.
+    pair = [model(tmp_path / name) for name in ("base/of", "base-2")]
+    for number, place in enumerate(pair):
+        (place / "generation_config.json").write_text(json.dumps({"top_k": number}))
+    done = merge(*pair, tmp_path / "two", ratio=0.3)
+    (line,) = [text for text in done.details["notices"] if "top_k" in text]
+    assert line.startswith("base-2: other values of top_k in generation_config.json than in of (")
 
 
 def test_the_common_licence() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from genepool.checkpoints.family import Source
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.lora import named_base
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe
 from genepool.core.shares import shares_between
@@ -27,7 +28,7 @@ PICTURES = "pictures.png"
 @dataclass(frozen=True, slots=True)
 class CardSeed:
     """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, if known, and
-    `based`, whether it is a LoRA whose file does not say which pipeline is its base."""
+    `based`, whether it is an adapter whose own files do not say where everyone finds its base."""
 
     name: str
     digest: str
@@ -147,7 +148,9 @@ def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = 
     if not place.exists():
         place = checkpoint.directory or checkpoint.path
     declared = licence.lower() or licences_of(checkpoint.origins or (place,))
-    based = source.base is not None and checkpoint.pipeline is not None
+    based = source.base is not None and bool(checkpoint.origins)
+    if based and not Path(str(source.base)).is_absolute() and checkpoint.pipeline is None:
+        based = named_base(checkpoint.origins[-1].parent) != source.base
     return CardSeed(name, checkpoint.digest(), declared, hub_id(source.path), based)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.lora import is_adapter
 from genepool.checkpoints.pipelines.components import Component
 from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.checkpoints.pipelines.lora_files import lora_file
@@ -96,12 +97,13 @@ def _recipe_seed(
     try:
         checkpoint = open_source(replace(source, components=evolving))
     except CheckpointError as error:
-        raise _unopened(seed, error) from None
+        raise _unopened(seed, error, is_adapter(Path(source.path))) from None
     if checkpoint.digest() != seed.digest:
+        base = f" and base (--moved {seed.name}.base=PATH)" if checkpoint.origins else ""
         raise CheckpointError(
             f"seed '{seed.name}': {source.path} holds other tensors (digest "
             f"{checkpoint.digest()[:12]}) than the recipe was made with ({seed.digest[:12]}); give "
-            "the very same model"
+            f"the very same model{base}"
         )
     return checkpoint
 
@@ -127,9 +129,10 @@ def _source(seed: RecipeSeed, places: Mapping[str, PathLike]) -> Source:
     return moved(source, seed.name, places)
 
 
-def _unopened(seed: RecipeSeed, error: CheckpointError) -> CheckpointError:
+def _unopened(seed: RecipeSeed, error: CheckpointError, adapter: bool = False) -> CheckpointError:
+    base = f", and its base with --moved {seed.name}.base=PATH" if adapter else ""
     return CheckpointError(
-        f"seed '{seed.name}': {error}; say where it is with --moved {seed.name}=PATH"
+        f"seed '{seed.name}': {error}; say where it is with --moved {seed.name}=PATH{base}"
     )
 
 
@@ -162,7 +165,7 @@ def _rebuilt_card(read: RecipeFile, family: Family, places: Mapping[str, PathLik
                 seed.digest,
                 seed.licence or None,
                 seed.hub,
-                f"{seed.name}.base" in places and bool(read.evolving),
+                f"{seed.name}.base" in places,
             )
             for seed in seeds
         )

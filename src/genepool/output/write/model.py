@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from genepool.checkpoints.pipelines.single_file import lasting_metadata
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.errors import InputError
 from genepool.governance.card import PICTURES, Card, CardComponent, CardSeed, render
+from genepool.governance.licences import hub_id
 from genepool.messages import at
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
 from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
@@ -32,6 +34,7 @@ class Exported:
         directory: where.
         genome: digest of the genome.
         details: what it was made from.
+        notices: what was told of the seeds, one line each, with the paths of this machine.
         verified: number of examples on which it was scored again, as the pool says; 0: was not.
         unverified: why it was not, where that was to be tried.
     """
@@ -39,6 +42,7 @@ class Exported:
     directory: Path
     genome: str
     details: dict[str, Any]
+    notices: tuple[str, ...] = ()
     verified: int = 0
     unverified: str = ""
 
@@ -75,7 +79,7 @@ def describe_seeds(
         "chromosomes": dict(chromosomes or {}),
         "partial": partial,
         "vocabulary": family.vocabulary,
-        "notices": list(family.notices),
+        "notices": _published(family.notices, seeds, family),
     }
     first = family.checkpoints[0]
     if first.pipeline is not None:
@@ -144,6 +148,7 @@ def write_model(
             check(place)
 
     first = family.checkpoints[0]
+    card = replace(card, notices=tuple(_published(card.notices, card.seeds, family)))
     card = _of_images(card, details, first, writing.dtype)
     page = render(replace(card, title=target.resolve().name), genome, layout)
     write_tensors(
@@ -161,7 +166,27 @@ def write_model(
         progress=progress,
         check=look,
     )
-    return Exported(target, str(document["genome"]), document)
+    return Exported(target, str(document["genome"]), document, family.notices)
+
+
+def _published(notices: Sequence[str], seeds: Sequence[CardSeed], family: Family) -> list[str]:
+    """Notices as they go out with a model: seeds by name, where they had paths of this machine."""
+    names: dict[str, str] = {}
+    for seed, checkpoint in zip(seeds, family.checkpoints, strict=True):
+        own = [checkpoint.path, checkpoint.tokenizer, checkpoint.directory]
+        others: list[Path | None] = []
+        if checkpoint.origins:
+            others = [checkpoint.origins[0], own.pop()]
+        if checkpoint.pipeline is not None:
+            others += [part.directory.parent for part in checkpoint.pipeline.components.values()]
+        for place in filter(None, others):
+            names.setdefault(at(place), hub_id(str(place)) or place.name)
+        names |= {at(place): seed.name for place in own if place and place.is_absolute()}
+    if not names:
+        return [*notices]
+    listed = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    pattern = re.compile(rf"(?:{listed})(?![\w-]|\.\w)")
+    return [pattern.sub(lambda found: names[found[0]], notice) for notice in notices]
 
 
 def _of_images(

@@ -331,7 +331,7 @@ def merge(
     with watcher() as progress:
         progress.stage("merging")
         written = merge_models(given, specification, opening, output, writing, progress.advance)
-        for notice in written.details["notices"]:
+        for notice in written.notices:
             progress.notice(notice)
     _report_checkpoint(written, as_json)
 
