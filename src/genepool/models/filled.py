@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +27,7 @@ def filled_by_genomes(
     pair: str,
     layout: Layout,
     first: Checkpoint,
-    parts: Callable[[], Mapping[str, torch.Tensor]] | None = None,
+    module: torch.nn.Module | None = None,
 ) -> LiveModel:
     """A live model whose tensors are matched to the checkpoint's by name.
 
@@ -39,7 +39,7 @@ def filled_by_genomes(
         pair: what does not fit what, for messages.
         layout: of the seeds.
         first: the first seed; it gives the tensors that do not merge.
-        parts: see `LiveModel`.
+        module: see `LiveModel`.
 
     Raises:
         CheckpointError: the network and the checkpoint differ in names, ties or shapes.
@@ -50,7 +50,7 @@ def filled_by_genomes(
             _fill(matched.pop(name), first.tensors[name])
     passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
     tensors = {**matched, **dict.fromkeys(passed_over)}
-    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors), parts)
+    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors), module)
 
 
 def _match(
@@ -113,19 +113,24 @@ def _destinations(
 
 
 class Unchanged:
-    """Looks whether a task has left a model as it was: the tensors that genomes are written into.
+    """Looks whether a task has left a model as it was: its mode, and the tensors that genomes are
+    written into.
 
     A network that a function has put elsewhere (`half()`, `to(...)`, a new parameter) computes with
     other tensors from then on, which no genome reaches: all models would score alike.
     """
 
-    def __init__(self, parts: Callable[[], Mapping[str, torch.Tensor]]) -> None:
-        """Note where the tensors are; see `LiveModel.parts`."""
-        self._parts, self._places = parts, _places(parts())
+    def __init__(self, module: torch.nn.Module) -> None:
+        """Note where the tensors are, and which modules are in training mode."""
+        self._module, self._places = module, _places(module.state_dict())
+        self._modes = [
+            (name, part, part.training)
+            for name, part in cast("list[tuple[str, torch.nn.Module]]", [*module.named_modules()])
+        ]
 
     def sample(self) -> dict[str, bytes]:
         """Some values of each tensor, to be compared by `look`."""
-        return {name: _some_values(part) for name, part in self._parts().items()}
+        return {name: _some_values(part) for name, part in self._module.state_dict().items()}
 
     def look(self, what: str, sample: Mapping[str, bytes] | None) -> None:
         """Refuse a model that was changed.
@@ -135,9 +140,16 @@ class Unchanged:
             sample: of before; None: values are not looked at.
 
         Raises:
-            ConfigError: naming a tensor.
+            ConfigError: naming a tensor or a module.
         """
-        places = _places(self._parts())
+        other = [name or "the whole" for name, part, mode in self._modes if part.training != mode]
+        if other:
+            raise ConfigError(
+                f"{what} has left the model in another mode than it was given (train() or eval(); "
+                f"modules {some(other)}), so that scores would depend on what was asked before; "
+                "call model.eval() at its end, or let it work on a copy (copy.deepcopy)"
+            )
+        places = _places(self._module.state_dict())
         moved = [name for name, place in self._places.items() if places.get(name) != place]
         if moved:
             raise ConfigError(

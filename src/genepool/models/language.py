@@ -156,7 +156,7 @@ def _build(building: Building) -> LiveModel:
     value = LanguageModel(model, words, directory, building.of_seeds)
     pair = f"the model of {at(directory / CONFIG)} does not fit {at(first.path)}"
     fit = list(held), pair, building.layout, first
-    return filled_by_genomes(value, held, *fit, model.state_dict)
+    return filled_by_genomes(value, held, *fit, model)
 
 
 def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:

@@ -101,14 +101,14 @@ class LiveModel:
         destinations: memory of the tensors, as `Materialiser` takes it; empty where the network is
             not in plain memory (another device, or strided).
         tensors: the network's tensors, as `CopyingMaterialiser` takes them; empty for arrays.
-        parts: gives the torch tensors that the value computes with at present, by name, for who
-            looks whether they are still those that are filled; None where tasks cannot change them.
+        module: the torch module that the value computes with, for who looks whether it is still as
+            it was built; None where tasks cannot change it.
     """
 
     value: Any
     destinations: Mapping[str, Destination | None]
     tensors: Mapping[str, Any]
-    parts: Callable[[], Mapping[str, Any]] | None = None
+    module: Any = None
 
     def writer(
         self,

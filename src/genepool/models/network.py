@@ -64,7 +64,7 @@ def _build(building: Building) -> LiveModel:
     if missing := [slot.name for slot in layout.slots if slot.name not in held]:
         raise CheckpointError(f"{pair}: the network has no {some(missing)}; {WHICH_ARCHITECTURE}")
     saved = [unwrapped(name) for name in network.state_dict()]
-    return filled_by_genomes(network, held, saved, pair, layout, first, network.state_dict)
+    return filled_by_genomes(network, held, saved, pair, layout, first, network)
 
 
 def _make(building: Building) -> torch.nn.Module:

@@ -24,7 +24,17 @@ from genepool.models.kinds import kind_of
 from genepool.run.file.run_settings import TaskOptions
 from genepool.run.run_file import Run
 from genepool.strategies.problem import Problem
-from genepool.tasks.task import Batched, Blocked, Drawn, Generating, Labelled, Remarking, Task
+from genepool.tasks.task import (
+    Batched,
+    Blocked,
+    Drawn,
+    Generating,
+    Labelled,
+    Remarking,
+    Task,
+    own_failures,
+    require_task,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +135,16 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     for index, entry in enumerate(run.tasks):
         where = f"{run.where('tasks', index)}: task '{entry.settings.name}'"
         try:
-            task = entry.evaluator(entry.options, run.directory)
+            with own_failures(entry.evaluator):
+                task: Task = entry.evaluator(entry.options, run.directory)
+                require_task(task)
+                told = [*task.notices] if isinstance(task, Remarking) else []
         except GenepoolError as error:
             raise _prefixed(error, where) from error
         except OSError as error:
             raise ConfigError(f"{where}: cannot be opened ({error.strerror or error})") from error
         (guards if entry.settings.guard else tasks).append(task)
-        if isinstance(task, Remarking):
-            remarks += [f"task '{entry.settings.name}': {text}" for text in task.notices]
+        remarks += [f"task '{entry.settings.name}': {text}" for text in told]
     _require_use(run, (*tasks, *guards))
     texts = [text for task in (*tasks, *guards) for text in _texts_drawn_from(task)]
     told = kind_of(run.config.model, first).told(run.config.model, first, texts)
@@ -179,11 +191,12 @@ def _texts_drawn_from(task: Task) -> list[str]:
     if not isinstance(task, Drawn):
         return []
     sizes = {False: len(task.samples), True: len(task.held_out)}
-    return [
-        text
-        for held_out, size in sizes.items()
-        for text in task.captions(np.arange(size), held_out=held_out)
-    ]
+    with own_failures(type(task)):
+        return [
+            text
+            for held_out, size in sizes.items()
+            for text in task.captions(np.arange(size), held_out=held_out)
+        ]
 
 
 def _prefixed(error: GenepoolError, prefix: str) -> GenepoolError:

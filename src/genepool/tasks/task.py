@@ -13,14 +13,17 @@ bits of what a language model computes) fixes the batches: see `Blocked`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.tasks.checks import checked_indices, checked_scores
+from genepool.errors import ConfigError, GenepoolError
+from genepool.messages import blamed, one_line, pass_on, shown
+from genepool.tasks.checks import checked_indices, checked_scores, require_unique
 from genepool.tasks.named_classes import NamedClasses
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "evaluator_names",
     "find_evaluator",
     "open_task",
+    "own_failures",
+    "require_task",
 ]
 
 
@@ -213,6 +218,62 @@ class Unshared(Protocol):
     def exclusive(self) -> bool:
         """Whether it is one: models would be given each other's scores."""
         ...
+
+
+@contextlib.contextmanager
+def own_failures(kind: type[Any], where: str = "") -> Generator[None, None, None]:
+    """What an evaluator of somebody's own raises unforeseen is one line, and no model's fault.
+
+    Args:
+        kind: the class that is called inside.
+        where: the beginning of the line.
+
+    Raises:
+        ConfigError: in place of what is no GenepoolError.
+    """
+    try:
+        yield
+    except GenepoolError:
+        raise
+    except BaseException as error:
+        pass_on(error)
+        if kind.__module__.startswith("genepool."):
+            raise
+        raise ConfigError(
+            f"{where}the evaluator {one_line(kind.__qualname__)} failed: {blamed(error)}; mend it, "
+            "or let it raise genepool.errors.EvaluationError for a model that cannot be scored"
+        ) from error
+
+
+def require_task(task: Task) -> None:
+    """Look once at what the protocols above say of a task.
+
+    Raises:
+        ConfigError: what is otherwise, and how it should be.
+    """
+    for name, ids in {"samples": task.samples, "held_out": task.held_out}.items():
+        if not isinstance(cast("object", ids), Sequence) or isinstance(cast("object", ids), str):
+            raise ConfigError(f"'{name}' of the evaluator: expected ids, a tuple of texts")
+    require_unique([*map(str, task.samples), *map(str, task.held_out)], "'samples' and 'held_out'")
+    looked: list[tuple[str, object, bool, str]] = []
+    digest, binary = cast("object", task.digest), cast("object", task.binary)
+    looked.append(("digest", digest, isinstance(digest, (str, int)), "a text"))
+    fine = isinstance(binary, (bool, np.bool_))
+    looked.append(("binary", binary, fine, "True or False"))
+    if isinstance(task, Batched):
+        fine = isinstance(cast("object", task.batch), (int, np.integer)) and task.batch >= 1
+        looked.append(("batch", task.batch, fine, "a number from 1"))
+    if isinstance(task, Labelled):
+        fine = len(task.labels) == len(task.samples)
+        looked.append(("labels", task.labels, fine, "one for each of 'samples'"))
+    if isinstance(task, Blocked):
+        blocks = np.asarray(task.blocks)
+        fine = blocks.shape == (len(task.samples),) and blocks.dtype.kind in "iu"
+        fine = fine and bool((np.diff(blocks, prepend=0) >= 0).all())
+        looked.append(("blocks", blocks, fine, "int64[N] from 0 that never fall"))
+    for name, got, fine, what in looked:
+        if not fine:
+            raise ConfigError(f"'{name}' of the evaluator: expected {what}; got {shown(got)}")
 
 
 _Class = TypeVar("_Class", bound=type[Any])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from genepool.errors import ConfigError, EvaluationError
 from genepool.pool.reader import Pool
@@ -108,6 +109,8 @@ def _network(directory: Path, change: str = "pass", after: str = "pass") -> Path
         ("net.output.weight.data = net.output.weight.data * 2", "'output.weight' .*elsewhere"),
         ("net.output.weight.data.mul_(-1)", "the values of 'output.weight' .*would depend"),
         ("net.hidden.bias.add_(1)", "the values of 'hidden.bias'"),
+        ("net.train()", "another mode .*'the whole', 'hidden', 'output'.*would depend"),
+        ("net.output.train()", "another mode .*'output'"),
     ],
 )
 def test_a_function_that_changes_the_network(tmp_path: Path, change: str, said: str) -> None:
@@ -120,8 +123,26 @@ def test_a_function_that_changes_the_network(tmp_path: Path, change: str, said: 
 
 
 @pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ("net.output.weight.data.mul_(-1)", "the values of 'output.weight'"),
+        ("net.hidden.bias.add_(1)", "the values of 'hidden.bias'"),
+        ("net.train()", "another mode"),
+    ],
+)
+def test_a_function_that_changes_the_network_later(tmp_path: Path, later: str, said: str) -> None:
+    change = f"score.asked = getattr(score, 'asked', 0) + 1\n    if score.asked == 6: {later}"
+    file = _network(tmp_path / "run", change)
+    with pytest.raises(ConfigError, match=f"has .*{said}"):
+        evolve(file)
+    with Pool(tmp_path / "run" / "pool") as pool:
+        assert pool.evaluations == 3  # and two seeds; the sixth that was asked is not kept
+
+
+@pytest.mark.parametrize(
     ("change", "after"),
     [
+        ("net.train()", "net.eval()"),
         ("net = copy.deepcopy(net).half().float()", "pass"),
         ("kept = net.output.bias.clone(); net.output.bias.add_(1)", "net.output.bias.copy_(kept)"),
         ("net.eval().to('cpu').float()", "pass"),
@@ -135,3 +156,72 @@ def test_a_function_that_leaves_the_network_as_it_was(
         assert pool.evaluations == 12
         scores = {r.scores.tobytes() for r in pool.records() if r.scores is not None}
         assert len(scores) > 2
+
+
+class _Own:
+    """An evaluator as somebody writes it who looked at few pages."""
+
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        fault: str = ""
+
+    samples: Any = tuple("abcdefgh")
+    held_out: Any = ()
+    digest: Any = "digest"
+    binary: Any = False
+
+    def __init__(self, options: Options, directory: Path) -> None:
+        self._fault = options.fault
+        for name, value in _FAULTS.get(options.fault, {}).items():
+            setattr(self, name, value)
+        if options.fault == "opening":
+            raise KeyError("absent")
+
+    def score(self, model: Any, indices: Any, *, held_out: bool = False) -> Any:
+        if self._fault == "scoring":
+            raise SystemExit(3)
+        return np.minimum(1, abs(float(model["hidden.bias"].sum())) * (indices + 1) / 8)
+
+    def measures(self, model: Any) -> dict[str, float]:
+        if self._fault == "measuring":
+            raise ValueError("nothing to measure")
+        return {"bias": float(model["hidden.bias"].sum())}
+
+
+_FAULTS: dict[str, dict[str, Any]] = {
+    "twice": {"samples": ("a", "a")},
+    "held out and not": {"held_out": ("h", "i")},
+    "one text": {"samples": "abc"},
+    "no digest": {"digest": None},
+    "binary": {"binary": "no"},
+    "blocks": {"blocks": np.arange(8)[::-1]},
+    "batch": {"batch": 0},
+    "labels": {"labels": ("x",)},
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("scoring", r"SystemExit: 3 \(in .*test_scorer.py, line \d+\)"),
+        ("opening", r"KeyError: 'absent' \(in .*test_scorer.py, line \d+\)"),
+        ("measuring", r"ValueError: nothing to measure \(in .*test_scorer.py, line \d+\)"),
+        ("twice", "examples 0 and 1 have the same id 'a'"),
+        ("held out and not", "examples 7 and 8 have the same id 'h'"),
+        ("one text", "'samples' of the evaluator: expected ids"),
+        ("no digest", "'digest' of the evaluator: expected a text; got None"),
+        ("binary", "'binary' of the evaluator: expected True or False; got 'no'"),
+        ("blocks", "'blocks' of the evaluator: expected"),
+        ("batch", "'batch' of the evaluator: expected a number from 1; got 0"),
+        ("labels", "'labels' of the evaluator: expected one for each"),
+    ],
+)
+def test_faults_of_an_evaluator_of_ones_own_are_one_line(
+    tmp_path: Path, fault: str, said: str
+) -> None:
+    """Held-out examples that were selected by, and blocks that fall, were taken without a word."""
+    evaluator("own-of-tests")(_Own)
+    task = {"name": "mine", "evaluator": "own-of-tests", "fault": fault}
+    with pytest.raises(ConfigError, match=f"task 'mine': .*{said}") as caught:
+        evolve(write_run(tmp_path, tasks=[task], budget=3))
+    assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from genepool.pool.records import Measure
 from genepool.run.inputs import Inputs
 from genepool.tasks.checks import checked_scores
 from genepool.tasks.classifier.settle import settle
-from genepool.tasks.task import Drawn, Measured, Transcribed
+from genepool.tasks.task import Drawn, Measured, Transcribed, own_failures
 
 # Which examples: those that members compete for, the held-out ones, or those of the guards.
 Part = Literal["train", "held-out", "guard"]
@@ -89,11 +89,13 @@ class Scorer:
             )
         self._value: Any = self._model.value
         self._unchanged = None
-        if self._model.parts is not None:
+        if self._model.module is not None:
             # Late: it needs torch.
             from genepool.models.filled import Unchanged
 
-            self._unchanged = Unchanged(self._model.parts)
+            self._unchanged = Unchanged(self._model.module)
+        # Values of the genome that was written last, as `Unchanged` samples them.
+        self._written: Mapping[str, bytes] | None = None
         # Parts and numbers of tasks after which the model's values were looked at.
         self._looked: set[tuple[Part, int]] = set()
         self._loaded: Genome | None = None
@@ -113,8 +115,20 @@ class Scorer:
     def _write(self, genome: Genome) -> None:
         if self._writer is None:
             raise RuntimeError("the live model is not built yet")
+        self._require_values()
         with self._memory("to make a child"):
             self._writer.write(genome)
+        if self._unchanged is not None:
+            self._written = self._unchanged.sample()
+
+    def _require_values(self) -> None:
+        """Refuse tasks that have changed what was written: once a model, since it takes longer.
+
+        Raises:
+            ConfigError: one has, after the first time that it was asked.
+        """
+        if self._unchanged is not None and self._written is not None:
+            self._unchanged.look("a task", self._written)
 
     @contextlib.contextmanager
     def _memory(self, doing: str, seeds: int = 0) -> Generator[None, None, None]:
@@ -175,6 +189,7 @@ class Scorer:
                 if self._asked is not None:
                     self._asked(done, total)
             plan.record(indices, scores)
+        self._require_values()
 
     def score(self, indices: NDArray[np.int64], part: Part = "train") -> NDArray[np.float32]:
         """Score the loaded genome.
@@ -211,7 +226,7 @@ class Scorer:
         run, guard, held_out = self._inputs.run.config, part == "guard", part == "held-out"
         task = (self._inputs.guards if guard else self._inputs.tasks)[number]
         what = f"task '{(run.guards if guard else run.contested)[number].name}'"
-        with self._left_as_it_was(what, (part, number)):
+        with self._left_as_it_was(what, (part, number)), own_failures(type(task), f"{what}: "):
             found = task.score(self._value, indices, held_out=held_out)
         try:
             return checked_scores(found, indices.size, binary=task.binary)
@@ -235,8 +250,8 @@ class Scorer:
         if self._unchanged is None:
             yield
             return
-        # To look at values takes longer, and what changes them does so from the first time on.
-        before = None if asked in self._looked else self._unchanged.sample()
+        # What changes values does so from the first time on, as a rule.
+        before = None if asked in self._looked else self._written
         self._looked.add(asked)
         try:
             yield
@@ -257,9 +272,9 @@ class Scorer:
         entries += zip(config.guards, inputs.guards, strict=True)
         for entry, task in entries:
             if isinstance(task, Measured):
-                with self._memory("to score"):
-                    named = task.measures(self._value)
-                found += [Measure(entry.name, name, float(named[name])) for name in sorted(named)]
+                with self._memory("to score"), own_failures(type(task), f"task '{entry.name}': "):
+                    named = {str(key): float(n) for key, n in task.measures(self._value).items()}
+                found += [Measure(entry.name, name, named[name]) for name in sorted(named)]
         for measure in found:
             if not math.isfinite(measure.value):
                 raise EvaluationError(f"{measure.task}: '{measure.name}' is {measure.value}")
@@ -281,7 +296,7 @@ class Scorer:
         drawing = self._inputs.tasks[task]
         if not isinstance(drawing, Drawn):
             raise InputError(f"task {task} has no pictures")
-        with self._memory("to score"):
+        with self._memory("to score"), own_failures(type(drawing)):
             return drawing.drawn(self._value, indices, held_out=held_out)
 
     def transcripts(self, task: int, indices: NDArray[np.int64], *, held_out: bool) -> list[str]:
@@ -298,6 +313,6 @@ class Scorer:
         acting = self._inputs.tasks[task]
         if not isinstance(acting, Transcribed):
             raise InputError(f"task {task} has no episodes")
-        with self._memory("to score"):
+        with self._memory("to score"), own_failures(type(acting)):
             found = acting.transcripts(self._value, indices, held_out=held_out)
-        return [json.dumps(one) for one in found]
+            return [json.dumps(one) for one in found]
