@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.server
 import json
 import os
@@ -207,6 +208,28 @@ def test_two_processes_copy_once(served: tuple[Server, Path]) -> None:
     digests = {process.communicate(timeout=60)[0] for process in both}
     assert len(digests) == 1 and len(digests.pop()) == 65
     assert server.fetched["/one.safetensors"] == 1
+
+
+def test_waiting_for_another_process_is_told(
+    served: tuple[Server, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server, _ = served
+    url = f"{server.url}/one.safetensors"
+    digest = opened(url)
+    assert caplog.messages == []
+    (copy,) = (tmp_path / "cache").rglob("one.safetensors")
+    copy.unlink()
+    monkeypatch.setattr(by_url, "_PATIENCE", 0.05)
+    with copy.parent.with_name(f"{copy.parent.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        timer = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
+        timer.start()
+        assert opened(url) == digest
+        timer.join()
+    assert caplog.messages == [f"'{url}' is being copied by another process; waiting for it"]
 
 
 def test_ctrl_c_in_the_middle(served: tuple[Server, Path], tmp_path: Path) -> None:

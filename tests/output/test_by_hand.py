@@ -82,6 +82,14 @@ def test_what_a_method_does_not_take_is_refused(method: str, option: str) -> Non
         specify(method, Options(**given), 2)
 
 
+@pytest.mark.parametrize(
+    "ratio", [1.5, -0.5, float("nan"), "x", [0, 2], {"fc": [0.5], "": 3}, [[0.5]]]
+)
+def test_a_ratio_out_of_range_is_named(ratio: Any) -> None:
+    with pytest.raises(WrongOptions, match=r"^ratio: expected numbers from 0 .* to 1 .*; got "):
+        specify("slerp", Options(ratio=ratio), 2)
+
+
 def test_a_method_that_there_is_not_and_no_models() -> None:
     with pytest.raises(WrongOptions, match=r"expected one of slerp, linear, .*; got 'stir'"):
         specify("stir", Options(), 2)

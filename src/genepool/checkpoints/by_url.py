@@ -6,11 +6,13 @@ size), so that a model that changes there is another copy here; who opens it com
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
 import importlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -45,6 +47,9 @@ _ABREAST = 8
 _SPARE = 2**30
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SECONDS = 120.0
+# Seconds after which waiting for another process is told.
+_PATIENCE = 2.0
+_LOG = logging.getLogger("genepool.url")
 
 _T = TypeVar("_T")
 
@@ -241,7 +246,6 @@ class _Store:
 
     def _get(self, home: Path, files: Mapping[str, _File]) -> None:
         """Copy what is not there yet."""
-        from filelock import FileLock
 
         def missing() -> dict[str, _File]:
             return {n: file for n, file in files.items() if _size(home / n) != file.size}
@@ -250,7 +254,7 @@ class _Store:
             return
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(home.with_name(f"{home.name}.lock")):
+            with self._locked(home.with_name(f"{home.name}.lock")):
                 wanted = missing()
                 needed = sum(file.size for file in wanted.values())
                 if (free := shutil.disk_usage(home.parent).free) < needed + _SPARE:
@@ -272,6 +276,17 @@ class _Store:
             elif error.errno not in _NO_ROOM and _writable(home):
                 raise
             raise cannot_write(home, error) from error
+
+    def _locked(self, file: Path) -> contextlib.AbstractContextManager[object]:
+        """Held alone; where another process has it for long, that is said."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(file)
+        try:
+            return lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            _LOG.warning("'%s' is being copied by another process; waiting for it", self._url)
+            return lock.acquire()
 
     def _get_file(self, target: Path, file: _File) -> None:
         def check(_: object, received: int) -> None:

@@ -380,7 +380,11 @@ def test_flags_agree_with_the_run_file_and_the_core() -> None:
         (["evolve", "x.yaml", "--budget", "-1"], 2, "-1 is not in the range"),
         (["evolve", "x.yaml", "--budget", "many"], 2, "'many' is not a valid whole number"),
         (["merge", "a", "b", "-o", "c"], 2, "issing option '--ratio'"),
-        (["merge", "a", "b", "-o", "c", "--ratio", "2"], 2, "expected numbers from 0 to 1"),
+        (
+            ["merge", "a", "b", "-o", "c", "--ratio", "2"],
+            2,
+            "expected numbers from 0 (all of the first",
+        ),
         (["merge", "a", "b", "-o", "c", "--ratio", "1", "--angle", "x"], 2, "'x' is not one of"),
         (["rebuild", "a", "b", "-o", "c"], 2, "--moved: expected NAME=PATH; got 'b'"),
         (["export", "a", "-o", "c", "--moved", "b=1", "--moved", "b=2"], 2, "'b' is given twice"),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
 
 from genepool.checkpoints.family import Family
+from genepool.core.checks import in_range
 from genepool.core.genome import seed_recipe
 from genepool.core.slerp import Angle, merge_recipe, products_of, tensor_recipe
 from genepool.errors import InputError, WriteError
 from genepool.materialise.gram import Gram, load_or_build_gram
+from genepool.messages import shown
 from genepool.output.methods.layer_values import Values, along_layers
 from genepool.output.methods.specification import (
     Combined,
@@ -18,6 +23,8 @@ from genepool.output.methods.specification import (
     WrongOptions,
     cache_for,
 )
+
+_SEVERAL = (list, tuple, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,15 @@ def _specify(options: Options, models: int) -> Slerp:
         raise WrongOptions(f"slerp merges two models, A and B; got {models}")
     if options.ratio is None:
         raise WrongOptions("slerp needs a ratio: missing option '--ratio'")
+    ratio = options.ratio
+    each: list[Any] = [*ratio.values()] if isinstance(ratio, Mapping) else [ratio]
+    for one in each:
+        listed = cast("list[Any]", one if isinstance(one, _SEVERAL) else [one])
+        if wrong := [number for number in listed if not in_range(number, 0, 1)]:
+            raise WrongOptions(
+                "ratio: expected numbers from 0 (all of the first model) to 1 (all of the second); "
+                f"got {shown(wrong[0])}"
+            )
     return Slerp(
         options.ratio,
         1.0 if options.split is None else options.split,

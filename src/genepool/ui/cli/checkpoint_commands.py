@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -346,11 +345,10 @@ def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | li
         try:
             numbers = [float(value) for value in values.split(",")]
         except ValueError:
-            numbers = [math.nan]
-        if not all(0.0 <= number <= 1.0 for number in numbers):
             raise click.UsageError(
-                f"--ratio: expected numbers from 0 to 1, as 0.4, 0,0.5,1 or mlp=0.4; got '{entry}'"
-            )
+                "--ratio: expected a number (0.4), numbers along the layers (0,0.5,1), or those "
+                f"of a part (mlp=0.4); got '{entry}'"
+            ) from None
         if text in found:
             where = f"for '{text}'" if text else "for all tensors"
             raise click.UsageError(f"--ratio: there is more than one {where}")
