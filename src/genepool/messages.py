@@ -49,8 +49,8 @@ def some(names: Iterable[object], limit: int = 3) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 tensor`, `2 tensors`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """`1 tensor`, `2 tensors`, `1,000 tensors`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def percent(value: float | None) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch as replaced
 
 import numpy as np
 import pytest
@@ -101,15 +102,13 @@ def _agree_there(
         layout = build_layout(checkpoints)
         edges = [0, *np.sort(rng.integers(0, layout.axis.size + 1, 8)).tolist(), layout.axis.size]
         expected = load_or_build_gram(checkpoints, layout).between(edges)
-        calls = Calls()
         with patch.context() as named:
             if device == "cpu":  # Where there is no other.
                 real = device_gram.inner_products
                 named.setattr(
-                    device_gram, "inner_products", lambda c, y, e, _d, p: real(c, y, e, "cpu", p)
+                    device_gram, "inner_products", lambda c, y, e, _d: real(c, y, e, "cpu")
                 )
-            there = load_or_build_gram(checkpoints, layout, None, None, calls, device="cuda")
-        assert calls.seen[-1] == 1.0
+            there = load_or_build_gram(checkpoints, layout, device="cuda")
         got = there.between(edges)
         scale = np.sqrt(np.einsum("nii,njj->nij", expected, expected))
         assert np.all(np.abs(got - expected) <= 1e-15 * scale)
@@ -135,9 +134,7 @@ def test_a_device_finds_what_is_not_finite_and_keeps_its_sums_apart(
 ) -> None:
     real = device_gram.inner_products
     monkeypatch.setattr(device_gram, "is_there", lambda _device: True)
-    monkeypatch.setattr(
-        device_gram, "inner_products", lambda c, y, e, _d, p: real(c, y, e, "cpu", p)
-    )
+    monkeypatch.setattr(device_gram, "inner_products", lambda c, y, e, _d: real(c, y, e, "cpu"))
     checkpoints, layout = build(tmp_path)
     cache = tmp_path / "cache"
     load_or_build_gram(checkpoints, layout, cache)
@@ -242,32 +239,23 @@ def test_float64_beyond_float32_is_refused(tmp_path: Path) -> None:
         load_or_build_gram([checkpoint], build_layout([checkpoint]))
 
 
-class Calls:
-    """Counts progress reports: there are none when the cache was used."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def __call__(self, done: float) -> None:
-        self.seen.append(done)
-
-
-def cached(directory: Path, cache: Path) -> tuple[Gram, Calls]:
+def cached(directory: Path, cache: Path) -> tuple[Gram, bool]:
+    """The sums, and whether the seeds were read for them: not when the cache was used."""
     checkpoints = [open_checkpoint(directory / str(i)) for i in range(2)]
-    calls = Calls()
-    gram = load_or_build_gram(checkpoints, build_layout(checkpoints), cache, None, calls)
-    return gram, calls
+    with replaced.object(module, "_measure", wraps=module._measure) as measured:
+        gram = load_or_build_gram(checkpoints, build_layout(checkpoints), cache)
+    return gram, measured.called
 
 
 def test_the_second_time_the_cache_serves(tmp_path: Path) -> None:
     _, layout = build(tmp_path)
     cache = tmp_path / "some" / "cache"
-    first, calls = cached(tmp_path, cache)
-    assert calls.seen[-1] == 1.0
+    first, built = cached(tmp_path, cache)
+    assert built
     (path,) = cache.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
-    second, calls = cached(tmp_path, cache)
-    assert calls.seen == []
+    second, built = cached(tmp_path, cache)
+    assert not built
     edges = [0, 5, 77, layout.axis.size]
     assert first.between(edges).tobytes() == second.between(edges).tobytes()
 
@@ -301,11 +289,11 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path, damage: str) -> None:
         (other,) = (tmp_path / "elsewhere").iterdir()
         data[:] = other.read_bytes()
     path.write_bytes(data)
-    again, calls = cached(tmp_path, cache)
-    assert calls.seen
+    again, built = cached(tmp_path, cache)
+    assert built
     assert np.array_equal(again.between([0, 77, layout.axis.size]), expected)
     assert [entry.name for entry in cache.iterdir()] == [path.name]
-    assert not cached(tmp_path, cache)[1].seen, "the new cache is whole"
+    assert not cached(tmp_path, cache)[1], "the new cache is whole"
 
 
 def test_the_cache_is_named_by_seeds_their_order_and_the_layout(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What tensor names say: how those of two checkpoints correspond, and which hold experts."""
+"""Names: how the tensors of two checkpoints correspond, which hold experts; seeds told apart."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ WRAPPERS = {
 # As transformers calls what holds the experts of a layer, all together or one by one.
 _EXPERTS = re.compile(r"(^|[._])(experts|moe|input_linear|output_linear)([._]|$)")
 _ONE_EXPERT = re.compile(r"(^|[._])experts\.\d+(\.|$)|conv")
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """Names of seeds, a number added where one repeats: seeds are known by their names."""
+    out: list[str] = []
+    for name in names:
+        unique, number = name, 2
+        while unique in out:
+            unique, number = f"{name}-{number}", number + 1
+        out.append(unique)
+    return out
 
 
 def unwrapped(name: str) -> str:

@@ -6,7 +6,7 @@ float64, and sums carry what they round off along (two-sum, Knuth).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ def inner_products(
     layout: Layout,
     edges: NDArray[np.int64],
     device: str,
-    done: Callable[[float], None] | None = None,
 ) -> NDArray[np.float64]:
     """Sums of products of the seeds over the stretches between edges.
 
@@ -43,7 +42,6 @@ def inner_products(
         edges: int64[n+1], from 0 to D: each tensor's beginning, and places at equal distances
             inside it.
         device: where it is computed.
-        done: called with the fraction done.
 
     Returns:
         float64[n, P, 2]: for the P = K (K + 1) / 2 pairs i <= j, row by row, the sum over each
@@ -65,8 +63,6 @@ def inner_products(
             ]
             pairs = [_sum(values[i] * values[j]) for i in range(seeds) for j in range(i, seeds)]
             parts.append(torch.stack(pairs, dim=1).cpu())
-            if done is not None:
-                done((slot.start + stop) / layout.axis.size)
     return torch.cat(parts).numpy()
 
 

@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from genepool.documents import read_bytes
 from genepool.errors import InputError, WriteError
 from genepool.materialise.tensor_table import Sources, prepare_sources, require_finite
 from genepool.messages import at
-from genepool.threads import Crew, Progress, thread_count
+from genepool.threads import Crew, thread_count
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -138,7 +137,6 @@ def load_or_build_gram(
     layout: Layout,
     cache_dir: Path | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
     device: str = "cpu",
 ) -> Gram:
     """The seeds' inner products: from the cache, or by reading every seed once.
@@ -149,7 +147,6 @@ def load_or_build_gram(
         cache_dir: where the sums are kept, in one file of a few megabytes that is safe to delete;
             it is named by the seeds' digests and the layout's, and a damaged one is built anew.
         threads: None means all available cores; the result does not depend on it.
-        progress: called with the fraction done, from any thread, while building.
         device: as torch writes it; a CUDA device that is there computes the sums. They may differ
             from the CPU's in the 100th bit, and are kept under a name of their own.
 
@@ -164,8 +161,10 @@ def load_or_build_gram(
 
     def build() -> Float64:
         if by_device:
-            return _build_there(sources, edges, device, progress)
-        return _build(sources, edges, thread_count(threads), progress)
+            from genepool.materialise.device_gram import inner_products
+
+            return _prefix(sources, edges, inner_products(checkpoints, layout, edges, device))
+        return _prefix(sources, edges, _blocks(sources, edges, thread_count(threads)))
 
     if cache_dir is None:
         return Gram(sources, edges, build())
@@ -222,26 +221,18 @@ def _measure(sources: Sources, starts: Int64, stops: Int64) -> Float64:
     return sums
 
 
-def _build(sources: Sources, edges: Int64, threads: int, progress: Progress | None) -> Float64:
-
+def _blocks(sources: Sources, edges: Int64, threads: int) -> Float64:
+    """Inner products between neighbouring edges, float64[n, P, 2]."""
     size = int(edges[-1])
-    cuts = np.unique(np.searchsorted(edges, [*range(0, size, _BATCH), size]))
-    batches = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
-    parts: dict[int, Float64] = {}
-    done = 0
-    lock = Lock()
+    cuts = np.unique(np.searchsorted(edges, [*range(0, size, _BATCH), size])).tolist()
+    parts: list[Float64] = [np.empty(0)] * (len(cuts) - 1)
 
     def work(_worker: int, item: int) -> None:
-        nonlocal done
-        first, last = batches[item]
+        first, last = cuts[item : item + 2]
         parts[item] = _measure(sources, edges[first:last], edges[first + 1 : last + 1])
-        with lock:
-            done += int(edges[last] - edges[first])
-            if progress is not None:
-                progress(done / size)
 
-    Crew(threads).run(len(batches), work)
-    return _prefix(sources, edges, np.concatenate([parts[item] for item in range(len(batches))]))
+    Crew(threads).run(len(parts), work)
+    return np.concatenate(parts)
 
 
 def _is_there(device: str) -> bool:
@@ -250,13 +241,6 @@ def _is_there(device: str) -> bool:
     from genepool.materialise.device_gram import is_there
 
     return is_there(device)
-
-
-def _build_there(sources: Sources, edges: Int64, device: str, progress: Progress | None) -> Float64:
-    from genepool.materialise.device_gram import inner_products
-
-    found = inner_products(sources.checkpoints, sources.layout, edges, device, progress)
-    return _prefix(sources, edges, found)
 
 
 def _prefix(sources: Sources, edges: Int64, blocks: Float64) -> Float64:
@@ -282,13 +266,7 @@ def _require_finite(sources: Sources, edges: Int64, blocks: Float64) -> None:
 
 def _pack(key: bytes, edges: Int64, prefix: Float64) -> bytes:
     check = hashlib.sha256(key + edges.tobytes() + prefix.tobytes()).digest()
-    return save(
-        {
-            "edges": edges,
-            "prefix": prefix,
-            "check": np.frombuffer(check, dtype=np.uint8),
-        }
-    )
+    return save({"edges": edges, "prefix": prefix, "check": np.frombuffer(check, dtype=np.uint8)})
 
 
 def _load(path: Path, key: bytes, edges: Int64, seeds: int) -> Float64 | None:

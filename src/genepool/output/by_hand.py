@@ -19,7 +19,8 @@ from genepool.checkpoints.family import (
     open_source,
 )
 from genepool.checkpoints.files.digests import copies, remember_digests
-from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.checkpoints.naming import told_apart
+from genepool.checkpoints.pipelines.components import EVOLVE, evolving
 from genepool.checkpoints.seeds import SeedLike, named_source
 from genepool.core.slerp import Angle
 from genepool.errors import InputError, WriteError
@@ -62,11 +63,6 @@ class Opening:
     vocabulary: Words = "same"
     adapter_base: str | None = None
     components: Components = field(default_factory=dict[str, str | os.PathLike[str]])
-
-    @property
-    def evolving(self) -> tuple[str, ...]:
-        """The components that are said to be merged."""
-        return tuple(name for name, value in self.components.items() if value == EVOLVE)
 
 
 def merge_models(
@@ -219,16 +215,14 @@ def _open(
 ) -> tuple[tuple[Source, ...], tuple[CardSeed, ...], tuple[CardSeed, ...], Family]:
     """The models' sources and what the card says of them; the same of givers; and the family."""
     sources = tuple(
-        replace(named_source(model, opening.adapter_base), components=opening.evolving)
+        replace(named_source(model, opening.adapter_base), components=evolving(opening.components))
         for model in models
     )
     checkpoints = [open_source(source) for source in sources]
     given = [dict(model) if isinstance(model, Mapping) else {} for model in models]
-    names = _names(
-        [
-            str(options.get("name") or checkpoint.name)
-            for options, checkpoint in zip(given, checkpoints, strict=True)
-        ]
+    names = told_apart(
+        str(options.get("name") or checkpoint.name)
+        for options, checkpoint in zip(given, checkpoints, strict=True)
     )
     if opening.components and (
         plain := [c for c in checkpoints if c.pipeline is None and not c.evolving]
@@ -255,7 +249,7 @@ def _open(
             names, sources, family.checkpoints, given, strict=True
         )
     )
-    further = _names([*names, *(giver.name for giver in givers)])[len(names) :]
+    further = told_apart([*names, *(giver.name for giver in givers)])[len(names) :]
     cards = tuple(
         replace(card_seed(name, source, giver), digest="")
         for name, source, giver in zip(further, others.values(), givers, strict=True)
@@ -296,14 +290,3 @@ def _whole(
 def _same(place: str) -> str:
     """Equal for all ways to write a path; an id of the Hub is itself."""
     return str(Path(place).resolve()) if Path(place).is_absolute() else place
-
-
-def _names(names: list[str]) -> list[str]:
-    """The names, a number added where one repeats, since a recipe's seeds are known by name."""
-    out: list[str] = []
-    for name in names:
-        unique, number = name, 2
-        while unique in out:
-            unique, number = f"{name}-{number}", number + 1
-        out.append(unique)
-    return out

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.family import Family, Source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout, flatten
+from genepool.checkpoints.pipelines.components import evolving
 from genepool.checkpoints.pipelines.files import watching
 from genepool.checkpoints.seeds import source_of
 from genepool.core.examples import Examples, TaskExamples, lay_out
@@ -101,9 +102,9 @@ def open_seeds(run: Run) -> tuple[tuple[Source, ...], Family]:
     checkpoints: list[Checkpoint] = []
     for index, seed in enumerate(run.seeds):
         try:
-            source = replace(source_of(seed, run.directory), components=run.config.evolving)
-            sources.append(source)
-            checkpoints.append(open_source(source))
+            source = source_of(seed, run.directory)
+            sources.append(replace(source, components=evolving(run.config.components)))
+            checkpoints.append(open_source(sources[-1]))
         except GenepoolError as error:
             raise _prefixed(error, f"{run.where('seeds', index)}: seeds.{index}") from None
     names = [seed.name for seed in run.seeds]

@@ -186,6 +186,15 @@ def test_the_numbers_are_the_pools(any_pool: Path, tmp_path: Path) -> None:
         assert model["train"] == pytest.approx(float(np.average(means, weights=weights)))
 
 
+def test_the_settings_that_are_set_are_listed(recipes: Path, tmp_path: Path) -> None:
+    page, _ = report(recipes, tmp_path / "report.html")
+    shown, config = dict(page.table("Settings")), page.document()["config"]
+    assert {"early_stop", "seed", "strategy.name", "tasks[0].name"} <= shown.keys()
+    assert shown["seed"] == str(config["seed"])
+    assert config["model"]["network"] is None and "model.network" not in shown
+    assert config["ray"] and not [key for key in shown if key.startswith("ray")]
+
+
 def test_the_pictures_tell_who_solves_what(recipes: Path, tmp_path: Path) -> None:
     page, _ = report(recipes, tmp_path / "report.html")
     with Pool(recipes) as pool:

@@ -21,6 +21,11 @@ EVOLVE = "evolve"
 """What a run file or a command says of a component whose weights are merged."""
 
 
+def evolving(components: Mapping[str, object]) -> tuple[str, ...]:
+    """The components that are said to evolve, of what is said of each."""
+    return tuple(name for name, value in components.items() if value == EVOLVE)
+
+
 @dataclass(frozen=True, slots=True)
 class Component:
     """A part of a pipeline with files of its own: U-Net, text encoder, tokenizer, scheduler.

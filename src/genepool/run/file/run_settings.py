@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from genepool.checkpoints.naming import told_apart
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.checkpoints.seed_options import Chromosomes, SeedOptions
 from genepool.models.build import ModelOptions
@@ -203,11 +204,6 @@ class RunConfig(Section):
         return self.in_flight
 
     @property
-    def evolving(self) -> tuple[str, ...]:
-        """The components of a pipeline that are said to evolve."""
-        return tuple(name for name, value in self.components.items() if value == EVOLVE)
-
-    @property
     def whole(self) -> dict[str, str]:
         """Component -> the name of the seed that it is taken from as it is."""
         return {name: value for name, value in self.components.items() if value != EVOLVE}
@@ -225,13 +221,12 @@ class RunConfig(Section):
     @property
     def named_seeds(self) -> tuple[SeedOptions, ...]:
         """The seeds with their names filled in; equal names get a number."""
-        out: list[SeedOptions] = []
-        for entry in self.seeds:
-            seed = SeedOptions(path=entry) if isinstance(entry, str) else entry
-            name = seed.name or Path(seed.path).name.removesuffix(".safetensors") or seed.path
-            taken = {other.name for other in out}
-            unique, number = name, 2
-            while unique in taken:
-                unique, number = f"{name}-{number}", number + 1
-            out.append(seed.model_copy(update={"name": unique}))
-        return tuple(out)
+        seeds = [SeedOptions(path=each) if isinstance(each, str) else each for each in self.seeds]
+        names = [
+            seed.name or Path(seed.path).name.removesuffix(".safetensors") or seed.path
+            for seed in seeds
+        ]
+        return tuple(
+            seed.model_copy(update={"name": name})
+            for seed, name in zip(seeds, told_apart(names), strict=True)
+        )

@@ -16,7 +16,7 @@ from genepool.checkpoints.family import make_family
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.dtypes import as_float32
 from genepool.checkpoints.files.safetensors import Tensor
-from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.checkpoints.pipelines.components import evolving
 from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
 from genepool.checkpoints.pipelines.single_file import as_single_file, is_single_file
 from genepool.core.genome import seed_recipe
@@ -234,13 +234,12 @@ def _scorer(pool: Pool, written: Path, *, hurry: bool) -> Scorer:
     """
     try:
         pinned: dict[str, str] = pool.meta()["pins"].get("components", {})
-        evolving = [name for name, value in pinned.items() if value == EVOLVE]
         if is_pipeline(written):
-            first = open_pipeline(written, evolving)
+            first = open_pipeline(written, evolving(pinned))
         else:
             first = open_checkpoint(written)
             if is_single_file(first):
-                first = as_single_file(first, evolving)
+                first = as_single_file(first, evolving(pinned))
         family = make_family([first])
         scorer = Scorer(reopen(pool, (), family, hurry=hurry))
     except GenepoolError as error:

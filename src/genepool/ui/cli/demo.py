@@ -9,7 +9,7 @@ from typing import Any
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.errors import MissingExtraError
-from genepool.messages import percent
+from genepool.messages import count, percent
 from genepool.output.member import export
 from genepool.pool.members import describe
 from genepool.pool.reader import Pool
@@ -18,7 +18,7 @@ from genepool.study import digits, pictures
 from genepool.study.digits import BruteForce
 from genepool.study.pictures import Scored
 from genepool.ui.cli.endings import breeding
-from genepool.ui.terminal.console import command, console, count, plain, print_json
+from genepool.ui.terminal.console import command, console, plain, print_json
 from genepool.ui.terminal.progress import watcher
 from genepool.ui.terminal.tables import print_scores, print_scores_by_task, print_session
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genepool.errors import MissingExtraError
-from genepool.messages import percent
+from genepool.messages import count, percent
 from genepool.output.own_files import PNG, SVG, TABLE, write_own
 from genepool.study.comparison import Comparison, Reach, Row, smallest_p
 from genepool.study.significance import FEWEST_SEEDS, SIGNIFICANT, confidence_band
 from genepool.ui.report.graphics import COLOURS
-from genepool.ui.terminal.console import count, number
+from genepool.ui.terminal.console import number
 
 if TYPE_CHECKING:
     from genepool.ui.figures import Axes

@@ -13,12 +13,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from genepool.messages import percent
+from genepool.messages import count, percent
 from genepool.pool.records import Picture, Transcript
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
 from genepool.ui.report.gallery import episodes, galleries
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
-from genepool.ui.terminal.console import count, number, plain
+from genepool.ui.terminal.console import number, plain
 
 # Members of the archive whose scores are drawn, and pixels along their examples.
 _ROWS, _COLUMNS = 60, 1000
@@ -55,7 +55,8 @@ def page(
         transcripts: of the same pool.
     """
     shown = {"pictures": bool(pictures), "episodes": bool(transcripts)}
-    champion, who = facts["champion"], partial(_who, facts)
+    champion, who, config = facts["champion"], partial(_who, facts), facts["config"]
+    unused = None if config.get("executor") == "ray" else "ray"
     best = None if champion is None else champion["member"]
     shares: list[float] = []
     if champion is not None and facts["genomes"]["champion"] is not None:
@@ -88,7 +89,7 @@ def page(
             archive=_archive(facts),
             who=who,
             counts=_counts(facts["status"]),
-            settings=list(_flat(facts["config"])),
+            settings=[*_flat({key: value for key, value in config.items() if key != unused})],
             download=_download(facts),
         )
     )
@@ -396,16 +397,15 @@ def _counts(status: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
-    """Nested settings as dotted keys."""
-    if isinstance(value, dict) and value:
+    """Nested settings as dotted keys, without those that are not set."""
+    if isinstance(value, dict):
         for name, inside in cast("dict[str, Any]", value).items():
             yield from _flat(inside, f"{key}.{name}" if key else name)
-    elif isinstance(value, list) and value:
+    elif isinstance(value, list):
         for index, inside in enumerate(cast("list[Any]", value)):
             yield from _flat(inside, f"{key}[{index}]")
-    else:
-        shown = json.dumps(value) if not isinstance(value, str) else value
-        yield key, {"null": "not set", "{}": "none", "[]": "none"}.get(shown, shown)
+    elif value not in (None, ""):
+        yield key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _download(facts: dict[str, Any]) -> dict[str, str]:

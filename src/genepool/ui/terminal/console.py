@@ -62,11 +62,6 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"
 
 
-def count(items: int, noun: str) -> str:
-    """`1 segment`, `2 segments`."""
-    return f"{number(items)} {noun}" if items == 1 else f"{number(items)} {noun}s"
-
-
 def children(items: int) -> str:
     """`1 child`, `1,000 children`."""
     return "1 child" if items == 1 else f"{number(items)} children"

@@ -8,8 +8,8 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from genepool.messages import percent
-from genepool.ui.terminal.console import cell, children, count, duration, number, pace, plain
+from genepool.messages import count, percent
+from genepool.ui.terminal.console import cell, children, duration, number, pace, plain
 
 # Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
 _LISTED, _TASKS = 10, 5
