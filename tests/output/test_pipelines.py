@@ -298,7 +298,7 @@ def test_code_pickles_hidden_files_and_sample_pictures_stay_behind(
     merge(a, b, tmp_path / "out", ratio=0.5)
     written = contents(tmp_path / "out")
     assert b"no" not in written.values()
-    expected = {*contents(b), "README.md", "genepool.json", "LICENSE"}
+    expected = {*contents(b), "README.md", "genepool.json", "LICENSE-a"}
     assert written.keys() == expected
 
 

@@ -180,6 +180,49 @@ def test_an_adapter_comes_under_the_licence_of_its_base_too(
     assert front["license"] == (declared if " " not in declared else "other")
 
 
+def test_the_licences_of_several_seeds_go_along_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+    a, b = model(tmp_path / "a"), model(tmp_path / "b b", 1)
+    (a / "LICENSE").write_text("MIT License")
+    (a / "License-notes.md").write_text("notes")
+
+    def written(first: Path, second: Path, *licences: str, **more: Any) -> str:
+        done = merge(first, second, tmp_path / "out", ratio=0.5, overwrite=True, **more)
+        found = {
+            p.name: p.read_text() for p in done.directory.iterdir() if "LICEN" in p.name.upper()
+        }
+        assert sorted(found) == sorted(licences)
+        for name in ("LICENSE-a", "LICENSE-b-b.txt"):
+            if name in found:
+                assert found[name] == ("MIT License" if name == "LICENSE-a" else "Apache")
+        return (done.directory / "README.md").read_text()
+
+    # b says nothing: what a says does not hold for the whole.
+    page = written(a, b, "LICENSE-a", "License-notes-a.md")
+    assert "`LICENSE-a`, `License-notes-a.md`" in page
+    (b / "LICENSE.txt").write_text("Apache")
+    (b / "NOTICE").write_text("we ask")
+    written(a, b, "LICENSE-a", "License-notes-a.md", "LICENSE-b-b.txt")
+    assert (tmp_path / "out/NOTICE-b-b").read_text() == "we ask"
+    (a / "License-notes.md").unlink()
+    written(b, a, "LICENSE-a", "LICENSE-b-b.txt")
+    # The same for all: it keeps its name.
+    (b / "NOTICE").unlink()
+    (b / "LICENSE.txt").write_text("MIT License")
+    assert "front" not in written(a, b, "LICENSE")
+    # All declare the same, and one brings the text.
+    (b / "LICENSE.txt").unlink()
+    for place in (a, b):
+        (place / "README.md").write_text("---\nlicense: mit\n---\n")
+    written(b, a, "LICENSE")
+    # An adapter's base has a licence of its own, too.
+    own = adapter(tmp_path / "own")
+    (own / "LICENSE").write_text("Apache License Version 2.0, January 2004")
+    written(a, own, "LICENSE-a", "LICENSE-own", "LICENSE-own.base", adapter_base=str(a))
+
+
 def test_a_recipe_whose_adapters_need_a_base_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ class Card:
         caveat: why the scores are not of this very file; "" if they are.
         givers: what gave components of a pipeline as they are, and was not merged.
         components: of a pipeline.
+        licences: names of the files that hold the seeds' licences, if they do not share one.
     """
 
     title: str
@@ -139,6 +140,7 @@ class Card:
     caveat: str = ""
     givers: tuple[CardSeed, ...] = ()
     components: tuple[CardComponent, ...] = ()
+    licences: tuple[str, ...] = ()
 
 
 def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
@@ -191,7 +193,9 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
     if licence == "other":
         parts.append(
             "The seeds do not all declare one and the same licence: what may be done with this "
-            "model follows from all of those above.\n"
+            "model follows from all of those above."
+            + (f" Their texts: {', '.join(map(code, card.licences))}." if card.licences else "")
+            + "\n"
         )
     if card.components:
         parts += ["## Components\n", _component_table(card)]

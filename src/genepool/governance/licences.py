@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.digests import file_digest
+from genepool.checkpoints.model_files.side_files import copied, is_licence
 from genepool.messages import one_line
 
 _MOST = 200_000  # bytes of a README or licence text that are looked at
@@ -79,6 +83,51 @@ def common_licence(licences: Sequence[str | None]) -> str:
     """What the card of a merge declares: the seeds' licence if all say the same, else `other`."""
     first = licences[0]
     return first if first and set(licences) == {first} and " " not in first else "other"
+
+
+def licence_files(
+    names: Sequence[str], checkpoints: Sequence[Checkpoint], licence: str
+) -> dict[str, bytes | Path]:
+    """The licences that go along with a merge of models, and the notices that these ask for.
+
+    Where they are the same they keep their names. Otherwise each bears its model's name, and
+    `NAME.base` if it comes from the base of an adapter.
+
+    Args:
+        names: of the models.
+        checkpoints: the models, opened; those of which no directory is known bring none.
+        licence: what `common_licence` says of them.
+
+    Returns:
+        Name to the file to copy or its content.
+
+    Raises:
+        CheckpointError: a file is a link that leads out of its model's directory.
+    """
+    found: dict[str, dict[str, bytes | Path]] = {}
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        places = [p if p.is_dir() else p.parent for p in checkpoint.origins]
+        given = dict(zip((f"{name}.base", name), places, strict=False))
+        for label, place in (given or {name: checkpoint.directory}).items():
+            found[label] = {} if place is None or not place.is_dir() else copied(place, is_licence)
+    texts = [frozenset(map(_digest, files.values())) for files in found.values()]
+    if licence != "other":
+        texts = [text for text in texts if text]
+    if len(set(texts)) < 2:
+        return max(found.values(), key=bool)
+    out: dict[str, bytes | Path] = {}
+    for label, files in found.items():
+        plain = re.sub(r"[^\w.-]+", "-", label)[:80]
+        for file, data in files.items():
+            stem, dot, end = file.partition(".")
+            while (name := f"{stem}-{plain}{dot}{end}") in out:
+                stem += "-2"
+            out[name] = data
+    return out
+
+
+def _digest(data: bytes | Path) -> str:
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
 
 
 def hub_id(path: str) -> str | None:

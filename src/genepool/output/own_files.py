@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import stat
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -127,7 +126,9 @@ def require_free(
     return target
 
 
-def require_own_checkpoint(directory: Path, names: Collection[str], weights: str) -> None:
+def require_own_checkpoint(
+    directory: Path, names: Collection[str], known: Callable[[str], bool]
+) -> None:
     """Refuse to replace a directory, unless all in it is a checkpoint as genepool wrote it.
 
     Weights that were trained further in their place no longer say from which recipe they are.
@@ -135,7 +136,7 @@ def require_own_checkpoint(directory: Path, names: Collection[str], weights: str
     Args:
         directory: which holds something.
         names: of files that will be written anew, relative to it.
-        weights: a regular expression for the names of weights' files and their indices.
+        known: whether a file of that name may be there besides: weights, their indices, licences.
 
     Raises:
         InputError: naming what is not genepool's.
@@ -149,8 +150,8 @@ def require_own_checkpoint(directory: Path, names: Collection[str], weights: str
         name = place.relative_to(directory).as_posix()
         if place.is_dir() and not place.is_symlink():
             continue
-        known = name in names or re.fullmatch(weights, name) is not None
-        if not known or place.is_symlink() or not place.is_file():
+        expected = name in names or known(name)
+        if not expected or place.is_symlink() or not place.is_file():
             raise _not_own(directory, f"all genepool's: '{one_line(name)}' would be lost")
         if name not in names and place.suffix == ".safetensors":
             try:

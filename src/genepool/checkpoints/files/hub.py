@@ -21,7 +21,7 @@ _FILES = (
 # Configuration, tokenizer, licence, and weights as safetensors; never code and never pickles.
 _TEXTS = (
     *("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm", "README.md", "LICENSE*"),
-    *("LICENCE*", "COPYING"),
+    *("LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*"),
 )
 _WEIGHTS = ("*.safetensors",)
 PATTERNS = (*_TEXTS, *_WEIGHTS)

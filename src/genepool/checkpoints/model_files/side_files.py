@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -49,13 +50,20 @@ _OF_THE_SEED = (
     *("readme", "genepool.json", "adapter_config.json", "mergekit_config", "trainer_state.json"),
     *("all_results.json", "eval_results.json", "train_results.json"),
 )
+# Texts of licences, and what they ask to go along. Those of several seeds are of no single one.
+_LICENCE = re.compile(r"(licen[cs]es?|copying|notice|use_policy)([._-].*)?", re.IGNORECASE)
+
+
+def is_licence(name: str) -> bool:
+    """Whether a file of that name holds a licence, or a notice that one asks for."""
+    return _LICENCE.fullmatch(name) is not None
 
 
 def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     """The files that a new checkpoint takes from the directory of its first seed.
 
-    Configurations, tokenizer, chat template, licence and the like: everything except weights and
-    pickles, code, hidden files, subdirectories but that of chat templates, and what describes the
+    Configurations, tokenizer, chat template and the like: everything except weights and pickles,
+    code, hidden files, subdirectories but that of chat templates, licences, and what describes the
     seed itself (`_OF_THE_SEED`). The tokenizer is an adapter's own, if that brings one.
 
     Args:
@@ -71,7 +79,10 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     if first.directory is None:
         return {}
     own = first.tokenizer
-    found = copied(first.directory, lambda name: own is None or not is_tokenizer_file(name))
+    found = copied(
+        first.directory,
+        lambda name: not (is_licence(name) or (own is not None and is_tokenizer_file(name))),
+    )
     if own is not None:
         found.update(copied(own, is_tokenizer_file))
     return with_dtype(found, dtype)

@@ -17,7 +17,7 @@ from genepool.checkpoints.pipelines.single_file import lasting_metadata
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.errors import InputError
 from genepool.governance.card import PICTURES, Card, CardComponent, CardSeed, render
-from genepool.governance.licences import hub_id
+from genepool.governance.licences import common_licence, hub_id, licence_files
 from genepool.messages import at
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
 from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
@@ -150,6 +150,12 @@ def write_model(
     first = family.checkpoints[0]
     card = replace(card, notices=tuple(_published(card.notices, card.seeds, family)))
     card = _of_images(card, details, first, writing.dtype)
+    licences = licence_files(
+        [seed.name for seed in card.seeds],
+        family.checkpoints,
+        common_licence([seed.licence for seed in (*card.seeds, *card.givers)]),
+    )
+    card = replace(card, licences=tuple(licences))
     page = render(replace(card, title=target.resolve().name), genome, layout)
     write_tensors(
         made if callable(made) else genome_tensors(made, family.checkpoints, layout),
@@ -159,6 +165,7 @@ def write_model(
         writing,
         metadata={**(lasting_metadata(first) if first.evolving else {}), **to_metadata(document)},
         extra={
+            **licences,
             FILE: to_bytes(document),
             "README.md": page,
             **({} if card.pictures is None else {PICTURES: card.pictures.png}),

@@ -24,6 +24,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
 from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.side_files import is_licence
 from genepool.checkpoints.pipelines.variants import weights_stem
 from genepool.core.genome import Genome
 from genepool.errors import CheckpointError, GenepoolError, InputError
@@ -167,7 +168,7 @@ def write_tensors(
     writing: Writing = Writing(),
     *,
     metadata: Mapping[str, str] | None = None,
-    extra: Mapping[str, bytes] | None = None,
+    extra: Mapping[str, bytes | Path] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     check: Callable[[Path], None] | None = None,
@@ -217,10 +218,11 @@ def write_tensors(
         files += planned
         if len(planned) > 1:
             others[f"{part.folder}{part.stem}.safetensors.index.json"] = _index(part, planned)
+    weights = re.compile("|".join(re.escape(p.folder + p.stem) + _WEIGHTS for p in parts))
     own = partial(
         require_own_checkpoint,
         names={*others},
-        weights="|".join(rf"{re.escape(part.folder + part.stem)}{_WEIGHTS}" for part in parts),
+        known=lambda name: is_licence(name) or weights.fullmatch(name) is not None,
     )
     target = require_free(
         Path(directory),
@@ -322,7 +324,7 @@ class _Job:
                 require_range(entry.name, Destination(entry.dtype, rest))
 
 
-def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes]) -> None:
+def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes | Path]) -> None:
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise InputError(f"metadata: '{one_line(key)}' must be a string; got {one_line(value)}")
