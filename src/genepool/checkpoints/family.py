@@ -22,7 +22,7 @@ from genepool.checkpoints.model_files.configs import (
     language_config,
 )
 from genepool.checkpoints.model_files.side_files import code_notice
-from genepool.checkpoints.model_files.tied import tie_notice, without_tied_head
+from genepool.checkpoints.model_files.tied import tie_notice, without_tied_copies
 from genepool.checkpoints.model_files.tokenizer_files import (
     compare_settings,
     compare_tokenizer_settings,
@@ -211,7 +211,7 @@ def _open_local(
     if gguf.is_gguf(place):
         return gguf.open_gguf(place, source.dtype)
     if not (place.is_dir() and adapters.is_adapter(place)):
-        opened = without_tied_head(without_wrappers(open_checkpoint(place)))
+        opened = without_tied_copies(without_wrappers(open_checkpoint(place)))
         if notice := taken_as_it_is(place, opened):
             opened = replace(opened, notices=(*opened.notices, notice))
         return as_single_file(opened, source.components) if is_single_file(opened) else opened

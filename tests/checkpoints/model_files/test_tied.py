@@ -113,3 +113,38 @@ def test_code_that_stays_behind_is_told(tmp_path: Path) -> None:
         (seed / "modeling_own.py").write_text("raise RuntimeError")
     (notice,) = told()
     assert notice.startswith(f"{seeds[0]} brings code of its own ('modeling_own.py')")
+
+
+@pytest.mark.parametrize(
+    ("names", "copies"),
+    [
+        # BERT and its kind store the bias of their head twice, too.
+        (
+            ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"),
+            ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
+        ),
+        (("model.decoder.embed_tokens.weight",), ("proj_out.weight",)),
+        (
+            ("shared.weight",),
+            ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+        ),
+        (("model.shared.weight",), ("model.decoder.embed_tokens.weight",)),
+    ],
+)
+def test_copies_under_other_names(
+    tmp_path: Path, names: tuple[str, ...], copies: tuple[str, ...]
+) -> None:
+    words, bias = torch.randn(6, 4), torch.randn(6)
+    tensors = {n: (bias if n.endswith("bias") else words).clone() for n in (*names, *copies)}
+    tensors["encoder.layers.0.mlp.weight"] = torch.randn(6, 4)
+    save(tmp_path / "a", tensors)
+    for tied in (True, False):
+        (tmp_path / "a/config.json").write_text(json.dumps({"tie_word_embeddings": tied}))
+        held = open_source(find_source("a", tmp_path)).tensors
+        assert held.keys() == tensors.keys() - (copies if tied else ())
+    # What only looks like a copy stays.
+    for number, name in enumerate(copies, 1):
+        tensors[name][0] += number / 1000
+    save(tmp_path / "a", tensors)
+    (tmp_path / "a/config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    assert open_source(find_source("a", tmp_path)).tensors.keys() == tensors.keys()

@@ -20,20 +20,39 @@ _EMBEDDINGS = re.compile(
 _CHUNK = 2**24
 
 
-def without_tied_head(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint without the head if that is but a copy of the embeddings.
+def without_tied_copies(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint without the tensors that are but copies of the embeddings.
 
-    Some programs store the embeddings of a model with `tie_word_embeddings` once more as its head.
-    Merged on its own a copy drifts away from them (split points cut between the two), and what it
-    holds then depends on who loads it; left out, it is what the configuration says.
+    Some programs store the embeddings of a model with `tie_word_embeddings` once more as its head,
+    or as the embeddings of encoder and decoder. Merged on its own a copy drifts away from them
+    (split points cut between the two), and what it holds then depends on who loads it; left out, it
+    is what the configuration says.
     """
-    head = _stored_head(checkpoint)
-    if head is None or not ties_embeddings(checkpoint.directory):
+    copies = _copies(checkpoint)
+    if not copies or not ties_embeddings(checkpoint.directory):
         return checkpoint
-    if not any(_equal(head, other) for other in _alike(checkpoint, head)):
-        return checkpoint
-    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name != head.name}
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in copies}
     return replace(checkpoint, tensors=MappingProxyType(kept), _digest=[])
+
+
+def _copies(checkpoint: Checkpoint) -> set[str]:
+    tensors = checkpoint.tensors
+    head = _stored_head(checkpoint)
+    found: set[str] = set()
+    if head is not None and any(_equal(head, other) for other in _alike(checkpoint, head)):
+        found.add(head.name)
+    for name, tensor in tensors.items():
+        if name in found or not _EMBEDDINGS.search(name) or len(tensor.shape) != 2:
+            continue
+        shared = name.endswith("shared.weight")
+        others = [t for t in _alike(checkpoint, tensor) if shared or not _EMBEDDINGS.search(t.name)]
+        found |= {other.name for other in others if _equal(tensor, other)}
+    # Of heads as BERT's, the bias is stored twice, too.
+    for module in [name.removesuffix(".weight") for name in found]:
+        own, above = (tensors.get(f"{m}.bias") for m in (module, module.rpartition(".")[0]))
+        if own is not None and above is not None and own.shape == above.shape:
+            found |= {own.name} if own.dtype == above.dtype and _equal(own, above) else set()
+    return found
 
 
 def tie_notice(checkpoint: Checkpoint) -> str | None:
