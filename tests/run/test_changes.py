@@ -224,7 +224,7 @@ def test_packages_that_the_users_modules_import_are_known(tmp_path: Path) -> Non
 
 def test_a_task_that_does_not_repeat_itself_is_told_and_goes_on(tmp_path: Path) -> None:
     rules = Rules(tmp_path)
-    noisy = _FUNCTION.replace("SCALE *", "random.random() *").replace(
+    noisy = _FUNCTION.replace("SCALE *", "random.Random().random() *").replace(
         "examples =", "import random\nexamples ="
     )
     rules.write(rules.module, noisy.format(helper=rules.helper))

@@ -34,8 +34,7 @@ from genepool.run.executors.installation import (
     processor,
     versions,
 )
-from genepool.run.executors.remote import ALIKE
-from genepool.run.executors.scorer import Part
+from genepool.run.executors.scorer import ALIKE, Part
 from genepool.run.run_file import Run
 from genepool.run.session import Session
 from genepool.tasks.agent.environment import find_environment
@@ -240,8 +239,9 @@ def check_scores(
             notes.append(
                 f"{sample.what} does not give the same scores twice (example "
                 f"'{one_line(sample.names[first])}': {sample.scores[first]:.4g} in the pool, and "
-                f"now {now[first]:.4g}, {again[0][first]:.4g} and {again[1][first]:.4g}), so that "
-                "nobody can tell whether its rule is still the one that this pool was made by"
+                f"now {now[first]:.4g}, {again[0][first]:.4g} and {again[1][first]:.4g}): "
+                "models are selected by luck, too, and nobody can tell whether its rule is still "
+                "the one that this pool was made by"
             )
             continue
         text = _difference(session, sample, now, differ, changes)

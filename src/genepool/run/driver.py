@@ -19,7 +19,7 @@ from genepool.core.genome import Genome, Vector, digest, encode
 from genepool.errors import EvaluationError
 from genepool.pool.guards import Checked, Means
 from genepool.pool.records import Record
-from genepool.run.changes import sample_guards
+from genepool.run.changes import check_scores, sample_guards
 from genepool.run.executors.executor import Evaluation
 from genepool.run.failures import Failures, require_scored
 from genepool.run.finished.observe import observe
@@ -56,7 +56,11 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     resume(evolution, pool)
     if evolution.subset.indices is not None and not pool.subset_examples():
         pool.add_subset(0, evolution.subset.indices)
+    fresh = not evolution.members
     _score_seeds(session, evolution)
+    # Where a run goes on, this has been looked at.
+    for note in check_scores(session, problem.seeds, ()) if fresh else ():
+        session.progress.notice(note)
     _tell_of_the_best_seed(session)
     sample_guards(session, problem.seeds)
     first = evolution.evaluations

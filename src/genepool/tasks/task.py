@@ -264,8 +264,8 @@ def require_task(task: Task) -> None:
         fine = isinstance(cast("object", task.batch), (int, np.integer)) and task.batch >= 1
         looked.append(("batch", task.batch, fine, "a number from 1"))
     if isinstance(task, Labelled):
-        fine = len(task.labels) == len(task.samples)
-        looked.append(("labels", task.labels, fine, "one for each of 'samples'"))
+        fine = len(task.labels) in (0, len(task.samples))
+        looked.append(("labels", task.labels, fine, "one for each of 'samples', or none"))
     if isinstance(task, Blocked):
         blocks = np.asarray(task.blocks)
         fine = blocks.shape == (len(task.samples),) and blocks.dtype.kind in "iu"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from genepool.errors import ConfigError, EvaluationError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.run.progress import Silence
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
 from tests.runs import contents, write_run
@@ -131,12 +132,12 @@ def test_a_function_that_changes_the_network(tmp_path: Path, change: str, said: 
     ],
 )
 def test_a_function_that_changes_the_network_later(tmp_path: Path, later: str, said: str) -> None:
-    change = f"score.asked = getattr(score, 'asked', 0) + 1\n    if score.asked == 6: {later}"
+    change = f"score.asked = getattr(score, 'asked', 0) + 1\n    if score.asked == 7: {later}"
     file = _network(tmp_path / "run", change)
     with pytest.raises(ConfigError, match=f"has .*{said}"):
         evolve(file)
     with Pool(tmp_path / "run" / "pool") as pool:
-        assert pool.evaluations == 3  # and two seeds; the sixth that was asked is not kept
+        assert pool.evaluations == 3  # The fourth is the seventh call: two seeds, and one again.
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,90 @@ def test_a_function_that_leaves_the_network_as_it_was(
         assert pool.evaluations == 12
         scores = {r.scores.tobytes() for r in pool.records() if r.scores is not None}
         assert len(scores) > 2
+
+
+_DRAWING = """
+import random, time
+import numpy as np
+
+examples = list(range(8))
+own = np.random.default_rng(0)
+
+def score(model, given):
+    bias = min(1.0, abs(float(model["hidden.bias"].sum())))
+    return [min(1.0, (bias + 1) / 2 * draw(n)) for n in given]
+
+def draw(n):
+    {draw}
+"""
+
+
+def _drawing(directory: Path, draw: str, **changes: Any) -> Path:
+    name = f"drawing_{next(_NUMBERS)}"
+    directory.mkdir(exist_ok=True)
+    (directory / f"{name}.py").write_text(_DRAWING.format(draw=draw))
+    tasks = [{"name": "mine", "evaluator": "function", "function": f"{name}:score"}]
+    return write_run(directory, tasks=tasks, budget=5, **changes)
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        ("return random.random()", r"\('random'\).*Draw from .* as random.Random\(0\)"),
+        ("return np.random.rand()", r"\('numpy.random'\).*numpy.random.default_rng\(0\)"),
+        ("import torch; return float(torch.rand(()))", r"\('torch'\).*torch.Generator\(\).manual"),
+        ("import torch; return float(torch.dropout(torch.ones(()), 0.5, True))", r"\('torch'\)"),
+        # Ties that are broken by chance, which may well break them alike.
+        ("return random.choice([0, 1]) if n > 4 else 0.5", r"of 8 differ, the first is"),
+    ],
+)
+def test_scores_by_random_numbers_of_all_are_refused(tmp_path: Path, draw: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"task 'mine' draws random numbers that .*{said}"):
+        evolve(_drawing(tmp_path, draw))
+    with Pool(tmp_path / "pool") as pool:
+        assert pool.evaluations <= 3  # Where chance breaks ties alike.
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        "random.seed(n); return random.random()",
+        "np.random.seed(n); return np.random.rand()",
+        "import torch; torch.manual_seed(n); return float(torch.rand(()))",
+        "import torch; [*torch.utils.data.DataLoader([1, 2], shuffle=True)]; return 1",
+        "return float(np.random.default_rng(n).random())",
+    ],
+)
+def test_random_numbers_that_repeat_are_none_of_our_business(tmp_path: Path, draw: str) -> None:
+    result = evolve(_drawing(tmp_path, draw))
+    assert result.status["evaluations"] == 5
+
+
+class _Told(Silence):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+@pytest.mark.parametrize(
+    ("draw", "changes"),
+    [
+        ("return own.random()", {}),
+        ("return time.perf_counter_ns() % 997 / 997", {}),
+        ("return random.random()", {"changed_scores": "tell"}),
+    ],
+)
+def test_other_scores_that_do_not_repeat_are_told(
+    tmp_path: Path, draw: str, changes: dict[str, Any]
+) -> None:
+    """It was noticed where a run went on, and not where it began."""
+    told = _Told()
+    evolve(_drawing(tmp_path, draw, **changes), progress=told)
+    (note,) = [text for text in told.notices if "twice" in text]
+    assert note.startswith("task 'mine' does not give the same scores twice")
+    assert "selected by luck" in note
 
 
 class _Own:

@@ -29,7 +29,7 @@ from genepool.messages import cause
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.job import Job, Refusal, packed, unpacked
-from genepool.run.executors.scorer import Part, Scorer
+from genepool.run.executors.scorer import ALIKE, Part, Scorer
 
 # Threads of the libraries that models compute with.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -37,8 +37,6 @@ _POLL = 0.2
 # A job is helped with, and its parts are asked twice, once it takes so many times the mean of those
 # before it, and so many seconds.
 _HELPED, _TWICE = (0.5, 0.5), (3.0, 2.0)
-# Scores that differ by less are alike: another machine may compute other last digits.
-ALIKE = 1e-3
 _KINDS: dict[Part, bytes] = {"train": b"scor", "held-out": b"held", "guard": b"grds"}
 _PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 

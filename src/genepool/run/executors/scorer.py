@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import random
+import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal
 
@@ -13,8 +16,8 @@ from numpy.typing import NDArray
 
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.genome import Genome, seed_recipe
-from genepool.errors import DeviceMemoryError, EvaluationError, InputError
-from genepool.messages import of_device_memory
+from genepool.errors import ConfigError, DeviceMemoryError, EvaluationError, InputError
+from genepool.messages import count, of_device_memory, one_line, some
 from genepool.models.build import build_model
 from genepool.models.live import Writer
 from genepool.pool.records import Measure
@@ -26,8 +29,34 @@ from genepool.tasks.task import Drawn, Measured, Transcribed, own_failures
 # Which examples: those that members compete for, the held-out ones, or those of the guards.
 Part = Literal["train", "held-out", "guard"]
 
+# Scores that differ by less are alike: another machine may compute other last digits.
+ALIKE = 1e-3
+
+# Generators of random numbers that all code of a process shares, and what begins anew at each call.
+_SHARED = {
+    "random": "random.Random(0)",
+    "numpy.random": "numpy.random.default_rng(0)",
+    "torch": "torch.Generator().manual_seed(0)",
+}
+
+# Chance may give the same scores twice, where it breaks a tie: so it is asked so often.
+_REPEATS = 5
+
 # Parts in which a question is asked at most, so that somebody can watch.
 _PARTS = 20
+
+
+def _shared_states() -> dict[str, object]:
+    """The states of the generators in `_SHARED`, so far as they are loaded, to be compared."""
+    numbers: Any = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    found: dict[str, object] = {"random": random.getstate()}
+    found["numpy.random"] = [np.asarray(part).tobytes() for part in numbers.values()]
+    if (torch := sys.modules.get("torch")) is not None:
+        states = [torch.get_rng_state()]
+        if torch.cuda.is_initialized():
+            states += torch.cuda.get_rng_state_all()
+        found["torch"] = [state.numpy().tobytes() for state in states]
+    return found
 
 
 def in_parts(
@@ -96,6 +125,10 @@ class Scorer:
             self._unchanged = Unchanged(self._model.module)
         # Values of the genome that was written last, as `Unchanged` samples them.
         self._written: Mapping[str, bytes] | None = None
+        # What generators that the whole process shares were left at, and how often a part and task
+        # that draws from them gave the same scores all the same.
+        self._states = _shared_states()
+        self._repeated: Counter[tuple[Part, int]] = Counter()
         # Parts and numbers of tasks after which the model's values were looked at.
         self._looked: set[tuple[Part, int]] = set()
         self._loaded: Genome | None = None
@@ -226,19 +259,41 @@ class Scorer:
         run, guard, held_out = self._inputs.run.config, part == "guard", part == "held-out"
         task = (self._inputs.guards if guard else self._inputs.tasks)[number]
         what = f"task '{(run.guards if guard else run.contested)[number].name}'"
-        with self._left_as_it_was(what, (part, number)), own_failures(type(task), f"{what}: "):
-            found = task.score(self._value, indices, held_out=held_out)
-        try:
-            return checked_scores(found, indices.size, binary=task.binary)
-        except EvaluationError:
-            # Only now, since naming examples takes longer than looking at scores.
-            ids = task.held_out if held_out else task.samples
-            places: list[int] = indices.tolist()
-            names = [ids[place] for place in places]
+        ids = task.held_out if held_out else task.samples
+
+        def ask() -> NDArray[np.float32]:
+            with self._left_as_it_was(what, (part, number)), own_failures(type(task), f"{what}: "):
+                found = task.score(self._value, indices, held_out=held_out)
             try:
-                return checked_scores(found, indices.size, ids=names, binary=task.binary)
-            except EvaluationError as error:
-                raise EvaluationError(f"{what}: {error}") from None
+                return checked_scores(found, indices.size, binary=task.binary)
+            except EvaluationError:
+                # Only now, since naming examples takes longer than looking at scores.
+                places: list[int] = indices.tolist()
+                names = [ids[place] for place in places]
+                try:
+                    return checked_scores(found, indices.size, ids=names, binary=task.binary)
+                except EvaluationError as error:
+                    raise EvaluationError(f"{what}: {error}") from None
+
+        if self._repeated[part, number] >= _REPEATS or run.changed_scores == "tell":
+            return ask()
+        scores, before = ask(), self._states
+        self._states = now = _shared_states()
+        if drawn := [name for name in now if now[name] != before.get(name)]:
+            # What seeds them itself at each call, or draws what is of no account, repeats.
+            differ = np.flatnonzero(np.abs(ask() - scores) > ALIKE)
+            if differ.size:
+                raise ConfigError(
+                    f"{what} draws random numbers that the whole process shares ({some(drawn)}), "
+                    f"and its scores do not repeat ({count(differ.size, 'example')} of "
+                    f"{indices.size} differ, the first is '{one_line(ids[indices[differ[0]]])}'): "
+                    "models would be selected by luck. Draw from a generator that begins anew at "
+                    f"each call, as {' or '.join(_SHARED[name] for name in drawn)}, or seed the "
+                    "shared one there; 'changed_scores: tell' goes on all the same"
+                )
+            self._states = _shared_states()
+            self._repeated[part, number] += 1 if self._states != now else _REPEATS
+        return scores
 
     @contextlib.contextmanager
     def _left_as_it_was(self, what: str, asked: tuple[Part, int]) -> Generator[None, None, None]:
