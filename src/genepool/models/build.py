@@ -12,7 +12,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
 from genepool.checkpoints.layout import Layout
 from genepool.materialise.cpu import SeedsPlace
-from genepool.models.kind import Building, OfSeeds
+from genepool.models.kind import Building, OfSeeds, Options
 from genepool.models.kinds import KINDS, kind_of
 from genepool.models.live import LiveModel
 from genepool.settings import Section
@@ -130,6 +130,11 @@ class ModelOptions(Section):
         "number for both; by default they have the size that it was made for.",
     )
 
+    @property
+    def plain(self) -> Options:
+        """As kinds see them."""
+        return Options(**self.model_dump())
+
 
 def build_model(
     options: ModelOptions,
@@ -153,5 +158,5 @@ def build_model(
             model's files cannot be used.
         MissingExtraError: a network without torch, or a language model without transformers.
     """
-    building = Building(options, layout, checkpoints[0], directory, of_seeds)
-    return kind_of(options, checkpoints[0]).build(building)
+    building = Building(options.plain, layout, checkpoints[0], directory, of_seeds)
+    return kind_of(building.options, building.first).build(building)

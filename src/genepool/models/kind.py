@@ -6,13 +6,14 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.model_files.side_files import side_files
 from genepool.checkpoints.pipelines.files import pipeline_files
 from genepool.errors import ConfigError, MissingExtraError
+from genepool.materialise.cpu import SeedsPlace
 from genepool.models.live import LiveModel
 
 CONFIG = "config.json"
@@ -23,73 +24,41 @@ OfSeeds = Callable[[Callable[[], Any]], list[Any]]
 afterwards the model is as it was."""
 
 
-class Options(Protocol):
-    """`ModelOptions`, as kinds see them."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`ModelOptions`, as kinds see them; by default those of a run file that says nothing.
 
-    @property
-    def kind(self) -> str:
-        """The name of a kind, or "auto"."""
-        ...
+    Attributes:
+        kind: the name of a kind, or "auto".
+        network: `module:function` that makes the network.
+        device: where the model runs, as torch writes it.
+        seeds: where the seeds lie while children are made from them.
+        dtype: what it computes in, as torch writes it; None leaves it to the kind.
+        tokenizer: directory of a tokenizer.
+        cache_implementation: what a language model remembers a text in while it goes on with it.
+        max_cache_len: tokens that a static cache has room for, at least.
+        torch_compile: whether torch compiles a language model.
+        scheduler: the class of an image generator's scheduler, in diffusers.
+        steps: of denoising.
+        guidance: how strongly pictures are drawn towards their prompts.
+        configs: directory of a pipeline with the settings of an image generator in a single file.
+        size: [height, width] of pictures, in pixels.
+    """
 
-    @property
-    def network(self) -> str | None:
-        """`module:function` that makes the network."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where the model runs, as torch writes it."""
-        ...
-
-    @property
-    def dtype(self) -> str | None:
-        """What it computes in, as torch writes it; None leaves it to the kind."""
-        ...
-
-    @property
-    def tokenizer(self) -> str | None:
-        """Directory of a tokenizer."""
-        ...
-
-    @property
-    def cache_implementation(self) -> str | None:
-        """What a language model remembers a text in while it goes on with it."""
-        ...
-
-    @property
-    def max_cache_len(self) -> int | None:
-        """Tokens that a static cache has room for, at least."""
-        ...
-
-    @property
-    def torch_compile(self) -> bool:
-        """Whether torch compiles a language model."""
-        ...
-
-    @property
-    def configs(self) -> str | None:
-        """Directory of a pipeline with the settings of an image generator in a single file."""
-        ...
-
-    @property
-    def scheduler(self) -> str | None:
-        """The class of an image generator's scheduler, in diffusers."""
-        ...
-
-    @property
-    def steps(self) -> int | None:
-        """Of denoising."""
-        ...
-
-    @property
-    def guidance(self) -> float | None:
-        """How strongly pictures are drawn towards their prompts."""
-        ...
-
-    @property
-    def size(self) -> Sequence[int] | None:
-        """[height, width] of pictures, in pixels."""
-        ...
+    kind: str = "auto"
+    network: str | None = None
+    device: str = "cpu"
+    seeds: SeedsPlace = "auto"
+    dtype: str | None = None
+    tokenizer: str | None = None
+    cache_implementation: str | None = None
+    max_cache_len: int | None = None
+    torch_compile: bool = False
+    scheduler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    configs: str | None = None
+    size: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

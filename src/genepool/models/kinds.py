@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.errors import CheckpointError
 from genepool.models.arrays import ARRAYS
@@ -14,25 +12,6 @@ from genepool.models.network import NETWORK
 
 # In the order in which they are asked whether they are meant; the last one always is.
 KINDS: tuple[Kind, ...] = (IMAGE_GENERATOR, LANGUAGE_MODEL, NETWORK, ARRAYS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Unsaid:
-    """The options of a run file that says nothing about its model."""
-
-    kind: str = "auto"
-    network: str | None = None
-    device: str = "cpu"
-    dtype: str | None = None
-    tokenizer: str | None = None
-    cache_implementation: str | None = None
-    max_cache_len: int | None = None
-    torch_compile: bool = False
-    configs: str | None = None
-    scheduler: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    size: list[int] | None = None
 
 
 def kind_of(options: Options, first: Checkpoint) -> Kind:
@@ -54,6 +33,6 @@ def kind_of_seed(first: Checkpoint) -> Kind:
     """The kind that a seed is taken for where nothing else is said; plain arrays where it does not
     say it either, because its config.json cannot be read."""
     try:
-        return kind_of(_Unsaid(), first)
+        return kind_of(Options(), first)
     except CheckpointError:
         return ARRAYS

@@ -18,6 +18,7 @@ COLUMNS = (
     "id, step, parents, plan, merge, mutation, digest, verdict, scores, train, fitness, slot, "
     "evicted, asked, error, seconds, genome"
 )
+_NAMES = COLUMNS.split(", ")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -124,24 +125,12 @@ def from_row(row: tuple[Any, ...], size: int) -> Record:
         row: the values of `COLUMNS`.
         size: number N of examples.
     """
-    return Record(
-        *row[:2],
-        parents=tuple(json.loads(row[2])),
-        plan=row[3],
-        merge=row[4],
-        mutation=row[5],
-        digest=row[6],
-        verdict=Verdict(row[7]),
-        scores=None if row[8] is None else unpack_scores(row[8], size),
-        train=row[9],
-        fitness=row[10],
-        slot=row[11],
-        evicted=row[12],
-        asked=row[13],
-        error=row[14],
-        seconds=row[15],
-        genome=row[16],
-    )
+    found: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
+    found["parents"] = tuple(json.loads(found["parents"]))
+    found["verdict"] = Verdict(found["verdict"])
+    if found["scores"] is not None:
+        found["scores"] = unpack_scores(found["scores"], size)
+    return Record(**found)
 
 
 def pack_scores(scores: NDArray[np.float32]) -> bytes:

@@ -148,7 +148,8 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         remarks += [f"task '{entry.settings.name}': {text}" for text in told]
     _require_use(run, (*tasks, *guards))
     texts = [text for task in (*tasks, *guards) for text in _texts_drawn_from(task)]
-    told = kind_of(run.config.model, first).told(run.config.model, first, texts)
+    options = run.config.model.plain
+    told = kind_of(options, first).told(options, first, texts)
     return Inputs(
         run,
         sources,
