@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import genepool
 from genepool.errors import EvaluationError
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest
-from genepool.tasks.classifier.evaluator import load_digits
+from genepool.tasks.datasets import digits
 
 
 class Options(BaseModel):
@@ -37,7 +37,7 @@ class ReciprocalRank:
     Options = Options
 
     def __init__(self, options: Options, directory: Path) -> None:
-        images, labels = load_digits()
+        images, labels = digits().inputs, digits().labels
         # The first images to train on, the last to report.
         chosen = [*range(options.train), *range(len(labels) - options.held_out, len(labels))]
         self._images, self._labels = images[chosen], labels[chosen]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
-from genepool.tasks.classifier.evaluator import Classifier, load_digits
+from genepool.tasks.classifier.evaluator import Classifier
+from genepool.tasks.datasets import digits
 from genepool.tasks.task import open_task
 from genepool.testing.tasks import check_task
 from tests.nets import clouds, mlp, specialist
@@ -143,7 +144,7 @@ class TestReference:
         test = task.score(model, np.arange(360), held_out=True)
         assert int(train.sum()) == round(published["train"] * 1437)
         assert int(test.sum()) == round(published["test"] * 360)
-        own = np.isin(load_digits()[1], range(5) if name == "digits_0_to_4" else range(5, 10))
+        own = np.isin(digits().labels, range(5) if name == "digits_0_to_4" else range(5, 10))
         assert train[own[:1437]].mean() == pytest.approx(published["train_own"], abs=1e-7)
         assert test[own[1437:]].mean() == pytest.approx(published["test_own"], abs=1e-7)
         assert train[~own[:1437]].sum() == published["train_other"] == 0
@@ -190,7 +191,7 @@ class TestReference:
 
 class TestOptions:
     def test_digits_are_the_default_and_unscaled(self, tmp_path: Path) -> None:
-        x, y = load_digits()
+        x, y = digits().inputs, digits().labels
         assert x.shape == (1797, 64) and x.dtype == np.float32 and y.dtype == np.int64
         assert (x.min(), x.max()) == (0, 16)
         task = opened(tmp_path)
@@ -283,18 +284,6 @@ class TestOptions:
         monkeypatch.setattr(builtins, "__import__", without)
         with pytest.raises(MissingExtraError, match=r"pip install '[^']*\[digits\]"):
             opened(tmp_path)
-
-
-class TestPopulation:
-    def test_equals_one_at_a_time(self, tmp_path: Path) -> None:
-        task = opened(tmp_path)
-        models = [mlp((64, 32, 10), seed) for seed in range(5)]
-        rows = np.random.default_rng(0).permutation(360)[:50]
-        for held_out in (False, True):
-            got = task.score_population(models, rows, held_out=held_out)
-            assert got.shape == (5, 50) and got.dtype == np.float32
-            for row, model in zip(got, models, strict=True):
-                assert row.tobytes() == task.score(model, rows, held_out=held_out).tobytes()
 
 
 class TestModels:

@@ -32,40 +32,29 @@ def _expected(model: Arrays) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("widths", [(6, 3), (6, 20, 3), (6, 16, 32, 3), (6, 5, 5, 5, 4)])
 def test_scores_are_those_of_plain_numpy(widths: tuple[int, ...]) -> None:
     model = mlp(widths)
-    got = _scorer().correct([model], np.arange(120), 0, 120)
-    assert got.dtype == np.float32 and got.shape == (1, 120)
-    np.testing.assert_array_equal(got[0].astype(bool), _expected(model))
-
-
-def test_a_population_scores_as_its_models_do_alone() -> None:
-    models = [mlp((6, 20, 3), seed) for seed in range(7)]
-    rows = np.random.default_rng(0).permutation(120)[:37]
-    together = _scorer().correct(models, rows, 0, 120)
-    assert together.shape == (7, 37)
-    for row, model in enumerate(models):
-        alone = _scorer().correct([model], rows, 0, 120)
-        assert together[row].tobytes() == alone[0].tobytes()
-    assert len({row.tobytes() for row in together}) > 1
+    got = _scorer().correct(model, np.arange(120), 0, 120)
+    assert got.dtype == np.float32 and got.shape == (120,)
+    np.testing.assert_array_equal(got.astype(bool), _expected(model))
 
 
 def test_new_weights_in_the_same_arrays_are_seen() -> None:
     scorer, model, other = _scorer(), mlp((6, 20, 3), 1), mlp((6, 20, 3), 2)
     rows = np.arange(120)
-    before = scorer.correct([model], rows, 0, 120)
+    before = scorer.correct(model, rows, 0, 120)
     for name, array in model.items():
         array[:] = other[name]
-    after = scorer.correct([model], rows, 0, 120)
+    after = scorer.correct(model, rows, 0, 120)
     assert before.tobytes() != after.tobytes()
-    np.testing.assert_array_equal(after[0].astype(bool), _expected(other))
+    np.testing.assert_array_equal(after.astype(bool), _expected(other))
 
 
 def test_an_array_that_replaces_another_is_seen() -> None:
     scorer, model, other = _scorer(), mlp((6, 20, 3), 1), mlp((6, 20, 3), 2)
     rows = np.arange(120)
-    scorer.correct([model], rows, 0, 120)
+    scorer.correct(model, rows, 0, 120)
     model |= other
     np.testing.assert_array_equal(
-        scorer.correct([model], rows, 0, 120)[0].astype(bool), _expected(other)
+        scorer.correct(model, rows, 0, 120).astype(bool), _expected(other)
     )
 
 
@@ -73,7 +62,7 @@ def test_models_of_other_shapes_may_follow_each_other() -> None:
     scorer, rows = _scorer(), np.arange(120)
     for widths in ((6, 20, 3), (6, 40, 40, 3), (6, 3), (6, 20, 3)):
         model = mlp(widths)
-        got = scorer.correct([model], rows, 0, 120)[0]
+        got = scorer.correct(model, rows, 0, 120)
         np.testing.assert_array_equal(got.astype(bool), _expected(model))
 
 
@@ -82,7 +71,7 @@ def test_more_models_than_are_remembered() -> None:
     models = [mlp((6, 4, 3), seed) for seed in range(150)]
     for _ in range(2):
         for model in models:
-            got = scorer.correct([model], rows, 0, 120)[0]
+            got = scorer.correct(model, rows, 0, 120)
             np.testing.assert_array_equal(got.astype(bool), _expected(model))
 
 
@@ -94,10 +83,10 @@ def test_any_kind_of_index_array(kind: str) -> None:
         given.setflags(write=False)
     else:
         given = np.arange(120)[::2] if kind == "strided" else rows.astype(np.int32)
-    expected = _scorer().correct([model], rows, 0, 120)
+    expected = _scorer().correct(model, rows, 0, 120)
     compiled: Any = kernels.score_rows
     before = len(compiled.signatures)
-    assert _scorer().correct([model], given, 0, 120).tobytes() == expected.tobytes()
+    assert _scorer().correct(model, given, 0, 120).tobytes() == expected.tobytes()
     assert len(compiled.signatures) == before, "seconds were spent on compiling for this kind"
 
 
@@ -105,26 +94,21 @@ def test_layers_run_in_depth_order() -> None:
     model = mlp((6, *[8] * 10, 3))
     named = {name.replace("layer", "net.layers."): array for name, array in model.items()}
     backwards = dict(reversed(named.items()))
-    got = _scorer().correct([backwards], np.arange(120), 0, 120)
+    got = _scorer().correct(backwards, np.arange(120), 0, 120)
     values = clouds()[0].astype(np.float64)
     for layer in range(11):
         values = values @ model[f"layer{layer}.weight"] + model[f"layer{layer}.bias"]
         values = np.maximum(values, 0) if layer < 10 else values
-    np.testing.assert_array_equal(got[0].astype(bool), values.argmax(axis=1) == clouds()[1])
+    np.testing.assert_array_equal(got.astype(bool), values.argmax(axis=1) == clouds()[1])
 
 
 def test_a_second_set_is_out_of_reach() -> None:
     scorer, model = _scorer(), mlp((6, 20, 3))
     rows = np.arange(20)
-    shifted = scorer.correct([model], rows, 100, 120)
-    expected = scorer.correct([model], rows + 100, 0, 120)
+    shifted = scorer.correct(model, rows, 100, 120)
+    expected = scorer.correct(model, rows + 100, 0, 120)
     assert shifted.tobytes() == expected.tobytes()
     with pytest.raises(EvaluationError, match=r"must lie in 0..99; got 100"):
-        scorer.correct([model], np.array([100]), 0, 100)
+        scorer.correct(model, np.array([100]), 0, 100)
     with pytest.raises(EvaluationError, match="got -1"):
-        scorer.correct([model], np.array([-1]), 100, 120)
-
-
-def test_models_of_different_shapes_are_not_scored_together() -> None:
-    with pytest.raises(EvaluationError, match="equal sizes"):
-        _scorer().correct([mlp((6, 20, 3)), mlp((6, 21, 3))], np.arange(3), 0, 120)
+        scorer.correct(model, np.array([-1]), 100, 120)

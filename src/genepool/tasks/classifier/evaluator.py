@@ -143,36 +143,13 @@ class Classifier(StoredTask):
         Raises:
             EvaluationError: the model does not fit the data, fails, or gives NaN.
         """
-        if isinstance(model, Mapping):
-            return self.score_population([cast("ArrayModel", model)], indices, held_out=held_out)[0]
         first, last = self._range(held_out)
+        if isinstance(model, Mapping):
+            if indices.dtype != np.int64 or indices.ndim != 1:
+                indices = checked_indices(indices, sys.maxsize)
+            return self.mlp().correct(cast("ArrayModel", model), indices, first, last)
         rows = checked_indices(indices, last - first) + first
         return self._scorer(model).correct(model, rows)
-
-    def score_population(
-        self, models: Sequence[ArrayModel], indices: NDArray[np.int64], *, held_out: bool = False
-    ) -> NDArray[np.float32]:
-        """Score several models of plain arrays in one call, each bit for bit as `score` would.
-
-        Measured (20 models of 64-256-10, one core): it saves 2 microseconds per model, which is a
-        fifth of the time at 1 example, 11 % at 32 and 6 % at 128; for all of the digits it pays
-        nothing.
-
-        Args:
-            models: W models with layers of equal sizes.
-            indices: int64[n], as in `score`.
-            held_out: as in `score`.
-
-        Returns:
-            float32[W, n].
-
-        Raises:
-            EvaluationError: as `score`; the first model that fails fails them all.
-        """
-        if indices.dtype != np.int64 or indices.ndim != 1:
-            indices = checked_indices(indices, sys.maxsize)
-        first, last = self._range(held_out)
-        return self.mlp().correct(models, indices, first, last)
 
     def mlp(self) -> Mlp:
         """What scores models of plain arrays, in compiled code."""
@@ -197,16 +174,6 @@ class Classifier(StoredTask):
                 self._inputs, self._labels, self._ids, self._batch or _BATCH
             )
         return self._network
-
-
-def load_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The images float32[1797, 64], values 0..16, and labels int64[1797] behind `data: digits`.
-
-    Raises:
-        MissingExtraError: scikit-learn is not installed.
-    """
-    data = datasets.digits()
-    return data.inputs, data.labels
 
 
 def _split(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Labelled]:

@@ -76,67 +76,49 @@ class Mlp:
             labels: int64[X], at least 0.
             ids: X names, for messages.
         """
-        self._labels = np.array(labels, dtype=np.int64)
         self._ids = ids
-        present = inputs != 0
         self._features = inputs.shape[1]
+        present = inputs != 0
+        starts, columns = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
+        values, dense = np.empty(0, dtype=np.float32), np.empty((0, self._features), np.float32)
         if present.mean() < _SPARSE_BELOW:
-            ends = np.cumsum(present.sum(axis=1, dtype=np.int64))
-            self._starts = np.concatenate([np.zeros(1, dtype=np.int64), ends])
-            self._columns = np.nonzero(present)[1].astype(np.int32)
-            self._values = inputs[present]
-            self._inputs = np.empty((0, self._features), dtype=np.float32)
+            starts = np.concatenate([[0], np.cumsum(present.sum(axis=1, dtype=np.int64))])
+            columns = np.nonzero(present)[1].astype(np.int32)
+            values = inputs[present]
         else:
-            self._starts = np.empty(0, dtype=np.int64)
-            self._columns = np.empty(0, dtype=np.int32)
-            self._values = np.empty(0, dtype=np.float32)
-            self._inputs = np.array(inputs, dtype=np.float32, order="C")
+            dense = np.array(inputs, dtype=np.float32, order="C")
+        self._labels = np.array(labels, dtype=np.int64)
+        self._data = starts, columns, values, dense, self._labels
         self._bound: dict[int, _Bound] = {}
         self._room: _Room | None = None
         self._order = np.empty(0, dtype=np.int64)
 
-    def correct(self, models: Sequence[ArrayModel], rows: Int64, first: int, last: int) -> Float32:
-        """Score models: 1 where the first largest logit is the label's, else 0.
+    def correct(self, model: ArrayModel, rows: Int64, first: int, last: int) -> Float32:
+        """Score a model: 1 where the first largest logit is the label's, else 0.
 
         Args:
-            models: M models of one shape.
+            model: the model.
             rows: int64[n], examples counted from `first`.
             first: the first example that may be asked for.
             last: the first after it that may not.
 
         Returns:
-            float32[M, n].
+            float32[n].
 
         Raises:
-            EvaluationError: a model is no such MLP or does not fit the examples, weights are not
+            EvaluationError: the model is no such MLP or does not fit the examples, weights are not
                 finite, a logit is NaN, or a row is out of range.
         """
-        bound = [self._bind(model) for model in models]
-        if len(bound) == 1:
-            addresses = bound[0].addresses[None]
-        else:
-            addresses = np.stack([model.addresses for model in bound])
+        bound = self._bind(model)
         room = self._prepare(bound)
         # Compiled code is chosen by the type of an array: read-only or strided is another type.
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         if not rows.flags.writeable:
             rows = rows.copy()
-        out = np.empty((len(bound), rows.size), dtype=np.float32)
-        status, model, position = kernels.score_rows(
-            addresses,
-            room.widths,
-            room.padded,
-            self._starts,
-            self._columns,
-            self._values,
-            self._inputs,
-            self._labels,
-            rows,
-            first,
-            last,
-            room.pack,
-            room.work,
-            out,
+        out = np.empty(rows.size, dtype=np.float32)
+        status, position = kernels.score_rows(
+            *(bound.addresses, room.widths, room.padded, self._data),
+            *(rows, first, last, room.pack, room.work, out),
         )
         if status == kernels.OK:
             return out
@@ -144,7 +126,7 @@ class Mlp:
             raise EvaluationError(
                 f"example positions must lie in 0..{last - first - 1}; got {int(rows[position])}"
             )
-        raise self._fault(status, bound[model], position, first + rows)
+        raise self._fault(status, bound, position, first + rows)
 
     def settle(self, model: ArrayModel, rule: Rule) -> Float32:
         """Score one model on the first examples as far as a rule asks.
@@ -160,32 +142,16 @@ class Mlp:
             EvaluationError: as `correct`.
         """
         bound = self._bind(model)
-        room = self._prepare([bound])
+        room = self._prepare(bound)
         size = rule.worth.size
         if self._order.size != size:
             self._order = np.empty(size, dtype=np.int64)
         out = np.empty(size, dtype=np.float32)
-        status, _, position = kernels.settle(
-            bound.addresses[None],
-            room.widths,
-            room.padded,
-            self._starts,
-            self._columns,
-            self._values,
-            self._inputs,
-            self._labels,
-            rule.worth,
-            rule.swing,
-            rule.totals.copy(),
-            rule.margin,
-            rule.eager,
-            rule.smallest,
-            rule.largest,
-            rule.grain,
-            room.pack,
-            room.work,
-            self._order,
-            out,
+        status, position = kernels.settle(
+            *(bound.addresses, room.widths, room.padded, self._data),
+            *(rule.worth, rule.swing, rule.totals.copy(), rule.margin, rule.eager),
+            *(rule.smallest, rule.largest, rule.grain),
+            *(room.pack, room.work, self._order, out),
         )
         if status == kernels.OK:
             return out
@@ -223,13 +189,11 @@ class Mlp:
         self._bound[id(model)] = bound
         return bound
 
-    def _prepare(self, bound: list[_Bound]) -> _Room:
-        widths = bound[0].widths
-        if any(other.widths is not widths and _differ(other.widths, widths) for other in bound[1:]):
-            raise EvaluationError("models that are scored together must have layers of equal sizes")
-        if self._room is None or _differ(self._room.widths, widths):
-            self._room = _room(widths)
-        return self._room
+    def _prepare(self, bound: _Bound) -> _Room:
+        room, widths = self._room, bound.widths
+        if room is None or (room.widths is not widths and not np.array_equal(room.widths, widths)):
+            room = self._room = _room(widths)
+        return room
 
 
 def _layers(
@@ -281,10 +245,6 @@ def _room(widths: Int64) -> _Room:
     packed = int(((widths[:-1] + 1) * padded[1:]).sum())
     working = kernels.BLOCK * int(widths[0] + 2 * padded[1:].max())
     return _Room(widths, padded, _aligned(packed), _aligned(working))
-
-
-def _differ(a: Int64, b: Int64) -> bool:
-    return a.size != b.size or bool((a != b).any())
 
 
 def _aligned(size: int) -> Float32:

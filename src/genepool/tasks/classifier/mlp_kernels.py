@@ -50,6 +50,7 @@ OK, BAD_WEIGHTS, BAD_LOGITS, BAD_ROW = 0, 1, 2, 3
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Data = tuple[Int64, NDArray[np.int32], Float32, Float32, Int64]
 intrinsic: Any = untyped_intrinsic
 carray: Any = cast("Any", numba).carray
 F = TypeVar("F", bound=Callable[..., Any])
@@ -280,53 +281,48 @@ def score_rows(
     addresses: Int64,
     widths: Int64,
     padded: Int64,
-    starts: Int64,
-    columns: NDArray[np.int32],
-    values: Float32,
-    inputs: Float32,
-    labels: Int64,
+    data: Data,
     rows: Int64,
     first: int,
     last: int,
     pack: Float32,
     work: Float32,
     out: Float32,
-) -> tuple[int, int, int]:
-    """Score models on rows: 1 where the first largest logit is the label's, else 0.
+) -> tuple[int, int]:
+    """Score a model on rows: 1 where the first largest logit is the label's, else 0.
 
     Args:
-        addresses: int64[M, L, 2], for each model and layer the addresses of contiguous weights
+        addresses: int64[L, 2], for each layer the addresses of contiguous weights
             float32[widths[l], widths[l+1]] and biases float32[widths[l+1]].
         widths: int64[L+1], from the number of features to the number of classes.
         padded: int64[L+1], all but the first rounded up to multiples of LANES.
-        starts: int64[X+1], where each example begins in the next two; empty if inputs are dense.
-        columns: int32[...], positions of the inputs that are not 0.
-        values: float32[...], those inputs.
-        inputs: float32[X, widths[0]]; empty if they are sparse.
-        labels: int64[X], each below widths[L].
+        data: the X examples:
+            int64[X+1], where each begins in the next two; empty if inputs are dense;
+            int32[...], positions of the inputs that are not 0;
+            float32[...], those inputs;
+            float32[X, widths[0]], empty if inputs are sparse;
+            int64[X], the labels, each below widths[L].
         rows: int64[n], which examples, counted from `first`.
         first: the first example that may be asked for.
         last: the first after it that may not.
-        pack: float32, room for the weights and biases of one model, padded.
+        pack: float32, room for the weights and biases of the model, padded.
         work: float32, room for BLOCK rows of inputs and twice BLOCK rows of the widest layer.
-        out: float32[M, n], to be written.
+        out: float32[n], to be written.
 
     Returns:
-        (OK, 0, 0); (BAD_WEIGHTS, model, layer) if weights are NaN or infinite; (BAD_LOGITS, model,
-        position in rows) if a logit is NaN; (BAD_ROW, 0, position) if rows[position] is not one.
+        (OK, 0); (BAD_WEIGHTS, layer) if weights are NaN or infinite; (BAD_LOGITS, position in rows)
+        if a logit is NaN; (BAD_ROW, position) if rows[position] is not one.
     """
     for i in range(rows.shape[0]):
         if rows[i] < 0 or rows[i] >= last - first:
-            return BAD_ROW, 0, i
-    data = (starts, columns, values, inputs, labels)
-    for model in range(addresses.shape[0]):
-        layer = _pack_model(addresses[model], widths, padded, starts.shape[0] > 0, pack)
-        if layer >= 0:
-            return BAD_WEIGHTS, model, layer
-        bad = _score_packed(widths, padded, data, first, rows, pack, work, out[model])
-        if bad >= 0:
-            return BAD_LOGITS, model, bad
-    return OK, 0, 0
+            return BAD_ROW, i
+    layer = _pack_model(addresses, widths, padded, data, pack)
+    if layer >= 0:
+        return BAD_WEIGHTS, layer
+    bad = _score_packed(widths, padded, data, first, rows, pack, work, out)
+    if bad >= 0:
+        return BAD_LOGITS, bad
+    return OK, 0
 
 
 @_kernel
@@ -334,11 +330,7 @@ def settle(
     addresses: Int64,
     widths: Int64,
     padded: Int64,
-    starts: Int64,
-    columns: NDArray[np.int32],
-    values: Float32,
-    inputs: Float32,
-    labels: Int64,
+    data: Data,
     worth: Float64,
     swing: Float64,
     totals: Float64,
@@ -351,11 +343,11 @@ def settle(
     work: Float32,
     order: Int64,
     out: Float32,
-) -> tuple[int, int, int]:
-    """Score one model on as many rows as a rule (`core.early_stop.lossless.Rule`) asks for.
+) -> tuple[int, int]:
+    """Score a model on as many rows as a rule (`core.early_stop.lossless.Rule`) asks for.
 
     Args:
-        addresses: int64[1, L, 2], and what follows up to `labels`, as for `score_rows`.
+        addresses, widths, padded, data: as for `score_rows`.
         worth, swing, totals, margin, eager, smallest, largest, grain: the rule, over the first N
             examples. `totals` is written.
         pack, work: as for `score_rows`.
@@ -363,12 +355,11 @@ def settle(
         out: float32[N], to be written, in stored order; NaN where nothing was asked.
 
     Returns:
-        (OK, 0, number asked), or what `score_rows` returns, with a position in `order`.
+        (OK, number asked), or what `score_rows` returns, with a position in `order`.
     """
-    layer = _pack_model(addresses[0], widths, padded, starts.shape[0] > 0, pack)
+    layer = _pack_model(addresses, widths, padded, data, pack)
     if layer >= 0:
-        return BAD_WEIGHTS, 0, layer
-    data = (starts, columns, values, inputs, labels)
+        return BAD_WEIGHTS, layer
     _by_worth(worth, order)
     change, count = np.empty_like(totals), worth.shape[0]
     answers = np.empty(count, np.float32)
@@ -392,7 +383,7 @@ def settle(
         rows, answered = order[done:end], answers[done:end]
         bad = _score_packed(widths, padded, data, 0, rows, pack, work, answered)
         if bad >= 0:
-            return BAD_LOGITS, 0, done + bad
+            return BAD_LOGITS, done + bad
         change[:] = 0.0
         for i in range(done, end):
             before += worth[order[i]]
@@ -404,7 +395,7 @@ def settle(
             totals[member] += change[member]
         done = end
         lead = totals.max()
-    return OK, 0, done
+    return OK, done
 
 
 @_kernel
@@ -434,9 +425,9 @@ def _by_worth(worth, order):
 
 
 @_kernel
-def _pack_model(addresses, widths, padded, sparse, pack):
+def _pack_model(addresses, widths, padded, data, pack):
     """Copy a model's weights and biases, padded; the first layer that is not finite, or -1."""
-    at = pack.ctypes.data
+    at, sparse = pack.ctypes.data, data[0].shape[0] > 0
     for layer in range(addresses.shape[0]):
         depth, width, room = widths[layer], widths[layer + 1], padded[layer + 1]
         fine = _pack(addresses[layer, 0], depth, width, room, at, sparse and layer == 0)
@@ -449,10 +440,7 @@ def _pack_model(addresses, widths, padded, sparse, pack):
 
 @_kernel
 def _score_packed(widths, padded, data, first, rows, pack, work, out):
-    """Score a packed model on rows; the position of the first with a NaN among its logits, or -1.
-
-    `data` is (starts, columns, values, inputs, labels).
-    """
+    """Score a packed model on rows; the position of the first with NaN in its logits, or -1."""
     starts, columns, values, inputs, labels = data
     layers, features = widths.shape[0] - 1, widths[0]
     sparse = starts.shape[0] > 0
