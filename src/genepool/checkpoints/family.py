@@ -21,7 +21,7 @@ from genepool.checkpoints.model_files.configs import (
     compare_configs,
     language_config,
 )
-from genepool.checkpoints.model_files.side_files import code_notice
+from genepool.checkpoints.model_files.side_files import code_notice, module_notices
 from genepool.checkpoints.model_files.tied import tie_notice, without_tied_copies
 from genepool.checkpoints.model_files.tokenizer_files import (
     compare_settings,
@@ -354,6 +354,7 @@ def make_family(
     told = [code_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
     notices = [notice for notice in told if notice is not None]
     notices += dict.fromkeys(notice for each in checkpoints for notice in each.notices)
+    notices += module_notices(checkpoints)
     for other in checkpoints[1:]:
         notices += _compare(checkpoints[0], other, partial, vocabulary)
     taken = assembled([*checkpoints, *givers], whole or {})

@@ -25,10 +25,11 @@ _TEXTS = (
 )
 _WEIGHTS = ("*.safetensors",)
 PATTERNS = (*_TEXTS, *_WEIGHTS)
-# Folders hold other formats, but for `additional_chat_templates`; the patterns cannot say "not that
-# name", so all are unwanted whose names begin otherwise. `consolidated` files hold the same weights
+# Folders hold other formats, but for `additional_chat_templates` and the modules of
+# sentence-transformers (`1_Pooling`); the patterns cannot say "not that name", so all are unwanted
+# whose names begin otherwise. `consolidated` files hold the same weights
 # under other names.
-_UNWANTED = ("[!a]*/*", "a[!d]*/*", "ad[!d]*/*", "*/*/*", "consolidated*")
+_UNWANTED = ("[!a1-9]*/*", "[1-9][!_]*/*", "a[!d]*/*", "ad[!d]*/*", "*/*/*", "consolidated*")
 # A pipeline has a folder for each component. What lies beside these is the same in one file, or of
 # other formats; below them are other formats too.
 _INDEX = "model_index.json"

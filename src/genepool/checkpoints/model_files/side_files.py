@@ -6,11 +6,12 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
+from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.files.dtypes import TORCH_NAMES
 from genepool.checkpoints.model_files.configs import pinned_settings, read_json
 from genepool.checkpoints.model_files.tokenizer_files import (
@@ -22,7 +23,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     pinned_templates,
     rare_vocabularies,
 )
-from genepool.documents import parse_json
+from genepool.documents import list_of, mapping_of, parse_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, some
 
@@ -50,6 +51,7 @@ _OF_THE_SEED = (
     *("readme", "genepool.json", "adapter_config.json", "mergekit_config", "trainer_state.json"),
     *("all_results.json", "eval_results.json", "train_results.json"),
 )
+_MODULES = "modules.json"
 # Texts of licences, and what they ask to go along. Those of several seeds are of no single one.
 _LICENCE = re.compile(r"(licen[cs]es?|copying|notice|use_policy)([._-].*)?", re.IGNORECASE)
 
@@ -85,7 +87,61 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     )
     if own is not None:
         found.update(copied(own, is_tokenizer_file))
+    found.update(_modules(first.directory))
     return with_dtype(found, dtype)
+
+
+def _modules(directory: Path) -> dict[str, bytes | Path]:
+    """The files of what a sentence-transformer puts behind the model (1_Pooling, 2_Dense), each in
+    a folder that modules.json names; weights too, but no pickles."""
+    try:
+        content: Any = parse_json((directory / _MODULES).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    found: dict[str, bytes | Path] = {}
+    for entry in list_of(content):
+        name = mapping_of(entry).get("path")
+        if not isinstance(name, str) or re.fullmatch(r"\w[\w.-]*", name) is None:
+            continue
+        folder = directory / name
+        if folder.is_dir():
+            own = copied(folder, home=directory)
+            for path in folder.glob("*.safetensors"):
+                own[path.name] = safe_target(directory, f"{name}/{path.name}")
+            found |= {f"{name}/{file}": data for file, data in own.items()}
+    return found
+
+
+def module_notices(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """What to say of a sentence-transformer's further modules, which come from the first seed."""
+    homes = [each.directory for each in checkpoints if each.directory is not None]
+    first = homes[0] if homes and homes[0] == checkpoints[0].directory else None
+    if first is None:
+        return []
+    ours = _digests(first)
+    notices = [
+        f"{at(other)}: other modules of a sentence-transformer ({_MODULES} and the folders that it "
+        f"names) than in {at(first)} (the first seed's are kept)"
+        for other in homes[1:]
+        if (theirs := _digests(other)) and theirs != ours
+    ]
+    pickles = sorted(first.glob("*_*/*.bin")) if ours else []
+    return notices + [
+        f"{at(path)}: may hold a pickle, which is never copied: what is written lacks this module; "
+        "save the seed as safetensors (in sentence-transformers: save_pretrained)"
+        for path in pickles
+    ]
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Of modules.json and the files that belong to it."""
+    if not (directory / _MODULES).is_file():
+        return {}
+    files = {_MODULES: safe_target(directory, _MODULES), **_modules(directory)}
+    return {
+        name: hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
+        for name, data in files.items()
+    }
 
 
 def with_dtype(files: Mapping[str, bytes | Path], dtype: str | None) -> dict[str, bytes | Path]:
