@@ -130,7 +130,7 @@ def shopped(own: Shop, world: AgentGym, goal: int) -> dict[str, Any]:
 
 
 def write_walks(file: Path, given: dict[str, Any]) -> None:
-    """Walk the maker's way through all games of the split `tune`, one line each; make all others.
+    """Walk the maker's way through all games of the split `tune`, one line each.
 
     A walk is {"id", "texts", "actions"}: each text is what is seen before that action.
     """
@@ -143,6 +143,12 @@ def write_walks(file: Path, given: dict[str, Any]) -> None:
             if id not in done:
                 out.write(json.dumps(walked(world, id)) + "\n")
                 out.flush()
+    world.close()
+
+
+def make_games(given: dict[str, Any]) -> None:
+    """Make all games but those of the split `tune`: a run finds them made."""
+    world = TextWorld(TextWorldOptions(**given), Path())
     for split in given["games"]:
         for id in world.tasks(split) if split != "tune" else ():
             world.walkthrough(id)

@@ -11,7 +11,7 @@ from typing import Any
 import data
 import small
 import specialists
-from games import write_shopping, write_walks
+from games import make_games, write_shopping, write_walks
 from runs import KINDS, SPECIALISTS, Kind
 from specialists import opened, save, save_base
 from tuning import Schedule, fine_tune
@@ -19,7 +19,7 @@ from tuning import Schedule, fine_tune
 from genepool.output.by_hand import blend
 
 # Of SmolLM2: the maths specialist is that of experiments/llm, and this is the agent.
-ACTING = Schedule(steps=120, batch=8, rate=2e-4)
+ACTING = Schedule(steps=100, batch=4, rate=2e-4)
 # Shops that the agent specialist learns in, and goals of each.
 SHOPPING = (6, 300)
 # Solved questions before each question of the battery, which SmolLM2 has never met.
@@ -28,7 +28,8 @@ SHOTS = 3
 
 def prepare(work: Path, kind: Kind, shared: Path | None, *, smoke: bool = False) -> None:
     """WORK/walks.jsonl, WORK/shopping.jsonl, WORK/examples and WORK/models; nothing made twice."""
-    write_walks(work / "walks.jsonl", kind.settings())
+    write_walks(work / "walks.jsonl", kind.lessons())
+    make_games(kind.settings())
     write_shopping(work / "shopping.jsonl", *((1, 8) if smoke else SHOPPING))
     files = (work / "walks.jsonl", work / "shopping.jsonl")
     walks = [json.loads(line) for file in files for line in file.read_text().splitlines()]
@@ -96,24 +97,26 @@ def write_others(examples: Path, shopping: dict[str, Any], kind: Kind) -> None:
 
 
 def conversations(tokenizer: Any, walks: list[dict[str, Any]]) -> list[data.Example]:
-    """Each action of the walks as the policy `choose` asks for it."""
-    from genepool.tasks.agent.environments.agentgym import AgentGym, AgentGymOptions
-    from genepool.tasks.agent.environments.textworld import TextWorld, TextWorldOptions
-    from genepool.tasks.agent.policies import ACTION, opening
+    """Each walk as one conversation, as the policy `choose` leads it; as many games as purchases."""
+    from genepool.tasks.agent.policies import ACTION
 
-    game = TextWorld(TextWorldOptions(), Path())
-    shop = AgentGym(AgentGymOptions(url="http://127.0.0.1"), Path())
+    games = [walk for walk in walks if "offered" not in walk]
+    shopping = [walk for walk in walks if "offered" in walk]
+    draw = random.Random("conversations")
     rows: list[data.Example] = []
-    for walk in walks:
-        told = (shop if "offered" in walk else game).instructions
-        messages = [*opening(told)]
+    for walk in [*games, *draw.sample(shopping, min(len(games), len(shopping)))]:
+        messages: list[dict[str, str]] = []
+        pairs: list[tuple[str, str]] = []
+        before = ""
         for text, action in zip(walk["texts"], walk["actions"], strict=True):
             messages.append({"role": "user", "content": text})
             prompt = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
-            rows.append({"prompt": prompt + ACTION, "answer": f" {action}"})
+            pairs.append((f"{prompt.removeprefix(before)}{ACTION}", f" {action}"))
+            before = f"{prompt}{ACTION} {action}"
             messages.append({"role": "assistant", "content": f"{ACTION} {action}"})
+        rows.append({"prompt": pairs[0][0], "answer": pairs[0][1], "then": pairs[1:]})
     return rows
 
 

@@ -25,6 +25,7 @@ class Kind:
     Attributes:
         name: of the model.
         rooms, length: of TextWorld's quests.
+        learnt: rooms and length of the quests that the agent learns from.
         rounds: commands of a game.
         games: name of a split -> games that are made; `tune` is what the specialist learns from.
         goals: things to buy in selection, and held-out ones.
@@ -33,13 +34,13 @@ class Kind:
         guards, battery: names of tasks that bound the runs, and of those that only finals ask.
         questions: of each guard in a run, and of each of these tasks in finals.
         batch: problems that are asked together.
-        told: whether the model reads the environment's instructions.
         context: tokens of an episode.
     """
 
     name: str
     rooms: int
     length: int
+    learnt: tuple[int, int]
     rounds: int
     games: dict[str, int]
     goals: tuple[int, int]
@@ -49,11 +50,14 @@ class Kind:
     battery: tuple[str, ...]
     questions: tuple[int, int]
     batch: int
-    told: bool
     context: int
 
     def settings(self) -> dict[str, Any]:
         return settings(self.rooms, self.length, self.games)
+
+    def lessons(self) -> dict[str, Any]:
+        """Settings of the games that the agent learns from."""
+        return settings(*self.learnt, self.games)
 
 
 KINDS = {
@@ -61,6 +65,7 @@ KINDS = {
         name="miniature",
         rooms=2,
         length=3,
+        learnt=(2, 3),
         rounds=4,
         games={"tune": 80, "train": 24, "test": 64},
         goals=(24, 100),
@@ -70,23 +75,22 @@ KINDS = {
         battery=("last", "after"),
         questions=(50, 100),
         batch=100,
-        told=False,
         context=1000,
     ),
     "smollm2": Kind(
         name="smollm2",
         rooms=3,
         length=4,
-        rounds=7,
-        games={"tune": 240, "train": 16, "test": 64},
-        goals=(16, 64),
+        learnt=(2, 3),
+        rounds=4,
+        games={"tune": 240, "train": 8, "test": 40},
+        goals=(6, 40),
         clicks=6,
         problems=(40, 100),
-        guards=("choice", "search"),
+        guards=("choice",),
         battery=("last", "after", "reverse", "count"),
         questions=(16, 60),
         batch=8,
-        told=True,
         context=2048,
     ),
 }
@@ -187,10 +191,10 @@ def tasks(work: Path, kind: Kind, shop: dict[str, Any]) -> list[dict[str, Any]]:
         "context": kind.context,
         "measured": 0,
     }
-    if not kind.told:
-        silent = work / "examples/instructions.txt"
-        silent.write_text("")
-        acting["instructions"] = str(silent)
+    # No model reads instructions: specialists have learnt to act, and episodes cost half.
+    silent = work / "examples/instructions.txt"
+    silent.write_text("")
+    acting["instructions"] = str(silent)
     games = {
         "name": "games",
         **acting,

@@ -15,6 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scoring import encoded
 
+# Tokens, and the places of those that are learnt.
+Row = tuple[list[int], list[int]]
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -40,7 +43,8 @@ def fine_tune(
     Args:
         model: a causal language model, in any float dtype.
         tokenizer: its tokenizer; the end-of-text token ends every answer.
-        examples: with "prompt" and "answer".
+        examples: with "prompt" and "answer"; what a conversation goes on with is in "then", as
+            further pairs, whose prompts begin with what ends the answer before.
         schedule: see `Schedule`.
         keep: a folder for the state, written every two minutes, so that a call after an
             interruption goes on from there.
@@ -64,9 +68,9 @@ def fine_tune(
     tokens, smooth = 0, None
     for step in range(first, schedule.steps):
         batch = order(step)
-        loss = answer_loss(model, tokenizer, batch)
+        loss = answer_loss(model, batch)
         loss.backward()
-        tokens += sum(len(prompt) + len(answer) for prompt, answer in batch)
+        tokens += sum(len(ids) for ids, _ in batch)
         rate = schedule.rate * min(1.0, (step + 1) / schedule.warmup)
         rate *= 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
         for group in adam.param_groups:
@@ -90,22 +94,29 @@ def fine_tune(
     (keep / "state.safetensors").unlink(missing_ok=True)
 
 
-def answer_loss(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[int]]]) -> Any:
-    """Mean negative log-likelihood of the answers' tokens and of the token that ends them."""
-    end = tokenizer.eos_token_id
-    ids = torch.zeros((len(rows), max(len(p) + len(a) for p, a in rows)), dtype=torch.int64)
-    at_row: list[int] = []
-    at_place: list[int] = []
-    wanted: list[int] = []
-    for row, (prompt, answer) in enumerate(rows):
-        ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        for i, token in enumerate([*answer, end]):
-            at_row.append(row)
-            at_place.append(len(prompt) - 1 + i)
-            wanted.append(token)
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[at_row, at_place])
-    return torch.nn.functional.cross_entropy(logits.float(), torch.tensor(wanted))
+def read(tokenizer: Any, example: dict[str, Any]) -> Row:
+    """The tokens of an example, and the places of those that are learnt: answers and their ends."""
+    ids: list[int] = []
+    learnt: list[int] = []
+    pairs = [(example["prompt"], example["answer"]), *example.get("then", ())]
+    for prompt, answer in pairs:
+        before, after = encoded(tokenizer, {"prompt": prompt, "answer": answer})
+        ids += before
+        learnt += range(len(ids), len(ids) + len(after) + 1)
+        ids += after
+    return [*ids, tokenizer.eos_token_id], learnt
+
+
+def answer_loss(model: Any, rows: list[Row]) -> Any:
+    """Mean negative log-likelihood of the tokens that are learnt."""
+    padded = torch.zeros((len(rows), max(len(ids) for ids, _ in rows)), dtype=torch.int64)
+    for row, (ids, _) in enumerate(rows):
+        padded[row, : len(ids)] = torch.tensor(ids)
+    at_row = torch.tensor([row for row, (_, learnt) in enumerate(rows) for _ in learnt])
+    at_place = torch.tensor([place for _, learnt in rows for place in learnt])
+    hidden = model.get_decoder()(input_ids=padded, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[at_row, at_place - 1])
+    return torch.nn.functional.cross_entropy(logits.float(), padded[at_row, at_place])
 
 
 def batches(tokenizer: Any, examples: list[dict[str, Any]], schedule: Schedule) -> Any:
@@ -113,10 +124,10 @@ def batches(tokenizer: Any, examples: list[dict[str, Any]], schedule: Schedule) 
 
     Eight batches at a time are sorted by length, so that little is spent on padding.
     """
-    rows = [encoded(tokenizer, example) for example in examples]
+    rows = [read(tokenizer, example) for example in examples]
     size, pool = schedule.batch, 8
 
-    def at(step: int) -> list[tuple[list[int], list[int]]]:
+    def at(step: int) -> list[Row]:
         block, within = divmod(step, pool)
         draw = random.Random(f"{schedule.seed} {block}")
         taken: list[int] = []
@@ -124,7 +135,7 @@ def batches(tokenizer: Any, examples: list[dict[str, Any]], schedule: Schedule) 
         for position in range(start, start + pool * size):
             epoch, place = divmod(position, len(rows))
             taken.append(permutation(len(rows), f"{schedule.seed} epoch {epoch}")[place])
-        taken.sort(key=lambda row: len(rows[row][0]))
+        taken.sort(key=lambda row: rows[row][1][0])
         pieces = [taken[i * size : (i + 1) * size] for i in range(pool)]
         draw.shuffle(pieces)
         return [rows[row] for row in pieces[within]]

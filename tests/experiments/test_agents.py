@@ -56,7 +56,8 @@ from prepare import conversations, tiny, write_others
 from runs import KINDS
 import data, specialists
 from genepool.tasks.agent import decoding
-from genepool.tasks.agent.policies import ACTION, opening
+from tuning import read
+from genepool.tasks.agent.policies import ACTION
 
 work = Path(sys.argv[2])
 given = settings(3, 4, {"tune": 2})
@@ -74,7 +75,6 @@ with shop(1) as (_, where):
         same += [one == other for one, other in turns]
         same += [turns[0][0].text == walk["texts"][0]]
         paid.append(turns[-1][0].reward)
-told = world.instructions
 world, known = (make(TextWorldOptions(**given), work) for make in (TextWorld, RememberedGames))
 won = []
 for walk in walks * 2:
@@ -84,16 +84,20 @@ for walk in walks * 2:
     won.append(turns[-1][0].done and turns[-1][0].reward == 1)
 tokenizer = small.untrained(["go", "see", "action", "north"])[1]
 exact = []
-for walk, instructions in ((bought[0], told), (walks[0], world.instructions)):
-    messages = [*opening(instructions), {"role": "user", "content": walk["texts"][0]}]
-    row = conversations(tokenizer, [walk])[0]
-    asked = decoding.prompts(tokenizer, [messages], ACTION)[0]
-    exact.append(asked == tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
+for walk, row in zip((walks[0], bought[0]), conversations(tokenizer, [bought[0], walks[0]])):
+    ids, learnt = read(tokenizer, row)
+    messages = []
+    for text, action in zip(walk["texts"], walk["actions"], strict=True):
+        messages.append({"role": "user", "content": text})
+        asked = decoding.prompts(tokenizer, [messages], ACTION)[0]
+        (ends,) = decoding.endings(tokenizer, ACTION, [action])
+        exact += [ids[: len(asked + ends)] == asked + ends]
+        exact += [set(range(len(asked), len(asked + ends))) <= set(learnt)]
+        messages.append({"role": "assistant", "content": f"{ACTION} {action}"})
 others = {name: [{"kind": "choice"}, {"kind": "search"}] for name in data.SETS}
 write_others(work / "examples", others, tiny(KINDS["smollm2"]))
 battery = data.read(work / "examples", "after", "test")
-action = walk["actions"][0]
-print(json.dumps([len(walks), all(same), won, paid, exact, row["answer"], action, battery]))
+print(json.dumps([len(walks), all(same), won, paid, exact, battery]))
 """
 
 
@@ -105,12 +109,10 @@ def test_parts_of_it_for_smollm2(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    count, same, won, paid, exact, answer, action, battery = found
+    count, same, won, paid, exact, battery = found
     # Walking again has added nothing.
     assert count == 2
-    assert (
-        all(won) and min(paid) > 0.8 and same and exact == [True, True] and answer == f" {action}"
-    )
+    assert all(won) and min(paid) > 0.8 and same and len(exact) > 12 and all(exact)
     # Three solved questions come first.
     assert len(battery) == 8
     assert all(row["prompt"].count("\n") == 3 and row["prompt"].endswith(":") for row in battery)

@@ -15,7 +15,7 @@ from genepool.checkpoints.family import find_source, make_family, open_source
 from genepool.core.genome import seed_recipe
 from genepool.errors import CheckpointError
 from genepool.models.build import ModelOptions, build_model
-from genepool.tasks.agent.decoding import likelihoods
+from genepool.tasks.agent.decoding import Reader
 
 # Transformers and torch warn of their own future.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -179,10 +179,19 @@ def check_likelihoods(value: Any, kind: str) -> None:
             value.model(input_ids=torch.tensor([rows[0]] * 2), use_cache=True)
         except Exception:
             return  # Nor does it generate, at such a size.
-        found = likelihoods(value, rows, ends)
+        reader = Reader(value)
+        found = reader.likelihoods(rows, ends)
+        # The conversations go on, but for one: by much and by little, and one in another way.
+        grown = [
+            rows[2] + [9, 10],
+            rows[0][:8] + [12] * 6,
+            rows[1] + draw.integers(9, 32, 14).tolist(),
+        ]
+        ends += [[[11, 12], [13]], [[14, 15, 16], [17, 18]], [[19], [20, 21]]]
+        found += reader.likelihoods(grown, ends[4:])
         expected = [
             [likelihood(value.model, row, end) for end in each]
-            for row, each in zip(rows, ends, strict=True)
+            for row, each in zip([*rows, *grown], ends, strict=True)
         ]
     differ = max(np.abs(np.subtract(a, b)).max() for a, b in zip(found, expected, strict=True))
     assert (differ > 1e-3) == (kind in GOES_ON_OTHERWISE), differ

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from genepool.errors import EpisodeError, EvaluationError
 from genepool.models.language import LanguageModel
 from genepool.tasks.agent import decoding
-from genepool.tasks.agent.decoding import endings, likelihoods, prompts
+from genepool.tasks.agent.decoding import Reader, endings, prompts
 from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
 from genepool.tasks.agent.policies import Choose, Generate
 from genepool.testing import check_task
@@ -61,7 +61,7 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
     ends = endings(value.tokenizer, "Action:", ACTIONS)
     assert sorted({len(row) for row in ends}) == [1, 3, 4]
     with torch.inference_mode():
-        (found,) = likelihoods(value, [prompt], [ends])
+        (found,) = Reader(value).likelihoods([prompt], [ends])
     expected = [by_hand(value, prompt, row) for row in ends]
     assert found == pytest.approx(expected, abs=1e-5)
     assert len({round(one, 4) for one in found}) == len(found)
@@ -74,7 +74,7 @@ def test_logits_are_made_only_where_they_are_needed(kind: str, tmp_path: Path) -
     made: list[int] = []
     value.model.register_forward_hook(lambda _m, _a, out: made.append(out.logits.shape[1]))
     with torch.inference_mode():
-        likelihoods(value, [[5] * 30], [[[5, 6, 7], [8]]])
+        Reader(value).likelihoods([[5] * 30], [[[5, 6, 7], [8]]])
     assert made == [1, 2]
 
 
@@ -82,12 +82,46 @@ def test_episodes_share_the_models_passes(tmp_path: Path) -> None:
     """The first is read alone, the others together; and so are what may follow them."""
     value = language_model(tmp_path)
     questions = [asked(" ".join("1" * n)) for n in (9, 2, 30, 4, 7)]
-    alone = [Choose(100, (), repeat=True).replies(value, [one])[0] for one in questions]
+    alone = [Choose(100, (), repeat=True).begin(value)([one])[0] for one in questions]
     made: list[int] = []
     value.model.register_forward_hook(lambda _m, _a, out: made.append(out.logits.shape[0]))
-    assert Choose(100, (), repeat=True).replies(value, questions) == alone
+    assert Choose(100, (), repeat=True).begin(value)(questions) == alone
     several = sum(len(row) > 1 for row in endings(value.tokenizer, "Action:", ACTIONS))
     assert made == [1, several, 4, 4 * several]
+
+
+def test_what_has_been_read_of_an_episode_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = language_model(tmp_path)
+    draw = np.random.default_rng(0)
+    made: list[tuple[int, ...]] = []
+
+    def note(_module: Any, _given: Any, named: Any, _out: Any) -> None:
+        made.append(tuple(named["input_ids"].shape))
+
+    def turns(kept: int) -> list[list[list[float]]]:
+        monkeypatch.setattr(decoding, "_KEPT", kept)
+        reader, found = Reader(value), list[list[list[float]]]()
+        for rows in told:
+            made.clear()
+            with torch.inference_mode():
+                found.append(reader.likelihoods(rows, [[[5, 6], [7]]] * len(rows)))
+        return found
+
+    first = [draw.integers(3, 30, n).tolist() for n in (20, 31, 26)]
+    second = [first[n] + draw.integers(3, 30, m).tolist() for n, m in ((2, 4), (0, 9), (1, 2))]
+    # One episode has ended, and another one has been told otherwise from some place on.
+    third = [second[1] + [8, 9], [*second[0][:-2], 4, 4, 4, 4]]
+    told = [first, second, third]
+    value.model.register_forward_hook(note, with_kwargs=True)
+    found = turns(10**9)
+    # The first episode was read by itself, to see what the model keeps of it.
+    assert made == [(1, 2), (1, 1), (1, 4), (1, 1)]
+    expected = turns(0)
+    assert made == [(1, 31), (1, 1), (1, 32), (1, 1)]
+    for one, other in zip(found, expected, strict=True):
+        assert np.array(one) == pytest.approx(np.array(other), abs=1e-4)
 
 
 def test_no_more_is_read_at_once_than_there_is_memory_for(
@@ -96,7 +130,7 @@ def test_no_more_is_read_at_once_than_there_is_memory_for(
     value = language_model(tmp_path)
     rows, ends = [[5] * n for n in (9, 2, 30, 4, 7)], [[[5, 6, 7], [8], [9, 10]]] * 5
     with torch.inference_mode():
-        expected = likelihoods(value, rows, ends)
+        expected = Reader(value).likelihoods(rows, ends)
         made: list[tuple[int, int]] = []
 
         def note(_module: Any, _given: Any, named: Any, _out: Any) -> None:
@@ -105,7 +139,7 @@ def test_no_more_is_read_at_once_than_there_is_memory_for(
 
         value.model.register_forward_hook(note, with_kwargs=True)
         monkeypatch.setattr(decoding, "_READ", 40)
-        found = likelihoods(value, rows, ends)
+        found = Reader(value).likelihoods(rows, ends)
     assert np.array(found) == pytest.approx(np.array(expected), abs=1e-5)
     assert len(made) > 6 and max(rows * length for rows, length in made if rows > 1) <= 40
 
@@ -116,7 +150,7 @@ def test_who_has_no_choice_is_not_asked(tmp_path: Path) -> None:
     value.model.register_forward_hook(lambda _m, _a, out: made.append(out))
     policy = Choose(100, ("look *",), repeat=True)
     questions = [asked("1 + 2", actions=("yes",)), asked("b", actions=("look x", "no"))]
-    assert [one.action for one in policy.replies(value, questions)] == ["yes", "no"]
+    assert [one.action for one in policy.begin(value)(questions)] == ["yes", "no"]
     assert not made
 
 
@@ -138,8 +172,8 @@ def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -
     value = language_model(tmp_path)
     policy = Choose(100, (), repeat=True)
     questions = [asked("1 + 2"), asked("b c d e f g"), asked("no")]
-    together = policy.replies(value, questions)
-    assert [policy.replies(value, [one])[0] for one in questions] == together
+    together = policy.begin(value)(questions)
+    assert [policy.begin(value)([one])[0] for one in questions] == together
     for one, reply in zip(questions, together, strict=True):
         (prompt,) = prompts(value.tokenizer, [one.messages], "Action:")
         ends = endings(value.tokenizer, "Action:", ACTIONS)
@@ -149,18 +183,18 @@ def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -
 
 def test_actions_are_left_out_and_not_repeated(tmp_path: Path) -> None:
     value = language_model(tmp_path)
-    (first,) = Choose(100, (), repeat=False).replies(value, [asked("1")])
+    (first,) = Choose(100, (), repeat=False).begin(value)([asked("1")])
     assert first.action is not None
-    (second,) = Choose(100, (), repeat=False).replies(value, [asked("1", first.action)])
+    (second,) = Choose(100, (), repeat=False).begin(value)([asked("1", first.action)])
     assert second.action not in {first.action, None}
-    (third,) = Choose(100, ("go *", "look *", "yes"), repeat=True).replies(value, [asked("1")])
+    (third,) = Choose(100, ("go *", "look *", "yes"), repeat=True).begin(value)([asked("1")])
     assert third.action == "no"
     shop = asked("1", actions=("click[Back to Search]", "click[B]", "yes"))
-    (fourth,) = Choose(100, ("click[B*]",), repeat=True).replies(value, [shop])
+    (fourth,) = Choose(100, ("click[B*]",), repeat=True).begin(value)([shop])
     assert fourth.action == "yes"
-    (none,) = Choose(100, ("*",), repeat=True).replies(value, [asked("1")])
+    (none,) = Choose(100, ("*",), repeat=True).begin(value)([asked("1")])
     assert none.action is None and none.ended == STUCK
-    (unknown,) = Choose(100, (), repeat=True).replies(value, [asked("1", actions=None)])
+    (unknown,) = Choose(100, (), repeat=True).begin(value)([asked("1", actions=None)])
     assert unknown.ended == STUCK
 
 
@@ -168,23 +202,23 @@ def test_an_episode_that_has_grown_too_long_ends(tmp_path: Path) -> None:
     value = language_model(tmp_path)
     long = asked(" ".join("1" * 40))
     for policy in (Choose(30, (), repeat=True), Generate(8, 30)):
-        short, ended = policy.replies(value, [asked("1 + 1"), long])
+        short, ended = policy.begin(value)([asked("1 + 1"), long])
         assert short.action is not None
         assert ended.action is None and ended.ended == CONTEXT
 
 
 def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
     value = language_model(tmp_path)
-    (reply,) = Generate(6, 100).replies(value, [asked("1 + 2")])
+    (reply,) = Generate(6, 100).begin(value)([asked("1 + 2")])
     (prompt,) = prompts(value.tokenizer, [asked("1 + 2").messages])
     found = value.model.generate(
         input_ids=torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0
     )
     text = value.tokenizer.decode(found[0, len(prompt) :], skip_special_tokens=True)
     assert reply.text == text
-    several = Generate(6, 100).replies(value, [asked("b c d e f"), asked("1 + 2")])
+    several = Generate(6, 100).begin(value)([asked("b c d e f"), asked("1 + 2")])
     assert [one.text for one in several] == [
-        Generate(6, 100).replies(value, [asked("b c d e f")])[0].text,
+        Generate(6, 100).begin(value)([asked("b c d e f")])[0].text,
         text,
     ]
 
@@ -194,27 +228,27 @@ def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
 )
 def test_replies_obey_the_generation_settings(settings: dict[str, Any], tmp_path: Path) -> None:
     value, question = language_model(tmp_path), [asked("1 + 2")]
-    (plain,) = Generate(6, 100).replies(value, question)
+    (plain,) = Generate(6, 100).begin(value)(question)
     if "suppress_tokens" in settings:
         first = value.tokenizer(plain.text.split()[0], add_special_tokens=False)["input_ids"]
         settings = {"suppress_tokens": first}
     value.model.generation_config.update(**settings)
-    (steered,) = Generate(6, 100).replies(value, question)
+    (steered,) = Generate(6, 100).begin(value)(question)
     assert steered.text != plain.text
 
 
 def test_settings_of_what_is_returned_are_not_in_the_way(tmp_path: Path) -> None:
     value, question = language_model(tmp_path), [asked("1 + 2"), asked("b")]
-    plain = Generate(6, 100).replies(value, question)
+    plain = Generate(6, 100).begin(value)(question)
     value.model.generation_config.update(return_dict_in_generate=True, output_scores=True)
-    assert Generate(6, 100).replies(value, question) == plain
+    assert Generate(6, 100).begin(value)(question) == plain
 
 
 def test_a_reply_ends_where_the_chat_template_ends_one(tmp_path: Path) -> None:
     """Settings of fine-tunes often name the base's end only, behind which a user would speak."""
     value = language_model(tmp_path)
     questions = [asked(f"1 + {letter}") for letter in "abcdefghijklmnop"]
-    replies = [each.text.split() for each in Generate(6, 100).replies(value, questions)]
+    replies = [each.text.split() for each in Generate(6, 100).begin(value)(questions)]
     number = next(n for n, said in enumerate(replies) if len(set(said)) > 1)
     said = replies[number]
     last = next(word for word in said if word != said[0])
@@ -223,14 +257,14 @@ def test_a_reply_ends_where_the_chat_template_ends_one(tmp_path: Path) -> None:
         "{% for m in messages %}{{ m['content'] }} = "
         "{% if m['role'] == 'assistant' %}" + last + " {% endif %}{% endfor %}"
     )
-    (short,) = Generate(6, 100).replies(value, [questions[number]])
+    (short,) = Generate(6, 100).begin(value)([questions[number]])
     assert short.text.split() == said[: said.index(last)]
 
 
 def test_a_chat_template_that_does_not_take_agents_is_told(tmp_path: Path) -> None:
     value = language_model(tmp_path, template="{{ raise_exception('no agents here') }}")
     with pytest.raises(EvaluationError, match=r"chat template cannot be used.*no agents here"):
-        Generate(6, 100).replies(value, [asked("1 + 2")])
+        Generate(6, 100).begin(value)([asked("1 + 2")])
 
 
 def test_without_a_chat_template_roles_are_said(tmp_path: Path) -> None:
@@ -245,7 +279,7 @@ def test_a_model_with_nan_cannot_act(tmp_path: Path) -> None:
         next(iter(value.model.parameters())).fill_(float("nan"))
     for policy in (Choose(100, (), repeat=True), Generate(6, 100)):
         with pytest.raises(EvaluationError, match="NaN"):
-            policy.replies(value, [asked("1 + 2")])
+            policy.begin(value)([asked("1 + 2")])
 
 
 @pytest.mark.parametrize("policy", quick(["choose", "generate"], (1,)))
@@ -262,7 +296,7 @@ def test_no_more_is_read_than_the_model_has_positions_for(tmp_path: Path) -> Non
     value = language_model(tmp_path, "gpt2")  # 64 positions
     fits, long = asked(" ".join("1" * 40)), asked(" ".join("1" * 70))
     for policy in (Choose(4096, (), repeat=True), Generate(8, 4096)):
-        one, other = policy.replies(value, [fits, long])
+        one, other = policy.begin(value)([fits, long])
         assert one.action is not None
         assert other.ended == CONTEXT
 
@@ -278,7 +312,7 @@ def test_a_model_that_fails_is_told_in_a_line(
     monkeypatch.setattr(value.model.model, "forward", fail)
     for policy in (Choose(100, (), repeat=True), Generate(6, 100)):
         with pytest.raises(EvaluationError, match="the model failed: RuntimeError: out of") as told:
-            policy.replies(value, [asked("1 + 2")])
+            policy.begin(value)([asked("1 + 2")])
         assert "\n" not in str(told.value)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from genepool.errors import EvaluationError
@@ -17,6 +18,8 @@ from genepool.models.language import LanguageModel
 # Tokens that are read at once, with what is kept of those before them, at most; and tokens of
 # actions, of which there are logits.
 _READ, _SAID = 16_384, 1024
+# Bytes of what was read that are kept for what is read next, at most.
+_KEPT = 2 * 1024**3
 # Layers of a model's state for which it does not matter what stands where the mask is 0, and from
 # which several texts can go on. (Recurrent ones may pass over their state for several tokens.)
 _PLAIN = {"DynamicLayer", "DynamicSlidingWindowLayer"}
@@ -137,35 +140,67 @@ def _ends(value: LanguageModel) -> list[int]:
     return list(dict.fromkeys(ends))
 
 
-def likelihoods(
-    value: LanguageModel, prompts: Sequence[list[int]], ends: Sequence[Sequence[list[int]]]
-) -> list[list[float]]:
-    """The mean log-likelihood of the tokens of each ending after its prompt.
+class Reader:
+    """Ranks what may follow conversations that grow; nothing is read twice.
 
-    Prompts are read together, padded on the left, and all their endings go on from there, both in
-    groups that depend on nothing but what is asked here. Models whose state after a prompt cannot
-    be padded (recurrent ones), or which do not take positions, read each prompt by itself.
-
-    Args:
-        value: the model.
-        prompts: token ids, at least one each.
-        ends: for each prompt, token ids of its endings, at least one each.
+    It is for one batch of episodes: what it keeps is of the model's weights as they are.
     """
-    model = value.model
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    found: dict[int, list[float]] = {}
-    together = 1  # The first shows what state the model keeps.
-    while order:
-        group = order[: _rows(together, [len(prompts[at]) for at in order], _READ)]
-        order = order[len(group) :]
-        read = _read(model, [prompts[at] for at in group])
-        totals = _go_on(model, read, [ends[at] for at in group])
-        found.update(zip(group, totals, strict=True))
-        together = len(order) if read.padded else 1
-    return [
-        [total / len(row) for total, row in zip(found[at], ends[at], strict=True)]
-        for at in range(len(prompts))
-    ]
+
+    def __init__(self, value: LanguageModel) -> None:
+        """`value`: the model."""
+        self._model: Any = value.model
+        self._kept: list[_Read] = []
+
+    def likelihoods(
+        self, prompts: Sequence[list[int]], ends: Sequence[Sequence[list[int]]]
+    ) -> list[list[float]]:
+        """The mean log-likelihood of the tokens of each ending after its prompt.
+
+        Prompts go on from those of the last call that begin as they do. Others are read together,
+        padded on the left; and all endings go on from there, in groups that depend on nothing but
+        what has been asked here. Models whose state after a prompt cannot be padded (recurrent
+        ones), or which do not take positions, read each prompt by itself, from its beginning.
+
+        Args:
+            prompts: token ids, at least one each.
+            ends: for each prompt, token ids of its endings, at least one each.
+        """
+        found: dict[int, list[float]] = {}
+        kept, self._kept = self._kept, []
+        begun = _begun(kept, prompts)
+        for known in kept:
+            more = {at: len(prompts[at]) - n for at, (read, _, n) in begun.items() if read is known}
+            places = sorted(more, key=lambda at: more[at])
+            while places:
+                # Much would be padded where one has read a page, and the others a line.
+                alike = sum(more[at] <= 2 * more[places[0]] for at in places)
+                group = places[: _rows(alike, [len(prompts[at]) for at in places], _READ)]
+                places = places[len(group) :]
+                starts = [(row, length) for _, row, length in (begun[at] for at in group)]
+                read = _read_on(self._model, known, starts, [prompts[at] for at in group])
+                found |= self._answered(read, group, ends)
+        order = [at for at in range(len(prompts)) if at not in begun]
+        order.sort(key=lambda at: len(prompts[at]))
+        together = 1  # The first shows what state the model keeps.
+        while order:
+            group = order[: _rows(together, [len(prompts[at]) for at in order], _READ)]
+            order = order[len(group) :]
+            read = _read(self._model, [prompts[at] for at in group])
+            found |= self._answered(read, group, ends)
+            together = len(order) if read.padded else 1
+        return [
+            [total / len(row) for total, row in zip(found[at], ends[at], strict=True)]
+            for at in range(len(prompts))
+        ]
+
+    def _answered(
+        self, read: _Read, group: Sequence[int], ends: Sequence[Sequence[list[int]]]
+    ) -> dict[int, list[float]]:
+        """Place of each prompt of a group -> sums for its endings. What was read may be kept."""
+        totals = _go_on(self._model, read, [ends[at] for at in group])
+        if read.grows and sum(one.size for one in [*self._kept, read]) <= _KEPT:
+            self._kept.append(read)
+        return dict(zip(group, totals, strict=True))
 
 
 @dataclass(frozen=True)
@@ -175,8 +210,8 @@ class _Read:
     Attributes:
         prompts: token ids.
         first: float64[prompts, vocabulary], log-likelihoods of the next token.
-        cache: the model's state after them, which is not changed; None if it cannot go on in
-            several ways.
+        cache: the model's state after them, padded on the left, which is not changed; None if it
+            cannot go on in several ways.
         padded: whether prompts of several lengths may be read together.
     """
 
@@ -190,6 +225,35 @@ class _Read:
         """Tokens of the longest one."""
         return max(map(len, self.prompts))
 
+    @property
+    def grows(self) -> bool:
+        """Whether each may go on with a text of its own: the state has all tokens."""
+        layers = self.cache.layers if self.padded else ()
+        return {type(layer).__name__ for layer in layers} == {"DynamicLayer"}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the state."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in _filled(self.cache))
+
+
+def _begun(
+    kept: Sequence[_Read], prompts: Sequence[list[int]]
+) -> dict[int, tuple[_Read, int, int]]:
+    """Place of each prompt that begins as one does that was read -> that one, as its read and row,
+    and how many tokens they have in common: of all the most, and one less than the prompt has."""
+    found: dict[int, tuple[_Read, int, int]] = {}
+    rows = [(read, row, np.array(ids)) for read in kept for row, ids in enumerate(read.prompts)]
+    for at, prompt in enumerate(prompts):
+        ids = np.array(prompt)
+        for read, row, known in rows:
+            most = min(len(known), len(ids) - 1)
+            differ = np.flatnonzero(known[:most] != ids[:most])
+            common = int(differ[0]) if differ.size else most
+            if common > (found[at][2] if at in found else 0):
+                found[at] = read, row, common
+    return found
+
 
 def _read(model: Any, prompts: list[list[int]]) -> _Read:
     """Read prompts; several of them are padded on the left."""
@@ -201,6 +265,66 @@ def _read(model: Any, prompts: list[list[int]]) -> _Read:
     padded = plain and "position_ids" in inspect.signature(model.forward).parameters
     first = torch.log_softmax(read.logits[:, -1].double(), dim=-1)
     return _Read(prompts, first, cache if plain else None, padded)
+
+
+def _read_on(
+    model: Any, known: _Read, starts: Sequence[tuple[int, int]], prompts: list[list[int]]
+) -> _Read:
+    """Read what prompts have more than what was read before.
+
+    Args:
+        model: of transformers.
+        known: what was read; it `grows`.
+        starts: for each prompt, which of `known` it begins as, and with how many tokens.
+        prompts: token ids, at least one more each.
+    """
+    rows, lengths = [row for row, _ in starts], [length for _, length in starts]
+    more = [prompt[length:] for prompt, length in zip(prompts, lengths, strict=True)]
+    longest, most = max(lengths), max(map(len, more))
+    least = min(map(len, more))
+    # What is padded stands behind: no token that counts has it before itself.
+    ids, behind = _laid(more, most, left=False)
+    _, before = _laid([known.prompts[row][:n] for row, n in starts], longest, left=True)
+    mask = torch.cat([before, behind], dim=1)
+    pads = [known.length - len(known.prompts[row]) for row in rows]
+    stops = [pad + length for pad, length in zip(pads, lengths, strict=True)]
+    read = _asked(
+        model,
+        ids,
+        most - least + 1,
+        use_cache=True,
+        attention_mask=mask,
+        position_ids=_positions(mask)[:, -most:],
+        past_key_values=_moved(known.cache, rows, stops, longest),
+    )
+    ends = torch.tensor([len(row) for row in more], device=read.logits.device)
+    last = read.logits[torch.arange(len(more)), ends - 1 - most + read.logits.shape[1]]
+    cache = _moved(
+        read.past_key_values,
+        range(len(more)),
+        [longest + len(row) for row in more],
+        max(map(len, prompts)),
+    )
+    return _Read(prompts, torch.log_softmax(last.double(), dim=-1), cache, known.padded)
+
+
+def _moved(cache: Any, rows: Sequence[int], stops: Sequence[int], length: int) -> Any:
+    """A model's state with these rows, each up to where it stops, padded on the left."""
+    moved = copy.copy(cache)
+    # Its layers put new tensors in the place of theirs, and do not write into them.
+    moved.layers = [copy.copy(layer) for layer in cache.layers]
+    places = torch.tensor(stops)[:, None] - length + torch.arange(length)
+    places = places.clamp(min=0)[:, None, :, None]
+    for layer in _filled(moved):
+        there, chosen = places.to(layer.keys.device), torch.tensor(rows, device=layer.keys.device)
+        layer.keys = layer.keys.index_select(0, chosen).take_along_dim(there, dim=2)
+        layer.values = layer.values.index_select(0, chosen).take_along_dim(there, dim=2)
+    return moved
+
+
+def _filled(cache: Any) -> list[Any]:
+    """The layers of a state that hold anything."""
+    return [one for one in cache.layers if isinstance(one.keys, torch.Tensor) and one.keys.numel()]
 
 
 def _plain(cache: Any, length: int) -> bool:
@@ -246,7 +370,6 @@ def _rest(model: Any, read: _Read, places: list[int], rows: list[list[int]]) -> 
         ids, behind = _laid([row[:-1] for row in rows], said, left=False)
         _, before = _laid([read.prompts[at] for at in places], read.length, left=True)
         mask = torch.cat([before, behind], dim=1)
-        # Its layers put new tensors in the place of theirs, and do not write into them.
         cache = copy.copy(read.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         cache.reorder_cache(torch.tensor(places))

@@ -50,6 +50,9 @@ class Reply:
     ended: str = ""
 
 
+Replies = Callable[[Sequence[Asked]], Sequence[Reply]]
+
+
 class Policy(Protocol):
     """Makes a model act."""
 
@@ -63,11 +66,12 @@ class Policy(Protocol):
         """Whether it must know the admissible actions."""
         ...
 
-    def replies(self, model: Any, asked: Sequence[Asked]) -> Sequence[Reply]:
-        """One reply for each episode.
+    def begin(self, model: Any) -> Replies:
+        """What answers one batch of episodes, from their beginning to their end: one reply for each
+        that goes on. It may keep what it has read; the model's weights stay meanwhile.
 
         Raises:
-            EvaluationError: the model cannot be asked.
+            EvaluationError: the model cannot be asked. So do its replies.
         """
         ...
 
@@ -138,7 +142,7 @@ def play(
     turns: Mapping[str, Turn],
     opening: Sequence[Mapping[str, str]],
     rounds: int,
-    replies: Callable[[Sequence[Asked]], Sequence[Reply]],
+    replies: Replies,
     at_once: Callable[[Sequence[Callable[[], Any]]], Sequence[Any]],
 ) -> list[Episode]:
     """Play one episode for each task, all of them in lockstep: one round of replies at a time.

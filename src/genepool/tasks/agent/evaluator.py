@@ -193,7 +193,7 @@ class Agent(StoredTask):
             turns,
             self._opening,
             self._options.rounds,
-            lambda asked: self._policy.replies(model, asked),
+            self._policy.begin(model),
             self._at_once,
         )
 

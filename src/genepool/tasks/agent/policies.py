@@ -6,16 +6,20 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from genepool.errors import ConfigError, EvaluationError
 from genepool.messages import blamed, cause, one_line, pass_on, shown
 from genepool.models.language import LanguageModel
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
-from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked, Policy, Reply
+from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked, Policy, Replies, Reply
 from genepool.tasks.agent.options import AgentOptions
+
+if TYPE_CHECKING:
+    from genepool.tasks.agent.decoding import Reader
 
 # What comes before an action in a reply.
 ACTION = "Action:"
@@ -63,11 +67,14 @@ class Generate:
         """See `Policy`."""
         return f"generate 1 {self.max_new_tokens} {self.context}"
 
-    def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
-        """See `Policy`. The episodes are asked together, padded on the left."""
+    def begin(self, model: Any) -> Replies:
+        """See `Policy`."""
+        return partial(self._replies, _language_model(model, "generate"))
+
+    def _replies(self, value: LanguageModel, asked: Sequence[Asked]) -> list[Reply]:
+        """The episodes are asked together, padded on the left."""
         from genepool.tasks.agent import decoding
 
-        value = _language_model(model, "generate")
         prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked])
         context = decoding.room(value, self.context)
         replies = [Reply("", None, CONTEXT)] * len(asked)
@@ -97,13 +104,19 @@ class Choose:
     @property
     def digest(self) -> str:
         """See `Policy`."""
-        return f"choose 1 {self.context} {self.leave_out} {self.repeat}"
+        return f"choose 2 {self.context} {self.leave_out} {self.repeat}"
 
-    def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
-        """See `Policy`. The episodes are asked together; of equals the first is taken."""
-        from genepool.tasks.agent import decoding
+    def begin(self, model: Any) -> Replies:
+        """See `Policy`."""
+        from genepool.tasks.agent.decoding import Reader
 
         value = _language_model(model, "choose")
+        return partial(self._replies, value, Reader(value))
+
+    def _replies(self, value: LanguageModel, reader: Reader, asked: Sequence[Asked]) -> list[Reply]:
+        """The episodes are asked together; of equals the first is taken."""
+        from genepool.tasks.agent import decoding
+
         prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked], ACTION)
         context = decoding.room(value, self.context)
         replies = [Reply("", None, STUCK)] * len(asked)
@@ -120,7 +133,7 @@ class Choose:
             else:
                 offered[at], ends[at] = actions, rows
         with value.asked(), _told("choose"):
-            known = decoding.likelihoods(value, [prompts[at] for at in ends], list(ends.values()))
+            known = reader.likelihoods([prompts[at] for at in ends], list(ends.values()))
         for (at, actions), likelihoods in zip(offered.items(), known, strict=True):
             best = max(range(len(actions)), key=likelihoods.__getitem__)
             replies[at] = _chosen(actions[best])
@@ -160,8 +173,11 @@ class Call:
         """See `Policy`; the function's name, not its code."""
         return f"call 1 {self.name}"
 
-    def replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
+    def begin(self, model: Any) -> Replies:
         """See `Policy`."""
+        return partial(self._replies, model)
+
+    def _replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
         try:
             if isinstance(model, Answering):
                 with model.asked():
