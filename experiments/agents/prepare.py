@@ -97,7 +97,7 @@ def write_others(examples: Path, shopping: dict[str, Any], kind: Kind) -> None:
 
 
 def conversations(tokenizer: Any, walks: list[dict[str, Any]]) -> list[data.Example]:
-    """Each walk as one conversation, as the policy `choose` leads it; as many games as purchases."""
+    """Walks as conversations, as the policy `choose` leads them; as many games as purchases."""
     from genepool.tasks.agent.policies import ACTION
 
     games = [walk for walk in walks if "offered" not in walk]
