@@ -341,6 +341,7 @@ def test_a_gguf_file_that_is_cut_short(tmp_path: Path) -> None:
     refused(merging("folder", "base"), "it holds 'model.gguf': name that file itself")
 
 
+@pytest.mark.slow
 def test_gguf_files_that_hold_less_or_more_than_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

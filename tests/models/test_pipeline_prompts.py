@@ -15,12 +15,12 @@ from genepool.models.kinds import kind_of_seed
 from tests.late import diffusers
 from tests.models.test_image_generator import family, live
 from tests.pipelines import pixart
-from tests.quick import quick
 
 PROMPT = ("a  b http://c.de",)
 
 
-@pytest.mark.parametrize("kind", quick(["PixArtAlphaPipeline", "PixArtSigmaPipeline"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["PixArtAlphaPipeline", "PixArtSigmaPipeline"])
 def test_captions_are_not_rewritten_where_packages_for_it_are_installed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

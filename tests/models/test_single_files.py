@@ -19,6 +19,7 @@ from tests.models.test_image_generator import IDS, PROMPTS, family, live
 from tests.pipelines import single_file, tiny_pipeline
 
 
+@pytest.mark.slow
 def test_a_file_draws_what_its_pipeline_draws(tmp_path: Path) -> None:
     places = [tiny_pipeline(tmp_path / name, seed=n, like=5) for n, name in enumerate("ab")]
     files = [single_file(place, place.with_suffix(".safetensors")) for place in places]

@@ -44,9 +44,7 @@ def guarded_run(directory: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("width", quick([1, 3], (1,)))
-@pytest.mark.parametrize(
-    "strategy", quick(STRATEGIES, (0, 3, 5)), ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize("strategy", quick(STRATEGIES, (3,)), ids=lambda value: str(value)[:40])
 def test_a_guarded_run_in_pieces_is_the_run_in_one(
     tmp_path: Path, strategy: dict[str, Any], width: int
 ) -> None:

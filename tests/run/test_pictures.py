@@ -120,6 +120,7 @@ def _rewrite(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_settings_of_the_pipeline_and_its_components_stay(tmp_path: Path) -> None:
     """Between two sessions, and when a member draws afterwards."""
     given = configuration(tmp_path)
@@ -141,6 +142,7 @@ def test_settings_of_the_pipeline_and_its_components_stay(tmp_path: Path) -> Non
     assert not (tmp_path / "drawn").exists()
 
 
+@pytest.mark.slow
 def test_a_pool_that_does_not_know_the_settings_goes_on(tmp_path: Path) -> None:
     given = configuration(tmp_path)
     evolve(given, budget=0)

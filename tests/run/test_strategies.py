@@ -43,9 +43,7 @@ STRATEGIES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("width", quick([1, 4], (1,)))
-@pytest.mark.parametrize(
-    "strategy", quick(STRATEGIES, (1, 3, 7, 9)), ids=lambda value: str(value)[:50]
-)
+@pytest.mark.parametrize("strategy", quick(STRATEGIES, (3, 9)), ids=lambda value: str(value)[:50])
 def test_a_run_in_pieces_is_the_run_in_one(
     tmp_path: Path, strategy: dict[str, Any], width: int
 ) -> None:

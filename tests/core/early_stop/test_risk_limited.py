@@ -174,6 +174,7 @@ def test_what_is_asked_first_is_drawn() -> None:
     assert len(set(first)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", quick([1, 3]))
 def test_a_run_turns_few_away_wrongly_and_repeats(width: int) -> None:
     problem, score = problem_of(np.random.default_rng(4), seeds=4, examples=200)

@@ -97,6 +97,7 @@ def test_exactly_so_many_are_kept(tmp_path: Path, size: int, density: float) -> 
     assert found.sum() == max(1, int(density * size))
 
 
+@pytest.mark.slow
 def test_every_element_of_a_small_tensor_has_its_turn(tmp_path: Path) -> None:
     base = torch.zeros(8)
     counts = np.zeros(8)

@@ -103,6 +103,7 @@ def test_a_member_is_a_pipeline_that_scores_what_the_pool_says(run: Path, tmp_pa
     assert contents(out, "README.md") == contents(tmp_path / "again", "README.md")
 
 
+@pytest.mark.slow
 def test_a_member_that_scores_otherwise_is_not_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_pipeline_that_draws_nothing_is_not_kept(
     assert done.verified == 0 and done.unverified == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", quick(["vae", "scheduler", "tokenizer"]))
 def test_other_files_of_a_whole_component_are_refused(part: str, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")

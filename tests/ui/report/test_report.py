@@ -392,6 +392,7 @@ def test_the_file_is_replaced_whole_or_not_at_all(recipes: Path, tmp_path: Path)
     assert below.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_a_large_archive_makes_a_page_that_can_be_sent(tmp_path: Path) -> None:
     """80 members on 5,000 examples: what does not fit is left out and named."""
     write_data(tmp_path / "data.npz", count=6_250)

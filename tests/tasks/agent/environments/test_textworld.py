@@ -52,6 +52,7 @@ def test_it_keeps_the_contract(opener: Callable[..., Any]) -> None:
     check_environment(opener(), "train", tasks=2, steps=5)
 
 
+@pytest.mark.slow
 def test_a_walkthrough_wins(opener: Callable[..., Any]) -> None:
     session = opener()()
     assert session.tasks("train") == ("train-0", "train-1") and session.tasks("test") == ("test-0",)
