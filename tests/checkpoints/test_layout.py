@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.checkpoints.layout import Layout, build_layout, flatten
+from genepool.checkpoints.layout import Layout, build_layout, carried_notices, flatten
 from genepool.errors import CheckpointError, InputError
 from tests.build import Tensors, network, opened, values
 
@@ -188,3 +188,28 @@ def test_a_model_without_floats_is_refused(tmp_path: Path) -> None:
         layout_of(tmp_path, {"steps": torch.arange(3)})
     with pytest.raises(InputError, match="at least one checkpoint"):
         build_layout([])
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs", "told"),
+    [
+        ("mask", torch.tensor([True, False]), torch.tensor([True, True]), True),
+        ("l.qw", torch.ones(4, 4, dtype=torch.int8), torch.zeros(4, 4, dtype=torch.int8), True),
+        ("0.rotary_emb.inv_freq", torch.tensor([1.0, 0.1]), torch.tensor([1.0, 0.2]), True),
+        ("ids", torch.arange(4), torch.arange(4), False),
+        ("ids", torch.arange(4), torch.arange(4, dtype=torch.int32), False),
+        ("0.rotary_emb.inv_freq", torch.tensor([0.1]), torch.tensor([0.1]).half(), False),
+        ("bn.num_batches_tracked", torch.tensor(3), torch.tensor(4), False),
+        ("none", torch.zeros(0), torch.zeros(0), False),
+    ],
+)
+def test_what_does_not_merge_and_differs_is_told(
+    tmp_path: Path, name: str, ours: torch.Tensor, theirs: torch.Tensor, told: bool
+) -> None:
+    pair = [
+        opened(tmp_path / str(n), {"fc.weight": torch.ones(2, 2), name: each})
+        for n, each in enumerate((ours, theirs))
+    ]
+    notices = carried_notices(pair, build_layout(pair))
+    assert len(notices) == told
+    assert all(f"other values of '{name}'" in notice for notice in notices)

@@ -188,6 +188,38 @@ def build_layout(
     return Layout(tuple(slots), carried, axis)
 
 
+def carried_notices(checkpoints: Sequence[Checkpoint], layout: Layout) -> list[str]:
+    """What to say of seeds in which whole numbers, truth values or constants are others than in the
+    first seed, whose are kept."""
+    first, *others = checkpoints
+    if first.pipeline is not None or first.evolving:
+        return []  # What is carried are other components, which are compared as such.
+    alike = [
+        name
+        for name in layout.carried
+        if not _merges(first, first.tensors[name])
+        and not name.endswith("num_batches_tracked")  # Says how long was trained, and no more.
+    ]
+    notices: list[str] = []
+    for other in others:
+        held = other.tensors
+        found = [n for n in alike if n in held and not _same_values(first.tensors[n], held[n])]
+        if found:
+            notices.append(
+                f"{at(other.path)}: other values of {some(found)} than in {at(first.path)}; they "
+                "are no weights that merge (the first seed's are kept)"
+            )
+    return notices
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same values, as far as that is seen without rounding."""
+    floats = DTYPES[one.dtype].floating or DTYPES[other.dtype].floating
+    if floats and one.dtype != other.dtype:
+        return one.shape == other.shape
+    return one.shape == other.shape and bool(np.array_equal(one.raw, other.raw))
+
+
 def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:
     """The mergeable values of one checkpoint as a new float32[D], for dense genomes."""
     checkpoint.check()
