@@ -199,3 +199,22 @@ def test_a_file_that_is_deleted_or_replaced_later_stays_readable(tmp_path: Path)
     expected = open_checkpoint(path).digest()
     (path / "model.safetensors").unlink()
     assert checkpoint.digest() == expected
+
+
+def test_parts_of_two_saves_and_parts_that_lack_are_told(tmp_path: Path) -> None:
+    shards = [{"a": torch.ones(2)}, {"b": torch.ones(2)}, {"c": torch.ones(2)}]
+    place = save_shards(tmp_path / "m", shards)
+    assert open_checkpoint(place).notices == ()
+    # An index that names all parts is whole, whatever else lies there.
+    save_file({"z": torch.ones(2)}, place / "model-00001-of-00009.safetensors")
+    assert open_checkpoint(place).notices == ()
+    index = json.loads((place / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["b"]
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    (line,) = open_checkpoint(place).notices
+    assert "names 2 of 3 parts of the model" in line
+    save(place, {"a": torch.zeros(2)})
+    opened = open_checkpoint(place)
+    assert [*opened.tensors] == ["a"]
+    (line,) = opened.notices
+    assert "left over from an older save?" in line

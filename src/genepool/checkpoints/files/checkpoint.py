@@ -33,7 +33,7 @@ _MAX_INDEX = 100_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WEIGHTS = ("pytorch_model", "model", "adapter_model", "consolidated")
 # One of several shards.
-_PART = re.compile(r"-\d{5}-of-(?!00001\b)\d{5}\.safetensors$")
+_PART = re.compile(r"-\d{5}-of-(?!00001\b)(\d{5})\.safetensors$")
 _LEAF = 16 * 2**20
 
 
@@ -144,11 +144,24 @@ def open_weights(directory: Path, name: str) -> Checkpoint:
     Raises:
         CheckpointError: as `open_checkpoint`.
     """
+    notices: list[str] = []
     if name.endswith(".json"):
         files = _open_shards(directory, name)
+        parts = [found for file in files if (found := _PART.search(file.path.name))]
+        if parts and len(parts) == len(files) < int(parts[0][1]):
+            notices.append(
+                f"{at(directory / name)}: names {len(parts)} of {int(parts[0][1])} parts of the "
+                "model; nothing else of it is merged"
+            )
     else:
         files = [map_file(safe_target(directory, name))]
-    return _assemble(directory, _directory_name(directory), files)
+        if name == _SINGLE and (directory / f"model{_INDEX}").exists():
+            notices.append(
+                f"{at(directory)}: holds {_SINGLE} and the index of several parts; the former is "
+                "taken, as transformers does: is it left over from an older save?"
+            )
+    opened = _assemble(directory, _directory_name(directory), files)
+    return replace(opened, notices=tuple(notices))
 
 
 def safe_target(directory: Path, name: str) -> Path:
