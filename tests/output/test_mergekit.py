@@ -86,6 +86,34 @@ def test_the_command_that_does_the_same_is_printed(tmp_path: Path, text: str) ->
         assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "changes", "idle"),
+    [
+        (
+            TIES,
+            {"parameters": {"consensus_method": "count", "int8_mask": True}},
+            "consensus_method",
+        ),
+        (TIES, {"parameters": {"consensus_method": "sum"}, "tokenizer_source": "base"}, ""),
+        (
+            DARE,
+            {"models": [{"model": "a", "parameters": {"gamma": 0.1}, "revision": "v"}]},
+            "revision",
+        ),
+        (DARE, {"models": [{"model": "a", "parameters": {"gamma": 0.1}}]}, "gamma"),
+        (LINEAR, {"mystery": 1}, "mystery"),
+        (WITH_BASE, {"parameters": {"t": 0.5}}, "t"),
+        (SLERP, {"parameters": {"t": 0.5, "eps": 1}}, "eps"),
+    ],
+)
+def test_what_the_command_leaves_out_is_told(text: str, changes: dict[str, Any], idle: str) -> None:
+    advice = mergekit_advice({**yaml.safe_load(text), **changes})
+    assert advice is not None
+    assert "this does the same" in advice
+    assert ("which has no counterpart" in advice) == bool(idle)
+    assert not idle or f"but for '{idle}'" in advice
+
+
 PLAIN = SLERP.partition("parameters")[0] + "parameters: {t: 0.3}"
 
 

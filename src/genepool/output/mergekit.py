@@ -9,7 +9,7 @@ from typing import Any
 
 from genepool.documents import list_of, mapping_of, read_text
 from genepool.errors import InputError
-from genepool.messages import at, one_line
+from genepool.messages import at, one_line, some
 
 _METHODS = {
     "slerp": "slerp",
@@ -21,6 +21,12 @@ _METHODS = {
 }
 _KEYS = {"merge_method", "slices", "models", "genome", "modules"}
 _OURS = {"pool", "seeds"}
+# What is looked at, and what changes no merge.
+_TOP = {"base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer"}
+_PART = {"model", "parameters", "sources", "layer_range", "base_model"}
+_OF_ALL = {"int8_mask"}
+_OF_SLERP = {"t"}
+_OF_OTHERS = {"weight", "density", "normalize", "lambda", "rescale", "rescale_norm"}
 _LARGEST = 1_000_000
 _NO_MODEL = "expected a model; got a YAML file"
 
@@ -77,8 +83,28 @@ def mergekit_advice(content: object) -> str | None:
             "see docs/merge-methods.md"
         )
     command = shlex.join(["genepool", "merge", *arguments, "-o", "merged"])
+    if idle := _idle(entries):
+        provisos.append(f"but for {some(idle, limit=9)}, which has no counterpart")
     told = f" ({'; '.join(provisos)})" if provisos else ""
     return one_line(f"this is a configuration of mergekit; this does the same{told}: {command}")
+
+
+def _idle(content: Mapping[str, Any]) -> list[str]:
+    """Keys that the command says nothing of, though they may change the merge."""
+    slices = [mapping_of(part) for part in list_of(content.get("slices"))]
+    sources = [mapping_of(each) for part in slices for each in list_of(part.get("sources"))]
+    parts = [*slices, *sources, *(mapping_of(each) for each in list_of(content.get("models")))]
+    own = _OF_SLERP if content.get("merge_method") == "slerp" else _OF_OTHERS
+    found = [key for key in content if key not in _KEYS | _TOP]
+    found += [key for part in parts for key in part if key not in _PART]
+    for settings in (mapping_of(part.get("parameters")) for part in (content, *parts)):
+        plain = {"consensus_method"} if settings.get("consensus_method") == "sum" else set[str]()
+        found += [key for key in settings if key not in own | _OF_ALL | plain]
+    if own == _OF_SLERP:
+        found += [
+            "t" for part in parts if "model" in part and "t" in mapping_of(part.get("parameters"))
+        ]
+    return list(dict.fromkeys(map(str, found)))
 
 
 def _arguments(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
