@@ -124,6 +124,41 @@ def test_what_has_been_read_of_an_episode_is_not_read_again(
         assert np.array(one) == pytest.approx(np.array(other), abs=1e-4)
 
 
+@pytest.mark.parametrize("room", [20, 24, 26, 40])
+def test_positions_that_are_others_in_long_texts(room: int, tmp_path: Path) -> None:
+    """Of Phi-3: what was read before a text became long is of no use in it."""
+    write_tokenizer(tmp_path, TEMPLATE)
+    words: Any = transformers.AutoTokenizer.from_pretrained(str(tmp_path), padding_side="left")
+    config = transformers.Phi3Config(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=80,
+        original_max_position_embeddings=room, pad_token_id=0, attn_implementation="eager",
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 4,
+            "long_factor": [9.0, 2.0, 5.0, 3.0], "original_max_position_embeddings": room,
+        },
+    )  # fmt: skip
+    torch.manual_seed(0)
+    made: Any = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(8.0)
+    value = LanguageModel(made.eval().requires_grad_(False), words, tmp_path)
+    reader, ends = Reader(value), [[5, 6, 7], [8], [9, 4]]
+    told = [[*range(3, 21)], [*range(30, 40)]]
+    with torch.inference_mode():
+        for _ in range(3):
+            found = reader.likelihoods(told, [ends] * 2)
+            for row, known in zip(told, found, strict=True):
+                (alone,) = Reader(value).likelihoods([row], [ends])
+                assert known == pytest.approx(alone, abs=1e-4)
+                # Between the two the first token of an action is still that of a short text.
+                if len(row) > room or len(row) + 3 <= room:
+                    expected = [by_hand(value, row, end) for end in ends]
+                    assert known == pytest.approx(expected, abs=1e-4)
+            told = [[*row, 11, 12, 13] for row in told]
+
+
 def test_no_more_is_read_at_once_than_there_is_memory_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

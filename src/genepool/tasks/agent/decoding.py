@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,6 +151,7 @@ class Reader:
         """`value`: the model."""
         self._model: Any = value.model
         self._kept: list[_Read] = []
+        self._turn = _turn(value.model.config.get_text_config())
 
     def likelihoods(
         self, prompts: Sequence[list[int]], ends: Sequence[Sequence[list[int]]]
@@ -165,8 +167,10 @@ class Reader:
             prompts: token ids, at least one each.
             ends: for each prompt, token ids of its endings, at least one each.
         """
+        longest = [len(p) + max(map(len, rows)) for p, rows in zip(prompts, ends, strict=True)]
+        alone = max(longest, default=0) > self._turn
         found: dict[int, list[float]] = {}
-        kept, self._kept = self._kept, []
+        kept, self._kept = [] if alone else self._kept, []
         begun = _begun(kept, prompts)
         for known in kept:
             more = {at: len(prompts[at]) - n for at, (read, _, n) in begun.items() if read is known}
@@ -185,7 +189,7 @@ class Reader:
         while order:
             group = order[: _rows(together, [len(prompts[at]) for at in order], _READ)]
             order = order[len(group) :]
-            read = _read(self._model, [prompts[at] for at in group])
+            read = _read(self._model, [prompts[at] for at in group], whole=alone)
             found |= self._answered(read, group, ends)
             together = len(order) if read.padded else 1
         return [
@@ -255,13 +259,30 @@ def _begun(
     return found
 
 
-def _read(model: Any, prompts: list[list[int]]) -> _Read:
-    """Read prompts; several of them are padded on the left."""
+def _turn(config: Any) -> float:
+    """Tokens from which on a model computes the positions of all tokens in another way, those it
+    has read as well (`longrope`, of Phi-3 and MiniCPM)."""
+    given: Any = getattr(config, "rope_parameters", None) or {}
+    # Of all layers, or of each kind of layers.
+    kinds: list[dict[str, Any]] = [d for d in (given, *given.values()) if isinstance(d, dict)]
+    long = [one for one in kinds if one.get("rope_type") == "longrope"]
+    turns: list[float] = [one["original_max_position_embeddings"] for one in long]
+    return min(turns, default=math.inf)
+
+
+def _read(model: Any, prompts: list[list[int]], *, whole: bool) -> _Read:
+    """Read prompts; several of them are padded on the left.
+
+    Args:
+        model: of transformers.
+        prompts: token ids.
+        whole: nothing goes on from there.
+    """
     ids, mask = _laid(prompts, max(map(len, prompts)), left=True)
     given = {} if len(prompts) == 1 else {"attention_mask": mask, "position_ids": _positions(mask)}
     read = _asked(model, ids, 1, use_cache=True, **given)
     cache = getattr(read, "past_key_values", None)
-    plain = _plain(cache, ids.shape[1])
+    plain = not whole and _plain(cache, ids.shape[1])
     padded = plain and "position_ids" in inspect.signature(model.forward).parameters
     first = torch.log_softmax(read.logits[:, -1].double(), dim=-1)
     return _Read(prompts, first, cache if plain else None, padded)
