@@ -24,6 +24,9 @@ from genepool.core.genome import (
     seed_recipe,
 )
 from genepool.errors import InputError
+from genepool.strategies.evolution import Evolution
+from genepool.strategies.m2n2 import M2N2
+from genepool.strategies.problem import Problem
 from tests.core.dense import densely
 from tests.core.draw import recipes
 
@@ -304,3 +307,14 @@ def test_noise_is_refused_or_gives_a_valid_genome(data: bytes) -> None:
 )
 def test_lying_headers_are_refused(magic: bytes, first: int, second: int, tail: bytes) -> None:
     decoded(magic + struct.pack("<qq", first, second) + tail)
+
+
+def test_what_a_notebook_shows_is_one_line() -> None:
+    draws = np.random.default_rng(0)
+    vectors = [draws.standard_normal(40).astype(np.float32) for _ in range(2)]
+    evolution = Evolution(Problem.of_vectors(vectors, 30), M2N2(archive=4))
+    while evolution.evaluations < 20:
+        evolution.tell(evolution.ask().step, draws.integers(0, 2, 30))
+    for value in (evolution.archive, evolution.champion, evolution.ask()):
+        assert len(repr(value)) < 300
+    assert repr(seed_recipe(60, 0, 2)) == "<Recipe: 1 segment of 2 models over 60 positions>"

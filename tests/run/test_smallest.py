@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from genepool.errors import ConfigError
+from genepool.errors import ConfigError, EvaluationError, PoolError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.quick import quick
@@ -22,6 +22,10 @@ def solved(model: Any, examples: list[Any]) -> list[float]:
 
 def partly(model: Any, examples: list[Any]) -> list[float]:
     return [min(1.0, abs(float(model["hidden.bias"][0]))) for _ in examples]
+
+
+def broken(model: Any, examples: list[Any]) -> list[float]:
+    raise ValueError("not today")
 
 
 def one_example(folder: Path, function: str, examples: int = 1, **changes: Any) -> Path:
@@ -54,6 +58,20 @@ def test_one_example_is_enough(tmp_path: Path, function: str, strategy: dict[str
     assert early["evaluations"] == 20
     for key in ("archive", "champion"):
         assert early[key] == late[key]
+
+
+def test_a_run_that_scored_nothing_leaves_its_pool_to_another(tmp_path: Path) -> None:
+    """The first try of a newcomer fails, and the second has other settings."""
+    changed = {"seed": 9, "in_flight": 2, "strategy": {"name": "ga", "archive": 4}}
+    expected = evolve(one_example(tmp_path, "partly", pool="other", **changed)).status
+    with pytest.raises(EvaluationError, match="cannot be scored"):
+        evolve(one_example(tmp_path, "broken"))
+    with Pool(tmp_path / "pool") as pool:
+        assert (pool.seeds_scored, pool.log_missing) == (0, False)
+    found = evolve(one_example(tmp_path, "partly", **changed)).status
+    assert (found["archive"], found["champion"]) == (expected["archive"], expected["champion"])
+    with pytest.raises(PoolError, match="made with"):
+        evolve(one_example(tmp_path, "partly"))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

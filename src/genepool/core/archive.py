@@ -56,7 +56,7 @@ class Member:
     train: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Archive:
     """P slots; an empty slot scores 0 everywhere and loses to anything that solves something.
 
@@ -79,6 +79,11 @@ class Archive:
 
     def __post_init__(self) -> None:
         self.scores.setflags(write=False)
+
+    def __repr__(self) -> str:
+        taken = [member.train for member in self.members if member is not None]
+        best = f", best {max(taken):.4g}" if taken else ""
+        return f"<Archive: {len(taken)} of {len(self.members)} slots taken{best}>"
 
     @cached_property
     def worst(self) -> Float64 | None:

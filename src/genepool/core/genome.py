@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from genepool.core.rng import noise, noise_words
 from genepool.errors import InputError
+from genepool.messages import count
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -35,7 +36,7 @@ def _frozen(array: NDArray[np.generic]) -> None:
     array.setflags(write=False)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Recipe:
     """Piecewise linear combination of K sources along the parameter axis.
 
@@ -53,6 +54,10 @@ class Recipe:
     def __post_init__(self) -> None:
         _frozen(self.bounds)
         _frozen(self.coefs)
+
+    def __repr__(self) -> str:
+        segments = count(len(self.coefs), "segment")
+        return f"<Recipe: {segments} of {self.sources} models over {self.size} positions>"
 
     @property
     def size(self) -> int:

@@ -92,7 +92,9 @@ def insertion(table: str, *more: str) -> str:
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Make the tables; inside a transaction."""
+    """Make the tables, in place of those of a run that has scored nothing; in a transaction."""
+    for table in _SEALED:
+        db.execute(f"DROP TABLE IF EXISTS {table}")
     for statement in _CREATE.split(";"):
         db.execute(statement)
     add_later_tables(db)

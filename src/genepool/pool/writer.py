@@ -137,7 +137,7 @@ class PoolWriter(Pool):
         finally:
             self.watch = _nothing
             with contextlib.suppress(sqlite3.Error, PoolError):
-                if not self.fresh:
+                if self._has("meta"):
                     self._mark(writing=False)
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
@@ -163,8 +163,8 @@ class PoolWriter(Pool):
 
     @property
     def fresh(self) -> bool:
-        """Nothing has been set up here yet."""
-        return not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+        """Nothing has been scored here yet, so that another run may begin in its place."""
+        return not (self._has("meta") and self.seeds_scored)
 
     def set_up(
         self, meta: Mapping[str, Any], seeds: Sequence[Seed], tasks: Sequence[TaskEntry]

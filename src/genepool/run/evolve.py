@@ -211,11 +211,11 @@ def _workers(run: Run) -> int:
 
 
 def _in_flight(path: Path) -> int | None:
-    """The number that a pool began with; None if it has not begun."""
+    """The number that a pool began with; None if nothing has been scored in it."""
     if not begun(path):
         return None
     with Pool(path) as pool:
-        return int(pool.meta()["pins"]["in_flight"])
+        return int(pool.meta()["pins"]["in_flight"]) if pool.seeds_scored else None
 
 
 def _finished(pool: Pool, run: Run, budget: int) -> bool:

@@ -149,7 +149,10 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     _require_use(run, (*tasks, *guards))
     texts = [text for task in (*tasks, *guards) for text in _texts_drawn_from(task)]
     options = run.config.model.plain
-    told = kind_of(options, first).told(options, first, texts)
+    try:
+        told = kind_of(options, first).told(options, first, texts)
+    except ConfigError as error:
+        raise _prefixed(error, run.where("model")) from None
     return Inputs(
         run,
         sources,

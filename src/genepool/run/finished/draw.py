@@ -82,4 +82,4 @@ def draw_pictures(
 
 
 def _plain(text: str) -> str:
-    return _OTHER.sub("_", text)[:_LONGEST].strip("._") or "example"
+    return _OTHER.sub("_", text)[:_LONGEST].strip("._-") or "example"

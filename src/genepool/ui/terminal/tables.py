@@ -159,7 +159,9 @@ def print_episode(out: Console, told: dict[str, Any]) -> None:
 
 def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
     """What a call of `evolve` did, in one line."""
-    if session == 0:
+    if session == 0 and not status["evaluations"]:
+        out.print("no children were asked for: the budget is 0")
+    elif session == 0:
         are = "is" if status["evaluations"] == 1 else "are"
         out.print(f"nothing to do: {children(status['evaluations'])} {are} already scored")
     else:
