@@ -37,6 +37,11 @@ pytest.importorskip("websockets")
 SIZES = {"train": 4, "test": 2}
 
 
+@pytest.fixture(autouse=True)
+def _marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path))
+
+
 class Guess:
     """Guess the number that a random seed stands for; as an environment behind OpenEnv."""
 
@@ -188,9 +193,44 @@ def test_sessions_by_plain_requests_do_not_play_in_each_others_episodes() -> Non
         one, other = (opener(server, transport="http", splits={"a": "0-9"})() for _ in range(2))
         one.reset("2")
         other.reset("1")
-        with pytest.raises(EpisodeError, match=r"another session has begun .*'batch: 1'"):
+        with pytest.raises(EpisodeError, match=r"another session.* has begun .*'batch: 1"):
             one.step("2")
         assert other.step("1").done
+
+
+def test_nor_do_those_of_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs at one server gave each other's models their scores, without a word."""
+    with serving(Protocol()) as server:
+        here = opener(server, transport="http", splits={"a": "0-9"})()
+        there = opener(server, transport="http", splits={"a": "0-9"})()
+
+        def elsewhere(function: Callable[[], Any]) -> None:
+            # What another process has in memory is not known here.
+            with monkeypatch.context() as other:
+                other.setattr(openenv, "_playing", {})
+                function()
+
+        here.reset("2")
+        elsewhere(lambda: there.reset("1"))
+        with pytest.raises(
+            EpisodeError, match="another session, perhaps of another run, has begun"
+        ):
+            here.step("2")
+        # It asked nothing, so that the other goes on.
+        elsewhere(lambda: there.step("1"))
+        # While an action is on its way, whose episode it ends up in nobody knows: both end.
+        here.reset("2")
+        ask = here._server.ask
+
+        def late(*given: Any) -> Any:
+            elsewhere(lambda: there.reset("1"))
+            return ask(*given)
+
+        monkeypatch.setattr(here._server, "ask", late)
+        with pytest.raises(EpisodeError, match="another session"):
+            here.step("2")
+        with pytest.raises(EpisodeError, match="another session"):
+            elsewhere(lambda: there.step("1"))
 
 
 def test_an_episode() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 
 from pydantic import AfterValidator, Field
 
-from genepool.documents import list_of
+from genepool.checkpoints.files.cache import shared_cache
+from genepool.documents import list_of, read_text
 from genepool.errors import EpisodeError
 from genepool.messages import one_line, shown, some
 from genepool.settings import Section
@@ -31,8 +35,9 @@ from genepool.tasks.agent.environments.tasks_and_texts import (
 
 # Where the agent's text goes in an action.
 _TEXT = "{action}"
-# By plain requests a server keeps one episode: whose it is now.
-_playing: dict[str, OpenEnv] = {}
+# By plain requests a server keeps one episode: a token of it, for this process, and for others of
+# this user in a file of the cache.
+_playing: dict[str, str] = {}
 _FIRST, _NEXT = "the first observation of a task", "an observation, a reward and whether it is done"
 
 
@@ -101,7 +106,9 @@ class OpenEnv:
         """
         self._options = options
         self._server = JsonServer(options.url, options.timeout)
-        self._socket = None
+        self._socket, self._episode, cache = None, "", shared_cache()
+        name = hashlib.sha256(options.url.encode()).hexdigest()[:16]
+        self._mark = None if cache is None else cache / f"openenv-{name}"
         if options.transport == "websocket":
             self._socket = JsonSocket(self._server, "/ws", options.timeout)
         self._action: dict[str, Any] | None = None
@@ -138,8 +145,9 @@ class OpenEnv:
             wanted = {"seed": index, "split": split, "index": index}
         if self._action is None:
             self._action = self._pattern()
-        _playing[self._server.url] = self
+        self._episode = self._claim()
         begun = self._asked("reset", wanted, _FIRST)
+        self._require_alone(sent=True)
         if begun.done:
             raise EpisodeError(f"{self._server.url}: task '{one_line(id)}' is over as it begins")
         self._turn = begun.turn
@@ -149,15 +157,43 @@ class OpenEnv:
         """See `Environment`."""
         if self._action is None:
             raise EpisodeError(f"{self._server.url}: no episode has begun")
-        if self._socket is None and _playing.get(self._server.url) is not self:
-            raise EpisodeError(
-                f"{self._server.url}: another session has begun an episode there, and by plain "
-                "requests a server keeps no more than one: take 'transport: websocket', or play "
-                "one at a time ('batch: 1')"
-            )
+        self._require_alone()
         step = self._asked("step", _filled(self._action, action_text(text)), _NEXT)
+        self._require_alone(sent=True)
         self._turn = step.turn
         return step
+
+    def _claim(self) -> str:
+        """Say that an episode begins here; its token."""
+        token = _playing[self._server.url] = secrets.token_hex(8)
+        if self._mark is not None:
+            self._mark.write_text(token)
+        return token
+
+    def _require_alone(self, *, sent: bool = False) -> None:
+        """Require that nobody else has begun an episode since, where the server keeps but one.
+
+        Args:
+            sent: whether the server was asked something meanwhile, which may have spoiled theirs:
+                then they get the same error.
+
+        Raises:
+            EpisodeError: somebody has.
+        """
+        if self._socket is not None:
+            return
+        found = _playing.get(self._server.url)
+        if self._mark is not None:
+            with contextlib.suppress(OSError):
+                found = read_text(self._mark, 100)
+        if found != self._episode:
+            if sent:
+                self._claim()
+            raise EpisodeError(
+                f"{self._server.url}: another session, perhaps of another run, has begun an "
+                "episode there, and by plain requests a server keeps no more than one: take "
+                "'transport: websocket', or play one at a time ('batch: 1', one run)"
+            )
 
     def close(self) -> None:
         """See `Environment`."""
