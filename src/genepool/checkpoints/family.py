@@ -388,7 +388,7 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
     notices: list[str] = []
     if theirs is not None and _has_config(theirs) and not (ours and _has_config(ours)):
         notices.append(
-            f"{at(first.path)} has no config.json beside it and {at(theirs)} has; files come from "
+            f"{at(first.path)} comes without config.json and {at(theirs)} has one; files come from "
             "the first seed, so that what is made will have none: put another first, or copy it"
         )
     if ours is None or theirs is None:

@@ -218,3 +218,14 @@ def test_parts_of_two_saves_and_parts_that_lack_are_told(tmp_path: Path) -> None
     assert [*opened.tensors] == ["a"]
     (line,) = opened.notices
     assert "left over from an older save?" in line
+
+
+def test_a_file_that_is_taken_without_its_configuration_is_told(tmp_path: Path) -> None:
+    file = save(tmp_path / "m", {"a": torch.ones(2)}) / "model.safetensors"
+    assert open_checkpoint(file).notices == ()
+    (file.parent / "config.json").write_text("{}")
+    (line,) = open_checkpoint(file).notices
+    assert line.startswith(f"{file}: is given as a file, so that config.json")
+    assert open_checkpoint(file.parent).notices == ()
+    part = file.rename(file.with_name("model-00001-of-00002.safetensors"))
+    assert len(open_checkpoint(part).notices) == 2

@@ -226,7 +226,7 @@ def test_what_is_told(tmp_path: Path) -> None:
     alone = family(tmp_path / "3", {}, {"tokenizer": None})
     assert "has no tokenizer" in alone.notices[0]
     bare = family(tmp_path / "4", {"config": None}, {})
-    assert "has no config.json beside it" in bare.notices[0]
+    assert "comes without config.json" in bare.notices[0]
     assert family(tmp_path / "5", {}, {"config": None}).notices == ()
 
 

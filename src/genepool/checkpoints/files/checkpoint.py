@@ -130,8 +130,17 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         raise CheckpointError(f"{at(given)}: cannot be read: {one_line(error)}") from error
     name = given.stem if given.name != _SINGLE else _directory_name(given.parent)
     opened = _assemble(given, name, [map_file(given)])
-    notice = f"{at(given)}: is one of several parts of a model, and nothing else of it is merged"
-    return replace(opened, notices=(notice,)) if _PART.search(given.name) else opened
+    notices: list[str] = []
+    if _PART.search(given.name):
+        notices.append(
+            f"{at(given)}: is one of several parts of a model, and nothing else of it is merged"
+        )
+    if (given.parent / "config.json").is_file():
+        notices.append(
+            f"{at(given)}: is given as a file, so that config.json and what else lies beside it "
+            "is neither compared nor copied; name the folder to have that"
+        )
+    return replace(opened, notices=tuple(notices))
 
 
 def open_weights(directory: Path, name: str) -> Checkpoint:
