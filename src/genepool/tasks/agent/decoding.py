@@ -334,12 +334,11 @@ def _moved(cache: Any, rows: Sequence[int], stops: Sequence[int], length: int) -
     moved = copy.copy(cache)
     # Its layers put new tensors in the place of theirs, and do not write into them.
     moved.layers = [copy.copy(layer) for layer in cache.layers]
-    places = torch.tensor(stops)[:, None] - length + torch.arange(length)
-    places = places.clamp(min=0)[:, None, :, None]
+    chosen = torch.tensor(rows)[:, None]
+    places = (torch.tensor(stops)[:, None] - length + torch.arange(length)).clamp(min=0)
     for layer in _filled(moved):
-        there, chosen = places.to(layer.keys.device), torch.tensor(rows, device=layer.keys.device)
-        layer.keys = layer.keys.index_select(0, chosen).take_along_dim(there, dim=2)
-        layer.values = layer.values.index_select(0, chosen).take_along_dim(there, dim=2)
+        at = chosen.to(layer.keys.device), slice(None), places.to(layer.keys.device)
+        layer.keys, layer.values = layer.keys[at].transpose(1, 2), layer.values[at].transpose(1, 2)
     return moved
 
 
