@@ -35,7 +35,7 @@ TORCH = {
     "materialise/device_gram.py",
     "materialise/torch.py", "materialise/triton_kernel.py", "models/diffusers.py",
     "models/filled.py", "models/network.py",
-    "tasks/agent/decoding.py",
+    "tasks/agent/decoding.py", "tasks/agent/likelihoods.py",
     "models/transformers.py", "study/generators.py", "tasks/classifier/network_scorer.py",
     "tasks/images/tower.py",
 }  # fmt: skip

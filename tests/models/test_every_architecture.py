@@ -15,7 +15,7 @@ from genepool.checkpoints.family import find_source, make_family, open_source
 from genepool.core.genome import seed_recipe
 from genepool.errors import CheckpointError
 from genepool.models.build import ModelOptions, build_model
-from genepool.tasks.agent.decoding import Reader
+from genepool.tasks.agent.likelihoods import Reader
 
 # Transformers and torch warn of their own future.
 pytestmark = pytest.mark.filterwarnings("ignore")

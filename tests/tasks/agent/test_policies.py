@@ -13,9 +13,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from genepool.errors import EpisodeError, EvaluationError
 from genepool.models.language import LanguageModel
-from genepool.tasks.agent import decoding
-from genepool.tasks.agent.decoding import Reader, endings, prompts
+from genepool.tasks.agent import likelihoods
+from genepool.tasks.agent.decoding import endings, prompts
 from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
+from genepool.tasks.agent.likelihoods import Reader
 from genepool.tasks.agent.policies import Choose, Generate
 from genepool.testing import check_task
 from tests.lms import tiny_config, write_tokenizer
@@ -101,7 +102,7 @@ def test_what_has_been_read_of_an_episode_is_not_read_again(
         made.append(tuple(named["input_ids"].shape))
 
     def turns(kept: int) -> list[list[list[float]]]:
-        monkeypatch.setattr(decoding, "_KEPT", kept)
+        monkeypatch.setattr(likelihoods, "_KEPT", kept)
         reader, found = Reader(value), list[list[list[float]]]()
         for rows in told:
             made.clear()
@@ -173,7 +174,7 @@ def test_no_more_is_read_at_once_than_there_is_memory_for(
             made.append((named["input_ids"].shape[0], before.get_seq_length() if before else 0))
 
         value.model.register_forward_hook(note, with_kwargs=True)
-        monkeypatch.setattr(decoding, "_READ", 40)
+        monkeypatch.setattr(likelihoods, "_READ", 40)
         found = Reader(value).likelihoods(rows, ends)
     assert np.array(found) == pytest.approx(np.array(expected), abs=1e-5)
     assert len(made) > 6 and max(rows * length for rows, length in made if rows > 1) <= 40

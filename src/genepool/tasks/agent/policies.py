@@ -19,7 +19,7 @@ from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked, Policy, Replies,
 from genepool.tasks.agent.options import AgentOptions
 
 if TYPE_CHECKING:
-    from genepool.tasks.agent.decoding import Reader
+    from genepool.tasks.agent.likelihoods import Reader
 
 # What comes before an action in a reply.
 ACTION = "Action:"
@@ -108,7 +108,7 @@ class Choose:
 
     def begin(self, model: Any) -> Replies:
         """See `Policy`."""
-        from genepool.tasks.agent.decoding import Reader
+        from genepool.tasks.agent.likelihoods import Reader
 
         value = _language_model(model, "choose")
         return partial(self._replies, value, Reader(value))
