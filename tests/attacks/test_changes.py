@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -201,7 +202,8 @@ def test_a_pool_that_changes_under_a_run(
     tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
     other = undisturbed.pool(3) / DATABASE
-    run = slow_run(tmp_path, budget=BUDGET, **executor)
+    # So many children that a run never ends before something happens to its pool.
+    run = slow_run(tmp_path, budget=100_000, **executor)
     file = tmp_path / "pool" / DATABASE
     draws = random.Random(f"{change.__name__} {executor}")
     target = draws.randrange(1, BUDGET // 2)
@@ -211,6 +213,32 @@ def test_a_pool_that_changes_under_a_run(
     last = errors.strip().splitlines()[-1]
     assert DATABASE in last
     assert "while the run was writing to it" in last
+
+
+@pytest.mark.parametrize("change", [_delete, _replace, _delete_folder])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_pool_that_is_gone_within_a_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, broken: bool
+) -> None:
+    """What was gone after a transaction was taken for what it had left, and a run went on."""
+    file, other = tmp_path / "pool" / DATABASE, tmp_path / "other"
+    other.write_bytes(b"x" * 1000)
+    writer = PoolWriter(tmp_path / "pool")
+    meta = {"pins": {}, "kind": "recipe", "axis_size": 4, "seed": 0, "budget": 0}
+    writer.set_up(meta, [Seed("s", "s", "")], [TaskEntry("t", "", 1.0, 3, 0, binary=True)])
+
+    def changed(*_: object) -> str:
+        change(file, other)
+        if broken:
+            raise sqlite3.OperationalError("no room")
+        return "1"
+
+    monkeypatch.setattr("genepool.pool.writer.json.dumps", changed)
+    with pytest.raises(PoolError, match=f"{DATABASE} was .* while the run was writing to it"):
+        writer.set_meta("budget", 1)
+    monkeypatch.undo()
+    with pytest.raises(PoolError, match="while the run was writing to it"):
+        writer.close()
 
 
 @pytest.mark.parametrize("change", [_delete, _replace, _truncate, _touch_up])

@@ -319,11 +319,20 @@ class OwnFiles:
         """Note how the files are now."""
         self._pool = pool
         self._places = [pool.absolute() / name for name in (DATABASE, f"{DATABASE}-wal")]
+        self._seen: list[_Glance] = [None, None]
         self.note()
 
     def note(self) -> None:
-        """The files are as they should be."""
-        self._seen = [_glance(place) for place in self._places]
+        """Take the files as they should be: this process has changed them since it looked.
+
+        Raises:
+            PoolError: as `look`, for a file that was deleted or replaced meanwhile.
+        """
+        now = [_glance(place) for place in self._places]
+        for place, before, found in zip(self._places, self._seen, now, strict=True):
+            if before is not None and (found is None or found[0] != before[0]):
+                raise self._broken(place, before, found)
+        self._seen = now
 
     def look(self) -> None:
         """Require that the files are as they were left.
@@ -332,19 +341,20 @@ class OwnFiles:
             PoolError: naming the file and what became of it. What is written on would be lost.
         """
         for place, before in zip(self._places, self._seen, strict=True):
-            now = _glance(place)
-            if now == before:
-                continue
-            if now is None:
-                what = "was deleted or moved"
-            elif before is None or now[0] != before[0]:
-                what = "was replaced by another file"
-            else:
-                what = "was changed by another program"
-            raise PoolError(
-                f"{self._pool}: {place.name} {what} while the run was writing to it, "
-                "and the run ends; put the pool back, or run again to go on with what is there"
-            )
+            if (now := _glance(place)) != before:
+                raise self._broken(place, before, now)
+
+    def _broken(self, place: Path, before: _Glance, now: _Glance) -> PoolError:
+        if now is None:
+            what = "was deleted or moved"
+        elif before is None or now[0] != before[0]:
+            what = "was replaced by another file"
+        else:
+            what = "was changed by another program"
+        return PoolError(
+            f"{self._pool}: {place.name} {what} while the run was writing to it, "
+            "and the run ends; put the pool back, or run again to go on with what is there"
+        )
 
 
 def _glance(place: Path) -> _Glance:

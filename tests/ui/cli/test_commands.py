@@ -30,6 +30,12 @@ from tests.runs import contents, write_run
 HEAVY = ("torch", "numba", "transformers", "sklearn", "scipy", "matplotlib", "pydantic", "yaml")
 
 
+@pytest.fixture(autouse=True)
+def _no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, no run takes so long that it tells how far it is."""
+    monkeypatch.setattr("genepool.ui.terminal.progress._FIRST_LINE", 1e9)
+
+
 def ok(*arguments: str) -> str:
     """Standard output of a command that must succeed and leave standard error empty."""
     code, out, error = run_cli(list(arguments))
