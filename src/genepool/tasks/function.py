@@ -15,12 +15,11 @@ from genepool.messages import blamed, one_line, pass_on, shown
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
 from genepool.settings import Section
-from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
 from genepool.tasks.example_files import example_ids, own_copy, read_examples
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import StoredTask, train_size
+from genepool.tasks.stored import BlockedTask, train_size
 from genepool.tasks.task import evaluator
 
 
@@ -78,7 +77,7 @@ _BLOCK = 16
 
 
 @evaluator("function")
-class Function(StoredTask):
+class Function(BlockedTask):
     """Scores from a function of the user's.
 
     The function must not change the model, and the score of an example must not depend on which
@@ -99,7 +98,7 @@ class Function(StoredTask):
             ConfigError: the function or the examples cannot be loaded, two examples have one id, or
                 the options contradict each other.
         """
-        self._options = options
+        self._options, self._batch = options, options.batch or _BLOCK
         self._what = f"function '{options.function}'"
         self._check_garbage = GarbageCheck(self._what)
         self._function: Callable[..., object] = load_function(options.function, directory)
@@ -132,11 +131,6 @@ class Function(StoredTask):
         """As the options say; checked on every score."""
         return self._options.binary
 
-    @property
-    def blocks(self) -> NDArray[np.int64]:
-        """See `Blocked`."""
-        return numbered(self._n, self._options.batch or _BLOCK)
-
     def score(
         self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
     ) -> NDArray[np.float32]:
@@ -146,20 +140,17 @@ class Function(StoredTask):
             EvaluationError: the function raises, takes too long, or returns anything but one score
                 in [0, 1] per example.
         """
-        first, last = self._range(held_out)
-        positions = checked_indices(indices, last - first)
-        answering = isinstance(model, Answering)
-        batch = self._options.batch or (_BLOCK if answering else None)
 
-        def ask(block: list[int]) -> NDArray[np.float32]:
-            rows = [first + position for position in block]
+        def ask(rows: list[int]) -> NDArray[np.float32]:
             if isinstance(model, Answering):
                 return self._ask_and_judge(rows, model)
             return self._scores(self._call(rows, self._options.time_limit, model), rows)
 
-        if batch is not None:
-            return score_blocks(positions, last - first, batch, ask)
-        return ask(positions.tolist()) if positions.size else np.empty(0, dtype=np.float32)
+        if self._options.batch is not None or isinstance(model, Answering):
+            return np.array(self._by_blocks(indices, held_out, ask), dtype=np.float32)
+        first, last = self._range(held_out)
+        rows: list[int] = (checked_indices(indices, last - first) + first).tolist()
+        return ask(rows) if rows else np.empty(0, dtype=np.float32)
 
     def _ask_and_judge(self, rows: list[int], value: Answering) -> NDArray[np.float32]:
         def ask(limit: float | None) -> tuple[NDArray[np.float32], Sequence[Any]]:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genepool.errors import ConfigError
+from genepool.tasks.checks import checked_indices
+
+Int64 = NDArray[np.int64]
+_Found = TypeVar("_Found")
 
 
 def train_size(size: int, held_out: float) -> int:
@@ -56,3 +65,52 @@ class StoredTask(ABC):  # noqa: B024 (what is left to do is in the protocol `Tas
     def _range(self, held_out: bool) -> tuple[int, int]:
         """Where the training, or the held-out, examples begin and end in the list."""
         return (self._n, len(self._ids)) if held_out else (0, self._n)
+
+
+class BlockedTask(StoredTask):
+    """A stored task that scores fixed blocks of consecutive examples, whatever is asked.
+
+    Attributes:
+        _batch: examples in a block; the last block of a set may have fewer.
+    """
+
+    _batch: int
+
+    @property
+    def blocks(self) -> Int64:
+        """See `Blocked`; read-only."""
+        out = np.arange(self._n, dtype=np.int64) // self._batch
+        out.setflags(write=False)
+        return out
+
+    def _blocks_of(self, indices: Int64, held_out: bool) -> list[list[int]]:
+        """The whole blocks in which examples lie, as places in the list of all.
+
+        Args:
+            indices: int64[n], positions among the selection, or the held-out, examples.
+            held_out: which of the two.
+
+        Raises:
+            EvaluationError: a position is out of range.
+        """
+        first, last = self._range(held_out)
+        numbers: list[int] = np.unique(
+            checked_indices(indices, last - first) // self._batch
+        ).tolist()
+        starts = [first + number * self._batch for number in numbers]
+        return [list(range(start, min(start + self._batch, last))) for start in starts]
+
+    def _by_blocks(
+        self, indices: Int64, held_out: bool, give: Callable[[list[int]], Iterable[_Found]]
+    ) -> list[_Found]:
+        """What there is for each example that is asked, in their order.
+
+        Args:
+            indices, held_out: as `_blocks_of` takes them; any order, repeats allowed.
+            give: gives it for the examples of a block, which lie at these places.
+        """
+        found: dict[int, _Found] = {}
+        for places in self._blocks_of(indices, held_out):
+            found.update(zip(places, give(places), strict=True))
+        first, _ = self._range(held_out)
+        return [found[first + position] for position in indices.tolist()]

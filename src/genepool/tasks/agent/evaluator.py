@@ -26,9 +26,8 @@ from genepool.tasks.agent.episode import CONTEXT, ROUNDS, STUCK, Episode, play
 from genepool.tasks.agent.options import AgentOptions
 from genepool.tasks.agent.policies import open_policy, opening
 from genepool.tasks.agent.sessions import Session
-from genepool.tasks.blocks import numbered, score_blocks
-from genepool.tasks.checks import checked_indices, content_digest, require_unique
-from genepool.tasks.stored import StoredTask
+from genepool.tasks.checks import content_digest, require_unique
+from genepool.tasks.stored import BlockedTask
 from genepool.tasks.task import evaluator
 
 Float32 = NDArray[np.float32]
@@ -45,7 +44,7 @@ _LONGEST = 1 << 20
 
 
 @evaluator("agent")
-class Agent(StoredTask):
+class Agent(BlockedTask):
     """Tasks in an environment, and what reward a model earns in each.
 
     Episodes are played in fixed blocks, in lockstep. A broken environment is no model's fault: it
@@ -64,6 +63,7 @@ class Agent(StoredTask):
         """
         low, high = _scale(options)
         self._options, self._low, self._high = options, low, high
+        self._batch = options.batch
         self._policy = open_policy(options, directory)
         self._opener = open_environment(options.environment, options.settings, directory)
         self._sessions: list[Session] = []
@@ -121,11 +121,6 @@ class Agent(StoredTask):
         """See `Generating`."""
         return self._options.policy != "choose"
 
-    @property
-    def blocks(self) -> Int64:
-        """See `Blocked`."""
-        return numbered(self._n, self._options.batch)
-
     def score(self, model: Any, indices: Int64, *, held_out: bool = False) -> Float32:
         """See `Task.score`.
 
@@ -134,14 +129,11 @@ class Agent(StoredTask):
             EpisodeError: the environment is broken, does not repeat itself, or gives rewards off
                 the scale.
         """
-        first, last = self._range(held_out)
-        positions = checked_indices(indices, last - first)
 
-        def block(rows: list[int]) -> Float32:
-            episodes = self._played(model, [first + row for row in rows])
-            return np.array([self._score(one) for one in episodes], dtype=np.float32)
+        def block(places: list[int]) -> list[float]:
+            return [self._score(one) for one in self._played(model, places)]
 
-        return score_blocks(positions, last - first, self._options.batch, block)
+        return np.array(self._by_blocks(indices, held_out, block), dtype=np.float32)
 
     # What people look at
 
@@ -149,13 +141,11 @@ class Agent(StoredTask):
         self, model: Any, indices: Int64, *, held_out: bool = False
     ) -> list[Mapping[str, Any]]:
         """See `Transcribed`."""
-        first, last = self._range(held_out)
-        positions: list[int] = checked_indices(indices, last - first).tolist()
-        found: dict[int, Mapping[str, Any]] = {}
-        for rows in self._blocks_of(positions, last - first):
-            for row, one in zip(rows, self._played(model, [first + r for r in rows]), strict=True):
-                found[row] = one.transcript(self._score(one))
-        return [found[position] for position in positions]
+
+        def block(places: list[int]) -> list[Mapping[str, Any]]:
+            return [one.transcript(self._score(one)) for one in self._played(model, places)]
+
+        return self._by_blocks(indices, held_out, block)
 
     def measures(self, model: Any) -> Mapping[str, float]:
         """See `Measured`: which share of episodes was solved, and of those cut off.
@@ -163,11 +153,10 @@ class Agent(StoredTask):
         Raises:
             EvaluationError, EpisodeError: as `score`.
         """
-        first, last = self._range(bool(self.held_out))
-        size = min(self._options.measured, last - first)
+        size = min(self._options.measured, len(self.held_out or self.samples))
         episodes: list[Episode] = []
-        for rows in self._blocks_of(range(size), last - first):
-            episodes += self._played(model, [first + row for row in rows])
+        for places in self._blocks_of(np.arange(size), bool(self.held_out)):
+            episodes += self._played(model, places)
         if not episodes:
             return {}
         return {
@@ -178,11 +167,6 @@ class Agent(StoredTask):
                 for why in (ROUNDS, CONTEXT, STUCK)
             },
         }
-
-    def _blocks_of(self, positions: Sequence[int], size: int) -> list[list[int]]:
-        batch = self._options.batch
-        numbers = sorted({position // batch for position in positions})
-        return [list(range(n * batch, min((n + 1) * batch, size))) for n in numbers]
 
     # Playing
 

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.messages import count, one_line, shown, some
 from genepool.models.live import Drawing, refuse_one_colour
-from genepool.tasks.blocks import numbered, score_blocks
 from genepool.tasks.checks import checked_indices, content_digest, require_unique
 from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.images.options import ImagesOptions
 from genepool.tasks.images.references import Read, reader
 from genepool.tasks.images.scorers import Examples, Picky, open_scorer
-from genepool.tasks.stored import StoredTask, train_size
+from genepool.tasks.stored import BlockedTask, train_size
 from genepool.tasks.task import evaluator
 from genepool.threads import available_threads
 
@@ -35,7 +34,7 @@ _NONE: UInt8 = np.zeros((0, 0, 0, 3), dtype=np.uint8)
 
 
 @evaluator("images")
-class Images(StoredTask):
+class Images(BlockedTask):
     """Prompts, and how good the pictures are that a model draws from them.
 
     Pictures are drawn and scored in fixed blocks; the noise of each belongs to its example.
@@ -55,7 +54,7 @@ class Images(StoredTask):
         for package in ("torch", "transformers", "PIL"):
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(package, "pictures", "the evaluator 'images'")
-        self._options = options
+        self._options, self._batch = options, options.batch
         train, test = _examples(options, directory)
         self._examples = [*train, *test]
         key = options.id
@@ -100,11 +99,6 @@ class Images(StoredTask):
         return False
 
     @property
-    def blocks(self) -> Int64:
-        """See `Blocked`."""
-        return numbered(self._n, self._options.batch)
-
-    @property
     def labels(self) -> tuple[str, ...]:
         """See `Labelled`; empty where no group is named."""
         return self._labels[: self._n]
@@ -115,15 +109,12 @@ class Images(StoredTask):
         Raises:
             EvaluationError: the model draws no pictures, or broken ones, or the scorer fails.
         """
-        first, last = self._range(held_out)
-        positions = checked_indices(indices, last - first)
         self._picky.at_first_model(model, lambda rows: self._drawn(model, rows, self._prompts))
 
-        def block(rows: list[int]) -> Float32:
-            places = [first + row for row in rows]
+        def block(places: list[int]) -> Float32:
             return self._scorer.score(self._drawn(model, places, self._prompts), places)
 
-        return score_blocks(positions, last - first, self._options.batch, block)
+        return np.array(self._by_blocks(indices, held_out, block), dtype=np.float32)
 
     # What people look at
 
@@ -143,14 +134,11 @@ class Images(StoredTask):
             EvaluationError: the model cannot draw.
             ConfigError: an example has no such prompt.
         """
-        first, last = self._range(held_out)
-        positions = checked_indices(indices, last - first)
         prompts = self._prompts if prompt is None else self._texts("prompt", prompt)
-        found: dict[int, UInt8] = {}
-        for rows in self._blocks_of(positions, last - first):
-            pictures = self._drawn(model, [first + row for row in rows], prompts)
-            found.update(zip(rows, pictures, strict=True))
-        return np.stack([found[row] for row in positions.tolist()]) if found else _NONE
+        found = self._by_blocks(
+            indices, held_out, lambda places: self._drawn(model, places, prompts)
+        )
+        return np.stack(found) if found else _NONE
 
     def captions(self, indices: Int64, *, held_out: bool = False) -> Sequence[str]:
         """See `Drawn`."""
@@ -188,12 +176,11 @@ class Images(StoredTask):
         """
         if not self._languages:
             return {}
-        first, last = self._range(bool(self.held_out))
-        size = min(self._options.measured, last - first)
+        first, _ = self._range(bool(self.held_out))
+        size = min(self._options.measured, len(self.held_out or self.samples))
         scores: dict[str, list[Float32]] = {}
-        for rows in self._blocks_of(np.arange(size, dtype=np.int64), last - first):
-            places = [first + row for row in rows]
-            kept = len([row for row in rows if row < size])
+        for places in self._blocks_of(np.arange(size), bool(self.held_out)):
+            kept = sum(place < first + size for place in places)
             features: dict[str, Float32] = {}
             for name, prompts in self._languages.items():
                 pictures = self._drawn(model, places, prompts)
@@ -206,11 +193,6 @@ class Images(StoredTask):
         return {name: float(np.concatenate(found).mean()) for name, found in scores.items()}
 
     # Drawing
-
-    def _blocks_of(self, positions: Int64, size: int) -> list[list[int]]:
-        batch = self._options.batch
-        numbers: list[int] = np.unique(positions // batch).tolist()
-        return [list(range(n * batch, min((n + 1) * batch, size))) for n in numbers]
 
     def _drawn(self, model: Any, places: Sequence[int], prompts: Sequence[str]) -> UInt8:
         if not isinstance(model, Drawing):

@@ -18,11 +18,10 @@ from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.messages import at, cause, one_line, pass_on, some
 from genepool.models.language import LanguageModel
 from genepool.settings import Section
-from genepool.tasks.blocks import numbered, score_blocks
-from genepool.tasks.checks import checked_indices, checked_scores, content_digest
+from genepool.tasks.checks import checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import StoredTask, train_size
+from genepool.tasks.stored import BlockedTask, train_size
 from genepool.tasks.task import evaluator
 
 # Metrics that are 0 or 1 for each example, whatever the model says.
@@ -135,7 +134,7 @@ class LmEvalOptions(Section):
 
 
 @evaluator("lm-eval")
-class LmEval(StoredTask):
+class LmEval(BlockedTask):
     """One task of lm-evaluation-harness: its prompts, its metric, per example."""
 
     Options = LmEvalOptions
@@ -154,7 +153,7 @@ class LmEval(StoredTask):
         from genepool.tasks.lm_eval import harness
 
         self._harness = harness
-        self._options = options
+        self._options, self._batch = options, options.batch
         include = None if options.include is None else directory / options.include
         self._task: Any = harness.open_harness_task(options.task, include, directory)
         self._what = f"lm-eval task '{one_line(options.task)}'"
@@ -195,11 +194,6 @@ class LmEval(StoredTask):
         """See `Generating`."""
         return self._task.OUTPUT_TYPE == "generate_until"
 
-    @property
-    def blocks(self) -> NDArray[np.int64]:
-        """See `Blocked`."""
-        return numbered(self._n, self._options.batch)
-
     def score(
         self, model: Any, indices: NDArray[np.int64], *, held_out: bool = False
     ) -> NDArray[np.float32]:
@@ -209,8 +203,6 @@ class LmEval(StoredTask):
             EvaluationError: no language model, no tokenizer or no chat template; logits with NaN;
                 garbage; a metric out of bounds; too much time; or the harness fails.
         """
-        first, last = self._range(held_out)
-        positions = checked_indices(indices, last - first)
         if not isinstance(model, LanguageModel):
             raise EvaluationError(
                 f"{self._what} needs a language model, as a seed directory with a config.json "
@@ -221,11 +213,8 @@ class LmEval(StoredTask):
                 f"{self._what} needs a tokenizer, and {at(model.directory)} holds none; copy its "
                 "files there, or name a directory that holds them in 'model.tokenizer'"
             )
-
-        def block(rows: list[int]) -> NDArray[np.float32]:
-            return self._score_block(model, [first + row for row in rows])
-
-        return score_blocks(positions, last - first, self._options.batch, block)
+        found = self._by_blocks(indices, held_out, lambda places: self._score_block(model, places))
+        return np.array(found, dtype=np.float32)
 
     def _score_block(self, model: LanguageModel, rows: list[int]) -> NDArray[np.float32]:
         answered, found = self._ask(model, rows, self._options.time_limit)
