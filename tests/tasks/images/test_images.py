@@ -243,9 +243,8 @@ def test_languages_are_measured_and_not_selected_by(place: Path, model: ImageGen
         float(other.score(model, np.arange(2), held_out=True).mean()), rel=1e-6
     )
     a = found.drawn(model, np.arange(2), held_out=True)
-    b = found.drawn(model, np.arange(2), held_out=True, prompt="other")
+    b = other.drawn(model, np.arange(2), held_out=True)
     assert (a != b).any()
-    np.testing.assert_array_equal(b, other.drawn(model, np.arange(2), held_out=True))
     tower = Tower(place / "clip", "cpu", resize=False)
     alike = likeness(tower.features([*a], ["1", "2"]), tower.features([*b], ["1", "2"]))
     assert measured["english/japanese consistency"] == pytest.approx(float(alike.mean()))

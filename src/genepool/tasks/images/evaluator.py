@@ -118,25 +118,10 @@ class Images(BlockedTask):
 
     # What people look at
 
-    def drawn(
-        self, model: Any, indices: Int64, *, held_out: bool = False, prompt: str | None = None
-    ) -> UInt8:
-        """See `Drawn`.
-
-        Args:
-            model: as `score` takes it.
-            indices: int64[n], as `score` takes them.
-            held_out: which of the two sets they count in.
-            prompt: key of other prompts to draw from, with the same noise; None draws what is
-                scored.
-
-        Raises:
-            EvaluationError: the model cannot draw.
-            ConfigError: an example has no such prompt.
-        """
-        prompts = self._prompts if prompt is None else self._texts("prompt", prompt)
+    def drawn(self, model: Any, indices: Int64, *, held_out: bool = False) -> UInt8:
+        """See `Drawn`."""
         found = self._by_blocks(
-            indices, held_out, lambda places: self._drawn(model, places, prompts)
+            indices, held_out, lambda places: self._drawn(model, places, self._prompts)
         )
         return np.stack(found) if found else _NONE
 
