@@ -86,3 +86,21 @@ def test_the_hub_gives_further_modules_and_no_other_folders() -> None:
         names, allow_patterns=hub.PATTERNS, ignore_patterns=hub._UNWANTED
     )
     assert tuple(found) == wanted
+
+
+def test_what_lies_about_where_a_model_was_trained_stays_there(tmp_path: Path) -> None:
+    a, b = (
+        save(tmp_path / n, {"fc.weight": torch.full((2, 2), float(i))})
+        for i, n in enumerate("ab", 1)
+    )
+    kept = {"vocab.json", "merges.txt", "chat_template.jinja", "spiece.model", "bpe.codes"}
+    kept |= {"tekken.json", "processor_config.json", "qwen.tiktoken"}
+    left = {"train.jsonl", "data.parquet", "x.csv", "events.out.tfevents.1.host", "train.log"}
+    left |= {"id_rsa", "secret.env", "Modelfile", "optimizer.pt", "run.sh", "sample.png"}
+    # By these vLLM and others take weights for quantised ones.
+    left |= {"hf_quant_config.json", "quantize_config.json"}
+    for name in kept | left:
+        (a / name).write_text("{}")
+    genepool.merge(a, b, tmp_path / "out", ratio=0.5)
+    written = {"README.md", "genepool.json", "model.safetensors"}
+    assert contents(tmp_path / "out").keys() == kept | written

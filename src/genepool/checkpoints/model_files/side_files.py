@@ -52,6 +52,11 @@ _OF_THE_SEED = (
     *("all_results.json", "eval_results.json", "train_results.json"),
 )
 _MODULES = "modules.json"
+# What configurations, tokenizers and templates are kept in. Data, logs and keys, which lie about
+# where a model was trained, are not to be published with a merge of it.
+_KEPT = (".json", ".txt", ".jinja", ".model", ".tiktoken", ".spm", ".bpe", ".codes", ".vocab")
+# By these, programs take weights for quantised ones.
+_OF_QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 # Texts of licences, and what they ask to go along. Those of several seeds are of no single one.
 _LICENCE = re.compile(r"(licen[cs]es?|copying|notice|use_policy)([._-].*)?", re.IGNORECASE)
 
@@ -61,12 +66,20 @@ def is_licence(name: str) -> bool:
     return _LICENCE.fullmatch(name) is not None
 
 
+def goes_along(name: str) -> bool:
+    """Whether a file of that name, beside weights, is of the model and not of how it came about."""
+    lower = name.lower()
+    plain = lower.endswith(_KEPT) or is_tokenizer_file(name)
+    return plain and lower not in _OF_QUANTISED and not is_licence(name)
+
+
 def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     """The files that a new checkpoint takes from the directory of its first seed.
 
-    Configurations, tokenizer, chat template and the like: everything except weights and pickles,
-    code, hidden files, subdirectories but that of chat templates, licences, and what describes the
-    seed itself (`_OF_THE_SEED`). The tokenizer is an adapter's own, if that brings one.
+    Configurations, tokenizer, chat template and the like: what lies in files as these do (`_KEPT`),
+    except weights, hidden files, subdirectories but that of chat templates and those of modules,
+    licences, and what describes the seed itself (`_OF_THE_SEED`). The tokenizer is an adapter's
+    own, if that brings one.
 
     Args:
         first: the seed; one that is came without a directory has none.
@@ -83,7 +96,7 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     own = first.tokenizer
     found = copied(
         first.directory,
-        lambda name: not (is_licence(name) or (own is not None and is_tokenizer_file(name))),
+        lambda name: goes_along(name) and (own is None or not is_tokenizer_file(name)),
     )
     if own is not None:
         found.update(copied(own, is_tokenizer_file))

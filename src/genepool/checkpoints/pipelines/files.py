@@ -14,7 +14,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.files.safetensors import map_file
 from genepool.checkpoints.model_files.configs import read_json
-from genepool.checkpoints.model_files.side_files import copied, is_licence, with_dtype
+from genepool.checkpoints.model_files.side_files import copied, goes_along, with_dtype
 from genepool.checkpoints.pipelines.components import Component, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.checkpoints.pipelines.variants import require_weights
@@ -30,9 +30,6 @@ _INDEX = re.compile(r"\.index\.[\w-]+\.json$")
 SAFETY_CHECKER = "safety_checker"
 """A component that scores do not depend on, and that what is fetched from the Hub lacks: where it
 is missing, a pipeline is written without."""
-
-# Pictures at the top of a repository show what the seed draws.
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 def pipeline_files(first: Checkpoint, pipeline: Pipeline, dtype: str | None) -> Files:
@@ -52,10 +49,7 @@ def pipeline_files(first: Checkpoint, pipeline: Pipeline, dtype: str | None) -> 
     """
     found: Files = {}
     if first.directory is not None:
-        found = copied(
-            first.directory,
-            lambda name: not (is_licence(name) or name.lower().endswith(_PICTURES)),
-        )
+        found = copied(first.directory, goes_along)
     components = written_components(pipeline)
     classes = {name: [each.library, each.class_name] for name, each in components.items()}
     left_out = {name: [None, None] for name in pipeline.components if name not in components}
