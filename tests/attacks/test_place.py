@@ -169,3 +169,49 @@ def test_numba_that_is_told_what_it_cannot_do(tmp_path: Path, value: str) -> Non
         env={**os.environ, "NUMBA_NUM_THREADS": value},
     )
     one_line(done, "numba cannot be used", "unset 'NUMBA_NUM_THREADS'")
+
+
+def _like_others() -> None:
+    """For a process about to start: permissions hold for it, even if it is root's."""
+    import ctypes
+
+    for capability in (1, 2):  # to read, write and search whatever the permissions say
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "locked/pool"),
+        ("evolve", "other.yaml"),
+        ("pack", "pool", "-o", "locked/packed"),
+        ("export", "locked/pool", "-o", "out"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_folders_that_may_not_be_entered(
+    run: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (tmp_path / "pool").symlink_to(run.parent / "pool")
+    (tmp_path / "other.yaml").write_text(
+        run.read_text()
+        .replace("seed1.safetensors", str(locked))
+        .replace(": seed", f": {run.parent}/seed")
+    )
+    locked.chmod(0)
+    try:
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            preexec_fn=_like_others,
+            check=False,
+        )
+    finally:
+        locked.chmod(0o700)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and "ermission" in done.stderr.splitlines()[-1]

@@ -18,6 +18,12 @@ pytest.importorskip("websockets")
 
 _NUMBERS = itertools.count()
 
+
+@pytest.fixture(autouse=True)
+def _marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENEPOOL_CACHE", str(tmp_path / "cache"))
+
+
 _POLICY = """
 def act(model, asked):
     return [str(int(abs(float(model["hidden.bias"].sum())) * 10) % 3) for _ in asked]

@@ -176,8 +176,11 @@ def begun(path: Path) -> bool:
         PoolError: what is there cannot be read.
     """
     file = path / DATABASE
-    if not file.is_file():
-        return False
+    try:
+        if not file.is_file():
+            return False
+    except OSError as error:
+        raise PoolError(f"{at(path)}: cannot be looked into ({error.strerror})") from error
     with contextlib.closing(connect(file, write=False)) as db, reading(path):
         return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 

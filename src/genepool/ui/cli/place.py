@@ -80,6 +80,8 @@ def blame(error: Exception) -> str | None:
         return f"a device has no memory left ({cause(error)}); what was recorded so far is kept"
     if isinstance(error, FileNotFoundError) and not _somewhere():
         return "the current folder is gone: change to one that exists, and try again"
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{one_line(error.filename)}: you have no permission ({error.strerror})"
     if (names := [name for name in os.environ if name.startswith("NUMBA_")]) and _in_numba(error):
         return f"numba cannot be used ({one_line(error)}): unset {some(names)}, or set it otherwise"
     room = _room()
