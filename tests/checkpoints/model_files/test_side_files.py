@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_other_modules_and_pickles_are_told(tmp_path: Path) -> None:
         genepool.merge(a, b, tmp_path / "four", ratio=0.5, overwrite=True)
         names = {"modules.json", "README.md", "genepool.json", "model.safetensors"}
         assert contents(tmp_path / "four").keys() == names
+    (a / "modules.json").unlink()
+    os.mkfifo(a / "modules.json")
+    genepool.merge(a, b, tmp_path / "six", ratio=0.5)
+    (a / "modules.json").unlink()
     (a / "modules.json").write_text(json.dumps(MODULES))
     (a / "2_Dense/model.safetensors").rename(a / "2_Dense/pytorch_model.bin")
     (line,) = genepool.merge(a, b, tmp_path / "five", ratio=0.5).notices

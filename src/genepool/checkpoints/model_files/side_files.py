@@ -24,6 +24,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     rare_vocabularies,
 )
 from genepool.documents import list_of, mapping_of, parse_json
+from genepool.documents import read_json as document
 from genepool.errors import CheckpointError
 from genepool.messages import at, some
 
@@ -108,7 +109,7 @@ def _modules(directory: Path) -> dict[str, bytes | Path]:
     """The files of what a sentence-transformer puts behind the model (1_Pooling, 2_Dense), each in
     a folder that modules.json names; weights too, but no pickles."""
     try:
-        content: Any = parse_json((directory / _MODULES).read_bytes())
+        content: Any = document(directory / _MODULES, 2**20)
     except (OSError, ValueError):
         return {}
     found: dict[str, bytes | Path] = {}
