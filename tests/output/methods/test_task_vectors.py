@@ -199,7 +199,7 @@ def test_dare_keeps_the_share_and_the_mean() -> None:
     assert abs(below.mean() - 0.3) < 0.005
 
 
-def test_unusable_settings_are_refused(tmp_path: Path) -> None:
+def test_unusable_settings_are_refused() -> None:
     for density in (0.0, -1.0, 1.01, float("nan")):
         with pytest.raises(InputError, match="density: expected"):
             TaskVectors("ties", (1.0,), density)
@@ -207,11 +207,5 @@ def test_unusable_settings_are_refused(tmp_path: Path) -> None:
             TaskVectors("ties", (1.0, 1.0), (0.5, density))
     with pytest.raises(InputError, match="density: expected one for all models or 2, one for each"):
         TaskVectors("ties", (1.0, 1.0), (0.5, 0.5, 0.5))
-    with pytest.raises(InputError, match="method: expected one of ties"):
-        TaskVectors("sum", (1.0,), 0.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="finite"):
         TaskVectors("ties", (float("inf"),), 0.5)
-    checkpoints = tuple(opened(tmp_path / f"m{i}", t) for i, t in enumerate(models("F32", 2)))
-    layout = build_layout(checkpoints)
-    with pytest.raises(InputError, match="weights: expected 2, one for each model; got 1"):
-        task_vectors(checkpoints, layout, TaskVectors("ties", (1.0,), 0.5))

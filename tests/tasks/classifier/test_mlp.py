@@ -66,7 +66,7 @@ def test_models_of_other_shapes_may_follow_each_other() -> None:
         np.testing.assert_array_equal(got.astype(bool), _expected(model))
 
 
-def test_more_models_than_are_remembered() -> None:
+def test_models_that_take_turns() -> None:
     scorer, rows = _scorer(), np.arange(120)
     models = [mlp((6, 4, 3), seed) for seed in range(150)]
     for _ in range(2):

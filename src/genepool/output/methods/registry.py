@@ -9,12 +9,7 @@ from genepool.output.methods import linear, spherical, task_vectors
 from genepool.output.methods.specification import Method, Options, Specification, WrongOptions
 
 METHODS: Mapping[str, Method] = {
-    method.name: method
-    for method in (
-        *spherical.METHODS,
-        *linear.METHODS,
-        *task_vectors.METHODS,
-    )
+    method.name: method for method in (*spherical.METHODS, *linear.METHODS, *task_vectors.METHODS)
 }
 
 # What a user types on the command line for an option that has another name there.

@@ -69,8 +69,6 @@ class TaskVectors:
     def __post_init__(self) -> None:
         if self.equals not in get_args(Equals):
             raise InputError(f"equals: expected mixed or first; got {self.equals!r}")
-        if self.method not in NAMES:
-            raise InputError(f"method: expected one of {', '.join(NAMES)}; got {self.method!r}")
         several = self.density if isinstance(self.density, tuple) else (self.density,)
         for density in several:
             if not 0 < density <= 1:
@@ -205,16 +203,8 @@ def task_vectors(
     Args:
         checkpoints: K models and their base, which is the last.
         layout: of all of them.
-        settings: how to merge them.
-
-    Raises:
-        InputError: the number of weights is not K.
+        settings: how to merge them, with K weights.
     """
-    models = len(checkpoints) - 1
-    if len(settings.weights) != models:
-        raise InputError(
-            f"weights: expected {models}, one for each model; got {len(settings.weights)}"
-        )
     return _Merger(prepare_sources(checkpoints, layout), settings).produce
 
 

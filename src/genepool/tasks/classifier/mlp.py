@@ -21,7 +21,6 @@ ArrayModel = Mapping[str, NDArray[Any]]
 
 # Below this share of non-zero inputs leaving out the zeros is faster (measured: equal at 0.66).
 _SPARSE_BELOW = 0.6
-_REMEMBERED = 64
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,14 +28,12 @@ class _Bound:
     """A model whose arrays have been checked.
 
     Attributes:
-        model: the model itself, so that its id stays its own.
         arrays: (name, array) for all of them: the addresses below hold while these are in place.
         layers: names of the layers.
         widths: int64[L+1].
         addresses: int64[L, 2].
     """
 
-    model: ArrayModel
     arrays: tuple[tuple[str, NDArray[Any]], ...]
     layers: tuple[str, ...]
     widths: Int64
@@ -89,7 +86,7 @@ class Mlp:
             dense = np.array(inputs, dtype=np.float32, order="C")
         self._labels = np.array(labels, dtype=np.int64)
         self._data = starts, columns, values, dense, self._labels
-        self._bound: dict[int, _Bound] = {}
+        self._bound: _Bound | None = None
         self._room: _Room | None = None
         self._order = np.empty(0, dtype=np.int64)
 
@@ -170,9 +167,8 @@ class Mlp:
         )
 
     def _bind(self, model: ArrayModel) -> _Bound:
-        known = self._bound.get(id(model))
-        if known is not None and known.holds(model):
-            return known
+        if self._bound is not None and self._bound.holds(model):
+            return self._bound
         layers, widths, arrays = _layers(model, self._features)
         largest = int(self._labels.max())
         if largest >= widths[-1]:
@@ -183,11 +179,9 @@ class Mlp:
         addresses = np.array(
             [[weight.ctypes.data, bias.ctypes.data] for weight, bias in arrays], dtype=np.int64
         )
-        bound = _Bound(model, tuple(model.items()), layers, np.array(widths, np.int64), addresses)
-        if len(self._bound) >= _REMEMBERED:
-            self._bound.clear()
-        self._bound[id(model)] = bound
-        return bound
+        named = tuple(model.items())
+        self._bound = _Bound(named, layers, np.array(widths, np.int64), addresses)
+        return self._bound
 
     def _prepare(self, bound: _Bound) -> _Room:
         room, widths = self._room, bound.widths

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _MethodName(click.ParamType[str]):
-    """The name of a method of merging by hand; they are looked up when they are needed."""
+    """The name of a method of merging by hand; `specify` refuses others."""
 
     name = "method"
 
@@ -35,15 +35,6 @@ class _MethodName(click.ParamType[str]):
         from genepool.output.methods.registry import METHODS
 
         return f"[{'|'.join(METHODS)}]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from genepool.output.methods.registry import METHODS
-
-        # As mergekit writes it, with an underscore, will do too.
-        if (name := str(value).replace("_", "-")) not in METHODS:
-            listed = ", ".join(f"'{name}'" for name in METHODS)
-            self.fail(f"{value!r} is not one of {listed}.", param, ctx)
-        return name
 
 
 @click.command()
