@@ -96,6 +96,11 @@ class Examples:
         """
         return [self._mean_of(scores, start, stop) for start, stop in pairwise(self.edges)]
 
+    def known_means(self, scores: NDArray[np.floating]) -> list[float | None]:
+        """Mean of each task's scores that are known (not NaN), in float64; None where none is."""
+        known = [part[~np.isnan(part)] for part in self.split(scores)]
+        return [float(part.mean(dtype=np.float64)) if part.size else None for part in known]
+
     def mean(self, scores: NDArray[np.floating]) -> float:
         """Mean score over all tasks by their weights, in [0, 1]; exactly 1 where all is solved.
 

@@ -113,21 +113,12 @@ def task_scores(
             known.
         held_out: float32[M] on the held-out examples; None if not measured.
     """
+    unknown: list[float | None] = [None] * len(header.tasks)
+    train, held = (
+        unknown if examples is None or found is None else examples.known_means(found)
+        for examples, found in ((header.examples, scores), (header.held_out, held_out))
+    )
     return [
-        {"name": task.name, "train": train, "held_out": held}
-        for task, train, held in zip(
-            header.tasks,
-            _known_means(header.examples, scores, len(header.tasks)),
-            _known_means(header.held_out, held_out, len(header.tasks)),
-            strict=True,
-        )
+        {"name": task.name, "train": mine, "held_out": other}
+        for task, mine, other in zip(header.tasks, train, held, strict=True)
     ]
-
-
-def _known_means(
-    examples: Examples | None, scores: NDArray[np.float32] | None, tasks: int
-) -> list[float | None]:
-    if examples is None or scores is None:
-        return [None] * tasks
-    parts = [part[~np.isnan(part)] for part in examples.split(scores)]
-    return [float(part.mean(dtype=np.float64)) if part.size else None for part in parts]

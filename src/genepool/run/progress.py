@@ -20,9 +20,8 @@ def task_scores(examples: Examples, scores: NDArray[np.float32]) -> TaskScores:
         examples: N examples.
         scores: float32[N] in [0, 1], NaN where not known.
     """
-    parts = zip(examples.tasks, examples.split(scores), strict=True)
-    known = ((task.name, part[~np.isnan(part)]) for task, part in parts)
-    return tuple((name, float(part.mean(dtype=np.float64))) for name, part in known if part.size)
+    means = zip(examples.tasks, examples.known_means(scores), strict=True)
+    return tuple((task.name, mean) for task, mean in means if mean is not None)
 
 
 @dataclass(frozen=True, slots=True)
