@@ -430,3 +430,11 @@ def test_a_base_that_is_not_the_one_that_the_adapter_names_is_told(tmp_path: Pat
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "base")
     assert told(str(link)) == ()
+
+
+def test_an_adapter_of_the_hub_is_called_as_it_is_there(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--org--skill/snapshots/0123"
+    adapted(tmp_path, language.llama(0), torch.float32, r=4, target_modules=["q_proj"])
+    snapshot.parent.mkdir(parents=True)
+    (tmp_path / "adapter").rename(snapshot)
+    assert open_source(find_source(str(snapshot), tmp_path, base="base")).name == "skill"

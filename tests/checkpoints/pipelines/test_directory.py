@@ -37,6 +37,10 @@ def test_the_denoiser_evolves_unless_others_are_named(tmp_path: Path) -> None:
     assert both.pipeline is not None
     assert both.pipeline.evolving == ("text_encoder_2", "unet")
     assert {name.partition(".")[0] for name in both.tensors} == {"unet", "text_encoder_2"}
+    # In the Hub's cache the folder is called by its revision, and the model is not.
+    snapshot = tmp_path / "models--org--pictures/snapshots/0123"
+    snapshot.parent.mkdir(parents=True)
+    assert open_source(Source(str(path.rename(snapshot)))).name == "pictures"
 
 
 @pytest.mark.parametrize("kind", KINDS)

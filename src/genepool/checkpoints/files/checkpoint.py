@@ -128,7 +128,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             raise CheckpointError(f"{at(given)}: no such file or directory")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{at(given)}: cannot be read: {one_line(error)}") from error
-    name = given.stem if given.name != _SINGLE else _directory_name(given.parent)
+    name = given.stem if given.name != _SINGLE else directory_name(given.parent)
     opened = _assemble(given, name, [map_file(given)])
     notices: list[str] = []
     if _PART.search(given.name):
@@ -169,7 +169,7 @@ def open_weights(directory: Path, name: str) -> Checkpoint:
                 f"{at(directory)}: holds {_SINGLE} and the index of several parts; the former is "
                 "taken, as transformers does: is it left over from an older save?"
             )
-    opened = _assemble(directory, _directory_name(directory), files)
+    opened = _assemble(directory, directory_name(directory), files)
     return replace(opened, notices=tuple(notices))
 
 
@@ -338,7 +338,8 @@ def _plain(name: str) -> bool:
     )
 
 
-def _directory_name(directory: Path) -> str:
+def directory_name(directory: Path) -> str:
+    """Short, for people: of a snapshot in the Hugging Face Hub's cache, the model's name there."""
     home = directory.resolve()
     if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
         return home.parent.parent.name.rsplit("--", 1)[-1]

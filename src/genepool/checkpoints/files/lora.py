@@ -19,7 +19,12 @@ from types import MappingProxyType
 import numpy as np
 
 from genepool.checkpoints.files.cache import cache_directory, write_cached
-from genepool.checkpoints.files.checkpoint import Checkpoint, pickle_advice, safe_target
+from genepool.checkpoints.files.checkpoint import (
+    Checkpoint,
+    directory_name,
+    pickle_advice,
+    safe_target,
+)
 from genepool.checkpoints.files.digests import known_mapped
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
 from genepool.checkpoints.files.header import Entry
@@ -102,7 +107,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     said = hashlib.sha256(settings.file.read_bytes()).hexdigest()
     opened = with_folded(base, weights, [said], plan.changed, plan.folded)
     notices = (*base.notices, *_of_another_base(directory, base))
-    return replace(opened, path=directory, name=directory.resolve().name, notices=notices)
+    return replace(opened, path=directory, name=directory_name(directory), notices=notices)
 
 
 def _of_another_base(directory: Path, base: Checkpoint) -> list[str]:

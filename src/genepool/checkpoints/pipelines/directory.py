@@ -11,6 +11,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import (
     Checkpoint,
     Tensor,
+    directory_name,
     open_checkpoint,
     open_weights,
     safe_target,
@@ -69,15 +70,14 @@ def open_pipeline(directory: Path, evolving: Sequence[str] = (), variant: str = 
         for tensor in part.tensors.values():
             full = f"{name}.{tensor.name}"
             tensors[full] = replace(tensor, name=full)
-    label = directory.resolve().name or "pipeline"
     return Checkpoint(
         directory,
-        label,
+        directory_name(directory),
         MappingProxyType(tensors),
         MappingProxyType({}),
         tuple(file for part in parts.values() for file in part.files),
         directory,
-        notices=tuple(notices),
+        notices=(*notices, *(notice for part in parts.values() for notice in part.notices)),
         pipeline=pipeline,
     )
 
@@ -132,8 +132,8 @@ def open_whole(directory: Path, name: str) -> Checkpoint:
     pipeline = Pipeline(
         str(index.get("_class_name")), MappingProxyType(components), (), MappingProxyType(index)
     )
-    label, nothing = directory.resolve().name or "pipeline", MappingProxyType[str, Any]({})
-    return Checkpoint(directory, label, nothing, nothing, (), directory, pipeline=pipeline)
+    name, nothing = directory_name(directory), MappingProxyType[str, Any]({})
+    return Checkpoint(directory, name, nothing, nothing, (), directory, pipeline=pipeline)
 
 
 def _alone(directory: Path, name: str) -> Component:

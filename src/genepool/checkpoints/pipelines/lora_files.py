@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
+from genepool.checkpoints.files.checkpoint import Checkpoint, directory_name, safe_target
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.checkpoints.files.lora import AdapterMismatch, with_folded
 from genepool.checkpoints.files.lora_config import CONFIG
@@ -133,7 +133,7 @@ def open_lora(place: Path, base: Checkpoint) -> Checkpoint:
     return replace(
         opened,
         path=place,
-        name=place.stem if place.is_file() else place.resolve().name,
+        name=place.stem if place.is_file() else directory_name(place),
         notices=tuple(notices),
     )
 
