@@ -90,6 +90,16 @@ def test_a_ratio_out_of_range_is_named(ratio: Any) -> None:
         specify("slerp", Options(ratio=ratio), 2)
 
 
+def test_a_base_for_adapters_where_there_are_none(tmp_path: Path) -> None:
+    *pair, base = write_models(tmp_path)
+    for method in ("slerp", "linear"):
+        options = Options(ratio=0.5) if method == "slerp" else Options()
+        opening = Opening(adapter_base=str(base))
+        with pytest.raises(InputError, match=r"none of the models is an adapter"):
+            merge_models(pair, specify(method, options, 2), opening, tmp_path / "out", Writing())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_method_that_there_is_not_and_no_models() -> None:
     with pytest.raises(WrongOptions, match=r"expected one of slerp, linear, .*; got 'stir'"):
         specify("stir", Options(), 2)

@@ -219,6 +219,11 @@ def _open(
         for model in models
     )
     checkpoints = [open_source(source) for source in sources]
+    if opening.adapter_base is not None and not any(each.origins for each in checkpoints):
+        raise InputError(
+            f"a base for adapters is given ('{one_line(opening.adapter_base)}'), and none of the "
+            "models is an adapter; leave out --adapter-base"
+        )
     given = [dict(model) if isinstance(model, Mapping) else {} for model in models]
     names = told_apart(
         str(options.get("name") or checkpoint.name)
