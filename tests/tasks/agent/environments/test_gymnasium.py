@@ -79,6 +79,9 @@ def test_an_episode() -> None:
         ({"step": ("a", np.inf, False, False, {})}, "expected a finite reward; got inf"),
         ({"step": ("a", "1", False, False, {})}, "expected a finite reward; got '1'"),
         ({"step": ("a", None, False, False, {})}, "expected a finite reward; got None"),
+        ({"step": ("a", 1.0, "False", False, {})}, "over as True or False; got 'False'"),
+        ({"step": ("a", 1.0, False, None, {})}, "over as True or False; got None"),
+        ({"step": ("a", 1.0, np.zeros(2), False, {})}, "over as True or False; got array"),
         ({"step": (7, 0.0, False, False, {})}, "expected an observation as text .*; got 7"),
     ],
 )

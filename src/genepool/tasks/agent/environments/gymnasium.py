@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from genepool.errors import EpisodeError, MissingExtraError
@@ -114,7 +115,10 @@ class Gymnasium:
         reward = number(given.item() if type(given).__module__ == "numpy" else given)
         if reward is None:
             raise self._unlike("step", "a finite reward", given)
-        return Step(self._turn("step", seen, info), reward, bool(terminated) or bool(truncated))
+        for over in (terminated, truncated):
+            if not isinstance(over, (bool, np.bool_, int)):
+                raise self._unlike("step", "whether it is over as True or False", over)
+        return Step(self._turn("step", seen, info), reward, bool(terminated or truncated))
 
     def close(self) -> None:
         """See `Environment`."""
