@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from genepool.checkpoints.family import Family, Source, locate, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import recall_digests
+from genepool.checkpoints.files.lora import without_doubt
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.governance.card import CardPictures, CardSeed, card_seed
@@ -178,7 +179,8 @@ def open_seeds(
                 f"seed '{seed.name}': {sources[number].path} holds other tensors (digest "
                 f"{checkpoint.digest()[:12]}) than when the pool was made ({seed.digest[:12]})"
             )
-        checkpoints.append(checkpoint)
+        moved_base = f"{seed.name}.base" in places
+        checkpoints.append(without_doubt(checkpoint) if moved_base else checkpoint)
     pins = pool.meta()["pins"]
     family = make_family(
         checkpoints,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.files.lora import is_adapter
+from genepool.checkpoints.files.lora import is_adapter, without_doubt
 from genepool.checkpoints.pipelines.components import Component
 from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.checkpoints.pipelines.lora_files import lora_file
@@ -105,7 +105,7 @@ def _recipe_seed(
             f"{checkpoint.digest()[:12]}) than the recipe was made with ({seed.digest[:12]}); give "
             f"the very same model{base}"
         )
-    return checkpoint
+    return without_doubt(checkpoint)
 
 
 def _recipe_givers(read: RecipeFile, places: Mapping[str, PathLike]) -> list[Checkpoint]:

@@ -46,6 +46,7 @@ from genepool.messages import at, one_line, some
 _WEIGHTS = "adapter_model.safetensors"
 _FORMAT = "genepool folded adapter 2"
 _PREFIX = "base_model.model."
+_NAMED = f"its {CONFIG} names the base"
 
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
@@ -129,9 +130,15 @@ def _of_another_base(directory: Path, base: Checkpoint) -> list[str]:
     if alike:
         return []
     return [
-        f"{at(directory)}: its {CONFIG} names the base '{one_line(named)}', and it is folded into "
+        f"{at(directory)}: {_NAMED} '{one_line(named)}', and it is folded into "
         f"{at(base.path)}: is that what it was trained on?"
     ]
+
+
+def without_doubt(checkpoint: Checkpoint) -> Checkpoint:
+    """A folded adapter whose digest says that its base, which was moved, is the right one."""
+    kept = tuple(notice for notice in checkpoint.notices if _NAMED not in notice)
+    return replace(checkpoint, notices=kept)
 
 
 def with_folded(
