@@ -39,8 +39,12 @@ _SHARED = {
     "torch": "torch.Generator().manual_seed(0)",
 }
 
-# Chance may give the same scores twice, where it breaks a tie: so it is asked so often.
-_REPEATS = 5
+# A task is looked at so often. Chance may give the same scores twice, where it breaks a tie: so one
+# that draws counts as several times only.
+_LOOKS, _DRAWN = 100, 20
+
+# Models after which all values are looked at: the first ones, and then one of so many.
+_FIRST, _EACH = 8, 64
 
 # Parts in which a question is asked at most, so that somebody can watch.
 _PARTS = 20
@@ -123,12 +127,14 @@ class Scorer:
             from genepool.models.filled import Unchanged
 
             self._unchanged = Unchanged(self._model.module)
-        # Values of the genome that was written last, as `Unchanged` samples them.
+        # Models that were written, and values of the last one, as `Unchanged` samples them; None
+        # where they are not looked at.
+        self._models = 0
         self._written: Mapping[str, bytes] | None = None
         # What generators that the whole process shares were left at, and how often a part and task
-        # that draws from them gave the same scores all the same.
+        # was looked at for drawing from them.
         self._states = _shared_states()
-        self._repeated: Counter[tuple[Part, int]] = Counter()
+        self._seen: Counter[tuple[Part, int]] = Counter()
         # Parts and numbers of tasks after which the model's values were looked at.
         self._looked: set[tuple[Part, int]] = set()
         self._loaded: Genome | None = None
@@ -151,11 +157,13 @@ class Scorer:
         self._require_values()
         with self._memory("to make a child"):
             self._writer.write(genome)
-        if self._unchanged is not None:
-            self._written = self._unchanged.sample()
+        self._models += 1
+        looked = self._models <= _FIRST or not self._models % _EACH
+        watched = self._unchanged if looked else None
+        self._written = None if watched is None else watched.sample()
 
     def _require_values(self) -> None:
-        """Refuse tasks that have changed what was written: once a model, since it takes longer.
+        """Refuse tasks that have changed what was written: after some models, as it takes longer.
 
         Raises:
             ConfigError: one has, after the first time that it was asked.
@@ -275,10 +283,11 @@ class Scorer:
                 except EvaluationError as error:
                     raise EvaluationError(f"{what}: {error}") from None
 
-        if self._repeated[part, number] >= _REPEATS or run.changed_scores == "tell":
+        if self._seen[part, number] >= _LOOKS or run.changed_scores == "tell":
             return ask()
         scores, before = ask(), self._states
         self._states = now = _shared_states()
+        self._seen[part, number] += 1
         if drawn := [name for name in now if now[name] != before.get(name)]:
             # What seeds them itself at each call, or draws what is of no account, repeats.
             differ = np.flatnonzero(np.abs(ask() - scores) > ALIKE)
@@ -292,7 +301,7 @@ class Scorer:
                     "shared one there; 'changed_scores: tell' goes on all the same"
                 )
             self._states = _shared_states()
-            self._repeated[part, number] += 1 if self._states != now else _REPEATS
+            self._seen[part, number] += _DRAWN if self._states != now else _LOOKS
         return scores
 
     @contextlib.contextmanager
@@ -306,7 +315,11 @@ class Scorer:
             yield
             return
         # What changes values does so from the first time on, as a rule.
-        before = None if asked in self._looked else self._written
+        before = self._written
+        if asked in self._looked:
+            before = None
+        elif before is None:
+            before = self._unchanged.sample()
         self._looked.add(asked)
         try:
             yield
