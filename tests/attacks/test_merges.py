@@ -59,7 +59,7 @@ def refused(place: Path, arguments: list[str], word: str, codes: tuple[int, ...]
         (["--method", "linear", "--weight", "1", "--weight", "much"], "--weight"),
         (["--method", "linear", "--ratio", "0.5"], "--ratio is for slerp"),
         (["--method", "ties", "--base", "none.safetensors"], "none.safetensors"),
-        (["--method", "stir"], "--method"),
+        (["--method", "stir"], "method: expected one of"),
         (["--ratio", "0.5", "--base", "3"], "not for slerp"),
         ([], "--ratio"),
         (["--ratio", "1.5"], "got 1.5"),
