@@ -14,6 +14,7 @@ from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import write_run
 
 SUBSETS = {"name": "m2n2", "archive": 6, "share": 0.5, "renew": 5}
@@ -62,7 +63,7 @@ def _make(directory: Path, children: int, tasks: int, strategy: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "strategy", [{"name": "m2n2", "archive": 6}, SUBSETS], ids=["all", "subsets"]
+    "strategy", quick([{"name": "m2n2", "archive": 6}, SUBSETS], (1,)), ids=["all", "subsets"]
 )
 def test_it_does_not_grow_with_the_pool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any]

@@ -80,7 +80,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], str, str, list[str], list[st
 }
 
 
-@pytest.mark.parametrize("family", quick(FAMILIES, (0, 2, 4)))
+@pytest.mark.parametrize("family", quick(FAMILIES, (0, 4)))
 def test_a_family(tmp_path: Path, family: str) -> None:
     model, config, settings, dtype, shards, first, last = FAMILIES[family]
     for number in range(2):

@@ -38,15 +38,18 @@ def one_example(folder: Path, function: str, examples: int = 1, **changes: Any) 
 @pytest.mark.parametrize("function", quick(["solved", "partly"], (1,)))
 @pytest.mark.parametrize(
     "strategy",
-    [
-        {"name": "m2n2", "archive": 3},
-        {"name": "m2n2", "archive": 3, "risk": 0.2},
-        {"name": "m2n2", "archive": 3, "share": 0.5, "renew": 5},
-        {"name": "m2n2", "archive": 3, "alpha": 2.5},
-        {"name": "ga", "archive": 3},
-        {"name": "random", "archive": 3},
-        {"name": "map-elites", "measures": [{"task": "t"}], "cells": 3},
-    ],
+    quick(
+        [
+            {"name": "m2n2", "archive": 3},
+            {"name": "m2n2", "archive": 3, "risk": 0.2},
+            {"name": "m2n2", "archive": 3, "share": 0.5, "renew": 5},
+            {"name": "m2n2", "archive": 3, "alpha": 2.5},
+            {"name": "ga", "archive": 3},
+            {"name": "random", "archive": 3},
+            {"name": "map-elites", "measures": [{"task": "t"}], "cells": 3},
+        ],
+        (0, 2, 6),
+    ),
     ids=str,
 )
 def test_one_example_is_enough(tmp_path: Path, function: str, strategy: dict[str, Any]) -> None:

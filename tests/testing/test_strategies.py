@@ -37,7 +37,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 }
 
 
-@pytest.mark.parametrize("name", quick(STRATEGIES, (0, 5)))
+@pytest.mark.parametrize("name", quick(STRATEGIES, (5,)))
 def test_every_strategy_keeps_the_contract(name: str) -> None:
     if name.startswith("cma-es"):
         pytest.importorskip("cma")

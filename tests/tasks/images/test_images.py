@@ -252,6 +252,7 @@ def test_languages_are_measured_and_not_selected_by(place: Path, model: ImageGen
     assert task(place).measures(model) == {}
 
 
+@pytest.mark.slow
 def test_what_changes_scores_changes_the_digest(place: Path, tmp_path: Path) -> None:
     changed: list[dict[str, Any]] = [
         {},
