@@ -34,7 +34,6 @@ from genepool.materialise.device import DeviceMaterialiser
 from genepool.materialise.torch import destination
 from tests.build import TORCH, Tensors, bits, network, opened
 from tests.materialise.test_cpu import random_recipe
-from tests.quick import quick
 
 Make = Callable[..., DeviceMaterialiser]
 
@@ -237,7 +236,7 @@ def test_every_tie_is_rounded_to_even(tmp_path: Path, way: Way, code: str) -> No
         assert same(direct, expected)
 
 
-@pytest.mark.parametrize("code", quick(TORCH, (0, 3)))
+@pytest.mark.parametrize("code", TORCH)
 @pytest.mark.usefixtures("large_blocks")
 def test_zeros_subnormals_infinities_and_nan_are_those_of_the_cpu(
     tmp_path: Path, way: Way, code: str
