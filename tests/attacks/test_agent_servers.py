@@ -227,6 +227,7 @@ def test_a_server_that_breaks_in_every_way_changes_nothing(
     assert whole.status["champion"]["train"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_session_that_somebody_else_has_got_is_noticed() -> None:
     """As after a restart, when another process makes sessions of the same numbers."""
     with proxied(every=0) as (url, proxy):

@@ -330,6 +330,7 @@ def test_patterns_that_look_around_without_the_package(
     assert "need the package regex (pip install regex); without it, let a chromosome that" in error
 
 
+@pytest.mark.slow
 def test_a_run_with_patterns_that_look_around(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

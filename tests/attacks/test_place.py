@@ -101,6 +101,7 @@ def test_a_run_whose_progress_nobody_can_see(tmp_path: Path) -> None:
         expected = found
 
 
+@pytest.mark.slow
 def test_the_current_folder_is_gone(run: Path, tmp_path: Path) -> None:
     pool = run.parent / "pool"
     gone = tmp_path / "gone"
@@ -117,6 +118,7 @@ def test_the_current_folder_is_gone(run: Path, tmp_path: Path) -> None:
     one_line(genepool(*words, preexec_fn=leave), "the current folder is gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "megabytes", [pytest.param(170, marks=SLOW), 200, pytest.param(300, marks=SLOW)]
 )
@@ -129,6 +131,7 @@ def test_an_address_space_that_is_too_small(tmp_path: Path, megabytes: int) -> N
     one_line(done, "not enough memory", f"ulimit -v allows {megabytes} MB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["evolve", pytest.param("merge", marks=SLOW), pytest.param("export", marks=SLOW)]
 )

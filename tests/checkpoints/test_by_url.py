@@ -200,6 +200,7 @@ def start(url: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_copy_once(served: tuple[Server, Path]) -> None:
     server, _ = served
     url = f"{server.url}/one.safetensors"

@@ -53,6 +53,7 @@ def by_hand(directory: Path, base: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {**arrays, "hidden.weight": arrays["hidden.weight"] + b @ a}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["serial", "process"])
 def test_a_run_from_adapters(tmp_path: Path, cache: Path, executor: str) -> None:
     write_adapter(tmp_path / "adapters/a", "seed1.safetensors")

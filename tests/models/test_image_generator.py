@@ -119,6 +119,7 @@ def test_prompts_are_encoded_once_unless_an_encoder_evolves(tmp_path: Path) -> N
         assert len(calls) == times
 
 
+@pytest.mark.slow
 def test_text_encoders_and_vaes_may_evolve(tmp_path: Path) -> None:
     places = [tiny_pipeline(tmp_path / f"{n}", "sdxl", seed=n) for n in range(2)]
     parts = ("text_encoder", "text_encoder_2", "unet", "vae")

@@ -148,6 +148,7 @@ def test_a_lora_merges_and_is_rebuilt_over_its_base(
     assert "style.base=PATH" in (tmp_path / "again/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_single_files_give_a_single_file_that_is_rebuilt(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -210,6 +210,7 @@ def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
         assert set(two.finalists()) <= set(one.finalists())
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_follows_the_leader_of_its_round(tmp_path: Path) -> None:
     """Not the champion of its first end, whose score is on other examples."""
     changes: dict[str, Any] = {
@@ -246,6 +247,7 @@ def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
             assert pool.examples.select(examples).mean(scores[examples]) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_who_fails_on_other_examples_leaves_the_archive(tmp_path: Path) -> None:
     @evaluator("brittle")
     class Brittle(Classifier):

@@ -48,6 +48,7 @@ def test_no_strategy_is_left_out() -> None:
     assert {make().name for make in STRATEGIES.values()} == set(BUILT_IN)
 
 
+@pytest.mark.slow
 def test_one_that_takes_a_risk_keeps_the_rest() -> None:
     check_strategy(lambda: M2N2(archive=6, risk=0.3), steps=20, lossless=False)
 

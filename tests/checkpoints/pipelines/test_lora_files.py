@@ -124,6 +124,7 @@ def test_kohyas_names(tmp_path: Path, alpha: float) -> None:
     compare(path, file)
 
 
+@pytest.mark.slow
 def test_older_names_of_diffusers(tmp_path: Path) -> None:
     path = tiny_pipeline(tmp_path / "base")
     file = tmp_path / "lora.safetensors"
@@ -149,6 +150,7 @@ def test_kohyas_names_of_sdxl_are_those_of_its_own_code(tmp_path: Path) -> None:
     assert opened.digest() == expected.digest()
 
 
+@pytest.mark.slow
 def test_of_a_text_encoder_that_does_not_evolve(tmp_path: Path) -> None:
     path = tiny_pipeline(tmp_path / "base")
     file = tmp_path / "lora.safetensors"

@@ -445,6 +445,7 @@ class _Shuffled(FullPlan):
 # No cluster is needed for what follows.
 
 
+@pytest.mark.slow
 def test_no_cluster(tmp_path: Path) -> None:
     pytest.importorskip("ray", exc_type=ImportError)
     with socket.socket() as free:

@@ -245,6 +245,7 @@ def test_a_slow_child_is_shared_and_every_part_asked_once(
     assert len(asked) == 24 and len({message for _, message in asked}) == 12
 
 
+@pytest.mark.slow
 def test_a_child_that_all_have_left_for_another_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

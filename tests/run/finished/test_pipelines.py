@@ -129,6 +129,7 @@ def test_another_dtype_claims_no_scores_and_draws_a_picture(run: Path, tmp_path:
     assert load_file(tmp_path / "out/vae" / WEIGHTS)["encoder.conv_in.bias"].dtype.itemsize == 4
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_draws_nothing_is_not_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

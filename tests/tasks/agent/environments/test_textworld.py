@@ -17,9 +17,13 @@ from genepool.tasks.agent.environment import Step, open_environment
 from genepool.tasks.agent.environments import textworld as adapter
 from genepool.testing import check_environment
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("textworld") is None, reason="TextWorld is not installed"
-)
+# To make the first game takes three seconds.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("textworld") is None, reason="TextWorld is not installed"
+    ),
+]
 
 SMALL = {"rooms": 2, "objects": 4, "quest_length": 3, "games": {"train": 2, "test": 1}}
 # The same game, made and begun in another process, whatever its hashes are; and a digest of it.
@@ -47,12 +51,10 @@ def opener(cache: Path) -> Callable[..., Any]:
     return lambda **changes: open_environment("textworld", {**SMALL, **changes}, Path())
 
 
-@pytest.mark.slow
 def test_it_keeps_the_contract(opener: Callable[..., Any]) -> None:
     check_environment(opener(), "train", tasks=2, steps=5)
 
 
-@pytest.mark.slow
 def test_a_walkthrough_wins(opener: Callable[..., Any]) -> None:
     session = opener()()
     assert session.tasks("train") == ("train-0", "train-1") and session.tasks("test") == ("test-0",)
@@ -134,7 +136,6 @@ def test_rewards_are_shares_of_the_highest_score(
     assert sum(rewards) == 0.25 and turn.actions
 
 
-@pytest.mark.slow
 def test_games_are_made_once(opener: Callable[..., Any], cache: Path) -> None:
     session = opener()()
     first = session.reset("train-0")
@@ -150,7 +151,6 @@ def test_games_are_made_once(opener: Callable[..., Any], cache: Path) -> None:
         assert opener()().reset("train-0") == first
 
 
-@pytest.mark.slow
 def test_the_oldest_games_give_way(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, opener: Callable[..., Any]
 ) -> None:
@@ -167,7 +167,6 @@ def test_the_oldest_games_give_way(
     assert len(left) == 2 and oldest.name not in left
 
 
-@pytest.mark.slow
 def test_processes_make_the_same_game_at_the_same_time(tmp_path: Path) -> None:
     import json
 
