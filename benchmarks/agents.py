@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import sys
@@ -108,6 +109,7 @@ def measure(value: Any, settings: dict[str, Any], episodes: int, rounds: int) ->
     spent = {"forward": 0.0, "passes": 0, "tokens": 0}
     own = value.model.forward
 
+    @functools.wraps(own)  # What a model takes is looked up.
     def forward(*given: Any, **named: Any) -> Any:
         begin = time.process_time()
         out = own(*given, **named)
