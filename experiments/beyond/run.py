@@ -74,7 +74,7 @@ def correct(weights: Float32, at: NDArray[np.int64], held_out: bool = False) -> 
     parts = zip(SHAPES.items(), EDGES, EDGES[1:], strict=False)
     model = {name: weights[low:high].reshape(shape) for (name, shape), low, high in parts}
     first, last = (TRAIN, TRAIN + TEST) if held_out else (0, TRAIN)
-    return classifier().correct([model], at, first, last)[0]
+    return classifier().correct(model, at, first, last)
 
 
 def run(start: str, seed: int, options: dict[str, Any], steps: int) -> dict[str, Any]:

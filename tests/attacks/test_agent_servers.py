@@ -246,7 +246,7 @@ def test_a_server_that_dies_stops_the_run_and_nothing_is_lost(tmp_path: Path) ->
         whole = evolve(run_file(tmp_path / "whole", url))
     with proxied(every=0) as (url, proxy):
         run = run_file(tmp_path / "part", url, patience=0.5)
-        with monkeypatched_death(proxy, after=330):
+        with monkeypatched_death(proxy, after=420):
             with pytest.raises(
                 EpisodeError, match=r"expected.*got no connection|nothing complete|breaks off"
             ) as caught:
