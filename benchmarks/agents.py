@@ -131,8 +131,8 @@ def measure(value: Any, settings: dict[str, Any], episodes: int, rounds: int) ->
         "forward passes": spent["passes"],
         "tokens": spent["tokens"],
         "outside of forward passes": round(1 - spent["forward"] / total, 4),
-        "milliseconds outside, per action": round(
-            1000 * (total - spent["forward"]) / max(1, spent["passes"] / 2), 2
+        "milliseconds outside, per episode": round(
+            1000 * (total - spent["forward"]) / len(task.samples), 2
         ),
     }
 
