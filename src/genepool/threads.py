@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from genepool.errors import InputError
 
@@ -76,8 +76,10 @@ class Crew:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="genepool")
         helpers = min(self.threads, items) - 1
-        futures = [self._pool.submit(labour, worker) for worker in range(1, helpers + 1)]
+        futures: list[Future[None]] = []
         try:
+            for worker in range(1, helpers + 1):
+                futures.append(self._pool.submit(labour, worker))
             labour(0)
         finally:
             stopped = True

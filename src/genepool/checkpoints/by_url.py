@@ -318,8 +318,8 @@ class _Store:
         """Several at a time; the first that fails, or Ctrl-C, ends the others."""
         self._stopped = threading.Event()
         with ThreadPoolExecutor(_ABREAST) as threads:
-            running = [threads.submit(do, item) for item in items]
             try:
+                running = [threads.submit(do, item) for item in items]
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
                 for one in done:
                     one.result()

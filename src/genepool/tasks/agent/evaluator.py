@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -222,8 +222,10 @@ class Agent(BlockedTask):
         if self._pool is None:
             return [call() for call in calls]
         self._stop.clear()
-        asked = [self._pool.submit(call) for call in calls]
+        asked: list[Future[Any]] = []
         try:
+            for call in calls:
+                asked.append(self._pool.submit(call))
             return [one.result() for one in asked]
         except BaseException:
             # Nobody waits for what the others would still be told.
