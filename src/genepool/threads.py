@@ -78,8 +78,7 @@ class Crew:
         helpers = min(self.threads, items) - 1
         futures: list[Future[None]] = []
         try:
-            for worker in range(1, helpers + 1):
-                futures.append(self._pool.submit(labour, worker))
+            futures.extend(self._pool.submit(labour, worker) for worker in range(1, helpers + 1))
             labour(0)
         finally:
             stopped = True

@@ -224,8 +224,7 @@ class Agent(BlockedTask):
         self._stop.clear()
         asked: list[Future[Any]] = []
         try:
-            for call in calls:
-                asked.append(self._pool.submit(call))
+            asked.extend(self._pool.submit(call) for call in calls)
             return [one.result() for one in asked]
         except BaseException:
             # Nobody waits for what the others would still be told.
