@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import Any, cast
 
@@ -18,6 +19,11 @@ _DEPTH = 50
 _COUNT = 20_000
 _PLAIN = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 _MERGE = "tag:yaml.org,2002:merge"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# A number for YAML 1.2 (section 10.3.2) and for people; PyYAML, of YAML 1.1, makes a text of it.
+_EXPONENT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+", re.ASCII)
+# What YAML 1.1 counts by eights and by sixties: neither YAML 1.2 nor people do.
+_EIGHTS_OR_SIXTIES = re.compile(r"[-+]?0[0-9_]+|.*:.*", re.ASCII)
 
 
 def parse_yaml(text: str) -> tuple[Any, Lines]:
@@ -149,6 +155,14 @@ class _Values:
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         line = node.start_mark.line + 1
         _require_digits(node)
+        if node.style is None and _EXPONENT.fullmatch(node.value):
+            return float(node.value)
+        if node.tag in _NUMBERS and _EIGHTS_OR_SIXTIES.fullmatch(node.value):
+            raise Unreadable(
+                f"'{one_line(node.value)}' is not one number to all readers of YAML; write a plain "
+                "one, such as 8 or 90, or a text in quotes",
+                line,
+            )
         try:
             return self._loader.construct_object(node)  # pyright: ignore[reportUnknownMemberType]
         except yaml.YAMLError:

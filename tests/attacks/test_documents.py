@@ -71,6 +71,10 @@ YAML: dict[str, tuple[str, str]] = {
     "a bomb as a key": (bomb("[{}]") + "? *a11\n: x\n", "more than 20,000|a list or mapping"),
     "a huge number": ("a: " + "9" * 5000, "a whole number of 5000 digits is too large"),
     "a huge number in hexadecimal": ("a: 0x" + "f" * 9000, "9002 digits is too large"),
+    "a number by eights": ("a: 010", "line 1: '010' is not one number to all readers"),
+    "a number by eights, signed": ("a: -0_7", "'-0_7' is not one number to all readers"),
+    "minutes and seconds": ("a: b\nc: 1:30", "line 2: '1:30' is not one number to all readers"),
+    "hours and a fraction": ("a: 12:30:45.5", "'12:30:45.5' is not one number to all readers"),
     "a huge number of minutes": ("a: 1" + ":30" * 9000, "digits is too large"),
     "a tag of a number": ("a: !!int many", "'many' is no int"),
     "a tag of an empty number": ("a: !!int ''", "'' is no int"),
@@ -103,6 +107,15 @@ def test_yaml(tmp_path: Path, case: str) -> None:
         load_run(file)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith(str(file))
+
+
+def test_numbers_as_people_read_them() -> None:
+    numbers = {"1e-3": 0.001, "5E3": 5000.0, "-1.5e+2": -150.0, ".5e1": 5.0, "0": 0, "0.5": 0.5}
+    numbers |= {"1_000": 1000, "0x10": 16, "-7": -7, "+0": 0, "00.5": 0.5}
+    texts = {"'1e-3'": "1e-3", '"010"': "010", "1e": "1e", "e5": "e5", "1e5x": "1e5x", "a:1": "a:1"}
+    for text, value in {**numbers, **texts}.items():
+        found = parse_yaml(f"a: {text}")[0]["a"]
+        assert found == value and type(found) is type(value), text
 
 
 OUT_OF_PROPORTION = {
