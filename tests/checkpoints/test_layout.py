@@ -10,8 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from genepool.checkpoints.layout import Layout, build_layout, carried_notices, flatten
+from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
+from genepool.checkpoints.layout import Layout, build_layout, flatten
+from genepool.checkpoints.tensor_notices import tensor_notices
 from genepool.errors import CheckpointError, InputError
 from tests.build import Tensors, network, opened, values
 
@@ -210,6 +213,40 @@ def test_what_does_not_merge_and_differs_is_told(
         opened(tmp_path / str(n), {"fc.weight": torch.ones(2, 2), name: each})
         for n, each in enumerate((ours, theirs))
     ]
-    notices = carried_notices(pair, build_layout(pair))
+    notices = tensor_notices(pair, build_layout(pair))
     assert len(notices) == told
     assert all(f"other values of '{name}'" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        ("float32", "float32", None),
+        ("float32", "bfloat16", None),
+        ("bfloat16", "float32", "'b.weight' in F32, which is finer than the BF16 of"),
+        ("bfloat16", "float16", "'b.weight' in F16, which is finer than the BF16 of"),
+        ("float16", "bfloat16", None),
+        ("float32", "float64", "in F64, which are rounded to float32"),
+    ],
+)
+def test_rounding_is_told(tmp_path: Path, ours: str, theirs: str, told: str | None) -> None:
+    pair = [
+        opened(tmp_path / str(n), {"b.weight": torch.ones(2, 2).to(dtype)})
+        for n, dtype in enumerate((getattr(torch, ours), getattr(torch, theirs)))
+    ]
+    notices = tensor_notices(pair, build_layout(pair))
+    assert any(told in notice for notice in notices) if told else notices == []
+
+
+@pytest.mark.parametrize("formats", [("pt", "tf"), ("mlx", None), (None, "odd\nname")])
+def test_files_of_other_libraries_are_told(
+    tmp_path: Path, formats: tuple[str | None, str | None]
+) -> None:
+    pair: list[Checkpoint] = []
+    for n, name in enumerate(formats):
+        metadata = None if name is None else {"format": name}
+        save_file({"w": torch.ones(2, 2)}, tmp_path / f"{n}.safetensors", metadata=metadata)
+        pair.append(open_checkpoint(tmp_path / f"{n}.safetensors"))
+    (notice,) = tensor_notices(pair, build_layout(pair))
+    assert "may order the values of a tensor otherwise" in notice and "\n" not in notice
+    assert tensor_notices([pair[0], pair[0]], build_layout([pair[0], pair[0]])) == []

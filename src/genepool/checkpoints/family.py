@@ -16,7 +16,7 @@ from genepool.checkpoints.files import lora as adapters
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.lora import AdapterMismatch
 from genepool.checkpoints.files.safetensors import Tensor
-from genepool.checkpoints.layout import Layout, build_layout, carried_notices
+from genepool.checkpoints.layout import Layout, build_layout
 from genepool.checkpoints.model_files.configs import (
     compare_configs,
     language_config,
@@ -52,6 +52,7 @@ from genepool.checkpoints.pipelines.single_file import (
     is_single_file,
 )
 from genepool.checkpoints.quantised import QuantisedError
+from genepool.checkpoints.tensor_notices import tensor_notices
 from genepool.errors import CheckpointError
 from genepool.messages import at, count, one_line, some
 
@@ -367,7 +368,7 @@ def make_family(
         rows, text = _common_rows(checkpoints)
         notices.append(text)
     layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
-    notices += carried_notices(checkpoints, layout)
+    notices += tensor_notices(checkpoints, layout)
     if partial:
         notices.append(_share(checkpoints[0], layout))
     return Family((taken, *checkpoints[1:]), layout, tuple(notices), vocabulary, dict(whole or {}))

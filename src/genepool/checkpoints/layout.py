@@ -158,11 +158,11 @@ def build_layout(
     merged = [
         tensor
         for tensor in ordered
-        if _merges(first, tensor)
+        if merges(first, tensor)
         and (tensor.name in cut or all(_shares(other, tensor) for other in checkpoints[1:]))
     ]
     if not merged:
-        if partial and any(_merges(first, tensor) for tensor in ordered):
+        if partial and any(merges(first, tensor) for tensor in ordered):
             raise _nothing_shared(checkpoints)
         raise CheckpointError(f"{at(first.path)}: holds no floating-point tensors to merge")
     names, groups = _divide(merged, chromosomes)
@@ -186,38 +186,6 @@ def build_layout(
     shared = {slot.name for slot in slots}
     carried = tuple(tensor.name for tensor in ordered if tensor.name not in shared)
     return Layout(tuple(slots), carried, axis)
-
-
-def carried_notices(checkpoints: Sequence[Checkpoint], layout: Layout) -> list[str]:
-    """What to say of seeds in which whole numbers, truth values or constants are others than in the
-    first seed, whose are kept."""
-    first, *others = checkpoints
-    if first.pipeline is not None or first.evolving:
-        return []  # What is carried are other components, which are compared as such.
-    alike = [
-        name
-        for name in layout.carried
-        if not _merges(first, first.tensors[name])
-        and not name.endswith("num_batches_tracked")  # Says how long was trained, and no more.
-    ]
-    notices: list[str] = []
-    for other in others:
-        held = other.tensors
-        found = [n for n in alike if n in held and not _same_values(first.tensors[n], held[n])]
-        if found:
-            notices.append(
-                f"{at(other.path)}: other values of {some(found)} than in {at(first.path)}; they "
-                "are no weights that merge (the first seed's are kept)"
-            )
-    return notices
-
-
-def _same_values(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same values, as far as that is seen without rounding."""
-    floats = DTYPES[one.dtype].floating or DTYPES[other.dtype].floating
-    if floats and one.dtype != other.dtype:
-        return one.shape == other.shape
-    return one.shape == other.shape and bool(np.array_equal(one.raw, other.raw))
 
 
 def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:
@@ -263,7 +231,7 @@ def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
     first = checkpoints[0]
     for other in checkpoints[1:]:
         tensors = first.tensors.values()
-        if not any(_merges(first, tensor) and _shares(other, tensor) for tensor in tensors):
+        if not any(merges(first, tensor) and _shares(other, tensor) for tensor in tensors):
             advice = rename_hint(first.tensors, other.tensors)
             return CheckpointError(
                 f"{at(other.path)} shares no tensor of the same name and shape with "
@@ -273,7 +241,8 @@ def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
     return CheckpointError("no tensor is shared by all seeds; say with rename how they correspond")
 
 
-def _merges(checkpoint: Checkpoint, tensor: Tensor) -> bool:
+def merges(checkpoint: Checkpoint, tensor: Tensor) -> bool:
+    """Whether a tensor's values are weights, and not whole numbers or constants of the model."""
     constant = _constant(checkpoint, tensor.name)
     return DTYPES[tensor.dtype].floating and tensor.raw.size > 0 and not constant
 

@@ -97,7 +97,7 @@ def to_bytes(details: Mapping[str, Any]) -> bytes:
 def to_metadata(details: Mapping[str, Any]) -> dict[str, str]:
     """What the headers of the weights' files say: the document, or its digest if it is long."""
     compact = json.dumps(details, sort_keys=True, separators=(",", ":"))
-    out = {"format": "pt", "genepool.genome": str(details["genome"])}
+    out = {"genepool.genome": str(details["genome"])}
     if len(compact) <= _LONGEST_METADATA:
         out[_METADATA] = compact
     else:

@@ -64,7 +64,7 @@ def test_another_head_is_merged_and_told(tmp_path: Path, dtype: torch.dtype) -> 
     for seed in seeds:
         rewrite_config(seed, tie_word_embeddings=False)
     family = make_family([open_source(find_source(str(seed), tmp_path)) for seed in seeds])
-    assert family.notices == ()
+    assert all("in F64, which are rounded" in notice for notice in family.notices)
     # Equal, but not tied: each goes its own way.
     for seed in seeds:
         (seed / "model.safetensors").unlink()

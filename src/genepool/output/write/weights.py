@@ -190,7 +190,7 @@ def write_tensors(
         layout: of the seeds.
         directory: new, or empty, or `writing` says otherwise; missing parents are made.
         writing: dtype and size of the files.
-        metadata: of the files' headers; None means `{"format": "pt"}`, which transformers needs.
+        metadata: of the files' headers. `format`, which transformers needs, is the first seed's.
         extra: further files by name, which take precedence over the seed's.
         threads: None means all available cores; the bytes do not depend on it.
         progress: called with the fraction done, from any thread.
@@ -208,7 +208,7 @@ def write_tensors(
             dtype's range; the half-written files are removed.
     """
     _require_arguments(metadata or {}, extra or {})
-    head = {"format": "pt"} if metadata is None else metadata
+    head = {**(metadata or {}), "format": first.metadata.get("format", "pt")}
     others = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
     files: list[_File] = []
     parts = _parts(first, layout, writing.dtype)
