@@ -3,6 +3,7 @@ and nothing else: what a child says depends on its weights and on what it is ask
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from genepool.models.transformers import inference
 from tests.models.test_kinds import LLAMA, seed
 from tests.models.test_transformers import child, live, logits, opened
 
-_DYNAMO: Any = torch._dynamo.config  # pyright: ignore[reportPrivateImportUsage]
+_DYNAMO, _INDUCTOR = (
+    importlib.import_module(f"torch.{name}.config") for name in ("_dynamo", "_inductor")
+)
 
 # torch's compiler uses what torch itself gives up.
 own_warning = pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
@@ -154,15 +157,12 @@ def asked(model: Any, lengths: Sequence[int]) -> list[str]:
 @pytest.mark.slow
 @needs_compiler
 @own_warning
-def test_what_is_compiled_reads_the_weights_that_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# With the first, torch would compile the weights as constants, and with the others it would give up
+# compiling after the first shape, or because it fails. (What monkeypatch undoes is hidden there.)
+@_INDUCTOR.patch(freezing=True)
+@_DYNAMO.patch(recompile_limit=1, suppress_errors=True)
+def test_what_is_compiled_reads_the_weights_that_are_written(tmp_path: Path) -> None:
     """And each shape is computed alike in every process, whatever was asked before."""
-    # With this, torch would compile the weights as constants.
-    monkeypatch.setattr("torch._inductor.config.freezing", True)
-    # And with these it would give up compiling after the first shape, or because it fails.
-    monkeypatch.setattr(_DYNAMO, "recompile_limit", 1)
-    monkeypatch.setattr(_DYNAMO, "suppress_errors", True)
     checkpoints, layout = opened(tmp_path)
     plain = live(checkpoints, layout)
     made = live(checkpoints, layout, cache_implementation="static", torch_compile=True)
