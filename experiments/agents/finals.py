@@ -6,7 +6,8 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ DENSITIES, SCALES = (0.2, 0.5, 0.8), (1.0, 1.5, 2.0)
 SHOP = Path(__file__).parents[2] / "examples/webshop"
 
 
-def score_finals(work: Path, kind: Kind) -> None:
-    """WORK/finals: scores of each model as JSON. Nothing is scored twice."""
+def score_finals(work: Path, kind: Kind, part: int = 0, parts: int = 1) -> None:
+    """WORK/finals: scores of each model as JSON, of one of equal parts. Nothing is scored twice."""
     from genepool.core.genome import recipe
 
     merged, names = ties(work), (*seeds(), "base")
@@ -28,10 +29,6 @@ def score_finals(work: Path, kind: Kind) -> None:
     width = len(folders)
     folder = work / "finals"
     folder.mkdir(exist_ok=True)
-
-    def missing(name: str) -> bool:
-        return not (folder / f"{name}.json").exists()
-
     with shop() as (_, settings):
         judge = Judge(work, kind, settings, folders)
 
@@ -41,28 +38,36 @@ def score_finals(work: Path, kind: Kind) -> None:
                 coefs[0, column] = value
             return recipe([0, judge.size], coefs)
 
-        for number, name in enumerate(names):
-            if missing(name):
-                genome = uniform({number: 1.0})
-                judge.write(name, genome, {"selection": judge.selection(genome)})
+        def plain(name: str, genome: Any) -> None:
+            judge.write(name, genome, {"selection": judge.selection(genome)})
+
+        def sweep(title: str, genomes: dict[str, Any]) -> None:
+            found = {name: judge.selection(genome) for name, genome in genomes.items()}
+            best = max(found, key=lambda name: found[name])
+            about = {"best": best, "selection": found[best], "of": found}
+            judge.write(title, genomes[best], about)
+
+        def champion(name: str, genome: Any, about: dict[str, Any]) -> None:
+            coefs = np.zeros((genome.coefs.shape[0], width))
+            coefs[:, : len(seeds())] = genome.coefs
+            wide = recipe(genome.bounds, coefs)
+            judge.write(name, wide, {**about, "rescored": judge.selection(wide)})
+
         base = len(names) - 1
         arithmetic = {
             f"scale {scale}": uniform({0: scale, 1: scale, base: 1 - 2 * scale})
             for scale in ARITHMETIC
         }
         trimmed = {name: uniform({len(names) + place: 1.0}) for place, name in enumerate(merged)}
-        for title, genomes in (("task-arithmetic", arithmetic), ("ties", trimmed)):
-            if missing(title):
-                found = {name: judge.selection(genome) for name, genome in genomes.items()}
-                best = max(found, key=lambda name: found[name])
-                about = {"best": best, "selection": found[best], "of": found}
-                judge.write(title, genomes[best], about)
-        for name, genome, about in champions(work):
-            if missing(name):
-                coefs = np.zeros((genome.coefs.shape[0], width))
-                coefs[:, : len(seeds())] = genome.coefs
-                wide = recipe(genome.bounds, coefs)
-                judge.write(name, wide, {**about, "rescored": judge.selection(wide)})
+        jobs: list[tuple[str, Callable[[], None]]] = [
+            *((name, partial(plain, name, uniform({k: 1.0}))) for k, name in enumerate(names)),
+            ("task-arithmetic", partial(sweep, "task-arithmetic", arithmetic)),
+            ("ties", partial(sweep, "ties", trimmed)),
+            *((found[0], partial(champion, *found)) for found in champions(work)),
+        ]
+        for name, job in jobs[part::parts]:
+            if not (folder / f"{name}.json").exists():
+                job()
 
 
 class Judge:

@@ -40,22 +40,22 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=BUDGET, help="children of each run")
     parser.add_argument("--runs", type=int, default=5, help="of each strategy")
     parser.add_argument("--only", nargs="+", choices=STRATEGIES, help="only these strategies")
-    parser.add_argument("--part", default="0/1", help="K/N: the K-th of N equal parts of the runs")
+    parser.add_argument("--part", default="0/1", help="K/N: the K-th of N equal parts")
     args = parser.parse_args()
     kind, work = KINDS[args.model], args.work.absolute() / args.model
+    part, parts = map(int, args.part.split("/"))
     work.mkdir(parents=True, exist_ok=True)
     if args.step == "prepare":
         from prepare import prepare
 
         prepare(work, kind, args.data)
     elif args.step == "evolve":
-        part, parts = map(int, args.part.split("/"))
         chosen = jobs(args.only or list(STRATEGIES), args.runs)[part::parts]
         evolve_all(work, kind, chosen, args.budget)
     elif args.step == "finals":
         from finals import score_finals
 
-        score_finals(work, kind)
+        score_finals(work, kind, part, parts)
     elif args.step == "rescore":
         from finals import rescore
 
