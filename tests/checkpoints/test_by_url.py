@@ -235,10 +235,17 @@ def test_waiting_for_another_process_is_told(
     monkeypatch.setattr(by_url, "_PATIENCE", 0.05)
     with copy.parent.with_name(f"{copy.parent.name}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        timer = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
-        timer.start()
+
+        def release() -> None:
+            end = time.monotonic() + 60
+            while not caplog.messages and time.monotonic() < end:
+                time.sleep(0.01)
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+        other = threading.Thread(target=release)
+        other.start()
         assert opened(url) == digest
-        timer.join()
+        other.join()
     assert caplog.messages == [f"'{url}' is being copied by another process; waiting for it"]
 
 

@@ -120,17 +120,17 @@ def test_exceptions_pass_through_and_the_alarm_is_off() -> None:
 
 
 def test_a_timer_of_somebody_else_goes_on() -> None:
-    rung: list[int] = []
-    handler: Any = signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+    rung: list[float] = []
+    handler: Any = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
+    start = time.monotonic()
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with pytest.raises(EvaluationError), time_limit(0.02, "it"):
             _forever()
-        assert not rung
         deadline = time.monotonic() + 30
         while not rung and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert rung == [1]
+        assert [moment - start >= 0.19 for moment in rung] == [True]
     finally:
         signal.setitimer(signal.ITIMER_REAL, left, interval)
         signal.signal(signal.SIGALRM, handler)
