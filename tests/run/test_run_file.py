@@ -103,7 +103,11 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "input should be 'serial', 'process' or 'ray'; got 'threads'",
     ),
     "model: {knd: arrays}": ("model.knd", "unknown key; did you mean 'kind'?"),
-    "model: {device_map: auto}": ("model", "a live model lies on one device, and 'device_map' is"),
+    "model: {device_map: autom}": ("model.device_map", "expected a mapping, or the word 'auto'"),
+    "model: {device_map: auto}\nexecutor: process\ndevices: auto": (
+        "devices",
+        "each worker's model lies on one of them",
+    ),
     "chromosomes: {a: ['re:(']}": ("chromosomes.a.0", "'re:(' is not a regular expression"),
     "chromosomes: atention": ("chromosomes", "expected a mapping, or the word 'attention'"),
     "strategy: {name: m2n2, aplha: 1.0}": ("strategy.aplha", "did you mean 'alpha'?"),

@@ -140,8 +140,8 @@ class DeviceMaterialiser:
 
 
 def resident_bytes(writer: object) -> int:
-    """Bytes of the seeds that a writer holds on its device."""
-    return writer.resident_bytes if isinstance(writer, DeviceMaterialiser) else 0
+    """Bytes of the seeds that a writer holds on its devices, if on any."""
+    return int(getattr(writer, "resident_bytes", 0))
 
 
 def has_kernel(device: torch.device) -> bool:

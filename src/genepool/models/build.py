@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
 from genepool.checkpoints.layout import Layout
 from genepool.materialise.cpu import SeedsPlace
-from genepool.models.kind import Building, OfSeeds, Options
+from genepool.models.kind import AUTO, Building, OfSeeds, Options
 from genepool.models.kinds import KINDS, kind_of
 from genepool.models.live import LiveModel
 from genepool.settings import Section
@@ -32,18 +32,16 @@ def _both(given: object) -> object:
     return [given, given] if isinstance(given, int) and not isinstance(given, bool) else given
 
 
+def _everything(given: object) -> object:
+    if given is None or isinstance(given, Mapping):
+        return cast("object", given)
+    if given != AUTO:
+        raise ValueError(f"expected a mapping, or the word '{AUTO}'")
+    return {"": AUTO}
+
+
 class ModelOptions(Section):
     """What a genome is made into before it is scored."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _on_one_device(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "device_map" in given:
-            raise ValueError(
-                "a live model lies on one device, and 'device_map' is not supported; a large one "
-                "takes less with 'dtype: bfloat16', and with 'seeds: host' the seeds take nothing"
-            )
-        return cast("Any", given)
 
     kind: KindName = Field(
         default="auto",
@@ -61,6 +59,12 @@ class ModelOptions(Section):
         default="cpu",
         description="A network, language model or image generator runs here; it is written as in "
         "torch: 'cpu', 'cuda:0'.",
+    )
+    device_map: Annotated[dict[str, str] | None, BeforeValidator(_everything)] = Field(
+        default=None,
+        description="A language model that is too large for one GPU lies on several of the kind "
+        "of 'device', as accelerate spreads it: with 'auto' evenly on all of this machine, and "
+        "with a mapping, from names of modules to devices, as that says.",
     )
     seeds: SeedsPlace = Field(
         default="auto",

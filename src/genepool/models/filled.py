@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
@@ -13,8 +16,10 @@ from genepool.checkpoints.files.dtypes import DTYPES, as_float32
 from genepool.checkpoints.layout import Layout
 from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
+from genepool.materialise.device_memory import device_names, free_bytes
 from genepool.materialise.torch import destination
-from genepool.messages import one_line, some
+from genepool.messages import cause, one_line, pass_on, some
+from genepool.models.kind import AUTO, Options
 from genepool.models.live import LiveModel
 
 WHICH_ARCHITECTURE = "is it the architecture that the seeds were saved from?"
@@ -110,6 +115,77 @@ def _destinations(
         )
     except InputError:  # on another device, or strided
         return {}
+
+
+def put_on(model: Any, options: Options) -> None:
+    """Put a language model on its device, or its modules on several, as accelerate spreads it.
+
+    Raises:
+        ConfigError: a device is not there, is of another kind than `options.device` or has no
+            room, the map names what is no module, or it takes apart what must stay together.
+    """
+    try:
+        if options.device_map is None:
+            model.to(device=torch.device(options.device))
+            return
+        _spread(model, options.device, options.device_map)
+        # What accelerate does not notice shows when the model computes.
+        with torch.inference_mode():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device))
+    except ConfigError:
+        raise
+    except BaseException as error:
+        pass_on(error)
+        where = f"device '{one_line(options.device)}'"
+        if options.device_map is not None:
+            where = "the devices of 'device_map'"
+        raise ConfigError(
+            f"model: the language model cannot be put on {where}: {cause(error)}"
+        ) from error
+
+
+def _spread(model: Any, device: str, given: Mapping[str, str]) -> None:
+    accelerate: Any = importlib.import_module("accelerate")
+    kind = torch.device(device).type
+    if given == {"": AUTO}:
+        given = _evenly(model, kind)
+    known = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+    for name, place in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"model.device_map: the model has no '{one_line(name)}'{hint}")
+        # Of what lies elsewhere accelerate brings copies over, which no genome reaches.
+        if torch.device(place).type != kind:
+            raise ConfigError(
+                f"model.device_map: '{one_line(name)}' is to lie on '{one_line(place)}', and "
+                f"'model.device' says '{one_line(device)}'; all must be of that kind"
+            )
+    # Of the CPU alone it says that weights lie elsewhere, which is not so.
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    accelerate.dispatch_model(model, device_map=dict(given), force_hooks=True)
+
+
+def _evenly(model: Any, kind: str) -> dict[str, str]:
+    """Modules to devices, about as many bytes on each; what must be on one device stays whole."""
+    utils: Any = importlib.import_module("accelerate.utils")
+    names = device_names(kind)
+    if kind != "cuda" or not names:
+        raise ConfigError(
+            f"model.device_map: 'auto' is for GPUs of CUDA, and 'model.device' says '{kind}' or "
+            "there is none; leave it out"
+        )
+    free = [free_bytes(torch.device(name)) for name in names]
+    room = {number: found[0] if found else 0 for number, found in enumerate(free)}
+    whole: Any = getattr(model, "_no_split_modules", None)
+    limits = utils.get_balanced_memory(model, {**room, "cpu": 0}, no_split_module_classes=whole)
+    found = utils.infer_auto_device_map(model, limits, no_split_module_classes=whole)
+    if not all(isinstance(place, int) for place in found.values()):
+        raise ConfigError(
+            f"model.device_map: {len(names)} GPUs have no room for the model; 'dtype: bfloat16' "
+            "takes less"
+        )
+    return {name: names[place] for name, place in found.items()}
 
 
 class Unchanged:

@@ -18,6 +18,7 @@ from genepool.models.live import LiveModel
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+AUTO = "auto"
 
 OfSeeds = Callable[[Callable[[], Any]], list[Any]]
 """Calls a function with the live model holding each seed in turn, and gives what it returned;
@@ -32,6 +33,8 @@ class Options:
         kind: the name of a kind, or "auto".
         network: `module:function` that makes the network.
         device: where the model runs, as torch writes it.
+        device_map: names of modules to devices, for a model on several; {"": AUTO} leaves it to
+            accelerate, and None means one device.
         seeds: where the seeds lie while children are made from them.
         dtype: what it computes in, as torch writes it; None leaves it to the kind.
         tokenizer: directory of a tokenizer.
@@ -48,6 +51,7 @@ class Options:
     kind: str = "auto"
     network: str | None = None
     device: str = "cpu"
+    device_map: Mapping[str, str] | None = None
     seeds: SeedsPlace = "auto"
     dtype: str | None = None
     tokenizer: str | None = None
@@ -147,6 +151,7 @@ def refuse_others(options: Options, own: Sequence[str]) -> None:
     words, pictures = "a language model", "an image generator"
     given = {
         "network": (options.network, ""),
+        "device_map": (options.device_map, words),
         "tokenizer": (options.tokenizer, words),
         "cache_implementation": (options.cache_implementation, words),
         "max_cache_len": (options.max_cache_len, words),

@@ -27,7 +27,7 @@ from genepool.models.kind import (
 from genepool.models.live import LiveModel
 
 # Those that apply to language models only.
-OPTIONS = ("tokenizer", "cache_implementation", "max_cache_len", "torch_compile")
+OPTIONS = ("device_map", "tokenizer", "cache_implementation", "max_cache_len", "torch_compile")
 
 # What transformers ends the names of architectures with that continue text.
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -137,6 +137,13 @@ def _check(options: Options, first: Checkpoint) -> None:
             "model: 'max_cache_len' is the size of a static cache; say "
             "'cache_implementation: static' too, or leave it out"
         )
+    if options.device_map is not None:
+        if options.torch_compile:
+            raise ConfigError(
+                "model: 'torch_compile' compiles a model whole, and one with a 'device_map' is in "
+                "parts; leave out one of them"
+            )
+        require_package("accelerate", "llm", "a model on several devices")
     if read_config(first.directory) is None:
         raise ConfigError(
             f"model: kind 'transformers' needs the first seed to be a directory with a "

@@ -91,6 +91,45 @@ def refuse_one_colour(ids: Sequence[str], pictures: NDArray[np.uint8]) -> None:
             raise EvaluationError(text)
 
 
+class SpreadWriter:
+    """Writes into a model that lies on several devices: what lies on each is computed there."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        """`parts`: one `DeviceMaterialiser` for each device."""
+        self._parts = parts
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the seeds that lie on the devices."""
+        return sum(part.resident_bytes for part in self._parts)
+
+    def write(self, genome: Genome) -> None:
+        """See `Writer`."""
+        for part in self._parts:
+            part.write(genome)
+
+
+def _devices(tensors: Mapping[str, Any]) -> list[Any]:
+    """The devices on which tensors lie; the CPU is none."""
+    places = [tensor.device for tensor in tensors.values() if tensor is not None]
+    return [*dict.fromkeys(place for place in places if place.type != "cpu")]
+
+
+def _parted(tensors: Mapping[str, Any], devices: Sequence[Any]) -> list[dict[str, Any]]:
+    """All names for each device, with None for what others write; the first has the CPU's too."""
+
+    def owner(tensor: Any) -> Any:
+        return tensor.device if tensor.device in devices else devices[0]
+
+    return [
+        {
+            name: None if tensor is None or owner(tensor) != device else tensor
+            for name, tensor in tensors.items()
+        }
+        for device in devices
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class LiveModel:
     """One model in memory, to be filled with genome after genome.
@@ -121,7 +160,7 @@ class LiveModel:
     ) -> Writer:
         """What writes genomes over these seeds into the model; see `materialise`.
 
-        By default the model holds what loading an exported checkpoint would give. On a device it is
+        By default the model holds what loading an exported checkpoint would give. On devices it is
         computed there, with `seeds` where that option of the run file says.
 
         Raises:
@@ -131,13 +170,16 @@ class LiveModel:
             return Materialiser(
                 checkpoints, layout, self.destinations, threads, as_exported=as_exported
             )
-        held = [tensor for tensor in self.tensors.values() if tensor is not None]
-        if any(tensor.device.type != "cpu" for tensor in held):
+        if devices := _devices(self.tensors):
             from genepool.materialise.device import DeviceMaterialiser
 
-            return DeviceMaterialiser(
-                checkpoints, layout, self.tensors, threads, as_exported=as_exported, seeds=seeds
-            )
+            parts = [
+                DeviceMaterialiser(
+                    checkpoints, layout, part, threads, as_exported=as_exported, seeds=seeds
+                )
+                for part in _parted(self.tensors, devices)
+            ]
+            return parts[0] if len(parts) == 1 else SpreadWriter(parts)
         from genepool.materialise.torch import CopyingMaterialiser
 
         return CopyingMaterialiser(

@@ -27,6 +27,7 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import CODES
 from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.models.filled import put_on
 from genepool.models.kind import CONFIG, GENERATION, Building, Options
 
 # Its own annotations are not complete enough to check against.
@@ -91,24 +92,17 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
         The model; its tokenizer, or None; and the model's tensors by the checkpoint's names.
 
     Raises:
-        ConfigError: the device or the tokenizer's directory is of no use here, the model generates
+        ConfigError: the devices or the tokenizer's directory is of no use here, the model generates
             without a static cache, or torch cannot compile here.
         CheckpointError: config.json cannot be used, or does not fit the tensors.
     """
     options, layout, first = building.options, building.layout, building.first
-    device, directory = options.device, first.directory or first.path
+    directory = first.directory or first.path
     tokenizer = None if options.tokenizer is None else building.directory / options.tokenizer
     chosen = getattr(torch, options.dtype) if options.dtype else own_dtype(layout)
     with quiet():
         model = _make(directory, first, chosen)
-        try:
-            model.to(device=torch.device(device))
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(
-                f"model: the language model cannot be put on device '{one_line(device)}': "
-                f"{cause(error)}"
-            ) from error
+        put_on(model, options)
         held = held_as_saved(model, directory)
         words = _tokenizer(tokenizer or first.words or directory, needed=tokenizer is not None)
         model.eval()

@@ -194,6 +194,8 @@ class Scorer:
             options, layout = self._inputs.run.config.model, self._inputs.layout
             held = resident_bytes(self._writer) + seeds * model_bytes(layout, None)
             text = told(doing, taken(layout, options.device, options.dtype, held))
+            if options.device_map is not None:
+                text += " (these are of all devices of 'model.device_map' together)"
             raise DeviceMemoryError(text) from error
 
     def _of_seeds(self, ask: Callable[[], Any]) -> list[Any]:

@@ -78,6 +78,9 @@ class Look:
         if config is not None and config.devices is not None and config.executor != "process":
             text = "only the executor 'process' shares devices out; others use 'model.device'"
             self._fault("devices", text=text)
+        if config is not None and config.devices is not None and config.model.device_map:
+            text = "each worker's model lies on one of them; 'model.device_map' is for one model"
+            self._fault("devices", text=text)
         strategy = self._strategy()
         for fault in texts:
             self._fault(*fault.place, text=fault.text)
