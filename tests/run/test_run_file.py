@@ -104,7 +104,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "model: {knd: arrays}": ("model.knd", "unknown key; did you mean 'kind'?"),
     "model: {device_map: autom}": ("model.device_map", "expected a mapping, or the word 'auto'"),
-    "model: {device_map: auto}\nexecutor: process\ndevices: auto": (
+    "devices: auto\nexecutor: process\nmodel: {device_map: auto}": (
         "devices",
         "each worker's model lies on one of them",
     ),
