@@ -21,7 +21,7 @@ from genepool.models.live import SpreadWriter
 from tests.models.test_transformers import child, live, logits, opened
 from tests.quick import quick
 
-pytest.importorskip("accelerate")
+accelerate: Any = pytest.importorskip("accelerate")
 
 PARTS = ("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head")
 
@@ -64,6 +64,21 @@ def test_maps_that_are_refused(tmp_path: Path, given: Any, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         live(checkpoints, layout, device_map=given)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tied_weights_stay_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy on another device would keep what it was when it was made."""
+    dispatch = accelerate.dispatch_model
+
+    def elsewhere(model: Any, **named: Any) -> Any:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        return dispatch(model, **named)
+
+    monkeypatch.setattr(accelerate, "dispatch_model", elsewhere)
+    checkpoints, layout = opened(tmp_path, "gemma", tokenizer=False)
+    words = r"'model\.embed_tokens\.weight', 'lm_head\.weight' are one tensor"
+    with pytest.raises(ConfigError, match=words):
+        live(checkpoints, layout, device_map={"": "cpu"})
 
 
 def test_it_does_not_go_with_compiling(tmp_path: Path) -> None:

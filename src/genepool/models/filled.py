@@ -163,7 +163,22 @@ def _spread(model: Any, device: str, given: Mapping[str, str]) -> None:
             )
     # Of the CPU alone it says that weights lie elsewhere, which is not so.
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    tied = _tied(model)
     accelerate.dispatch_model(model, device_map=dict(given), force_hooks=True)
+    apart = [names for names in tied if names not in _tied(model)]
+    if apart:
+        raise ConfigError(
+            f"model.device_map: {some(apart[0])} are one tensor, which genomes are written into "
+            "once, and lie on several devices; put them on one"
+        )
+
+
+def _tied(model: Any) -> list[list[str]]:
+    """Names of parameters that are one tensor, a list for each tensor that has several."""
+    owners: dict[tuple[torch.device, int], list[str]] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(_memory(tensor), []).append(name)
+    return [names for names in owners.values() if len(names) > 1]
 
 
 def _evenly(model: Any, kind: str) -> dict[str, str]:
