@@ -215,6 +215,7 @@ def plot(found: Mapping[str, list[Row]], file: Path) -> None:
     figure = Figure(figsize=(6.4 * max(1, len(found)), 5), layout="constrained")
     for place, (name, rows) in enumerate(found.items(), 1):
         panel = figure.add_subplot(1, len(found), place)
+        right = max(80 * row.scores["maths"].mean() for row in rows)
         for row in rows:
             x = 100 * row.scores["maths"].mean(axis=1)
             y = 50 * (row.scores["games"].mean(axis=1) + row.scores["shop"].mean(axis=1))
@@ -225,7 +226,7 @@ def plot(found: Mapping[str, list[Row]], file: Path) -> None:
                 marker = "*" if row.label in SEEDS else "^"
                 panel.scatter(x, y, c="black", marker=marker, s=80)
                 # Names of what lies on the right, or beside many points, stand on the left.
-                left = row.label in PLAIN or x[0] > 75
+                left = row.label in PLAIN or x[0] > right
                 panel.annotate(
                     NAMES[row.label],
                     (x[0], y[0]),
