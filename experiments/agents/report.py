@@ -230,7 +230,7 @@ def plot(found: Mapping[str, list[Row]], file: Path) -> None:
                 panel.annotate(
                     NAMES[row.label],
                     (x[0], y[0]),
-                    (-7 if left else 5, 5),
+                    (-7 if left else 5, -12 if row.label == "ties" else 5),
                     textcoords="offset points",
                     ha="right" if left else "left",
                     fontsize=8,
