@@ -76,6 +76,27 @@ def test_a_child_in_place_is_the_exported_child(tmp_path: Path, kind: str, dtype
             assert torch.equal(buffer, held[name])
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "llava"])
+def test_the_head_reads_states_without_gaps(tmp_path: Path, kind: str) -> None:
+    checkpoints, layout = opened(tmp_path, kind, dtype="bfloat16", tokenizer=False)
+    built = live(checkpoints, layout)
+    built.writer(checkpoints, layout).write(child(layout))
+    assert isinstance(built.value, LanguageModel)
+    model, given = built.value.model, []
+    # Hooks are called in the order in which they came.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: given.extend(args))
+    for rows, kept in ((1, 1), (1, 2), (3, 1), (3, 2)):
+        tokens = torch.arange(1, 1 + 5 * rows).reshape(rows, 5) % 29
+        with torch.inference_mode():
+            whole = model(input_ids=tokens).logits
+            last = model(input_ids=tokens, logits_to_keep=kept).logits
+        # For any other strides torch lays copies of the weights side by side, one for each row.
+        size = given[-1].shape[-1]
+        assert given[-1].shape == (rows, kept, size)
+        assert given[-1].stride() == (kept * size, size, 1)
+        assert torch.allclose(last, whole[:, -kept:], rtol=0.02, atol=0.02)
+
+
 def copying(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> list[float]:
     """Chance of each example's answer after its text, a number that padding can change."""
     texts = [example["text"] for example in examples]

@@ -103,6 +103,8 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
     with quiet():
         model = _make(directory, first, chosen)
         put_on(model, options)
+        if (head := model.get_output_embeddings()) is not None:
+            head.register_forward_pre_hook(_laid_out)
         held = held_as_saved(model, directory)
         words = _tokenizer(tokenizer or first.words or directory, needed=tokenizer is not None)
         model.eval()
@@ -112,6 +114,12 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
             _require_compiler()
             model.forward = _compiled(model.forward)
     return model, words, held
+
+
+def _laid_out(_head: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """States of a batch's last tokens, a view of those of all, as a tensor without gaps: for such a
+    view torch copies the head's weights, a good part of a model's, once for each row."""
+    return tuple(one.contiguous().view(-1, one.shape[-1]).view(one.shape) for one in given)
 
 
 @contextlib.contextmanager
