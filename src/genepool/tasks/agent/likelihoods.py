@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,12 +101,14 @@ class _Read:
         cache: the model's state after them, padded on the left, which is not changed; None if it
             cannot go on in several ways.
         padded: whether prompts of several lengths may be read together.
+        masked: whether the model takes a mask of which token sees which.
     """
 
     prompts: list[list[int]]
     first: torch.Tensor
     cache: Any
     padded: bool
+    masked: bool
 
     @property
     def length(self) -> int:
@@ -168,7 +171,21 @@ def _read(model: Any, prompts: list[list[int]], *, whole: bool) -> _Read:
     plain = not whole and _plain(cache, ids.shape[1])
     padded = plain and "position_ids" in inspect.signature(model.forward).parameters
     first = torch.log_softmax(read.logits[:, -1].double(), dim=-1)
-    return _Read(prompts, first, cache if plain else None, padded)
+    return _Read(prompts, first, cache if plain else None, padded, _takes_masks(model))
+
+
+def _takes_masks(model: Any) -> bool:
+    """Whether a model hands a mask of which token sees which to its attention as it is: rotary ones
+    do whose layers all take what transformers' function makes of a mask."""
+    decoder = model.get_decoder()
+    config: Any = model.config.get_text_config()
+    others = ("alibi", "sliding_window", "attention_chunk_size")
+    return (
+        hasattr(sys.modules[type(decoder).__module__], "create_causal_mask")
+        and hasattr(decoder, "rotary_emb")
+        and not any(getattr(config, name, None) for name in others)
+        and config._attn_implementation in ("eager", "sdpa")
+    )
 
 
 def _read_on(
@@ -209,7 +226,8 @@ def _read_on(
         [longest + len(row) for row in more],
         max(map(len, prompts)),
     )
-    return _Read(prompts, torch.log_softmax(last.double(), dim=-1), cache, known.padded)
+    first = torch.log_softmax(last.double(), dim=-1)
+    return _Read(prompts, first, cache, known.padded, known.masked)
 
 
 def _moved(cache: Any, rows: Sequence[int], stops: Sequence[int], length: int) -> Any:
@@ -242,49 +260,124 @@ def _go_on(model: Any, read: _Read, ends: Sequence[Sequence[list[int]]]) -> list
     """Sums of the log-likelihoods of all tokens of endings, for each prompt."""
     totals = [[float(read.first[at, row[0]]) for row in rows] for at, rows in enumerate(ends)]
     # The first token is answered for. Of the others the last is not read.
-    pairs = [(at, k) for at, rows in enumerate(ends) for k, row in enumerate(rows) if len(row) > 1]
-    pairs.sort(key=lambda pair: len(ends[pair[0]][pair[1]]))
-    while pairs:
-        lengths = [len(ends[at][k]) for at, k in pairs]
+    lines = [
+        line
+        for at, rows in enumerate(ends)
+        for line in _lines(at, [(k, row) for k, row in enumerate(rows) if len(row) > 1], read)
+    ]
+    lines.sort(key=lambda line: line.size)
+    while lines:
+        lengths = [line.size for line in lines]
         # Nothing can be padded where the cache is of no use.
-        most = len(pairs) if read.cache is not None else lengths.count(lengths[0])
+        most = len(lines) if read.cache is not None else lengths.count(lengths[0])
         size = _rows(_rows(most, lengths, _SAID), [read.length + n for n in lengths], _READ)
-        group, pairs = pairs[:size], pairs[size:]
-        more = _rest(model, read, [at for at, _ in group], [ends[at][k] for at, k in group])
-        for (at, k), total in zip(group, more, strict=True):
-            totals[at][k] += total
+        group, lines = lines[:size], lines[size:]
+        for line, more in zip(group, _rest(model, read, group), strict=True):
+            for (k, _), total in zip(line.endings, more, strict=True):
+                totals[line.at][k] += total
     return totals
 
 
-def _rest(model: Any, read: _Read, places: list[int], rows: list[list[int]]) -> list[float]:
-    """Sums of the log-likelihoods of all tokens of endings but the first.
+@dataclass(frozen=True)
+class _Line:
+    """Endings that are read in one row, each as if it were alone.
+
+    Attributes:
+        at: which prompt they follow.
+        endings: their numbers and token ids, at least two of these each.
+    """
+
+    at: int
+    endings: list[tuple[int, list[int]]]
+
+    @property
+    def size(self) -> int:
+        """Tokens that are read: of each ending all but the last."""
+        return sum(len(row) - 1 for _, row in self.endings)
+
+
+def _lines(at: int, endings: list[tuple[int, list[int]]], read: _Read) -> list[_Line]:
+    """Endings of a prompt in as few rows as may be: what was read before is copied for each row."""
+    lines: list[_Line] = []
+    for one in endings:
+        together = (
+            bool(lines) and read.grows and read.masked and lines[-1].size + len(one[1]) - 1 <= _SAID
+        )
+        if together:
+            lines[-1].endings.append(one)
+        else:
+            lines.append(_Line(at, [one]))
+    return lines
+
+
+def _rest(model: Any, read: _Read, lines: Sequence[_Line]) -> list[list[float]]:
+    """Sums of the log-likelihoods of all tokens of endings but the first, for each line.
 
     Args:
         model: of transformers.
         read: the prompts.
-        places: which of them each ending follows.
-        rows: token ids of the endings, at least two each; of one length where there is no cache.
+        lines: of one ending and one length each where there is no cache.
     """
-    said = max(map(len, rows)) - 1
+    said = max(line.size for line in lines)
+    rows = [[one for _, row in line.endings for one in row[:-1]] for line in lines]
     if read.cache is None:
-        whole = torch.tensor([[*read.prompts[0], *row[:-1]] for row in rows])
+        whole = torch.tensor([[*read.prompts[0], *row] for row in rows])
         logits = _asked(model, whole, said, use_cache=False).logits[:, -said:]
     else:
-        ids, behind = _laid([row[:-1] for row in rows], said, left=False)
+        places = [line.at for line in lines]
+        ids, behind = _laid(rows, said, left=False)
         _, before = _laid([read.prompts[at] for at in places], read.length, left=True)
         mask = torch.cat([before, behind], dim=1)
+        positions = _positions(mask)[:, -said:]
+        if any(len(line.endings) > 1 for line in lines):
+            mask, positions = _apart(mask, lines, said, model.dtype)
         cache = copy.copy(read.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         cache.reorder_cache(torch.tensor(places))
-        given: dict[str, Any] = {"position_ids": _positions(mask)[:, -said:]} if read.padded else {}
+        given: dict[str, Any] = {"position_ids": positions} if read.padded else {}
         given |= {"attention_mask": mask, "past_key_values": cache}
         logits = _asked(model, ids, said, **given).logits[:, -said:]
-    totals: list[float] = []
-    for one, row in zip(logits, rows, strict=True):
-        wanted = torch.tensor(row[1:], dtype=torch.int64, device=one.device)
-        chances = torch.log_softmax(one[: len(row) - 1].double(), dim=-1)
-        totals.append(float(chances.gather(1, wanted[:, None]).sum()))
-    return totals
+    found: list[list[float]] = []
+    for one, line in zip(logits, lines, strict=True):
+        totals: list[float] = []
+        for _, row in line.endings:
+            said_here, one = one[: len(row) - 1], one[len(row) - 1 :]
+            wanted = torch.tensor(row[1:], dtype=torch.int64, device=one.device)
+            chances = torch.log_softmax(said_here.double(), dim=-1)
+            totals.append(float(chances.gather(1, wanted[:, None]).sum()))
+        found.append(totals)
+    return found
+
+
+def _apart(
+    mask: torch.Tensor, lines: Sequence[_Line], said: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A mask by which each ending of a line sees the prompt and itself alone, and positions.
+
+    Args:
+        mask: int64[lines, length + said], where there is a token.
+        lines: of endings.
+        said: tokens of the longest line.
+        dtype: of the model.
+
+    Returns:
+        [lines, 1, said, length + said], what is added to scores of attention; int64[lines, said].
+    """
+    length = mask.shape[1] - said
+    sees = mask[:, None, None, :].bool().repeat(1, 1, said, 1)
+    own = sees[..., length:]
+    # What is padded sees itself, so that its states are numbers.
+    own[:] = torch.eye(said, dtype=torch.bool)
+    positions = torch.zeros((len(lines), said), dtype=torch.int64)
+    for at, line in enumerate(lines):
+        start = 0
+        for _, row in line.endings:
+            count, stop = len(row) - 1, start + len(row) - 1
+            own[at, 0, start:stop, start:stop] = torch.ones(count, count, dtype=torch.bool).tril()
+            positions[at, start:stop] = mask[at, :length].sum() + torch.arange(count)
+            start = stop
+    added = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
+    return added, positions
 
 
 def _rows(most: int, lengths: Sequence[int], tokens: int) -> int:
