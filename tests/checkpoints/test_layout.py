@@ -180,10 +180,43 @@ def test_checkpoints_that_differ_are_refused_with_the_likely_cause(
     assert "\n" not in text
 
 
-def test_constants_are_carried_even_if_only_one_file_has_them(tmp_path: Path) -> None:
-    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    layout = layout_of(tmp_path, {**model([0]), name: torch.ones(4)}, model([0]))
-    assert layout.carried == (name,)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("name", "constant"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
+        ("roberta.embeddings.position_ids", torch.arange(6)[None]),
+        ("transformer.h.0.attn.bias", torch.ones(1, 1, 4, 4).tril()),
+        ("h.0.attn.bias", torch.ones(1, 1, 4, 4).tril().byte()),
+        ("gpt_neox.layers.0.attention.bias", torch.ones(1, 1, 4, 4).tril().bool()),
+        ("transformer.h.0.attn.attention.bias", torch.ones(1, 1, 4, 4).tril().half()),
+    ],
+)
+def test_constants_are_carried_even_if_only_one_file_has_them(
+    tmp_path: Path, name: str, constant: torch.Tensor, first: bool
+) -> None:
+    pair = ({**model([0]), name: constant}, model([0]))
+    assert layout_of(tmp_path, *(pair if first else pair[::-1])).carried == (name,) * first
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("h.0.attn.bias", torch.ones(6)),
+        ("h.0.attn.bias", torch.ones(1, 1, 1, 4)),
+        ("h.0.attn.relative.bias", torch.ones(1, 1, 4, 4)),
+        ("embeddings.position_ids", torch.ones(1, 6)),
+        ("h.0.steps", torch.arange(4)),
+    ],
+)
+def test_what_looks_like_a_constant_is_not_left_out(
+    tmp_path: Path, name: str, weight: torch.Tensor
+) -> None:
+    """Weights of such a name merge, and whole numbers of another are part of the architecture."""
+    with pytest.raises(CheckpointError, match=name):
+        layout_of(tmp_path / "lacks", {**model([0]), name: weight}, model([0]))
+    layout = layout_of(tmp_path / "has", *[{**model([0]), name: weight}] * 2)
+    assert (name in layout.carried) == (not weight.is_floating_point())
 
 
 def test_a_model_without_floats_is_refused(tmp_path: Path) -> None:

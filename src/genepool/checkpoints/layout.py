@@ -38,7 +38,7 @@ PRESETS: Mapping[str, Mapping[str, list[str]]] = {
 }
 # Constants of the architecture that some files store as floats: a merge would only scale them.
 CONSTANTS = ("*.rotary_emb.inv_freq", "*.attn.masked_bias", "*.attention.masked_bias")
-# Of pipelines only, since pools of other models have them on their axis.
+# The same; as floats of pipelines only, since pools of other models have those on their axis.
 _OF_PIPELINES = ("*.position_ids", "*.pos_embed.pos_embed")
 
 
@@ -243,17 +243,26 @@ def _nothing_shared(checkpoints: Sequence[Checkpoint]) -> CheckpointError:
 
 def merges(checkpoint: Checkpoint, tensor: Tensor) -> bool:
     """Whether a tensor's values are weights, and not whole numbers or constants of the model."""
-    constant = _constant(checkpoint, tensor.name)
+    constant = _constant(checkpoint, tensor)
     return DTYPES[tensor.dtype].floating and tensor.raw.size > 0 and not constant
 
 
-def _constant(checkpoint: Checkpoint, name: str) -> bool:
+def _constant(checkpoint: Checkpoint, tensor: Tensor) -> bool:
     """Whether a tensor is not to merge by its name, so that it may be absent in other seeds."""
-    if checkpoint.evolving and not name.startswith(checkpoint.evolving):
+    if checkpoint.evolving and not tensor.name.startswith(checkpoint.evolving):
         return True
-    generator = checkpoint.pipeline is not None or checkpoint.evolving
+    whole = not DTYPES[tensor.dtype].floating
+    generator = whole or checkpoint.pipeline is not None or checkpoint.evolving
     patterns = (*CONSTANTS, *_OF_PIPELINES) if generator else CONSTANTS
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return _causal_mask(tensor) or any(fnmatch.fnmatchcase(tensor.name, one) for one in patterns)
+
+
+def _causal_mask(tensor: Tensor) -> bool:
+    """Whether a tensor says which token sees which, as files of GPT-2, GPT-Neo and GPT-NeoX once
+    did: what has such a name is a bias otherwise, of another shape."""
+    shape = tensor.shape
+    named = tensor.name.endswith((".attn.bias", ".attention.bias"))
+    return named and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
 
 
 def _divide(
@@ -309,8 +318,10 @@ def pattern_test(pattern: str) -> Callable[[str], bool]:
 
 def _require_same(first: Checkpoint, other: Checkpoint, rows: Mapping[str, int]) -> None:
     pair = f"{at(other.path)} does not fit {at(first.path)}"
-    missing = [n for n in first.tensors if n not in other.tensors and not _constant(first, n)]
-    extra = [n for n in other.tensors if n not in first.tensors and not _constant(first, n)]
+    missing, extra = (
+        [n for n, t in ours.tensors.items() if n not in theirs.tensors and not _constant(first, t)]
+        for ours, theirs in ((first, other), (other, first))
+    )
     if missing or extra:
         parts = [
             f"it {verb} {count(len(names), 'tensor')} ({some(sorted(names))})"
