@@ -22,10 +22,11 @@ from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.run.run_file import load_run
 from genepool.strategies.cma_es import group_tensors
+from genepool.strategies.sweep import Sweep
 from genepool.ui.report.report import write_report
 from tests.cli import run_cli
 from tests.quick import quick
-from tests.runs import contents, write_run
+from tests.runs import contents, seed_file, write_run
 
 MEASURES = [{"task": "clouds", "labels": ["0"]}, {"task": "clouds", "labels": ["1", "2"]}]
 STRATEGIES: list[dict[str, Any]] = [
@@ -142,6 +143,32 @@ def test_the_sweep_covers_its_grid(tmp_path: Path) -> None:
     with Pool(tmp_path / "pool") as pool:
         ratios = [json.loads(record.plan)["ratio"] for record in pool.records() if record.step]
     assert ratios == [0, 0.25, 0.5, 0.75, 1, 0.125, 0.375, 0.625, 0.875]
+
+
+def test_a_sweep_says_where_the_budget_ends_before_its_grid(tmp_path: Path) -> None:
+    strategy = {"name": "sweep", "grid": 5}
+    seeds = [seed_file(tmp_path, number) for number in (1, 2, 3)]
+    file = write_run(tmp_path, strategy=strategy, seeds=seeds, budget=8)
+    assert evolve(file).notices[-1] == (
+        "budget: 8 is less than the 15 merges of the sweep (5 ratios for each pair of seeds), so "
+        "that no ratio above 0.5 is tried; make 'grid' smaller or the budget larger"
+    )
+    # The budget that counts is that of the call.
+    assert not any("sweep" in text for text in evolve(file, budget=15).notices)
+    with Pool(tmp_path / "pool") as pool:
+        ratios = [json.loads(record.plan)["ratio"] for record in pool.records() if record.step]
+    assert max(ratios[:8]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("seeds", "budget", "largest"),
+    [(2, 4, "0.75"), (2, 5, None), (4, 6, "0"), (4, 29, "1"), (4, 30, None), (1, 2, "0.25")],
+)
+def test_the_largest_ratio_of_a_sweep_that_is_cut_short(
+    seeds: int, budget: int, largest: str | None
+) -> None:
+    told = Sweep(grid=5).told(seeds, budget)
+    assert [f"no ratio above {largest} is" in text for text in told] == [True] * bool(largest)
 
 
 _STRATEGY = """

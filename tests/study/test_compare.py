@@ -25,6 +25,7 @@ from genepool.errors import ConfigError, GenepoolError, InputError, MissingExtra
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
+from genepool.run.progress import Silence
 from genepool.run.run_file import load_run
 from genepool.study.compare import compare, parse_variant, plan_jobs, read_curve
 from genepool.study.comparison import Curve, assemble, smallest_p
@@ -234,6 +235,45 @@ def test_the_seeds_are_read_once_for_all_runs(small: tuple[Path, Path]) -> None:
     assert names == ["digests.json", "gram"]
     inside = {path.name for path in (out / "runs").rglob("*") if path.is_file()}
     assert not any("gram" in name or "digests" in name for name in inside)
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"executor": "process", "devices": "auto", "workers": 2},
+        {"executor": "process", "devices": ["cpu"], "in_flight": "auto"},
+        {"executor": "ray", "in_flight": "auto", "ray": {"gpus": 1}},
+    ],
+)
+def test_how_the_run_file_shares_out_its_children_does_not_count(
+    shared: dict[str, Any], tmp_path: Path
+) -> None:
+    run = load_run(write_run(tmp_path, **shared))
+    (job,) = plan_jobs(run, tmp_path, ["ga"], [], 1, 2)
+    assert (job.run.config.executor, job.run.config.devices) == ("serial", None)
+    assert evolve(job.run).session == 2
+    with Pool(job.pool) as pool:
+        assert pool.meta()["pins"]["in_flight"] == 1
+
+
+_SHORT = (
+    "budget: 3 is less than the 101 merges of the sweep (101 ratios for each pair of seeds), so "
+    "that no ratio above 0.02 is tried; make 'grid' smaller or the budget larger"
+)
+
+
+def test_what_is_good_to_know_of_a_strategy_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Watcher(Silence):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    file = write_run(tmp_path)
+    for _ in range(2):
+        names = ["sweep", "ga"]
+        compare(file, tmp_path / "out", strategies=names, runs=2, budget=3, progress=Watcher())
+    assert told == [f"sweep: {_SHORT}"]
 
 
 # Refusals

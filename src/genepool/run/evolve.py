@@ -46,8 +46,8 @@ class Result:
         status: as `genepool status --json` prints it.
         session: children absorbed by this call.
         seconds: that they took, setting up left out.
-        notices: what is good to know about seeds and tasks, one line each; empty if nothing was
-            to do.
+        notices: what is good to know about seeds, tasks and strategy, one line each; empty if
+            nothing was to do.
     """
 
     pool: Path
@@ -96,7 +96,8 @@ def evolve(
     watcher.stage("opening seeds and tasks")
     inputs = open_inputs(loaded)
     _require_own_sessions(inputs, devices)
-    for notice in inputs.notices:
+    told = (*inputs.notices, *loaded.strategy.told(len(loaded.seeds), target))
+    for notice in told:
         watcher.notice(notice)
     now = ran_with(loaded)
     notes = outdated_told()
@@ -148,7 +149,7 @@ def evolve(
             children, seconds = drive(session, problem, target)
         finally:
             executor.close()
-        return Result(path, pool.status(), children, seconds, (*inputs.notices, *twins, *notes))
+        return Result(path, pool.status(), children, seconds, (*told, *twins, *notes))
 
 
 def _require_difference(inputs: Inputs, digests: list[str]) -> None:

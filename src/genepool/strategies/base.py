@@ -80,6 +80,15 @@ class Strategy(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
         """
         return
 
+    def told(self, seeds: int, budget: int) -> tuple[str, ...]:
+        """What is good to know before any child is made, one line each.
+
+        Args:
+            seeds: number of seed models.
+            budget: number of children that there are in the end.
+        """
+        return ()
+
     @abstractmethod
     def begin(self, problem: Problem, in_flight: int) -> Any:
         """The state before anything is absorbed, W children being in flight.

@@ -20,9 +20,22 @@ class Sweep(OfSeeds, frozen=True):
         default=101,
         ge=2,
         le=10**6,
-        description="So many ratios from 0 to 1 are tried; then the gaps between them are halved, "
-        "again and again.",
+        description="So many ratios from 0 to 1 are tried, from 0 upwards, each for every pair of "
+        "seeds; then the gaps between them are halved, again and again. A budget below 'grid' "
+        "times the number of pairs ends before the large ratios.",
     )
+
+    def told(self, seeds: int, budget: int) -> tuple[str, ...]:
+        """That the budget ends before the grid does."""
+        pairs = max(1, seeds * (seeds - 1) // 2)
+        if not 0 < budget < self.grid * pairs:
+            return ()
+        largest = grid_ratio((budget - 1) // pairs, self.grid)
+        return (
+            f"budget: {budget:,} is less than the {self.grid * pairs:,} merges of the sweep "
+            f"({self.grid:,} ratios for each pair of seeds), so that no ratio above {largest:.3g} "
+            "is tried; make 'grid' smaller or the budget larger",
+        )
 
     def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
         """The child of step `step`."""

@@ -1,4 +1,4 @@
-"""Comparing strategies over many runs, with a test of significance; and the digits demo.
+"""Comparing strategies over many runs, with a test of significance; and what the demos breed.
 
 `compare` is the room's face.
 """

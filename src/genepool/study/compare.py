@@ -132,8 +132,9 @@ def plan_jobs(
                 "seed": seed,
                 "budget": budget,
                 "track_held_out": True,
-                # The cores are shared among the runs.
+                # The cores are shared among the runs, each of which has one model.
                 "executor": "serial",
+                "devices": None,
             }
             jobs.append(Job(label, seed, _changed(run, changes, origin)))
     return jobs
@@ -214,6 +215,13 @@ def _prepared(jobs: Sequence[Job], cache: Path, watcher: Progress) -> Path:
     if missing:
         watcher.stage("reading the seeds")
         run = missing[0].run
+        told = {
+            f"{job.label}: {text}": None
+            for job in missing
+            for text in job.run.strategy.told(len(run.seeds), job.run.config.budget)
+        }
+        for notice in told:
+            watcher.notice(notice)
         cache.mkdir(exist_ok=True)
         sources, family = open_seeds(run)
         remember_digests(family.checkpoints, [source.rename for source in sources], cache)

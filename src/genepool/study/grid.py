@@ -60,7 +60,7 @@ def run_grid(
         jobs: with different pools. They start seed by seed, so that all strategies go on alike.
         workers: processes, at least 1.
         progress: is told about all runs together.
-        cache: see `driver.evolve`; one for all runs.
+        cache: see `run.evolve.evolve`; one for all runs.
 
     Raises:
         GenepoolError: a run failed (the message says which), or a worker died.

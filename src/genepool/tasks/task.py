@@ -83,7 +83,7 @@ class Task(Protocol):
         """Score a model.
 
         Args:
-            model: the value of a live model (see `evaluate.live`); not to be changed.
+            model: the value of a live model (see `models.live`); not to be changed.
             indices: int64[n], positions in `samples`, or in `held_out` if `held_out` is true; any
                 order, any n >= 0.
             held_out: which of the two sets `indices` counts in.

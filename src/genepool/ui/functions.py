@@ -72,7 +72,8 @@ def compare(
         variants: labels, and strategies with their options.
         runs: of each strategy, with the run file's random seed, that seed + 1, and so on.
         budget: children of each run; None takes the run file's.
-        workers: processes, with one thread each; None means one per core.
+        workers: runs at a time, each in a process with one thread and a model of its own; None
+            means as many as there are cores.
         progress: as for `evolve`.
 
     Raises:

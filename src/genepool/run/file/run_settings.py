@@ -156,12 +156,14 @@ class RunConfig(Section):
     in_flight: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         default=1,
         description="So many children are proposed before the oldest is absorbed; the paper has 1. "
-        "With 'auto' there are twice as many as workers (1 for one worker), or as many as the "
-        "strategy allows; the pool keeps the number that it began with.",
+        "With 'auto' there are twice as many as workers (1 for one worker; with the executor 'ray' "
+        "the number of 'workers' must be given), or as many as the strategy allows; the pool keeps "
+        "the number that it began with.",
     )
     early_stop: bool = Field(
         default=True,
-        description="A child is scored no further once its rejection is certain (lossless).",
+        description="A child is scored no further once its rejection is certain (lossless), with "
+        "the strategies m2n2, ga, sweep and random; the others ask all examples.",
     )
     track_held_out: bool = Field(
         default=False, description="Every new champion is also scored on the held-out examples."
@@ -184,8 +186,8 @@ class RunConfig(Section):
         ge=0,
         le=4096,
         description="There are so many workers; 0 means as many as cores, or as fit into the Ray "
-        "cluster, at most 'in_flight'. Where 'devices' are named, it is the number for each of "
-        "them, and 0 means 1.",
+        "cluster, at most 'in_flight'; that is 1 by default, and several workers need more, or "
+        "'auto'. Where 'devices' are named, it is the number for each of them, and 0 means 1.",
     )
     devices: Annotated[list[str], Field(min_length=1)] | Literal["auto"] | None = Field(
         default=None,

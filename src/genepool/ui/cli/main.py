@@ -1,9 +1,10 @@
 """The command line: the group of all commands, and how they end.
 
 Everything but click is imported inside the command that needs it, so that commands which only read
-a pool start at once. Exit codes: 0 done; 1 failed, with the reason in one line on standard error;
-2 wrong usage; 130 interrupted. An exception that is not a `GenepoolError` is a bug and keeps its
-traceback; with `GENEPOOL_DEBUG=1` in the environment every error shows one.
+a pool start at once. Exit codes: 0 done; 1 failed, with the reason in one line on standard error,
+or one for each mistake in a run file; 2 wrong usage; 130 interrupted. An exception that is not a
+`GenepoolError` is a bug and keeps its traceback; with `GENEPOOL_DEBUG=1` in the environment every
+error shows one.
 """
 
 from __future__ import annotations

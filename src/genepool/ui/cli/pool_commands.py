@@ -1,4 +1,4 @@
-"""The commands that look into a pool: status, show, report."""
+"""The commands that look into a pool: status, show, report, pack."""
 
 from __future__ import annotations
 

@@ -133,6 +133,13 @@ def evolve(run: Path, budget: int | None, as_json: bool) -> None:
     "that seed + 1, and so on.",
 )
 @budget_option("Each run has so many children.  [default: the run file's]")
+@click.option(
+    "--workers",
+    type=Whole(1, 4096),
+    metavar="W",
+    help="So many runs are scored at a time, each in a process with a model of its own.  "
+    "[default: as many as there are cores]",
+)
 @output_to(
     "The comparison is written to this directory; one that was begun there goes on.",
 )
@@ -143,6 +150,7 @@ def compare(
     variants: tuple[str, ...],
     runs: int,
     budget: int | None,
+    workers: int | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -167,6 +175,7 @@ def compare(
             variants=[parse_variant(text) for text in variants],
             runs=runs,
             budget=budget,
+            workers=workers,
             progress=progress,
         )
     from genepool.study.comparison import as_json as table
