@@ -32,6 +32,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "cma-es": {"name": "cma-es", "population": 10, "archive": ARCHIVE},
     "slerp": {"name": "sweep", "archive": ARCHIVE},
 }
+# As many ratios for each of the six pairs of seeds as the budget is enough for.
+GRIDS = {"B": 13, "A": 5}
 # One ratio for all weights on a grid: nothing in it is drawn.
 ONCE = ("slerp",)
 
@@ -85,7 +87,10 @@ def run_file(work: Path, setting: str, label: str, seed: int, budget: int) -> di
     for key in ("held_out_examples", "languages"):
         del file["tasks"][0][key]
     pool = str(work / setting / "pools" / f"{label}-{seed}")
-    return {**file, "pool": pool, "strategy": STRATEGIES[label], "budget": budget, "seed": seed}
+    strategy = STRATEGIES[label]
+    if strategy["name"] == "sweep":
+        strategy = {**strategy, "grid": GRIDS[setting]}
+    return {**file, "pool": pool, "strategy": strategy, "budget": budget, "seed": seed}
 
 
 def final_file(work: Path, setting: str) -> dict[str, Any]:
