@@ -197,7 +197,7 @@ def curve(pool: Any) -> dict[str, Any]:
 def markdown(part: dict[str, Any]) -> str:
     """The rows as a table in percent."""
     lines = [
-        "| model | maths | shopping | average | average on training examples |",
+        "| model | maths | shopping | average | average on selection examples |",
         "|---|---|---|---|---|",
     ]
     names = {"base": "base", "maths": "specialist maths", "shopping": "specialist shopping"}
@@ -211,7 +211,7 @@ def markdown(part: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], file: Path) -> None:
-    """The champions' training scores over evaluations, and at the right end the held-out ones."""
+    """The champions' selection scores over evaluations, and at the right end the held-out ones."""
     import matplotlib
 
     matplotlib.use("Agg")
