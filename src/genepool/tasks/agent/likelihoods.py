@@ -181,8 +181,8 @@ def _takes_masks(model: Any) -> bool:
     config: Any = model.config.get_text_config()
     others = ("alibi", "sliding_window", "attention_chunk_size")
     return (
-        hasattr(sys.modules[type(decoder).__module__], "create_causal_mask")
-        and hasattr(decoder, "rotary_emb")
+        "create_causal_mask" in vars(sys.modules[type(decoder).__module__])
+        and getattr(decoder, "rotary_emb", None) is not None
         and not any(getattr(config, name, None) for name in others)
         and config._attn_implementation in ("eager", "sdpa")
     )
