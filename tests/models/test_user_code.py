@@ -52,6 +52,48 @@ def test_a_module_of_the_same_name_from_elsewhere_is_not_taken_for_it(tmp_path: 
         load_object("gp_load_d:where", tmp_path / "two")
 
 
+def test_a_module_from_a_folder_inside_is_not_taken_for_it(tmp_path: Path) -> None:
+    for folder in (tmp_path / "old", tmp_path):
+        folder.mkdir(exist_ok=True)
+        (folder / "gp_load_m.py").write_text("where = 1\n")
+        (folder / "gp_load_n").mkdir()
+        (folder / "gp_load_n" / "inner.py").write_text("where = 1\n")
+    for name in ("gp_load_m:where", "gp_load_n.inner:where"):
+        load_object(name, tmp_path / "old")
+        with pytest.raises(ConfigError, match="already loaded another module 'gp_load_"):
+            load_object(name, tmp_path)
+
+
+def test_a_module_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "gp_load_o.py").write_text("x = 5\n")
+    (tmp_path / "run" / "gp_load_o.py").symlink_to(tmp_path / "gp_load_o.py")
+    assert load_object("gp_load_o:x", tmp_path / "run") == 5
+    # It is the same file.
+    assert load_object("gp_load_o:x", tmp_path) == 5
+
+
+def test_the_folder_comes_before_those_of_other_run_files(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"gp_load_{folder}.py").write_text("")
+        (tmp_path / folder / "gp_load_p.py").write_text(f"where = {folder!r}\n")
+    with pytest.raises(ConfigError):
+        load_object("gp_load_one:f", tmp_path / "one")
+    with pytest.raises(ConfigError):
+        load_object("gp_load_two:f", tmp_path / "two")
+    assert load_object("gp_load_p:where", tmp_path / "one") == "one"
+
+
+@pytest.mark.parametrize("name", ["time", "sys"])
+def test_a_module_with_the_name_of_one_that_is_built_in(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"\(built in\) has no 'score'"):
+        load_object(f"{name}:score", tmp_path)
+    (tmp_path / f"{name}.py").write_text("def score(): pass")
+    with pytest.raises(ConfigError, match=rf"loaded another module '{name}' \(built in\)"):
+        load_object(f"{name}:score", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [

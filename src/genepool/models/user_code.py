@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.machinery import all_suffixes
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -64,8 +65,8 @@ def _dotted(name: str) -> bool:
 
 def _load_module(name: str, directory: Path) -> ModuleType:
     folder = str(directory.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if sys.path[:1] != [folder]:
+        sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
     # A file written since Python last listed the folder must be seen.
     importlib.invalidate_caches()
     try:
@@ -81,23 +82,29 @@ def _load_module(name: str, directory: Path) -> ModuleType:
         pass_on(error)
         # SystemExit too: a script without a main guard must not end the run without a word.
         raise ConfigError(f"importing '{name}' failed: {blamed(error)}") from error
-    _require_from_folder(name, module, Path(folder))
+    _require_from_folder(name, Path(folder))
     return module
 
 
-def _require_from_folder(name: str, module: ModuleType, folder: Path) -> None:
-    top = name.partition(".")[0]
-    local = [folder / f"{top}.py", folder / top / "__init__.py"]
-    if not any(path.is_file() for path in local):
-        return
-    loaded = sys.modules.get(top, module)
-    file = loaded.__file__
-    if file is None or not Path(file).resolve().is_relative_to(folder):
-        raise ConfigError(
-            f"'{name}': {at(local[0])} cannot be used, because Python has already loaded another "
-            f"module '{top}' ({_file(loaded)}); rename yours"
-        )
+def _require_from_folder(name: str, folder: Path) -> None:
+    """Refuse what Python has loaded from elsewhere where the folder has files of that name."""
+    parts = name.split(".")
+    for number in range(1, len(parts) + 1):
+        path, loaded = folder.joinpath(*parts[:number]), sys.modules[".".join(parts[:number])]
+        own = [
+            file
+            for stem in (path, path / "__init__")
+            for suffix in all_suffixes()
+            if (file := stem.with_name(stem.name + suffix)).is_file()
+        ]
+        file = getattr(loaded, "__file__", None)
+        if own and (file is None or Path(file).resolve() not in [one.resolve() for one in own]):
+            raise ConfigError(
+                f"'{name}': {at(own[0])} cannot be used, because Python has already loaded another "
+                f"module '{loaded.__name__}' ({_file(loaded)}); rename yours"
+            )
 
 
 def _file(module: ModuleType) -> str:
-    return at(Path(module.__file__)) if module.__file__ else "built in"
+    file = getattr(module, "__file__", None)
+    return at(Path(file)) if file else "built in"
