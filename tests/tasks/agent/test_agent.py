@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -264,6 +265,28 @@ def test_an_episode_is_solved_where_its_shares_are_all_there() -> None:
     assert sum([1 / 6] * 6) < 1
     assert task.score(KNOWS_SOME, ALL).tolist() == [1.0] * 5
     assert task.measures(KNOWS_SOME)["solved"] == 1
+
+
+def test_episodes_draw_the_same_random_numbers_whatever_is_played_beside_them() -> None:
+    how: dict[str, Any] = {"score": "sum", "scale": [0.0, 10.0]}
+    alone = agent("Dice", batch=1, **how).score(KNOWS_SOME, ALL)
+    assert len(set(alone[1:4].tolist())) == 3
+    task = agent("Dice", batch=5, **how)
+    assert task.score(KNOWS_SOME, ALL).tolist() == alone.tolist()
+    assert task.score(model(0, 0, 3, 3, 0), ALL)[3] == alone[3]
+
+
+def test_it_shows_that_an_environment_draws_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who scores asks twice then, and refuses what does not repeat."""
+    task, quiet = agent("Dice", score="sum", scale=[0.0, 10.0]), agent()
+    before = random.getstate()
+    quiet.score(KNOWS_SOME, ALL)
+    assert random.getstate() == before
+    task.score(KNOWS_SOME, ALL)
+    assert random.getstate() != before
+    # It sets no random seed any longer.
+    monkeypatch.setattr(worlds.Dice, "reset", worlds.Corridor.reset)
+    assert task.score(KNOWS_SOME, ALL)[3] != task.score(KNOWS_SOME, ALL)[3]
 
 
 def test_held_out_tasks_that_begin_as_others_do_are_told() -> None:

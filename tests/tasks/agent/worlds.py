@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from genepool.errors import EnvironmentDown
@@ -131,6 +133,19 @@ class Shares(Corridor):
 
     def step(self, text: str) -> Step:
         return super().step(text)._replace(reward=1 / 6)
+
+
+class Dice(Corridor):
+    """Rewards are drawn from the generators of the whole process, which each episode sets."""
+
+    def reset(self, id: str) -> Turn:
+        random.seed(int(id))
+        np.random.seed(int(id))  # noqa: NPY002
+        return super().reset(id)
+
+    def step(self, text: str) -> Step:
+        luck = random.random() + np.random.random() if text == "right" else 0.0  # noqa: NPY002
+        return super().step(text)._replace(reward=luck)
 
 
 class Twins(Corridor):

@@ -6,14 +6,17 @@ import contextlib
 import logging
 import math
 import numbers
+import random
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+import numpy as np
 
 from genepool.errors import EnvironmentDown, EpisodeError, GenepoolError
 from genepool.messages import cause, one_line, pass_on, shown
-from genepool.tasks.agent.environment import Environment, Step, Turn
+from genepool.tasks.agent.environment import Environment, Remote, Step, Turn
 
 _Found = TypeVar("_Found")
 
@@ -31,6 +34,43 @@ _told = -math.inf  # when it was told last that an environment is waited for, by
 LONGEST_TEXT = 100_000
 # Admissible actions of one turn.
 _MOST_ACTIONS = 10_000
+
+
+class _RandomNumbers:
+    """The random numbers of one session.
+
+    Environments in this process may draw from the generators that all code of a process shares. If
+    sessions shared them too, an episode would depend on the others that are played beside it.
+    """
+
+    def __init__(self) -> None:
+        """They are others for each session, so that it shows where an environment sets none."""
+        self._states: Any = random.Random().getstate(), np.random.RandomState().get_state()
+
+    @contextlib.contextmanager
+    def put_in(self) -> Generator[None, None, None]:
+        """Let what is inside draw them. Of the process's own one is drawn then, or none if none was
+        drawn inside: who looks whether a task draws random numbers must see it."""
+        outside = _states()
+        _set_states(self._states)
+        try:
+            yield
+        finally:
+            before, self._states = self._states, _states()
+            _set_states(outside)
+            if self._states[0] != before[0]:
+                random.random()
+            if not all(map(np.array_equal, self._states[1], before[1])):
+                np.random.random()  # noqa: NPY002
+
+
+def _states() -> Any:
+    return random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _set_states(states: Any) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
 
 
 class Session:
@@ -53,6 +93,7 @@ class Session:
         self._patience = patience
         self._stop = stop
         self._environment: Environment | None = None
+        self._numbers = _RandomNumbers()
         self._id = ""
         self._first: Turn | None = None
         self._played: list[tuple[str, Step]] = []
@@ -64,7 +105,7 @@ class Session:
             EpisodeError: it has no answer, or did not answer for as long as there is patience.
         """
         self._first = None
-        return self._patiently(lambda: question(self._opened()))
+        return self._patiently(lambda: self._call(self._opened(), question))
 
     def begin(self, id: str, expected: Turn | None = None) -> Turn:
         """Begin an episode.
@@ -79,7 +120,7 @@ class Session:
         self._id, self._first, self._played = id, expected, []
 
         def reset() -> Turn:
-            turn = _sound_turn(self._opened().reset(id))
+            turn = _sound_turn(self._call(self._opened(), lambda e: e.reset(id)))
             self._compare("begins", self._first, turn)
             return turn
 
@@ -92,7 +133,9 @@ class Session:
         Raises:
             EpisodeError: the environment is broken, or does not repeat itself.
         """
-        step = self._patiently(lambda: _sound(self._caught_up().step(text)))
+        step = self._patiently(
+            lambda: _sound(self._call(self._caught_up(), lambda e: e.step(text)))
+        )
         self._played.append((text, step))
         return step
 
@@ -113,11 +156,19 @@ class Session:
         if self._environment is not None:
             return self._environment
         environment = self._opened()
-        self._compare("begins", self._first, _sound_turn(environment.reset(self._id)))
+        first = self._call(environment, lambda e: e.reset(self._id))
+        self._compare("begins", self._first, _sound_turn(first))
         for number, (text, before) in enumerate(self._played):
             what = f"goes on, after action {number + 1} ({one_line(text)}),"
-            self._compare(what, before, _sound(environment.step(text)))
+            now = self._call(environment, lambda e, text=text: e.step(text))
+            self._compare(what, before, _sound(now))
         return environment
+
+    def _call(self, environment: Environment, ask: Callable[[Environment], _Found]) -> _Found:
+        if isinstance(environment, Remote) and environment.remote:
+            return ask(environment)
+        with self._numbers.put_in():
+            return ask(environment)
 
     def _compare(self, what: str, before: Turn | Step | None, now: Turn | Step) -> None:
         if before is None or before == now:
