@@ -55,6 +55,8 @@ def tiny_config(kind: str = "llama", **changes: Any) -> Any:
         return transformers.Qwen2Config(**{"tie_word_embeddings": True, **llama, **changes})
     if kind == "gemma":
         return transformers.GemmaConfig(head_dim=8, **{**llama, **changes})
+    if kind == "gemma3_text":
+        return transformers.Gemma3TextConfig(head_dim=8, **{**llama, **changes})
     if kind == "mixtral":
         return transformers.MixtralConfig(num_local_experts=4, **{**llama, **changes})
     if kind == "qwen2_moe":

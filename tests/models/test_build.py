@@ -18,6 +18,7 @@ from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.genome import recipe, seed_recipe
 from genepool.errors import CheckpointError, ConfigError, GenepoolError
 from genepool.models.build import ModelOptions, build_model
+from genepool.models.filled import Unchanged
 from genepool.models.live import LiveModel
 
 _NETWORKS = """
@@ -248,3 +249,22 @@ class TestNetworks:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(GenepoolError, match=r"pip install '[^']*\[torch\].*whl/cpu"):
             live(folder, checkpoints, layout, network="gp_nets:plain")
+
+
+@pytest.mark.parametrize("kept", [{"version": 1}, None, torch.zeros(3)])
+def test_what_modules_make_for_their_state_besides_weights_is_passed_over(kept: object) -> None:
+    class Keeping(torch.nn.Linear):
+        def get_extra_state(self) -> object:
+            return kept.clone() if isinstance(kept, torch.Tensor) else kept
+
+        def set_extra_state(self, state: object) -> None:
+            pass
+
+    network = torch.nn.Sequential(Keeping(2, 2), Keeping(2, 2))
+    unchanged = Unchanged(network)
+    sample = unchanged.sample()
+    assert set(sample) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    unchanged.look("the task", sample)
+    network.half()
+    with pytest.raises(ConfigError, match=r"has put '0\.weight'"):
+        unchanged.look("the task", sample)

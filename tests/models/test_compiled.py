@@ -3,7 +3,9 @@ and nothing else: what a child says depends on its weights and on what it is ask
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import shutil
 import subprocess
 import sys
@@ -207,6 +209,24 @@ def test_what_cannot_be_compiled_is_told_before_anything_is_scored(
     monkeypatch.setitem(module._COMPILING, "no_such_option", True)
     with pytest.raises(ConfigError, match=r"model.torch_compile: torch .* cannot compile here"):
         live(checkpoints, layout, torch_compile=True)
+
+
+def test_a_deep_copy_computes_with_its_own_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, layout = opened(tmp_path)
+    monkeypatch.setattr(module, "_require_compiler", lambda: None)
+    monkeypatch.setattr(module, "_compiled", lambda own: own)
+    made = live(checkpoints, layout, torch_compile=True)
+    made.writer(checkpoints, layout).write(child(layout))
+    model = made.value.model
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        parameter.zero_()
+    assert "input_ids" in inspect.signature(model.forward).parameters
+    for one, nothing in ((model, False), (other, True)):
+        assert bool((logits(one) == 0).all()) is nothing
+        assert bool((say(one, 5)[0] == 0).all()) is nothing
 
 
 @own_warning

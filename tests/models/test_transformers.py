@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -24,7 +25,7 @@ from genepool.models.live import Answering, LiveModel
 from genepool.tasks.function import Function, FunctionOptions
 from genepool.testing.tasks import check_task
 from tests.build import write_checkpoint
-from tests.lms import rewrite_config, write_lm, write_tokenizer
+from tests.lms import rewrite_config, tiny_config, write_lm, write_tokenizer
 from tests.quick import quick
 
 KINDS = ["llama", "qwen2", "gemma", "mixtral", "qwen2_moe", "gpt_neox", "gpt2", "llava"]
@@ -74,6 +75,28 @@ def test_a_child_in_place_is_the_exported_child(tmp_path: Path, kind: str, dtype
         held = dict(model.value.model.named_buffers())
         for name, buffer in alone.named_buffers():
             assert torch.equal(buffer, held[name])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_may_have_the_names_of_the_model_without_its_head(
+    tmp_path: Path, kind: str, tied: bool
+) -> None:
+    prefix = {"gpt2": "transformer.", "llama": "model."}[kind]
+    for seed in (1, 2):
+        made = write_lm(tmp_path / str(seed), seed, kind, tokenizer=False, tie_word_embeddings=tied)
+        file = made / "model.safetensors"
+        tensors = {name.removeprefix(prefix): t for name, t in load_file(file).items()}
+        assert ("lm_head.weight" in tensors) is not tied
+        save_file(tensors, file, metadata={"format": "pt"})
+    checkpoints = [open_checkpoint(tmp_path / name) for name in "12"]
+    layout = build_layout(checkpoints)
+    built = live(checkpoints, layout)
+    built.writer(checkpoints, layout).write(child(layout))
+    write_checkpoint(child(layout), checkpoints, layout, tmp_path / "out")
+    alone: Any = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "out"))
+    assert torch.equal(logits(alone), logits(built.value.model))
+    assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(tensors)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "llava"])
@@ -243,6 +266,50 @@ def test_a_function_fails_a_model_that_generates_nothing(tmp_path: Path) -> None
     let_through = function("speaking", tmp_path, garbage=False)
     assert let_through.score(model.value, everything).tolist() == [0.5] * 37
     assert let_through.digest != task.digest
+
+
+def on_a_copy(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> list[bool]:
+    """Whether a copy whose weights are 0 says the first token only."""
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        parameter.zero_()
+    batch = tokenizer([example["text"] for example in examples], return_tensors="pt", padding=True)
+    said = other.generate(**batch, max_new_tokens=6, min_new_tokens=6, do_sample=False)[:, -6:]
+    return [bool((row == 0).all()) for row in said]
+
+
+def test_a_deep_copy_generates_with_its_own_weights(tmp_path: Path) -> None:
+    checkpoints, layout = opened(tmp_path)
+    model = live(checkpoints, layout)
+    model.writer(checkpoints, layout).write(child(layout))
+    task = function("on_a_copy", tmp_path, garbage=False)
+    assert task.score(model.value, np.arange(37)).tolist() == [1.0] * 37
+    with torch.inference_mode():
+        batch = {"input_ids": torch.tensor([[5, 6, 7]])}
+        said = model.value.model.generate(**batch, max_new_tokens=6, do_sample=False)
+    assert not (said[0, 3:] == 0).any()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_positions_do_not_depend_on_what_was_asked_before(tmp_path: Path, kind: str) -> None:
+    """Dynamic RoPE remembers the longest text, of Gemma 3 for each kind of layers."""
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    plain = {"rope_type": "default", "rope_theta": 10_000.0}
+    how: dict[str, Any] = {"max_position_embeddings": 16, "rope_parameters": dynamic}
+    if kind == "gemma3_text":
+        how["layer_types"] = ["full_attention", "sliding_attention"]
+        how["rope_parameters"] = {"full_attention": dynamic, "sliding_attention": plain}
+    made: Any = transformers.AutoModelForCausalLM.from_config(tiny_config(kind, **how))
+    value = LanguageModel(made.eval(), None, tmp_path)
+
+    def said(length: int) -> torch.Tensor:
+        with value.asked():
+            return made(input_ids=torch.arange(length)[None] % 30 + 4).logits
+
+    first = said(24)
+    for other in (40, 10):
+        said(other)
+        assert torch.equal(said(24), first)
 
 
 def decoding(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> Any:

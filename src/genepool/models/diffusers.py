@@ -31,9 +31,10 @@ from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.models.filled import own_dtype
 from genepool.models.kind import Building, Options
 from genepool.models.live import refuse_one_colour
-from genepool.models.transformers import held_as_saved, own_dtype, with_own_weights
+from genepool.models.transformers import held_as_saved, with_own_weights
 from genepool.models.transformers import quiet as quiet_transformers
 
 # Its own annotations are not complete enough to check against.

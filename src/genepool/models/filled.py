@@ -17,7 +17,7 @@ from genepool.checkpoints.layout import Layout
 from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.device_memory import device_names, free_bytes
-from genepool.materialise.torch import destination
+from genepool.materialise.torch import TORCH_DTYPES, destination
 from genepool.messages import cause, one_line, pass_on, some
 from genepool.models.kind import AUTO, Options
 from genepool.models.live import LiveModel
@@ -117,6 +117,14 @@ def _destinations(
         return {}
 
 
+def own_dtype(layout: Layout) -> torch.dtype:
+    """The dtype that most of the seeds' weights have."""
+    sizes: dict[str, int] = {}
+    for slot in layout.slots:
+        sizes[slot.dtype] = sizes.get(slot.dtype, 0) + slot.stop - slot.start
+    return TORCH_DTYPES[max(sizes, key=lambda code: sizes[code])]
+
+
 def put_on(model: Any, options: Options) -> None:
     """Put a language model on its device, or its modules on several, as accelerate spreads it.
 
@@ -213,7 +221,7 @@ class Unchanged:
 
     def __init__(self, module: torch.nn.Module) -> None:
         """Note where the tensors are, and which modules are in training mode."""
-        self._module, self._places = module, _places(module.state_dict())
+        self._module, self._places = module, _places(_tensors(module))
         self._modes = [
             (name, part, part.training)
             for name, part in cast("list[tuple[str, torch.nn.Module]]", [*module.named_modules()])
@@ -221,7 +229,7 @@ class Unchanged:
 
     def sample(self) -> dict[str, bytes]:
         """Some values of each tensor, to be compared by `look`."""
-        return {name: _some_values(part) for name, part in self._module.state_dict().items()}
+        return {name: _some_values(part) for name, part in _tensors(self._module).items()}
 
     def look(self, what: str, sample: Mapping[str, bytes] | None) -> None:
         """Refuse a model that was changed.
@@ -240,7 +248,7 @@ class Unchanged:
                 f"modules {some(other)}), so that scores would depend on what was asked before; "
                 "call model.eval() at its end, or let it work on a copy (copy.deepcopy)"
             )
-        places = _places(self._module.state_dict())
+        places = _places(_tensors(self._module))
         moved = [name for name, place in self._places.items() if places.get(name) != place]
         if moved:
             raise ConfigError(
@@ -257,6 +265,15 @@ class Unchanged:
                 "would depend on what was asked before; put back what it changes, or let it work "
                 "on a copy (copy.deepcopy)"
             )
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What `state_dict` holds, without what `get_extra_state` of a module makes, of any kind."""
+    return {
+        name: part
+        for name, part in module.state_dict().items()
+        if isinstance(part, torch.Tensor) and not name.endswith("_extra_state")
+    }
 
 
 def _places(parts: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, torch.dtype]]:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
@@ -79,9 +80,9 @@ class LanguageModel:
     @contextlib.contextmanager
     def asked(self) -> Generator[list[Any], None, None]:
         """See `Answering`; the list has a text for each row that the model generates."""
-        from genepool.models.transformers import inference, overheard
+        from genepool.models.transformers import inference
 
-        with inference(self.model), overheard(self.model, self.tokenizer) as heard:
+        with inference(self.model), _overheard(self.model, self.tokenizer) as heard:
             yield heard
 
     def garbage(self, answers: Sequence[Any]) -> Mapping[str, Sequence[str]]:
@@ -90,6 +91,47 @@ class LanguageModel:
             "are empty": ["" for answer in answers if not answer.strip()],
             "repeat without end": [f"...{answer[-24:]}" for answer in answers if repeats(answer)],
         }
+
+
+@contextlib.contextmanager
+def _overheard(model: Any, words: Any) -> Generator[list[Any], None, None]:
+    """Listen to what a model generates inside, whoever asks it to.
+
+    Yields:
+        A list that each call of the model's `generate` extends by one text per row, the prompts
+        left out. It stays empty without a tokenizer.
+    """
+    answers: list[Any] = []
+
+    def generate(self: Any, *given: Any, **named: Any) -> Any:
+        kind: Any = type(self)
+        out = kind.generate(self, *given, **named)
+        rows = getattr(out, "sequences", out)
+        # Without ids (but embeddings, say) only what is new comes back.
+        prompt = named.get("input_ids", named.get("inputs", given[0] if given else None))
+        start = 0 if prompt is None else before_reply(self, prompt.shape[1])
+        answers.extend(words.batch_decode(rows[:, start:], skip_special_tokens=True))
+        return out
+
+    if words is None:
+        yield answers
+        return
+    # A plain function would be the same one in a deep copy, and generate with this model's weights.
+    model.generate = MethodType(generate, model)
+    try:
+        yield answers
+    finally:
+        del model.generate
+
+
+def before_reply(model: Any, prompt: int) -> int:
+    """Tokens that come before the reply in what a model's `generate` returns.
+
+    Args:
+        model: of transformers; what one with an encoder returns does not hold the prompt.
+        prompt: tokens of the prompt.
+    """
+    return 0 if model.config.is_encoder_decoder else prompt
 
 
 def repeats(text: str) -> bool:

@@ -14,6 +14,7 @@ import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -21,13 +22,12 @@ import transformers
 from transformers import core_model_loading
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.model_files.built import NotBuilt, build_config
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
-from genepool.materialise.torch import CODES
+from genepool.materialise.torch import TORCH_DTYPES
 from genepool.messages import at, cause, one_line, pass_on, some
-from genepool.models.filled import put_on
+from genepool.models.filled import own_dtype, put_on
 from genepool.models.kind import CONFIG, GENERATION, Building, Options
 
 # Its own annotations are not complete enough to check against.
@@ -67,8 +67,6 @@ _NEVER_EAGER = {
     "suppress_errors": False,
 }
 
-_DTYPES = {code: dtype for dtype, code in CODES.items()}
-
 # Any of these is a tokenizer's.
 _TOKENIZER = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
@@ -106,13 +104,17 @@ def build_language_model(building: Building) -> tuple[Any, Any, dict[str, torch.
         if (head := model.get_output_embeddings()) is not None:
             head.register_forward_pre_hook(_laid_out)
         held = held_as_saved(model, directory)
+        prefix = f"{model.base_model_prefix}."
+        if not any(name.startswith(prefix) for name in first.tensors):
+            # The model was saved without its head, as GPT-2 on the Hub.
+            held = {name.removeprefix(prefix): tensor for name, tensor in held.items()}
         words = _tokenizer(tokenizer or first.words or directory, needed=tokenizer is not None)
         model.eval()
         model.requires_grad_(False)
         _set_up_generation(model, options)
         if options.torch_compile:
             _require_compiler()
-            model.forward = _compiled(model.forward)
+            _compile(model)
     return model, words, held
 
 
@@ -139,6 +141,7 @@ def inference(model: Any) -> Generator[None, None, None]:
     kept = cast("dict[str, Any]", vars(model))
     for name in ("_previous_max_cache_length", "_cache"):
         kept.pop(name, None)
+    _forget_longest_text(model)
 
     def check(_module: Any, _given: Any, output: Any) -> None:
         logits = getattr(output, "logits", None)
@@ -158,51 +161,28 @@ def inference(model: Any) -> Generator[None, None, None]:
         raise EvaluationError(broken[0])
 
 
-@contextlib.contextmanager
-def overheard(model: Any, words: Any) -> Generator[list[str], None, None]:
-    """Listen to what a model generates inside, whoever asks it to.
-
-    Yields:
-        A list that each call of the model's `generate` extends by one text per row, the prompts
-        left out. It stays empty without a tokenizer.
-    """
-    answers: list[str] = []
-    own = model.generate
-
-    def generate(*given: Any, **named: Any) -> Any:
-        out = own(*given, **named)
-        rows = out if isinstance(out, torch.Tensor) else out.sequences
-        # Without ids (but embeddings, say) only what is new comes back.
-        prompt = named.get("input_ids", named.get("inputs", given[0] if given else None))
-        start = 0 if prompt is None else prompt.shape[1]
-        answers.extend(words.batch_decode(rows[:, start:], skip_special_tokens=True))
-        return out
-
-    if words is None:
-        yield answers
-        return
-    model.generate = generate
-    try:
-        yield answers
-    finally:
-        del model.generate
-
-
-def own_dtype(layout: Layout) -> torch.dtype:
-    """The dtype that most of the seeds' weights have."""
-    sizes: dict[str, int] = {}
-    for slot in layout.slots:
-        sizes[slot.dtype] = sizes.get(slot.dtype, 0) + slot.stop - slot.start
-    return _DTYPES[max(sizes, key=lambda code: sizes[code])]
+def _forget_longest_text(model: Any) -> None:
+    """Turn positions as at first: dynamic RoPE turns them as the longest text so far needed it."""
+    length = "max_seq_len_cached"
+    for module in model.modules():
+        kept = cast("dict[str, Any]", vars(module))
+        first = kept.get("original_max_seq_len")
+        # Where kinds of layers differ, each has its own, and its name before what it keeps.
+        for name in [name for name in kept if name.endswith(length)]:
+            if first is not None and kept[name] != first:
+                own = f"{name.removesuffix(length)}inv_freq"
+                original = getattr(module, f"{name.removesuffix(length)}original_inv_freq")
+                setattr(module, own, original.to(getattr(module, own).device))
+                kept[name] = first
 
 
 def _make(directory: Path, first: Checkpoint, dtype: torch.dtype) -> Any:
     config = _config(directory)
     make = _class(config, directory)
     empty = {
-        name: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype])
+        name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype])
         for name, tensor in first.tensors.items()
-        if tensor.dtype in _DTYPES
+        if tensor.dtype in TORCH_DTYPES
     }
     try:
         model, report = make.from_pretrained(
@@ -337,35 +317,50 @@ def _require_compiler() -> None:
         )
 
 
-def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's forward pass, compiled for each shape by itself, where shapes are few.
+def _compile(model: Any) -> None:
+    """Compile a model's forward pass where shapes are few; that of a deep copy is not compiled.
 
-    So scores do not depend on what was asked before, in this process or in another. It is compiled
-    whole: parts between which values are looked at could be of another shape for each child.
     These are whole texts that are read without keeping anything, and single tokens after what a
     static cache holds. Otherwise each length would be another shape, also where a cache slides, and
     is computed as it is without compiling.
     """
-    dynamo, inductor = (
-        importlib.import_module(f"torch.{name}.config") for name in ("_dynamo", "_inductor")
-    )
-    compiled: Callable[..., Any] = cast("Any", torch).compile(own, dynamic=False, fullgraph=True)
+    kind: Any = type(model)
+    own: Callable[..., Any] = kind.forward
+    compiled = _compiled(model.forward)
 
     @functools.wraps(own)
-    def forward(*given: Any, **named: Any) -> Any:
+    def forward(self: Any, *given: Any, **named: Any) -> Any:
         cache: Any = named.get("past_key_values")
         tokens: Any = named.get("input_ids")
         if isinstance(cache, _STATIC):
             few = tokens is not None and tokens.shape[1] == 1 and not any(cache.is_sliding)
         else:
             few = cache is None and not named.get("use_cache")
-        if not few:
-            return own(*given, **named)
+        if few and self is model:
+            return compiled(*given, **named)
+        return own(self, *given, **named)
+
+    # A plain function would be the same one in a deep copy, and compute with this model's weights.
+    model.forward = MethodType(forward, model)
+
+
+def _compiled(own: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled for each shape by itself.
+
+    So scores do not depend on what was asked before, in this process or in another. It is compiled
+    whole: parts between which values are looked at could be of another shape for each child.
+    """
+    dynamo, inductor = (
+        importlib.import_module(f"torch.{name}.config") for name in ("_dynamo", "_inductor")
+    )
+    compiled: Callable[..., Any] = cast("Any", torch).compile(own, dynamic=False, fullgraph=True)
+
+    def call(*given: Any, **named: Any) -> Any:
         # As options of torch.compile they would not be heeded everywhere.
         with dynamo.patch(**_NEVER_EAGER), inductor.patch(**_COMPILING):
             return compiled(*given, **named)
 
-    return forward
+    return call
 
 
 class _Window(torch.Tensor):

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from genepool.errors import EpisodeError, EvaluationError
 from genepool.models.language import LanguageModel
 from genepool.tasks.agent import likelihoods
-from genepool.tasks.agent.decoding import endings, prompts
+from genepool.tasks.agent.decoding import continued, endings, prompts
 from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
 from genepool.tasks.agent.likelihoods import Reader
 from genepool.tasks.agent.policies import Choose, Generate
 from genepool.testing import check_task
-from tests.lms import tiny_config, write_tokenizer
+from tests.lms import SIZE, tiny_config, write_tokenizer
 from tests.quick import quick
 from tests.tasks.agent.test_agent import agent
 
@@ -58,7 +58,7 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
     kind: str, tmp_path: Path
 ) -> None:
     value = language_model(tmp_path, kind)
-    (prompt,) = prompts(value.tokenizer, [asked("1 + 2 = b").messages], "yes")
+    (prompt,) = prompts(value, [asked("1 + 2 = b").messages], "yes")
     ends = endings(value.tokenizer, "Action:", ACTIONS)
     assert sorted({len(row) for row in ends}) == [1, 3, 4]
     with torch.inference_mode():
@@ -217,7 +217,7 @@ def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -
     together = policy.begin(value)(questions)
     assert [policy.begin(value)([one])[0] for one in questions] == together
     for one, reply in zip(questions, together, strict=True):
-        (prompt,) = prompts(value.tokenizer, [one.messages], "Action:")
+        (prompt,) = prompts(value, [one.messages], "Action:")
         ends = endings(value.tokenizer, "Action:", ACTIONS)
         best = int(np.argmax([by_hand(value, prompt, row) for row in ends]))
         assert reply.action == ACTIONS[best] and reply.text == f"Action: {ACTIONS[best]}"
@@ -252,7 +252,7 @@ def test_an_episode_that_has_grown_too_long_ends(tmp_path: Path) -> None:
 def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
     value = language_model(tmp_path)
     (reply,) = Generate(6, 100).begin(value)([asked("1 + 2")])
-    (prompt,) = prompts(value.tokenizer, [asked("1 + 2").messages])
+    (prompt,) = prompts(value, [asked("1 + 2").messages])
     found = value.model.generate(
         input_ids=torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0
     )
@@ -311,8 +311,46 @@ def test_a_chat_template_that_does_not_take_agents_is_told(tmp_path: Path) -> No
 
 def test_without_a_chat_template_roles_are_said(tmp_path: Path) -> None:
     value = language_model(tmp_path, template=None)
-    (row,) = prompts(value.tokenizer, [asked("1 + 2").messages])
+    (row,) = prompts(value, [asked("1 + 2").messages])
     assert row[0] == 1 and len(row) == 1 + len(["user:", "1", "+", "2", "assistant:"])
+
+
+def test_a_prompt_does_not_end_with_the_token_that_ends_a_text(tmp_path: Path) -> None:
+    """Some tokenizers add it to every text."""
+    value = language_model(tmp_path, template=None)
+    (plain,) = prompts(value, [asked("1 + 2").messages])
+    value.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    assert prompts(value, [asked("1 + 2").messages]) == [plain]
+    # An encoder reads it.
+    value.model.config.is_encoder_decoder = True
+    assert prompts(value, [asked("1 + 2").messages]) == [[*plain, 2]]
+
+
+def test_what_a_model_with_an_encoder_says_is_heard_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=SIZE, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, decoder_ffn_dim=16,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    made: Any = transformers.BartForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    words = language_model(tmp_path).tokenizer
+    value = LanguageModel(made.eval().requires_grad_(False), words, tmp_path)
+    row = [*range(5, 17)]
+    with value.asked() as heard:
+        said = continued(value, [row], 6)
+    alone = made.generate(
+        input_ids=torch.tensor([row]), attention_mask=torch.ones(1, 12, dtype=torch.int64),
+        max_new_tokens=6, do_sample=False,
+    )  # fmt: skip
+    text = words.decode(alone[0], skip_special_tokens=True)
+    assert said == heard == [text] and len(text.split()) > 1
 
 
 def test_a_model_with_nan_cannot_act(tmp_path: Path) -> None:

@@ -9,29 +9,36 @@ import torch
 
 from genepool.errors import EvaluationError
 from genepool.messages import cause, pass_on
-from genepool.models.language import LanguageModel
+from genepool.models.language import LanguageModel, before_reply
 
 
 def prompts(
-    tokenizer: Any, conversations: Sequence[Sequence[Mapping[str, str]]], start: str = ""
+    value: LanguageModel, conversations: Sequence[Sequence[Mapping[str, str]]], start: str = ""
 ) -> list[list[int]]:
     """Token ids of conversations, by the tokenizer's chat template, up to where a reply begins.
 
     Args:
-        tokenizer: of transformers. One without a chat template gets the roles before the texts.
+        value: the model that will reply. A tokenizer without a chat template gets the roles before
+            the texts.
         conversations: chat messages of each.
         start: what the reply begins with.
 
     Raises:
         EvaluationError: the chat template does not take such messages.
     """
+    tokenizer = value.tokenizer
     special = not getattr(tokenizer, "chat_template", None)
     if special:
         lines = [[f"{m['role']}: {m['content']}" for m in messages] for messages in conversations]
         texts = ["\n\n".join([*each, "assistant:"]) + (" " if start else "") for each in lines]
     else:
         texts = _rendered(tokenizer, conversations, add_generation_prompt=True)
-    return [tokenizer(text + start, add_special_tokens=special)["input_ids"] for text in texts]
+    rows = [tokenizer(text + start, add_special_tokens=special)["input_ids"] for text in texts]
+    if special and not value.model.config.is_encoder_decoder:
+        # Some tokenizers add a token that ends the text, after which there is no reply.
+        ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+        rows = [row[:-1] if row and row[-1] in ends else row for row in rows]
+    return rows
 
 
 def _rendered(
@@ -108,7 +115,8 @@ def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> li
         return_dict_in_generate=False,
         tokenizer=words,
     )
-    texts: list[str] = words.batch_decode(found[:, length:], skip_special_tokens=True)
+    new = found[:, before_reply(value.model, length) :]
+    texts: list[str] = words.batch_decode(new, skip_special_tokens=True)
     return texts
 
 

@@ -75,7 +75,7 @@ class Generate:
         """The episodes are asked together, padded on the left."""
         from genepool.tasks.agent import decoding
 
-        prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked])
+        prompts = decoding.prompts(value, [one.messages for one in asked])
         context = decoding.room(value, self.context)
         replies = [Reply("", None, CONTEXT)] * len(asked)
         going = [at for at, p in enumerate(prompts) if len(p) + self.max_new_tokens <= context]
@@ -117,7 +117,7 @@ class Choose:
         """The episodes are asked together; of equals the first is taken."""
         from genepool.tasks.agent import decoding
 
-        prompts = decoding.prompts(value.tokenizer, [one.messages for one in asked], ACTION)
+        prompts = decoding.prompts(value, [one.messages for one in asked], ACTION)
         context = decoding.room(value, self.context)
         replies = [Reply("", None, STUCK)] * len(asked)
         offered: dict[int, list[str]] = {}
