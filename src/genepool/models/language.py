@@ -104,7 +104,7 @@ def _overheard(model: Any, words: Any) -> Generator[list[Any], None, None]:
     answers: list[Any] = []
 
     def generate(self: Any, *given: Any, **named: Any) -> Any:
-        kind: Any = type(self)
+        kind = cast("Any", type(self))
         out = kind.generate(self, *given, **named)
         rows = getattr(out, "sequences", out)
         # Without ids (but embeddings, say) only what is new comes back.

@@ -324,7 +324,7 @@ def _compile(model: Any) -> None:
     static cache holds. Otherwise each length would be another shape, also where a cache slides, and
     is computed as it is without compiling.
     """
-    kind: Any = type(model)
+    kind = cast("Any", type(model))
     own: Callable[..., Any] = kind.forward
     compiled = _compiled(model.forward)
 
