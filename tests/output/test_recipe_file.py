@@ -284,7 +284,7 @@ def test_the_common_licence() -> None:
 
 def test_ids_of_the_hub() -> None:
     assert hub_id("org/name") == "org/name"
-    assert hub_id("org/name@main") == "org/name"
+    assert hub_id("org/name@main") == "org/name@main"
     assert hub_id("/cache/models--org--name/snapshots/abc") == "org/name"
     assert hub_id("/models/mine") is None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genepool.checkpoints.family import Source, find_source
+from genepool.checkpoints.family import Source, find_source, locate
 from genepool.checkpoints.files.lora import is_adapter
 from genepool.checkpoints.pipelines.lora_files import lora_file
 from genepool.documents import at_home
@@ -55,9 +55,10 @@ def named_source(seed: SeedLike, adapter_base: str | None = None) -> Source:
 
 
 def _base_for(path: str, directory: Path, adapter_base: str | None) -> str | None:
-    """The base, if the seed is an adapter."""
-    if adapter_base is None:
-        return None
+    """The base, if the seed is an adapter, or may be one: what lies on the Hub or behind a URL is
+    known when it is fetched, and a whole model is opened there without the base."""
+    if adapter_base is None or not Path(locate(path, directory)).is_absolute():
+        return adapter_base
     place = directory / at_home(path)
     named = (place.is_dir() and is_adapter(place)) or lora_file(place) is not None
     return adapter_base if named else None

@@ -27,8 +27,9 @@ PICTURES = "pictures.png"
 
 @dataclass(frozen=True, slots=True)
 class CardSeed:
-    """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, if known, and
-    `based`, whether it is an adapter whose own files do not say where everyone finds its base."""
+    """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, with the revision
+    that was named, if known, and `based`, whether it is an adapter whose own files do not say where
+    everyone finds its base."""
 
     name: str
     digest: str
@@ -247,8 +248,11 @@ def _component_table(card: Card) -> str:
 
 def _front_matter(card: Card, licence: str) -> str:
     lines = ["---", "base_model:"]
-    names = dict.fromkeys(seed.hub or seed.name for seed in (*card.seeds, *card.givers))
-    lines += [f"- {scalar(name)}" for name in names]
+    # The hub knows models by their ids, without revisions.
+    names = (
+        (seed.hub or "").partition("@")[0] or seed.name for seed in (*card.seeds, *card.givers)
+    )
+    lines += [f"- {scalar(name)}" for name in dict.fromkeys(names)]
     lines += ["base_model_relation: merge"] if "merge" in card.tags else []
     lines.append(f"license: {scalar(licence)}")
     if card.library:

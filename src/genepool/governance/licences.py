@@ -131,15 +131,14 @@ def _digest(data: bytes | Path) -> str:
 
 
 def hub_id(path: str) -> str | None:
-    """`org/name` of a seed that came from the Hugging Face hub, as far as its path tells."""
+    """`org/name`, or `org/name@revision` where that was named, of a seed that came from the Hugging
+    Face hub, as far as its path tells."""
     given = Path(path)
     for part in given.parts:
         if part.startswith("models--"):
             return "/".join(part.removeprefix("models--").split("--", 1))
-    name = path.split("@", 1)[0]
-    if _HUB.fullmatch(name) and not given.exists():
-        return name
-    return None
+    known = _HUB.fullmatch(path.split("@", 1)[0]) is not None and not given.exists()
+    return path if known else None
 
 
 def _front_matter(path: Path) -> dict[str, Any]:

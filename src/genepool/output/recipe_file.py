@@ -40,7 +40,7 @@ class RecipeSeed:
     Attributes:
         name: in the recipe.
         digest: of its tensors, as they were merged; "" of what does not merge.
-        hub: its id on the hub, if known.
+        hub: its id on the hub, with the revision that was named, if known.
         licence: as it was declared.
         rename: prefixes of tensor names and what stands in their place.
         dtype: of a GGUF file's unpacked weights.
