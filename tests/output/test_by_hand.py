@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
@@ -88,6 +89,51 @@ def test_what_a_method_does_not_take_is_refused(method: str, option: str) -> Non
 def test_a_ratio_out_of_range_is_named(ratio: Any) -> None:
     with pytest.raises(WrongOptions, match=r"^ratio: expected numbers from 0 .* to 1 .*; got "):
         specify("slerp", Options(ratio=ratio), 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "plain", "given"),
+    [
+        ("slerp", {"ratio": 0.5}, {"ratio": np.float32(0.5)}),
+        ("slerp", {"ratio": 0.5}, {"ratio": np.array(0.5)}),
+        ("slerp", {"ratio": [0.0, 0.5, 1.0]}, {"ratio": np.linspace(0, 1, 3)}),
+        ("slerp", {"ratio": [0.0, 0.5]}, {"ratio": (np.float32(0), np.float16(0.5))}),
+        (
+            "slerp",
+            {"ratio": {"mlp": [0.0, 1.0], "": 0.5}},
+            {"ratio": {"mlp": np.arange(2.0), "": np.float32(0.5)}},
+        ),
+        ("slerp", {"ratio": 0.5, "split": 100}, {"ratio": 0.5, "split": np.int64(100)}),
+        ("slerp", {"ratio": 0.5, "split": 0.5}, {"ratio": 0.5, "split": np.float32(0.5)}),
+        ("linear", {"normalise": False}, {"normalise": np.bool_(False)}),
+        ("linear", {"weights": [1, 1]}, {"weights": np.ones(2)}),
+        ("task-arithmetic", {"normalise": True}, {"normalise": np.bool_(True)}),
+        ("task-arithmetic", {"scale": 0.5}, {"scale": np.float32(0.5)}),
+        ("ties", {"density": [0.5, 0.25]}, {"density": np.array([0.5, 0.25])}),
+        ("ties", {"normalise": False, "scale": 2}, {"normalise": np.bool_(0), "scale": np.int8(2)}),
+        ("dare-ties", {"seed": 3}, {"seed": np.int64(3)}),
+        ("dare-linear", {"seed": 2**63}, {"seed": np.uint64(2**63)}),
+    ],
+)
+def test_numbers_of_numpy_are_those_of_python(
+    tmp_path: Path, method: str, plain: dict[str, Any], given: dict[str, Any]
+) -> None:
+    *pair, base = write_models(tmp_path)
+    based = "base" in METHODS[method].takes
+    told: list[str] = []
+    for name, options in (("one", plain), ("two", given)):
+        whole = Options(**options, **({"base": base} if based else {}))
+        models = [*pair, base] if based else pair
+        opening = Opening(partial=cast("bool", np.bool_(False)))
+        done = merge_models(models, specify(method, whole, 2), opening, tmp_path / name, Writing())
+        told.append((done.directory / "genepool.json").read_text())
+    assert told[0] == told[1]
+
+
+def test_numbers_of_numpy_out_of_range_are_refused() -> None:
+    for ratio in (np.array([[0.5]]), np.array([0.5, 2]), np.float32("nan"), {"": np.array(["x"])}):
+        with pytest.raises(WrongOptions, match=r"^ratio: expected numbers from 0"):
+            specify("slerp", Options(ratio=cast("Any", ratio)), 2)
 
 
 def test_a_base_for_adapters_where_there_are_none(tmp_path: Path) -> None:

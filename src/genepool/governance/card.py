@@ -27,9 +27,9 @@ PICTURES = "pictures.png"
 
 @dataclass(frozen=True, slots=True)
 class CardSeed:
-    """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, with the revision
-    that was named, if known, and `based`, whether it is an adapter whose own files do not say where
-    everyone finds its base."""
+    """A seed as the card shows it: `licence` as declared, `hub` its id on the hub, if known, with
+    the revision that was named, and `based`, whether it is an adapter whose own files do not say
+    where everyone finds its base."""
 
     name: str
     digest: str

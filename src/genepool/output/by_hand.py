@@ -91,7 +91,7 @@ def merge_models(
     sources, seeds, givers, family = _open(models, opening)
     combined = specification.combine(family, [seed.name for seed in seeds])
     details: dict[str, Any] = {
-        **describe_seeds(seeds, sources, family, partial=opening.partial, givers=givers),
+        **describe_seeds(seeds, sources, family, partial=bool(opening.partial), givers=givers),
         **_describe(combined),
         **combined.settings,
     }

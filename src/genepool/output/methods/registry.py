@@ -41,7 +41,7 @@ def specify(name: str, options: Options, models: int) -> Specification:
             raise WrongOptions(f"{name} takes no {flag}: --{flag} is for {takers}, not for {name}")
     if "base" in method.takes and options.base is None:
         raise WrongOptions(f"{name} needs the base that the models were trained from (--base)")
-    return method.specify(options, models)
+    return method.specify(options.plain(), models)
 
 
 def read_specification(content: Mapping[str, Any], seeds: int) -> Specification | None:

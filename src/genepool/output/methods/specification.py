@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+import numpy as np
 
 from genepool.checkpoints.family import Family
 from genepool.checkpoints.files.cache import shared_cache
@@ -56,9 +58,33 @@ class Options:
     normalise: bool | None = None
     scale: float | None = None
 
+    def plain(self) -> Options:
+        """The same options, with numbers of Python in the place of those of numpy, which JSON does
+        not know, and of which `True` is not Python's."""
+        return replace(
+            self,
+            ratio=_plain(self.ratio),
+            split=_plain(self.split),
+            weights=_plain(self.weights),
+            density=_plain(self.density),
+            seed=_plain(self.seed),
+            normalise=_plain(self.normalise),
+            scale=_plain(self.scale),
+        )
+
     def given(self) -> list[str]:
         """The names of the options that were given."""
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return cast("Any", value).tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in cast("Sequence[Any]", value)]
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in cast("Mapping[str, Any]", value).items()}
+    return value
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
-
 from genepool.checkpoints.family import Family
 from genepool.core.checks import in_range
 from genepool.core.genome import seed_recipe
@@ -23,8 +21,6 @@ from genepool.output.methods.specification import (
     WrongOptions,
     cache_for,
 )
-
-_SEVERAL = (list, tuple, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,7 @@ def _specify(options: Options, models: int) -> Slerp:
     ratio = options.ratio
     each: list[Any] = [*ratio.values()] if isinstance(ratio, Mapping) else [ratio]
     for one in each:
-        listed = cast("list[Any]", one if isinstance(one, _SEVERAL) else [one])
+        listed = cast("list[Any]", one if isinstance(one, list) else [one])
         if wrong := [number for number in listed if not in_range(number, 0, 1)]:
             raise WrongOptions(
                 "ratio: expected numbers from 0 (all of the first model) to 1 (all of the second); "
