@@ -241,6 +241,18 @@ def _trained(out: Path) -> None:
 
 NOT_OWN: dict[str, tuple[Callable[[Path], object], str]] = {
     "results beside it": (lambda out: (out / "results.json").write_text("{}"), "results.json"),
+    "a licence of one's own": (lambda out: (out / "LICENSE").write_text("mine"), "'LICENSE'"),
+    "notices of one's own": (
+        lambda out: (out / "NOTICE-customers.txt").write_text("mine"),
+        "NOTICE-customers.txt",
+    ),
+    "a licence that a recipe does not say": (
+        lambda out: (
+            (out / "genepool.json").write_text('{"genome": "0", "licences": ["config.json", 1]}'),
+            (out / "LICENSE-a").write_text("mine"),
+        ),
+        "LICENSE-a",
+    ),
     "a folder of git": (lambda out: (out / ".git/HEAD").write_text("ref"), ".git/HEAD"),
     "trained further": (_trained, "model.safetensors"),
     "no recipe": (lambda out: (out / "genepool.json").unlink(), "genepool.json"),

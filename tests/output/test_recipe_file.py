@@ -274,6 +274,37 @@ def test_what_goes_out_names_no_path_of_this_machine(
     assert line.startswith("base-2: other values of top_k in generation_config.json than in of (")
 
 
+def test_a_licence_that_the_hub_does_not_know_keeps_its_name_and_link(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    url = "https://example.org/LICENSE"
+    front = f"---\nlicense: other\nlicense_name: Qwen-Research\nlicense_link: {url}\n---\n"
+    for name, seed in (("a", "seed1"), ("b", "seed2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{seed}.safetensors").rename(tmp_path / name / "model.safetensors")
+        (tmp_path / name / "README.md").write_text(front)
+
+    def told(out: str, a: str = "a") -> dict[str, str]:
+        done = merge(tmp_path / a, tmp_path / "b", tmp_path / out, ratio=0.5)
+        page = front_matter((done.directory / "README.md").read_text())
+        return {key: value for key, value in page.items() if key.startswith("license")}
+
+    named = {"license": "other", "license_name": "qwen-research"}
+    assert told("1") == {**named, "license_link": url}
+    assert told("2", "a/model.safetensors") == {**named, "license_link": url}
+    (tmp_path / "b/LICENSE").write_text("Qwen RESEARCH LICENSE AGREEMENT")
+    assert told("3") == {**named, "license_link": "LICENSE"}
+    # Texts that differ have other names, which the hub does not link to.
+    (tmp_path / "a/LICENSE").write_text("another version")
+    assert told("4") == {**named, "license_link": url}
+    for name in ("a", "b"):
+        (tmp_path / name / "LICENSE").unlink()
+        text = front.replace(url, "LICENSE")
+        (tmp_path / name / "README.md").write_text(text)
+    assert told("5") == named
+    (tmp_path / "b/README.md").write_text("---\nlicense: mit\n---\n")
+    assert told("6") == {"license": "other"}
+
+
 def test_the_common_licence() -> None:
     assert common_licence(["mit", "mit"]) == "mit"
     assert common_licence(["mit", None]) == "other"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -122,6 +122,7 @@ class Card:
         givers: what gave components of a pipeline as they are, and was not merged.
         components: of a pipeline.
         licences: names of the files that hold the seeds' licences, if they do not share one.
+        terms: what the front matter says of the licence; empty for the one that all seeds declare.
     """
 
     title: str
@@ -142,6 +143,7 @@ class Card:
     givers: tuple[CardSeed, ...] = ()
     components: tuple[CardComponent, ...] = ()
     licences: tuple[str, ...] = ()
+    terms: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = "") -> CardSeed:
@@ -254,7 +256,8 @@ def _front_matter(card: Card, licence: str) -> str:
     )
     lines += [f"- {scalar(name)}" for name in dict.fromkeys(names)]
     lines += ["base_model_relation: merge"] if "merge" in card.tags else []
-    lines.append(f"license: {scalar(licence)}")
+    terms = card.terms or {"license": licence}
+    lines += [f"{key}: {scalar(value)}" for key, value in terms.items()]
     if card.library:
         lines.append(f"library_name: {scalar(card.library)}")
     lines += ["pipeline_tag: text-to-image"] if "text-to-image" in card.tags else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,8 @@ from genepool.messages import one_line
 
 _MOST = 200_000  # bytes of a README or licence text that are looked at
 _FILES = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENCE.md", "COPYING")
+# The files that `license_link` of the hub may name.
+_LINKED = ("LICENSE", "LICENSE.md")
 # First words of well-known texts (white space apart) -> identifier as the hub writes it. Words such
 # as these further down say little: "in part based on the Apache License", "modified MIT License".
 _START = r"\W*(copyright((?!licen).){0,300}?)?\b(the )?"
@@ -83,6 +85,32 @@ def common_licence(licences: Sequence[str | None]) -> str:
     """What the card of a merge declares: the seeds' licence if all say the same, else `other`."""
     first = licences[0]
     return first if first and set(licences) == {first} and " " not in first else "other"
+
+
+def licence_terms(
+    licence: str, checkpoints: Sequence[Checkpoint], files: Collection[str]
+) -> dict[str, str]:
+    """What the front matter of a merge's card says of its licence.
+
+    The hub takes the identifiers that it knows. A licence of another name is `other` there, and
+    its name and where its text is stand beside that, as in the front matter of the seeds.
+
+    Args:
+        licence: what `common_licence` says of the seeds.
+        checkpoints: the seeds, opened.
+        files: names of the licences' files that go along.
+    """
+    for checkpoint in checkpoints:
+        for place in (*checkpoint.origins, checkpoint.directory or checkpoint.path):
+            front = _front_matter((place if place.is_dir() else place.parent) / "README.md")
+            name, link = front.get("license_name"), front.get("license_link")
+            if front.get("license") != "other" or one_line(str(name).strip().lower()) != licence:
+                continue
+            own = next((file for file in _LINKED if file in files), None)
+            url = link if isinstance(link, str) and link.startswith(("https://", "http://")) else ""
+            told = {"license": "other", "license_name": licence, "license_link": own or url}
+            return {key: value for key, value in told.items() if value}
+    return {"license": licence}
 
 
 def licence_files(

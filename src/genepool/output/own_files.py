@@ -11,7 +11,8 @@ from typing import Any
 
 from genepool.checkpoints.files.atomic import write_bytes
 from genepool.checkpoints.files.safetensors import map_file
-from genepool.documents import parse_json, read_bytes
+from genepool.checkpoints.model_files.side_files import is_licence
+from genepool.documents import list_of, mapping_of, parse_json, read_bytes
 from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.messages import at, one_line
 from genepool.pool.database import DATABASE
@@ -136,21 +137,24 @@ def require_own_checkpoint(
     Args:
         directory: which holds something.
         names: of files that will be written anew, relative to it.
-        known: whether a file of that name may be there besides: weights, their indices, licences.
+        known: whether a file of that name may be there besides: weights and their indices. Licences
+            may, too, that its recipe says were written with it.
 
     Raises:
         InputError: naming what is not genepool's.
     """
-    genome: Any = None
-    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
-        genome = parse_json(read_bytes(directory / RECIPE, _LARGEST))["genome"]
+    content: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        content = mapping_of(parse_json(read_bytes(directory / RECIPE, _LARGEST)))
+    genome = content.get("genome")
+    licences = [each for each in list_of(content.get("licences")) if is_licence(str(each))]
     if not isinstance(genome, str):
         raise _not_own(directory, f"a checkpoint that genepool wrote: it has no {RECIPE}")
     for place in sorted(directory.rglob("*")):
         name = place.relative_to(directory).as_posix()
         if place.is_dir() and not place.is_symlink():
             continue
-        expected = name in names or known(name)
+        expected = name in names or name in licences or known(name)
         if not expected or place.is_symlink() or not place.is_file():
             raise _not_own(directory, f"all genepool's: '{one_line(name)}' would be lost")
         if name not in names and place.suffix == ".safetensors":

@@ -17,7 +17,7 @@ from genepool.checkpoints.pipelines.single_file import lasting_metadata
 from genepool.core.genome import Genome, Recipe, digest
 from genepool.errors import InputError
 from genepool.governance.card import PICTURES, Card, CardComponent, CardSeed, render
-from genepool.governance.licences import common_licence, hub_id, licence_files
+from genepool.governance.licences import common_licence, hub_id, licence_files, licence_terms
 from genepool.messages import at
 from genepool.output.recipe_file import FILE, FORMAT, to_bytes, to_metadata
 from genepool.output.write.weights import Produce, Writing, genome_tensors, write_tensors
@@ -121,7 +121,7 @@ def write_model(
 
     Args:
         made: a genome over the family, or a function that computes the merged tensors.
-        details: for `genepool.json`; `dtype` is added.
+        details: for `genepool.json`; `dtype` is added, and the names of the licences' files.
         card: its title is the directory's name.
         family: the first seed gives names, carried tensors and model files.
         directory: new or empty, or `writing` says otherwise.
@@ -138,7 +138,6 @@ def write_model(
         for file in (file for checkpoint in family.checkpoints for file in checkpoint.files):
             if file.path.resolve().is_relative_to(target.resolve()):
                 raise InputError(f"{at(target)}: is among what is merged; choose another place")
-    document = {**details, "dtype": writing.dtype}
     genome = None if callable(made) else made
 
     def look(place: Path) -> None:
@@ -150,12 +149,14 @@ def write_model(
     first = family.checkpoints[0]
     card = replace(card, notices=tuple(_published(card.notices, card.seeds, family)))
     card = _of_images(card, details, first, writing.dtype)
-    licences = licence_files(
-        [seed.name for seed in card.seeds],
-        family.checkpoints,
-        common_licence([seed.licence for seed in (*card.seeds, *card.givers)]),
-    )
-    card = replace(card, licences=tuple(licences))
+    licence = common_licence([seed.licence for seed in (*card.seeds, *card.givers)])
+    names = [seed.name for seed in card.seeds]
+    licences = licence_files(names, family.checkpoints, licence)
+    terms = licence_terms(licence, family.checkpoints, licences)
+    card = replace(card, licences=tuple(licences), terms=terms)
+    document = {**details, "dtype": writing.dtype, "licences": sorted(licences)}
+    if not licences:
+        del document["licences"]
     page = render(replace(card, title=target.resolve().name), genome, layout)
     write_tensors(
         made if callable(made) else genome_tensors(made, family.checkpoints, layout),

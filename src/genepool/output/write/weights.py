@@ -24,7 +24,6 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
 from genepool.checkpoints.layout import Layout
-from genepool.checkpoints.model_files.side_files import is_licence
 from genepool.checkpoints.pipelines.variants import weights_stem
 from genepool.core.genome import Genome
 from genepool.errors import CheckpointError, GenepoolError, InputError
@@ -222,7 +221,7 @@ def write_tensors(
     own = partial(
         require_own_checkpoint,
         names={*others},
-        known=lambda name: is_licence(name) or weights.fullmatch(name) is not None,
+        known=lambda name: weights.fullmatch(name) is not None,
     )
     target = require_free(
         Path(directory),
