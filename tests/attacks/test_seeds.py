@@ -431,6 +431,15 @@ def test_factors_of_adapters_that_merge_as_they_are(tmp_path: Path) -> None:
     assert f"a/{file}: holds the factors of a LoRA, which merge as they are" in error
 
 
+def test_the_file_of_an_adapter(tmp_path: Path) -> None:
+    model(tmp_path / "base")
+    adapter(tmp_path / "own")
+    file, told = "own/adapter_model.safetensors", "is the file of an adapter; name the folder"
+    refused(merging("base", file), told)
+    refused(merging(file, "base", "--partial"), told)
+    refused(merging(file, "base", "--adapter-base", "base"), "name the folder that holds it")
+
+
 def test_an_adapter_beside_whole_weights_is_told(tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b")):
         model(tmp_path / name, seed=number)
@@ -519,11 +528,16 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     save_file({"x.layers.0.weight": floats(3, 3)}, tmp_path / "other/model.safetensors")
     refused(merging("base", "other", "--partial"), "shares no tensor of the same name and shape")
-    refused(merging("base", "other", "--rename", "y.=z."), "no tensor begins with 'y.'")
+    refused(merging("base", "other", "--rename", "y.=z."), "'y.=z.': with it no model has more")
     refused(merging("base", "other", "--rename", "y."), "--rename: expected OLD=NEW")
-    two = {"a.weight": floats(2), "b.weight": floats(2)}
+    two = {"lm_head.weight": floats(2), "a.weight": floats(2), "a.lm_head.weight": floats(2)}
     save_file(two, tmp_path / "other/model.safetensors")
-    refused(merging("base", "other", "--rename", "a.=b."), "every tensor needs a name of its own")
+    refused(merging("base", "other", "--rename", "a.=b."), "'a.=b.': with it no model has more")
+    two["x.lm_head.weight"] = floats(2)
+    del two["lm_head.weight"]
+    save_file(two, tmp_path / "other/model.safetensors")
+    both = ("--rename", "a.=", "--rename", "x.=")
+    refused(merging("base", "other", *both), "every tensor needs a name of its own")
     code, _, error = run_cli(merging("base", "other", "--vocabulary", "some"))
     assert code == 2
     assert "'same', 'common'" in error

@@ -114,6 +114,20 @@ def test_what_the_command_leaves_out_is_told(text: str, changes: dict[str, Any],
     assert not idle or f"but for '{idle}'" in advice
 
 
+def test_of_the_values_of_t_the_first_that_fits_holds() -> None:
+    def ratios(*values: dict[str, Any]) -> list[str]:
+        advice = mergekit_advice({**yaml.safe_load(SLERP), "parameters": {"t": [*values]}})
+        words = shlex.split(str(advice))
+        return [words[i + 1] for i, word in enumerate(words) if word == "--ratio"]
+
+    mlp, rest = {"filter": "mlp", "value": 1}, {"value": 0.5}
+    assert ratios(rest, mlp) == ["0.5"]
+    assert ratios({"filter": "*", "value": 0.5}, mlp) == ["0.5"]
+    assert ratios(mlp, rest) == ["mlp=1", "0.5"]
+    assert ratios(mlp, {"filter": "mlp.up", "value": 0}, rest, rest) == ["mlp=1", "0.5"]
+    assert ratios({"filter": "mlp.up", "value": 0}, mlp, rest) == ["mlp.up=0", "mlp=1", "0.5"]
+
+
 PLAIN = SLERP.partition("parameters")[0] + "parameters: {t: 0.3}"
 
 

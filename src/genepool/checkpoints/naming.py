@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.messages import one_line
@@ -65,6 +65,20 @@ def renaming(
         if old != new and 2 * fitting >= min(len(ours), len(theirs)):
             return {old: new}, fitting
     return None
+
+
+def helpful(
+    prefixes: Mapping[str, str], ours: Collection[str], theirs: Collection[str]
+) -> dict[str, str]:
+    """Those of the prefixes, with what stands in their place, by which more of their names are
+    among ours."""
+    found: dict[str, str] = {}
+    for old, new in prefixes.items():
+        names = [name for name in theirs if name.startswith(old)]
+        before = sum(name in ours for name in names)
+        if sum(new + name[len(old) :] in ours for name in names) > before:
+            found[old] = new
+    return found
 
 
 def rename_hint(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:

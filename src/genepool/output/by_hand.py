@@ -17,10 +17,14 @@ from genepool.checkpoints.family import (
     make_family,
     open_giver,
     open_source,
+    renamed,
 )
+from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import copies, remember_digests
-from genepool.checkpoints.naming import told_apart
+from genepool.checkpoints.files.lora import AdapterMismatch
+from genepool.checkpoints.naming import helpful, told_apart
 from genepool.checkpoints.pipelines.components import EVOLVE, evolving
+from genepool.checkpoints.pipelines.lora_files import require_folders
 from genepool.checkpoints.seeds import SeedLike, named_source
 from genepool.core.slerp import Angle
 from genepool.errors import InputError, WriteError
@@ -57,12 +61,16 @@ class Opening:
             none is), or what it is taken from as it is: the name or path of one of the models, or
             path or id of another pipeline, or of a folder that holds such a component alone. The
             others come from the first.
+        rename: prefixes of tensor names and what stands in their place, in those of the models but
+            the first of which more tensors are then called as the first one's are. A model that
+            has prefixes of its own is left alone.
     """
 
     partial: bool = False
     vocabulary: Words = "same"
     adapter_base: str | None = None
     components: Components = field(default_factory=dict[str, str | os.PathLike[str]])
+    rename: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def merge_models(
@@ -218,7 +226,8 @@ def _open(
         replace(named_source(model, opening.adapter_base), components=evolving(opening.components))
         for model in models
     )
-    checkpoints = [open_source(source) for source in sources]
+    sources, checkpoints = _opened(sources, opening.rename)
+    require_folders(checkpoints)
     if opening.adapter_base is not None and not any(each.origins for each in checkpoints):
         raise InputError(
             f"a base for adapters is given ('{one_line(opening.adapter_base)}'), and none of the "
@@ -261,6 +270,40 @@ def _open(
     )
     twins = copies(names, [seed.digest for seed in seeds])
     return sources, seeds, cards, replace(family, notices=(*family.notices, *twins))
+
+
+def _opened(
+    sources: Sequence[Source], prefixes: Mapping[str, str]
+) -> tuple[tuple[Source, ...], list[Checkpoint]]:
+    """The models, under other names where prefixes say so; and their sources, which say it too.
+
+    Raises:
+        InputError: a prefix is for none of them.
+    """
+    first, *others = sources
+    checkpoints, told, used = [open_source(first)], [first], set[str]()
+    for source in others:
+        wanted = {} if source.rename else prefixes
+        try:
+            opened = open_source(source)
+            fitting = helpful(wanted, checkpoints[0].tensors, opened.tensors)
+            opened = renamed(opened, fitting) if fitting else opened
+        except AdapterMismatch:
+            # An adapter that was trained under the names that its base is to get.
+            if not wanted:
+                raise
+            opened, fitting = open_source(replace(source, rename=wanted)), wanted
+        source = replace(source, rename=fitting) if fitting else source
+        used |= fitting.keys()
+        checkpoints.append(opened)
+        told.append(source)
+    if idle := [f"{old}={new}" for old, new in prefixes.items() if old not in used]:
+        names = "; ".join(f"{at(each.path)}: {some(each.tensors)}" for each in checkpoints)
+        raise InputError(
+            f"--rename {some(idle)}: with it no model has more tensors that are called as in "
+            f"{at(checkpoints[0].path)}; tensors are called like these: {names}"
+        )
+    return tuple(told), checkpoints
 
 
 def _whole(

@@ -185,14 +185,20 @@ def _model(value: object) -> str:
 
 
 def _ratios(given: object) -> list[str]:
+    """Options for the values of `t`, of which the first that fits a name holds; those behind it
+    that never hold are left out."""
     out: list[str] = []
+    held: list[str] = []
     several = list_of(given)
     for entry in several if several and mapping_of(several[0]) else [{"value": given}]:
         part = mapping_of(entry)
+        text = "" if part.get("filter") in (None, "*") else str(part["filter"])
+        if any(earlier in text for earlier in held):
+            continue
+        held.append(text)
         values = part.get("value")
         numbers = ",".join(_number(value, "t") for value in (list_of(values) or [values]))
-        text = part.get("filter")
-        out += ["--ratio", numbers if text in (None, "*") else f"{text}={numbers}"]
+        out += ["--ratio", f"{text}={numbers}" if text else numbers]
     return out
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from genepool.checkpoints.layout import build_layout
 from genepool.core.rng import generator
-from genepool.errors import CheckpointError, InputError
+from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.output.methods.specification import cancels
 from genepool.output.methods.task_vectors import NAMES, Name, TaskVectors, task_vectors, words
 from genepool.output.write import stream
@@ -123,10 +123,13 @@ def test_the_dense_computation(
         np.testing.assert_allclose(found[slot.name].numpy(), expected, rtol=3e-7, atol=1e-7)
 
 
-def merged(place: Path, tensors: list[dict[str, torch.Tensor]], how: TaskVectors) -> bytes:
+def merged(
+    place: Path, tensors: list[dict[str, torch.Tensor]], how: TaskVectors, dtype: str | None = None
+) -> bytes:
     checkpoints = tuple(opened(place / f"m{i}", t) for i, t in enumerate(tensors))
     layout = build_layout(checkpoints)
-    write_tensors(task_vectors(checkpoints, layout, how), checkpoints[0], layout, place / "out")
+    produce = task_vectors(checkpoints, layout, how)
+    write_tensors(produce, checkpoints[0], layout, place / "out", Writing(dtype))
     return (place / "out/model.safetensors").read_bytes()
 
 
@@ -183,7 +186,17 @@ def test_damaged_weights_are_refused(
 
 def test_differences_beyond_the_range_are_not_damage(tmp_path: Path) -> None:
     tensors = [{"w": torch.full((20,), value)} for value in (3e38, -3e38)]
-    merged(tmp_path, tensors, TaskVectors("ties", (1.0,), 1.0))
+    with pytest.raises(GenepoolError, match="'w' has values beyond the range of F32; choose"):
+        merged(tmp_path, tensors, TaskVectors("ties", (1.0,), 1.0))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("method", NAMES)
+def test_results_beyond_the_range_are_refused(tmp_path: Path, method: Name, dtype: str) -> None:
+    tensors = [{"w": torch.full((20,), value)} for value in (1.0, 0.0)]
+    with pytest.raises(GenepoolError, match="'w' has values beyond the range of"):
+        merged(tmp_path, tensors, TaskVectors(method, (1e30,), 1.0, scale=1e20), dtype=dtype)
+    assert {path.name for path in tmp_path.iterdir()} == {"m0", "m1"}
 
 
 def test_random_words_do_not_depend_on_the_piece() -> None:

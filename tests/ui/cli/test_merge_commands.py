@@ -155,6 +155,34 @@ def test_a_ratio_for_every_layer(tmp_path: Path) -> None:
     assert weights(plain) == weights(alike)
 
 
+def test_a_prefix_is_for_those_models_that_need_it(place: Path) -> None:
+    folder = place / "wrapped"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        held = load_file(seed(place, number))
+        save_file({f"net.{name}": x for name, x in held.items()}, folder / f"{number}.safetensors")
+    one, two, three = (str(folder / f"{n}.safetensors") for n in (1, 2, 3))
+    plain = merged(place, "plain", "--method", "ties", "--base", seed(place, 3))
+    cases = {
+        "base": (one, two, seed(place, 3)),
+        "both": (one, seed(place, 2), seed(place, 3)),
+        "other": (one, seed(place, 2), three),
+    }
+    for name, (a, b, base) in cases.items():
+        out = place / name
+        given = ["merge", a, b, "--method", "ties", "--base", base, "--rename", "=net."]
+        code, _, error = run_cli([*given, "-o", str(out)])
+        assert code == 0, error
+        assert {f"net.{key}": data for key, data in weights(plain).items()} == weights(out)
+    told = json.loads((place / "base/genepool.json").read_text())["seeds"]
+    assert [each["rename"] for each in told] == [{}, {}, {"": "net."}]
+    places = [f"1={one}", f"2={two}", f"seed3={seed(place, 3)}"]
+    given = ["rebuild", str(place / "base"), "--moved", *places, "-o", str(place / "again")]
+    code, _, error = run_cli(given)
+    assert code == 0, error
+    assert weights(place / "again") == weights(place / "base")
+
+
 def test_methods_have_the_names_of_mergekit_too(place: Path) -> None:
     base = ("--base", seed(place, 3))
     for name in ("dare-ties", "dare-linear", "task-arithmetic"):

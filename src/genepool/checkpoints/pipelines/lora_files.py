@@ -8,7 +8,7 @@ B A in float32 with one rounding.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,9 @@ from genepool.messages import at, one_line, some
 
 # As diffusers calls the file in a folder.
 FILE = "pytorch_lora_weights.safetensors"
+
+# What to do with the file of an adapter.
+_FOLDER = f"name the folder that holds it and its {CONFIG}"
 
 # Module, then which factor: "A" and "B" of peft, "down" and "up" of all others.
 _PEFT = re.compile(r"(.+?)(?:\.lora)?\.(lora_A|lora_B)(?:\.default)?\.weight")
@@ -80,6 +83,17 @@ def is_lora(tensors: Mapping[str, Tensor]) -> bool:
     return all(_LORA.search(name) for name in tensors)
 
 
+def require_folders(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse files of adapters, which are not folded, among models that are none.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    files = [checkpoint for checkpoint in checkpoints if is_lora(checkpoint.tensors)]
+    if files and len(files) < len(checkpoints):
+        raise CheckpointError(f"{at(files[0].path)}: is the file of an adapter; {_FOLDER}")
+
+
 def taken_as_it_is(place: Path, opened: Checkpoint) -> str | None:
     """What to say where an adapter is not folded, or is passed over; None for what is none."""
     if is_lora(opened.tensors):
@@ -112,7 +126,8 @@ def open_lora(place: Path, base: Checkpoint) -> Checkpoint:
     if base.pipeline is None:
         raise CheckpointError(
             f"{at(file)}: is a LoRA of an image generator, and its base {at(base.path)} is no "
-            "pipeline (it has no model_index.json)"
+            "pipeline (it has no model_index.json); if it is an adapter of another kind of model, "
+            f"{_FOLDER}"
         )
     modules = _modules(weights)
     targets, idle = _targets(modules, weights, base, base.pipeline)

@@ -318,8 +318,7 @@ class _Merger:
         if broken:
             begin = unit.start + start
             require_finite(self._sources.checkpoints, name, begin, begin + stop - start)
-        if out.dtype == "F16":
-            require_range(name, out)
+        require_range(name, out)
 
     def _prepare(self, unit: _Unit) -> None:
         """Find the thresholds of a unit; threads share the models among them."""

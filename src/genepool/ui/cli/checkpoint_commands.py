@@ -241,8 +241,8 @@ def rebuild(
     "prefixes",
     multiple=True,
     metavar="OLD=NEW",
-    help="Tensor names in all models but A that begin with OLD begin with NEW instead; the "
-    "option may be repeated.",
+    help="Tensor names that begin with OLD begin with NEW instead, in each of the other models and "
+    "the base if more of its tensors are then called as A's are; the option may be repeated.",
 )
 @click.option(
     "--component",
@@ -310,14 +310,10 @@ def merge(
     except WrongOptions as error:
         raise click.UsageError(str(error)) from None
     components = named_values("--component", parts, "NAME=FROM, as vae=PATH", "component")
-    opening = Opening(partial, vocabulary, adapter_base, components)
+    rename = dict(_renamed(entry) for entry in prefixes)
+    opening = Opening(partial, vocabulary, adapter_base, components, rename)
     writing = Writing(dtype, _bytes(shard_size), overwrite)
-    prefix = dict(_renamed(entry) for entry in prefixes)
-    first, *others = models
-    # Paths that are nothing but paths need no validation.
-    given = [first, *({"path": other, "rename": prefix} if prefix else other for other in others)]
-    if base is not None:
-        given.append(base)
+    given = [*models] if base is None else [*models, base]
     with watcher() as progress:
         progress.stage("merging")
         written = merge_models(given, specification, opening, output, writing, progress.advance)
