@@ -283,7 +283,7 @@ def _opened(
     first, *others = sources
     checkpoints, told, used = [open_source(first)], [first], set[str]()
     for source in others:
-        wanted = {} if source.rename else prefixes
+        wanted = dict[str, str]() if source.rename else prefixes
         try:
             opened = open_source(source)
             fitting = helpful(wanted, checkpoints[0].tensors, opened.tensors)
