@@ -55,6 +55,7 @@ from games import (
 from prepare import conversations, tiny, write_others
 from runs import KINDS
 import data, specialists
+from genepool.models.language import LanguageModel
 from genepool.tasks.agent import decoding
 from tuning import read
 from genepool.tasks.agent.policies import ACTION
@@ -89,7 +90,7 @@ for walk, row in zip((walks[0], bought[0]), conversations(tokenizer, [bought[0],
     messages = []
     for text, action in zip(walk["texts"], walk["actions"], strict=True):
         messages.append({"role": "user", "content": text})
-        asked = decoding.prompts(tokenizer, [messages], ACTION)[0]
+        asked = decoding.prompts(LanguageModel(None, tokenizer, work), [messages], ACTION)[0]
         (ends,) = decoding.endings(tokenizer, ACTION, [action])
         exact += [ids[: len(asked + ends)] == asked + ends]
         exact += [set(range(len(asked), len(asked + ends))) <= set(learnt)]
