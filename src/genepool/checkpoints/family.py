@@ -33,6 +33,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     comparable,
     conflict,
     read_vocabulary,
+    rows_notice,
     same_files,
     with_own_tokenizer,
 )
@@ -352,7 +353,7 @@ def make_family(
         CheckpointError: they do not fit together; the message names files, field and both values.
         InputError: chromosomes that cannot be used.
     """
-    told = [code_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
+    told = [code_notice(checkpoints[0]), rows_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
     notices = [notice for notice in told if notice is not None]
     notices += dict.fromkeys(notice for each in checkpoints for notice in each.notices)
     notices += module_notices(checkpoints)

@@ -432,6 +432,29 @@ def test_a_base_that_is_not_the_one_that_the_adapter_names_is_told(tmp_path: Pat
     assert told(str(link)) == ()
 
 
+@pytest.mark.parametrize(
+    ("changes", "lost", "told"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, "layers.1.self_attn.v_proj", 1),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "lm_head", 1),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens", 1),
+        # There, what was trained is not known by name, or is not all of that name.
+        ({"target_modules": r".*\.(q|v)_proj"}, "layers.1.self_attn.v_proj", 0),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0]}, "no such module", 0),
+    ],
+)
+def test_modules_that_were_trained_and_are_not_there_are_told(
+    tmp_path: Path, changes: dict[str, Any], lost: str, told: int
+) -> None:
+    adapted(tmp_path, language.llama(0), torch.float32, r=4, **changes)
+    assert opened(tmp_path).notices == ()
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    save_file({n: t for n, t in load_file(file).items() if lost not in n}, file)
+    notices = opened(tmp_path).notices
+    assert len(notices) == told
+    assert all("holds nothing for '" in line and f"{lost}.weight'" in line for line in notices)
+
+
 def test_an_adapter_of_the_hub_is_called_as_it_is_there(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--org--skill/snapshots/0123"
     adapted(tmp_path, language.llama(0), torch.float32, r=4, target_modules=["q_proj"])

@@ -98,6 +98,26 @@ def test_tokens_without_rows_are_refused(
         opened(own)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "token"),
+    [
+        ("tokenizer", tokenizer(pad=4), "pad"),
+        ("vocab", {**VOCABULARY, "d": 4}, "d"),
+        ("added_tokens", {"later": 5}, "later"),
+    ],
+)
+def test_the_first_models_tokens_without_rows_are_told(
+    tmp_path: Path, name: str, content: dict[str, Any], token: str
+) -> None:
+    files: dict[str, Any] = {"tokenizer": None, "vocab": VOCABULARY, name: content}
+    paths = [model(tmp_path / each, **files) for each in ("a", "b")]
+    (line,) = opened(*paths).notices
+    assert line.startswith(str(tmp_path / "a"))
+    assert f"token '{token}' has id {content.get(token, 4)}, and the embeddings have only 4" in line
+    paths = [model(tmp_path / each, rows=6, **files) for each in ("c", "d")]
+    assert opened(*paths).notices == ()
+
+
 LIST = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
 
 

@@ -107,7 +107,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     plan = _Plan(settings, weights, base)
     said = hashlib.sha256(settings.file.read_bytes()).hexdigest()
     opened = with_folded(base, weights, [said], plan.changed, plan.folded)
-    notices = (*base.notices, *_of_another_base(directory, base))
+    notices = (*base.notices, *_of_another_base(directory, base), *plan.gaps)
     return replace(opened, path=directory, name=directory_name(directory), notices=notices)
 
 
@@ -285,6 +285,19 @@ class _Plan:
         """Names of the base's tensors that change."""
         names = {*self._parts, *self._whole, *self._rows, *self._shifts}
         return sorted(names if self._tied is None else names - {self._head})
+
+    @property
+    def gaps(self) -> list[str]:
+        """What to say of modules that were trained, by the configuration, and are not there."""
+        held = {*self._parts, *self._whole, *self._rows}
+        ends = tuple(f".{name}.weight" for name in self._settings.targets)
+        lacking = [n for n in self._base.tensors if f".{n}".endswith(ends) and n not in held]
+        if not lacking:
+            return []
+        return [
+            f"{at(self._weights.path)}: holds nothing for {some(lacking)}, though {CONFIG} says "
+            "that these were trained: is the file whole?"
+        ]
 
     def folded(self, name: str) -> memoryview:
         """The new bytes of one of them."""

@@ -38,9 +38,14 @@ _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of the adapter's configuration, what folding needs; patterns are of names of modules."""
+    """Of the adapter's configuration, what folding needs; patterns are of names of modules.
+
+    Attributes:
+        targets: names of modules, or their tails, that were trained, if it says so of all layers.
+    """
 
     file: Path
+    targets: tuple[str, ...]
     rank: int
     alpha: float
     ranks: Patterns
@@ -88,6 +93,7 @@ def read_settings(directory: Path) -> Settings:
         _require_number(path, f"alpha_pattern '{one_line(name)}'", value)
     return Settings(
         path,
+        _targets(content),
         rank,
         float(alpha),
         ranks,
@@ -98,6 +104,14 @@ def read_settings(directory: Path) -> Settings:
         content.get("fan_in_fan_out") is True,
         _tokens(path, content),
     )
+
+
+def _targets(content: Mapping[str, Any]) -> tuple[str, ...]:
+    if any(content.get(key) for key in ("exclude_modules", "layers_to_transform")):
+        return ()
+    named = (content.get(key) for key in ("target_modules", "modules_to_save"))
+    lists = [cast("list[Any]", given) for given in named if isinstance(given, list)]
+    return tuple(name for given in lists for name in given if isinstance(name, str))
 
 
 def _tokens(path: Path, content: Mapping[str, Any]) -> Patterns:

@@ -283,7 +283,7 @@ def with_own_tokenizer(folded: Checkpoint, adapter: Path) -> Checkpoint:
     folded = replace(folded, tokenizer=adapter)
     ours = None if folded.directory is None else read_vocabulary(folded.directory)
     theirs = read_vocabulary(adapter)
-    if theirs is not None and theirs.ids:
+    if theirs is not None:
         _require_rows(folded, theirs, ours)
     notes: list[str] = []
     if ours is not None and theirs is not None:
@@ -300,16 +300,37 @@ def with_own_tokenizer(folded: Checkpoint, adapter: Path) -> Checkpoint:
 
 def _require_rows(folded: Checkpoint, own: Vocabulary, base: Vocabulary | None) -> None:
     """The tokens of an adapter must have rows in the embeddings, unless the base's have none."""
-    rows = embedding_rows(folded)
-    if rows is None or (base is not None and max(base.ids.values(), default=-1) >= rows):
+    if base is not None and _beyond(folded, base):
         return
-    token, last = max(own.ids.items(), key=lambda item: item[1])
-    if last >= rows:
+    if beyond := _beyond(folded, own):
+        last = max(own.ids.values())
         raise CheckpointError(
-            f"{at(own.file)}: token '{one_line(token)}' has id {last}, and the embeddings have "
-            f"only {rows} rows; resize the base as it was for training (in transformers: "
+            f"{beyond}; resize the base as it was for training (in transformers: "
             f"model.resize_token_embeddings({last + 1})), or take the tokenizer away"
         )
+
+
+def rows_notice(checkpoint: Checkpoint) -> str | None:
+    """What to say of a tokenizer whose last tokens have no rows in the embeddings.
+
+    Raises:
+        CheckpointError: a tokenizer file cannot be read.
+    """
+    own = None if checkpoint.words is None else read_vocabulary(checkpoint.words)
+    beyond = own and _beyond(checkpoint, own)
+    return f"{beyond}: no text with such a token can be read" if beyond else None
+
+
+def _beyond(checkpoint: Checkpoint, vocabulary: Vocabulary) -> str | None:
+    """Which token has an id for which the embeddings have no row, in words; None if none has."""
+    rows = embedding_rows(checkpoint)
+    token, last = max(vocabulary.ids.items(), key=lambda item: item[1], default=("", -1))
+    if rows is None or last < rows:
+        return None
+    return (
+        f"{at(vocabulary.file)}: token '{one_line(token)}' has id {last}, and the embeddings have "
+        f"only {rows} rows"
+    )
 
 
 def _told(checkpoint: Checkpoint, notice: str) -> Checkpoint:
