@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
-from tests.run.test_crash import CRASHES, evaluations, slow_run
+from tests.run.test_crash import CRASHES, evaluations, slow_run, wait_for
 from tests.runs import contents, write_run
 
 BUDGET = 120
@@ -67,15 +67,16 @@ def _touch_up(file: Path, _: Path) -> None:
 
 SERIAL: dict[str, Any] = {}
 PROCESS: dict[str, Any] = {"executor": "process", "workers": 2, "in_flight": 2}
-EXECUTORS: list[Any] = [
-    pytest.param(SERIAL, id="serial"),
-    pytest.param(PROCESS, id="process", marks=pytest.mark.slow),
-]
 Change = Callable[[Path, Path], None]
 
 
-def _slow(change: Change) -> Any:
-    return pytest.param(change, marks=pytest.mark.slow)
+def _changes(alone: Sequence[Change], with_workers: Sequence[Change]) -> pytest.MarkDecorator:
+    """What happens to a run of one process, and to one whose workers open the seeds themselves."""
+    return pytest.mark.parametrize(
+        ("change", "executor"),
+        [*itertools.product(alone, [SERIAL]), *itertools.product(with_workers, [PROCESS])],
+        ids=lambda value: None if callable(value) else str(value.get("executor", "serial")),
+    )
 
 
 def _evolve(run: Path) -> None:
@@ -119,8 +120,7 @@ def _run_and_change(
         start_new_session=True,
     )
     pool = run.parent / "pool"
-    while process.poll() is None and evaluations(pool) < target:
-        time.sleep(0.002)
+    wait_for(process, pool, target)
     time.sleep(draws.random() * 0.02)
     if process.poll() is None:
         change()
@@ -128,10 +128,8 @@ def _run_and_change(
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize(
-    "change", [_slow(_overwrite), _slow(_replace), _slow(_truncate), _slow(_delete)]
-)
+@pytest.mark.slow
+@_changes([_overwrite, _replace, _truncate, _delete], [_overwrite, _delete])
 def test_a_seed_that_changes_during_a_run(
     tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
@@ -152,8 +150,7 @@ def test_a_seed_that_changes_during_a_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("change", [_overwrite, _replace, _delete])
+@_changes([_overwrite, _replace, _delete], [_overwrite])
 def test_a_seed_that_changes_while_a_run_begins(
     tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
@@ -190,14 +187,7 @@ def test_a_seed_that_changes_while_a_run_begins(
 
 # Only the driver's process writes to the pool: whatever changes it there, workers end alike.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "executor"),
-    [
-        *itertools.product((_delete, _delete_folder, _replace, _truncate, _touch_up), [SERIAL]),
-        *itertools.product((_delete, _replace), [PROCESS]),
-    ],
-    ids=lambda value: None if callable(value) else str(value.get("executor", "serial")),
-)
+@_changes([_delete, _delete_folder, _replace, _truncate, _touch_up], [_delete])
 def test_a_pool_that_changes_under_a_run(
     tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:

@@ -70,6 +70,12 @@ def evaluations(pool: Path) -> int:
         return -1
 
 
+def wait_for(process: subprocess.Popen[Any], pool: Path, target: int) -> None:
+    """Wait for so many children, or the end; looking more often would slow it down."""
+    while process.poll() is None and evaluations(pool) < target:
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
@@ -96,8 +102,7 @@ def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> No
     killed = 0
     for target in targets:
         process = _start(file)
-        while process.poll() is None and evaluations(pool) < target:
-            time.sleep(0.005)
+        wait_for(process, pool, target)
         time.sleep(moments.random() * 0.02)
         if process.poll() is None:
             killed += 1
@@ -121,8 +126,7 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
         text=True,
         start_new_session=True,
     )
-    while process.poll() is None and evaluations(pool) < 20:
-        time.sleep(0.01)
+    wait_for(process, pool, 20)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [
         int(child)
@@ -154,8 +158,7 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    while process.poll() is None and evaluations(pool) < 10:
-        time.sleep(0.01)
+    wait_for(process, pool, 10)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -428,8 +428,10 @@ def score(model, examples):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [2, 1])
-def test_workers_tell_how_far_they_are_within_a_model(tmp_path: Path, batch: int) -> None:
+@pytest.mark.parametrize(("batch", "workers"), [(2, 1), (1, 2)])
+def test_workers_tell_how_far_they_are_within_a_model(
+    tmp_path: Path, batch: int, workers: int
+) -> None:
     class Watcher(Silence):
         def __init__(self) -> None:
             self.models: list[list[tuple[int, int]]] = [[]]
@@ -447,11 +449,11 @@ def test_workers_tell_how_far_they_are_within_a_model(tmp_path: Path, batch: int
 
     name = f"slow_{next(_NUMBERS)}"
     task = {"name": "a", "evaluator": "function", "function": f"{name}:score", "batch": batch}
-    for workers in (0, 1, 2):
-        more = {"executor": "process", "workers": workers} if workers else {}
+    for number in (0, workers):
+        more = {"executor": "process", "workers": number} if number else {}
         file = write_run(
             tmp_path,
-            pool=f"pool{workers}",
+            pool=f"pool{number}",
             tasks=[task],
             **more,
             budget=1,
@@ -462,12 +464,12 @@ def test_workers_tell_how_far_they_are_within_a_model(tmp_path: Path, batch: int
         evolve(file, progress=watcher)
         assert watcher.threads == {threading.get_ident()}
         told = watcher.models[0]
-        assert len(told) >= 3, workers
+        assert len(told) >= 3, number
         assert told == sorted(set(told))
         assert {of for _, of in told} == {10}
         # A second of scoring, and a message each fifth of it at most.
-        assert not workers or all(len(one) <= 10 for one in watcher.models)
-        assert contents(tmp_path / f"pool{workers}") == contents(tmp_path / "pool0")
+        assert not number or all(len(one) <= 10 for one in watcher.models)
+        assert contents(tmp_path / f"pool{number}") == contents(tmp_path / "pool0")
 
 
 @pytest.mark.parametrize(
