@@ -290,14 +290,7 @@ class _Plan:
     def gaps(self) -> list[str]:
         """What to say of modules that were trained, by the configuration, and are not there."""
         held = {*self._parts, *self._whole, *self._rows}
-        ends = tuple(f".{name}.weight" for name in self._settings.targets)
-        lacking = [n for n in self._base.tensors if f".{n}".endswith(ends) and n not in held]
-        if not lacking:
-            return []
-        return [
-            f"{at(self._weights.path)}: holds nothing for {some(lacking)}, though {CONFIG} says "
-            "that these were trained: is the file whole?"
-        ]
+        return self._settings.gaps(self._weights.path, self._base.tensors.keys() - held)
 
     def folded(self, name: str) -> memoryview:
         """The new bytes of one of them."""

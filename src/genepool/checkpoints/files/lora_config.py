@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from genepool.checkpoints.files.checkpoint import safe_target
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.patterns import whole_match
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line
+from genepool.messages import at, one_line, some
 
 CONFIG = "adapter_config.json"
 
@@ -55,6 +55,17 @@ class Settings:
     biased: bool
     fan_in_fan_out: bool
     tokens: Patterns
+
+    def gaps(self, weights: Path, untouched: Iterable[str]) -> list[str]:
+        """What to say of the base's tensors that were trained and that a file does not change."""
+        ends = tuple(f".{name}.weight" for name in self.targets)
+        lacking = sorted(name for name in untouched if f".{name}".endswith(ends))
+        if not lacking:
+            return []
+        return [
+            f"{at(weights)}: holds nothing for {some(lacking)}, though {CONFIG} says that these "
+            "were trained: is the file whole?"
+        ]
 
 
 def read_settings(directory: Path) -> Settings:
