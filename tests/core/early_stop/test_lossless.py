@@ -30,7 +30,8 @@ def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
     """Child's share of an example less each member's, [P, n], for n scores of the child.
 
     The formula written out once more: f_child - f_i, both with the child counted in z and, where
-    scores are not 0 or 1, in the capacity; with a baseline also in what is taken off all of them.
+    scores are not 0 or 1 and alpha is not 0, in the capacity; with a baseline also in what is taken
+    off all of them.
     """
     column = archive.scores[:, example]
     limit = archive.examples.capacity[example]
@@ -38,7 +39,7 @@ def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
     if archive.baseline == "worst":
         worst = np.minimum(score, column.min())
     capacity = np.full(score.shape, limit)
-    if not archive.examples.binary:
+    if not archive.examples.binary and archive.alpha > 0:
         capacity = limit * (np.maximum(score, column.max()) - worst)
     contest = (column[:, None] - worst).sum(axis=0) + (score - worst)
     claimed = contest > 0

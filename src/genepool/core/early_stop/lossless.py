@@ -159,7 +159,7 @@ def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Flo
         lift = np.maximum(archive.worst[at] - child, 0.0)
         child = np.maximum(child - archive.worst[at], 0.0)
         best, contest = best + lift, contest + lift * len(archive.members)
-    if not examples.binary:
+    if archive.scaled:
         price = price * np.maximum(best, child)
     if archive.alpha != 0:
         contest = contest + child
