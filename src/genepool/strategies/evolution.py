@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
-from genepool.core.champion import leads
+from genepool.core.champion import first_best
 from genepool.core.checks import numbers
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
@@ -352,8 +352,9 @@ class Evolution:
             )
 
     def _lead(self, member: Member) -> bool:
-        """Whether a member is better than all before it, and so the champion from now on."""
-        if not leads(member.train, None if self.champion is None else self.champion.train):
+        """Whether a member is better than the champion, and so the champion from now on."""
+        now = self.champion or member
+        if first_best({now.id: now.train, member.id: member.train}) != member.id:
             return False
         self.champion = member
         return True
