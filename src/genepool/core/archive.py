@@ -27,7 +27,7 @@ class Verdict(str, Enum):
     """What became of a model that was to be scored; pools store the text."""
 
     ACCEPTED = "accepted"
-    """It entered the archive, as every seed does."""
+    """It entered the archive."""
     REJECTED = "rejected"
     """Fully scored, and less fit than all of the archive."""
     STOPPED = "stopped"

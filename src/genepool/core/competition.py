@@ -5,7 +5,8 @@ Every scored example j has a capacity c_j, which the members that solve it share
 
 Notation: P members, N examples, `scores[i, j]` in [0, 1], contest z_j = sum_i scores[i, j].
 Where z_j = 0 nobody claims the example and its share is 0 (the reference code's convention; the
-paper's epsilon in the denominator is the same thing to within rounding).
+paper's epsilon in the denominator is the same thing to within rounding, unless alpha is above 1 and
+z_j so small that z_j^alpha is not far above it).
 
 With the baseline `worst` (the paper's for image generators) the lowest score that any competitor
 has on an example is first taken off everybody's: with b_j = min_i scores[i, j], what stands for
