@@ -59,6 +59,13 @@ def test_one_ratio_is_searched_like_several() -> None:
     assert evolution.champion is not None and evolution.champion.train > 0.99
 
 
+def test_a_search_that_has_come_to_a_point_stays_there() -> None:
+    problem = Problem.of_vectors(list(np.eye(2)), 1, binary=False)
+    evolution = Evolution(problem, CmaEs(population=3, sigma=1e-305))
+    go_on(evolution, 120, lambda weights: [np.exp(-abs(weights[0]))])
+    assert evolution.evaluations == 120 and evolution.champion is not None
+
+
 def test_equals_are_taken_in_the_order_of_their_steps() -> None:
     # More than 16: fewer are kept in order by many sorting algorithms.
     problem = Problem.of_vectors([np.zeros(3)], 2)
