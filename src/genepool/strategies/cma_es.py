@@ -252,8 +252,8 @@ class CmaEs(Strategy, frozen=True):
         told.sort(key=lambda found: -found[1])
         points = [self._draw(state, at) for at, _ in told]
         model, problem, lag = copy.deepcopy(state.model), state.problem, len(state.points) - 1
-        # It learns from the better half; with fewer children than that it learns nothing. Nor does it
-        # once it has come to a point: its steps would only become smaller until there is no number.
+        # It learns from the better half; with fewer children than that it learns nothing. Nor does
+        # it once it has come to a point: smaller and smaller steps would end in NaN.
         if len(told) > self.population // 2 and max(model.stds) > _POINT:
             _seeded(model, problem.seed, step, _STREAM + 1)
             model.ask()  # cma counts an iteration only between asking and telling
