@@ -35,6 +35,9 @@ Baseline = Literal["none", "worst"]
 
 TIE = 1e-11
 
+# A small contest to a large power has no number, and what is divided by 0 is nobody's share.
+_TINY = float(np.finfo(np.float64).tiny)
+
 
 def fitness(
     scores: ArrayLike,
@@ -185,7 +188,7 @@ def prices(contest: Float64, capacity: Float64, alpha: float) -> Float64:
     if alpha == 0:
         return capacity
     claimed = np.where(contest > 0, contest, 1.0)
-    return capacity / (claimed if alpha == 1 else claimed**alpha)
+    return capacity / (claimed if alpha == 1 else np.maximum(claimed**alpha, _TINY))
 
 
 def offers(scores: Float64, have: Float64, price: Float64, *, binary: bool = False) -> Float64:

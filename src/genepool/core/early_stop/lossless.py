@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive
-from genepool.core.competition import TIE
+from genepool.core.competition import TIE, prices
 from genepool.core.early_stop.evaluation_plan import answered
 
 Float64 = NDArray[np.float64]
@@ -161,10 +161,7 @@ def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Flo
         best, contest = best + lift, contest + lift * len(archive.members)
     if archive.scaled:
         price = price * np.maximum(best, child)
-    if archive.alpha != 0:
-        contest = contest + child
-        price = price / np.where(contest > 0, contest, 1.0) ** archive.alpha
-    return price
+    return prices(contest + child, price, archive.alpha)
 
 
 def keys(worth: Float64) -> NDArray[np.uint16]:
