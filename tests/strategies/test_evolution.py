@@ -137,6 +137,11 @@ def test_proposals_are_told_in_order() -> None:
     assert third.step == 0 and not evolution.can_ask
     evolution.tell(third.step, score(third.genome))
     assert evolution.ask().step == 1
+    later = evolution.ask()
+    plan = evolution.plan_for(later)
+    for ask in (evolution.missing, evolution.weigh, evolution.tell):
+        with pytest.raises(InputError, match="expected step 1; got step 2"):
+            ask(later.step, plan.scores)
 
 
 @pytest.mark.parametrize(
