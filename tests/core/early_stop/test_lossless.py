@@ -235,6 +235,18 @@ def test_blocks_of_examples_are_asked_as_a_whole(binary: bool) -> None:
     assert max(sizes) > 3
 
 
+def test_more_blocks_than_sixteen_bits_can_number() -> None:
+    draws, size = np.random.default_rng(0), 66_000
+    scores = (draws.random((2, size)) < 0.5).astype(np.float32)
+    archive = archive_of(scores, np.ones(size), binary=True, alpha=1.0)
+    archive = replace(archive, examples=replace(archive.examples, blocks=np.arange(size)))
+    known = np.where(draws.random(size) < 0.3, np.float32(1), np.float32(np.nan))
+    exam = LosslessPlan(archive, [(0, 1.0)], known)
+    asked = np.concatenate(sit(exam, np.ones(size, dtype=np.float32)))
+    np.testing.assert_array_equal(np.sort(asked), np.flatnonzero(np.isnan(known)))
+    assert not exam.rejected and bool((exam.scores == 1).all())
+
+
 def test_what_is_asked_depends_on_nothing_else() -> None:
     for seed in range(20):
         draws = np.random.default_rng(seed)

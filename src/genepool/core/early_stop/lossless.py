@@ -42,9 +42,6 @@ _MARGIN = 10 * TIE
 
 _ALL = slice(None)
 
-# Key of what has been asked already.
-_LAST = 65535
-
 # Chance that a child fails an example that its parents solve, and one that none of them solves; and
 # how much the whole archive says about it, beside the parents. (Measured on the digits: without the
 # archive 7 % more is asked from scratch, 2 % less from specialists.)
@@ -270,7 +267,8 @@ class LosslessPlan:
         """int64[M], the examples not known, in the order in which they are asked."""
         blocks = self._archive.examples.blocks
         ranks = keys(self._worth) if blocks is None else _block_ranks(self._worth, blocks)
-        ranks[self._known] = _LAST
+        # What has been asked already comes last.
+        ranks[self._known] = np.iinfo(ranks.dtype).max
         return np.argsort(ranks, kind="stable")[: self._left]
 
     @cached_property
