@@ -69,4 +69,5 @@ class ReciprocalRank:
         logits = hidden @ model["output.weight"] + model["output.bias"]
         if not np.isfinite(logits).all():
             raise EvaluationError(f"logits that are not finite for image {row}")
-        return 1 / (1 + int((logits > logits[self._labels[row]]).sum()))
+        # Last among equals: a model that says the same of all digits has found none of them.
+        return 1 / int((logits >= logits[self._labels[row]]).sum())

@@ -199,6 +199,18 @@ def test_clones_tie_whatever_the_order_of_summation(alpha: float, binary: bool) 
             assert slot == members // 2
 
 
+@pytest.mark.parametrize("alpha", [9.0, 12.0, 40.0])
+def test_a_contest_whose_power_has_no_number_is_shared_by_those_who_claim_it(alpha: float) -> None:
+    # As likelihoods of whole texts may be.
+    scores = np.array([[1e-36, 0.5], [2e-37, 0.5], [0.0, 0.5]])
+    capacity = best_capacity(scores)
+    found = fitness(scores, capacity, alpha)
+    assert np.isfinite(found).all() and found[0] > found[1] > found[2] > 0
+    assert attraction(scores, 2, capacity, alpha).argmax() == 0
+    assert survivor(scores, scores[0], capacity, alpha) == 2
+    assert survivor(scores, [0.0, 0.25], capacity, alpha) is None
+
+
 def test_arguments_are_left_alone() -> None:
     scores, capacity = np.array([[1.0, 0.5], [0.25, 0.0]]), np.array([1.0, 2.0])
     before = scores.copy(), capacity.copy()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genepool.core.axis import Axis, axis
+from genepool.core.axis import ArrayProducts, Axis, axis
 from genepool.core.genome import Vector, express, recipe, seed_recipe
 from genepool.core.slerp import (
     ANGLES,
@@ -269,3 +269,24 @@ def test_axis() -> None:
     assert along.chromosomes.tolist() == [0, 9] and along.size == 9
     with pytest.raises(ValueError, match="read-only"):
         along.tensors[0] = 1
+
+
+def test_inner_products_of_arrays() -> None:
+    draws = np.random.default_rng(6)
+    seeds = draws.standard_normal((3, 20_000)).astype(np.float32)
+    ours, theirs = ArrayProducts(list(seeds)), DenseProducts(seeds.astype(np.float64))
+    for _ in range(50):
+        inner = np.sort(draws.integers(0, 20_001, size=int(draws.integers(0, 9))))
+        edges = np.array([0, *inner, 20_000])
+        np.testing.assert_allclose(ours.between(edges), theirs.between(edges), atol=1e-10)
+    # Stretches that hold next to nothing of the whole.
+    seeds[:, 5_000:] *= 1e-9
+    ours, theirs = ArrayProducts(list(seeds)), DenseProducts(seeds.astype(np.float64))
+    edges = np.array([0, 5_000, 19_000, 20_000])
+    found, exact = ours.between(edges), theirs.between(edges)
+    scale = np.einsum("nii,njj->nij", exact, exact) ** 0.5
+    assert (np.abs(found - exact) <= 1e-14 * scale).all()
+    whole = ours.between(np.array([4096, 4096, 8192, 8200, 8201]))
+    np.testing.assert_allclose(
+        whole, theirs.between(np.array([4096, 4096, 8192, 8200, 8201])), atol=1e-10
+    )

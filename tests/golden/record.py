@@ -4,8 +4,9 @@
     python -m tests.golden.record pools        the old pools anew (by the old genepool)
     python -m tests.golden.record specialists  the seeds in seeds/ anew
 
-Recorded by genepool at 21445ff. A pool is read as a plain SQLite file of schema version 1, so that
-nothing here depends on how genepool is built inside.
+Recorded by genepool at 21445ff; "cma-es" and "cma-es-weights" anew when equal scores came to be
+ordered by step, and the step size to adapt in 300 dimensions and more. A pool is read as a plain
+SQLite file of schema version 1, so that nothing here depends on how genepool is built inside.
 """
 
 from __future__ import annotations

@@ -296,6 +296,8 @@ def test_groups_by_layer_and_by_pattern() -> None:
         ({"name": "m2n2", "splits": 0}, ("splits", "greater than or equal to 1")),
         ({"name": "cma-es", "population": 2}, ("population",)),
         ({"name": "cma-es", "groups": ["nothing*"]}, ("nothing*",)),
+        ({"name": "m2n2", "crossover": False}, ("copy of its parent", "'mutation' above 0")),
+        ({"name": "ga", "crossover": False, "warmup": 5}, ("copy of its parent",)),
         ({"name": "sweep", "grid": 1}, ("grid",)),
         ({"name": "cma"}, ("did you mean 'cma-es'",)),
     ],

@@ -14,13 +14,11 @@ import pytest
 import genepool
 from genepool import GA, M2N2, CmaEs, Evolution, Problem, RandomMerge, Sweep
 from genepool.core.archive import Member, Verdict
-from genepool.core.axis import ArrayProducts
 from genepool.core.examples import TaskExamples, lay_out
 from genepool.core.genome import Recipe, digest
 from genepool.errors import ConfigError, InputError
 from genepool.strategies.base import Strategy
 from genepool.strategies.problem import Trial
-from tests.core.dense import DenseProducts
 from tests.core.trial import Scorer, problem_of
 from tests.quick import quick
 
@@ -139,6 +137,11 @@ def test_proposals_are_told_in_order() -> None:
     assert third.step == 0 and not evolution.can_ask
     evolution.tell(third.step, score(third.genome))
     assert evolution.ask().step == 1
+    later = evolution.ask()
+    plan = evolution.plan_for(later)
+    for ask in (evolution.missing, evolution.weigh, evolution.tell):
+        with pytest.raises(InputError, match="expected step 1; got step 2"):
+            ask(later.step, plan.scores)
 
 
 @pytest.mark.parametrize(
@@ -361,6 +364,22 @@ def test_who_scores_everything_need_not_know_of_subsets() -> None:
     assert seen == set(range(8))
 
 
+def test_of_equals_the_first_is_champion_whatever_its_slot() -> None:
+    draws = np.random.default_rng(0)
+    problem = Problem.of_vectors(list(np.eye(3, 4) + 1), 8)
+    evolution, ties = Evolution(problem, M2N2(archive=4, share=0.5, renew=5)), 0
+    while evolution.evaluations < 60:
+        number = evolution.subset.number
+        evolution.tell(evolution.ask().step, draws.integers(0, 2, size=8))
+        members = [member for member in evolution.archive.members if member is not None]
+        ties += number != evolution.subset.number
+        champion = evolution.champion
+        assert champion is not None
+        best = [m.id for m in members if m.train == champion.train]
+        assert champion.id <= min(best, default=champion.id)
+    assert ties == 11
+
+
 def test_a_renewal_asks_what_is_new_and_lets_go_of_who_fails() -> None:
     problem, score = problem_for(M2N2())
     evolution = Evolution(problem, M2N2(archive=5, share=0.4, renew=8))
@@ -437,20 +456,6 @@ def test_a_problem_of_vectors() -> None:
             Problem.of_vectors(bad, 3)
     with pytest.raises(InputError, match=r"tensors must fill 10000 weights; got the sizes \[3\]"):
         Problem.of_vectors(seeds, 3, tensors={"a": 3})
-
-
-def test_inner_products_of_arrays() -> None:
-    draws = np.random.default_rng(6)
-    seeds = draws.standard_normal((3, 20_000)).astype(np.float32)
-    ours, theirs = ArrayProducts(list(seeds)), DenseProducts(seeds.astype(np.float64))
-    for _ in range(50):
-        inner = np.sort(draws.integers(0, 20_001, size=int(draws.integers(0, 9))))
-        edges = np.array([0, *inner, 20_000])
-        np.testing.assert_allclose(ours.between(edges), theirs.between(edges), atol=1e-10)
-    whole = ours.between(np.array([4096, 4096, 8192, 8200, 8201]))
-    np.testing.assert_allclose(
-        whole, theirs.between(np.array([4096, 4096, 8192, 8200, 8201])), atol=1e-10
-    )
 
 
 def test_dense_strategies_take_vectors_as_they_are() -> None:

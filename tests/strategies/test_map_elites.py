@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.strategies.map_elites import cell_of
+from genepool.core.archive import Member
+from genepool.core.examples import TaskExamples, lay_out
+from genepool.core.genome import seed_recipe
+from genepool.errors import ConfigError
+from genepool.strategies.map_elites import MapElites, Measure, cell_of
+from genepool.strategies.problem import Problem
 
 
 @cache
@@ -46,6 +51,29 @@ def near_edges(draw: st.DrawFn) -> tuple[int, list[float]]:
 def test_the_cell_is_the_one_of_pyribs(case: tuple[int, list[float]]) -> None:
     cells, measures = case
     assert cell_of(measures, cells) == theirs(measures, cells)
+
+
+def grid_of(labels: tuple[str, ...], wanted: list[str], cells: int = 100) -> tuple[Any, Any]:
+    """A strategy over one task, and its state at the beginning."""
+    scored = lay_out([TaskExamples("a", len(labels), labels=labels)], binary=True)
+    problem = Problem.of_vectors([np.ones(3)], scored)
+    strategy = MapElites(measures=[Measure(task="a", labels=wanted)], cells=cells)
+    return strategy, strategy.begin(problem, 1)
+
+
+def test_every_share_of_a_hundred_examples_has_its_cell() -> None:
+    strategy, state = grid_of(("x",) * 100, ["x"])
+    for solved in range(101):
+        scores = (np.arange(100) < solved).astype(np.float32)
+        member = Member(solved, seed_recipe(3, 0, 1), (), solved / 100)
+        _, outcome = strategy.absorb(state, member, 1, scores)
+        assert outcome.slot == min(solved, 99)
+
+
+@pytest.mark.parametrize("wanted", [["z"], ["x", "z"], ["x", "z", "y"]])
+def test_a_label_that_there_is_not_is_named(wanted: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"no examples labelled z; its labels: x, y$"):
+        grid_of(("x", "y", "x"), wanted)
 
 
 @pytest.mark.parametrize("cells", [2, 3, 7, 10, 33, 100])

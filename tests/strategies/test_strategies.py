@@ -11,7 +11,8 @@ import pytest
 from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.axis import Axis, axis
 from genepool.core.competition import Baseline, attraction, best_capacity, fitness
-from genepool.core.examples import examples_of
+from genepool.core.early_stop.lossless import LosslessPlan
+from genepool.core.examples import TaskExamples, examples_of, lay_out
 from genepool.core.genome import (
     Recipe,
     Vector,
@@ -417,6 +418,31 @@ def test_recipes_and_vectors_breed_the_same_child() -> None:
         np.testing.assert_allclose(
             express(one.genome, sources), two.genome.values, rtol=0, atol=2e-6
         )
+
+
+@pytest.mark.parametrize("strategy", [GA(archive=3), M2N2(archive=3, alpha=0.0), Sweep(archive=3)])
+@pytest.mark.parametrize("baseline", ["none", "worst"])
+def test_without_competition_the_best_means_survive(
+    strategy: GA | M2N2 | Sweep, baseline: Baseline
+) -> None:
+    draws = np.random.default_rng(0)
+    scored = lay_out([TaskExamples("a", 2), TaskExamples("b", 5, weight=3.0)], binary=False)
+    archive = strategy.begin(replace(dense_problem(2, 7), examples=scored), 1)
+    archive = empty_archive(3, scored, archive.alpha, baseline)
+    # Specialists that nearly solve one example, and those that solve a part of each.
+    rows = np.where(np.arange(40)[:, None] % 2, np.eye(7)[draws.integers(0, 7, 40)], 0.25)
+    rows = (rows * draws.random((40, 7))).astype(np.float32)
+    for number, row in enumerate(rows):
+        before = archive
+        member = Member(number, seed_recipe(SIZE, 0, 1), (), scored.mean(row))
+        archive, outcome = strategy.absorb(archive, member, 1, row)
+        plan = LosslessPlan(before, [(None, 1.0)], np.full(7, np.nan, dtype=np.float32))
+        while not plan.done:
+            block = plan.next()
+            plan.record(block, row[block])
+        assert plan.rejected <= (not outcome.accepted)
+    best = sorted(range(40), key=lambda number: -scored.mean(rows[number]))[:3]
+    assert set(archive.slots) == set(best)
 
 
 def test_nobody_is_evicted_while_a_slot_is_empty() -> None:

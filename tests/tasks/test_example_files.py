@@ -89,7 +89,8 @@ def test_an_evaluator_of_ones_own(folder: Path) -> None:
         return open_task("rank:ReciprocalRank", {"train": 40, "held_out": 20}, folder)
 
     check_task(open_it(), load_file(folder / "digits/seeds/digits-0-4.safetensors"), reopen=open_it)
-    assert set(np.diff(open_it().score(_tied(), np.arange(40)))) == {0.0}
+    # Who says the same of all digits has found none of them.
+    np.testing.assert_allclose(open_it().score(_tied(), np.arange(40)), 0.1)
 
 
 def _tied() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genepool import GA, M2N2, CmaEs, MapElites, RandomMerge, Sweep
+from genepool import GA, M2N2, CmaEs, MapElites, Problem, RandomMerge, Sweep
 from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.strategies.base import Strategy
 from genepool.strategies.by_name import BUILT_IN
@@ -129,6 +129,14 @@ class Hasty(M2N2, frozen=True):
         return Plan(known)
 
 
+class Rounding(M2N2, frozen=True):
+    """Takes in scores between 0 and 1 as if they were 0 or 1."""
+
+    def recall(self, state: Any, trial: Trial) -> Any:
+        scores = None if trial.scores is None else np.round(trial.scores)
+        return super().recall(state, replace(trial, scores=scores))
+
+
 class Forgetful(M2N2, frozen=True):
     """Does not take in what an earlier session decided."""
 
@@ -188,6 +196,15 @@ class Greedy(M2N2, frozen=True):
     def propose(self, problem: Any, state: Any, step: int) -> Any:
         late = 5000 if self.bred else 0
         return replace(super().propose(problem, state, step + late), step=step)
+
+
+def test_a_problem_of_ones_own_is_scored_as_it_says() -> None:
+    seeds = list(np.random.default_rng(0).standard_normal((3, 20)))
+    one, other = (Problem.of_vectors(seeds, 30, binary=binary) for binary in (True, False))
+    check_strategy(lambda: M2N2(archive=6), problem=other, steps=20)
+    check_strategy(lambda: Rounding(archive=6), problem=one, steps=20)
+    with pytest.raises(AssertionError, match="taken up after"):
+        check_strategy(lambda: Rounding(archive=6), problem=other, steps=20)
 
 
 @pytest.mark.parametrize(

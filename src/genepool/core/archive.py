@@ -27,7 +27,7 @@ class Verdict(str, Enum):
     """What became of a model that was to be scored; pools store the text."""
 
     ACCEPTED = "accepted"
-    """It entered the archive, as every seed does."""
+    """It entered the archive."""
     REJECTED = "rejected"
     """Fully scored, and less fit than all of the archive."""
     STOPPED = "stopped"
@@ -85,6 +85,15 @@ class Archive:
         best = f", best {max(taken):.4g}" if taken else ""
         return f"<Archive: {len(taken)} of {len(self.members)} slots taken{best}>"
 
+    @property
+    def scaled(self) -> bool:
+        """Whether the best score on an example scales its capacity (paper, section 3.2).
+
+        Not where scores are 0 or 1, nor without competition (alpha 0): nothing is shared out then,
+        and fitness is the mean score.
+        """
+        return self.alpha > 0 and not self.examples.binary
+
     @cached_property
     def worst(self) -> Float64 | None:
         """What the baseline takes off the scores on each example, float64[N]; None: nothing."""
@@ -115,7 +124,9 @@ class Archive:
     @cached_property
     def price(self) -> Float64:
         """What a full score on each example pays at present, float64[N]."""
-        return competition.prices(self.contest, self.examples.capacity_at(self.best), self.alpha)
+        capacity = self.examples.capacity
+        capacity = capacity * self.best if self.scaled else capacity
+        return competition.prices(self.contest, capacity, self.alpha)
 
     @cached_property
     def fitness(self) -> Float64:
@@ -148,9 +159,8 @@ class Archive:
             worst = np.minimum(self.worst, row)
             standing, row = competition.above(self.scores, worst), competition.above(row, worst)
             contest, best = standing.sum(axis=0), standing.max(axis=0)
-        capacity = self.examples.capacity_at(
-            best if self.examples.binary else np.maximum(best, row)
-        )
+        capacity = self.examples.capacity
+        capacity = capacity * np.maximum(best, row) if self.scaled else capacity
         slot, fitness = competition.weakest(standing, contest, row, capacity, self.alpha)
         if slot is not None and None in self.members:
             # An empty slot has fitness 0, as low as any: nobody need leave for the child.

@@ -80,10 +80,10 @@ class ArrayProducts:
         """Take the seeds, float32[D] each, and sum their products block by block."""
         self._seeds = np.stack(seeds)
         starts = np.arange(0, int(self._seeds.shape[1]), _BLOCK, dtype=np.int64)
-        sums = np.zeros((len(seeds), len(seeds), starts.size + 1))
+        sums = np.empty((len(seeds), len(seeds), starts.size))
         for i, one in enumerate(self._seeds.astype(np.float64)):
             for j, other in enumerate(self._seeds):
-                np.cumsum(np.add.reduceat(one * other, starts), out=sums[i, j, 1:])
+                np.add.reduceat(one * other, starts, out=sums[i, j])
         self._sums = sums
 
     def between(self, edges: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -95,7 +95,7 @@ class ArrayProducts:
         first, last = -(-start // _BLOCK), stop // _BLOCK
         if first >= last:
             return self._dots(start, stop)
-        whole = self._sums[:, :, last] - self._sums[:, :, first]
+        whole = self._sums[:, :, first:last].sum(axis=2)
         return whole + self._dots(start, first * _BLOCK) + self._dots(last * _BLOCK, stop)
 
     def _dots(self, start: int, stop: int) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Who is champion: the best by mean selection score, the first of equals. Nobody else decides it.
 
-A running loop asks with `leads` of one member after the other, what reads a pool with `first_best`
-of all at once; both give the same member.
+What follows members in the order of their ids asks with `leads` of one after the other, all else
+with `first_best` of several at once; both give the same member.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Every scored example j has a capacity c_j, which the members that solve it share
 
 Notation: P members, N examples, `scores[i, j]` in [0, 1], contest z_j = sum_i scores[i, j].
 Where z_j = 0 nobody claims the example and its share is 0 (the reference code's convention; the
-paper's epsilon in the denominator is the same thing to within rounding).
+paper's epsilon in the denominator is the same thing to within rounding, unless alpha is above 1 and
+z_j so small that z_j^alpha is not far above it).
 
 With the baseline `worst` (the paper's for image generators) the lowest score that any competitor
 has on an example is first taken off everybody's: with b_j = min_i scores[i, j], what stands for
@@ -33,6 +34,9 @@ Float64 = NDArray[np.float64]
 Baseline = Literal["none", "worst"]
 
 TIE = 1e-11
+
+# A small contest to a large power has no number, and what is divided by 0 is nobody's share.
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 def fitness(
@@ -184,7 +188,7 @@ def prices(contest: Float64, capacity: Float64, alpha: float) -> Float64:
     if alpha == 0:
         return capacity
     claimed = np.where(contest > 0, contest, 1.0)
-    return capacity / (claimed if alpha == 1 else claimed**alpha)
+    return capacity / (claimed if alpha == 1 else np.maximum(claimed**alpha, _TINY))
 
 
 def offers(scores: Float64, have: Float64, price: Float64, *, binary: bool = False) -> Float64:

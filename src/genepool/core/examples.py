@@ -46,8 +46,8 @@ class Examples:
     Attributes:
         tasks: the tasks, in order; their sizes sum to N.
         capacity: float64[N], above 0, read-only: capacity c_j of each example when fully solved.
-        binary: every score is 0 or 1. Otherwise an example's capacity is scaled by the best score
-            that any competitor reaches on it (paper, section 3.2).
+        binary: every score is 0 or 1. Otherwise members that compete scale an example's capacity by
+            the best score on it (see `Archive.scaled`).
         grain: number of examples that are scored at once: it is best to ask for multiples of it.
         blocks: int64[N], the block that each example belongs to, numbered from 0; a block is always
             asked for as a whole. None where every example stands alone.
@@ -79,10 +79,6 @@ class Examples:
     def edges(self) -> list[int]:
         """First example of each of the T tasks, and N."""
         return list(accumulate((task.size for task in self.tasks), initial=0))
-
-    def capacity_at(self, best: Float64) -> Float64:
-        """Capacity c_j, float64[N], given the best score on each example, float64[N]."""
-        return self.capacity if self.binary else self.capacity * best
 
     def split(self, values: NDArray[_Values]) -> list[NDArray[_Values]]:
         """Values per example, [..., N], task by task: T views of shape [..., size of the task]."""

@@ -263,8 +263,13 @@ class Breeding(Merging, Surviving, frozen=True):
         return Subsets(self.share, self.renew) if self.share < 1 else None
 
     def check(self, in_flight: int) -> None:
-        """Refuse splits without split points, and subsets shorter than what is in flight."""
+        """Refuse splits without split points, copies, and subsets that end in flight."""
         super().check(in_flight)
+        if not self.crossover and not self.dense:
+            raise ConfigError(
+                "strategy.crossover: false, so that every child would be a copy of its parent; "
+                "give 'mutation' above 0"
+            )
         if self.share < 1 and self.renew < in_flight:
             raise ConfigError(
                 f"strategy.renew: at least as many children as are in flight ({in_flight}) must "

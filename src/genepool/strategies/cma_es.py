@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genepool.core.archive import Archive, Member, empty_archive
-from genepool.core.genome import Recipe, Vector, compose, recipe
+from genepool.core.genome import Genome, Recipe, Vector, compose, recipe
 from genepool.core.rng import generator
 from genepool.core.slerp import slerp_weights
 from genepool.errors import ConfigError
@@ -37,6 +37,8 @@ from genepool.strategies.problem import Outcome, Problem, Proposal, Trial
 Float64 = NDArray[np.float64]
 
 _STREAM = 2
+
+_POINT = 1e-100
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,19 @@ class CmaEs(Strategy, frozen=True):
         return self._learn(state, step, None)
 
     def recall(self, state: Search, trial: Trial) -> Search:
-        """Go through what was learnt."""
+        """Go through what was learnt.
+
+        Raises:
+            ConfigError: the points of this generation are others than those that were scored.
+        """
+        if trial.step and trial.member is not None:
+            drawn = self.propose(state.problem, state, trial.step).genome
+            if not _alike(drawn, trial.member.genome, 1e-3 * state.points[0].sigma):
+                raise ConfigError(
+                    f"strategy 'cma-es': child {trial.step} as it is drawn now is not the one that "
+                    "the pool holds, so that nothing can be learnt from its score. Another release "
+                    "of cma or genepool began the pool: go on with that one, or begin a new pool"
+                )
         state = replace(state, archive=put_back(state.archive, trial))
         scores = trial.scores
         known = None if scores is None or np.isnan(scores).any() else scores
@@ -234,10 +248,13 @@ class CmaEs(Strategy, frozen=True):
         if len(results) < self.population:
             return replace(state, results=results)
         told = [(at, value) for at, value in results if value is not None]
+        # The best first, of equals the earliest: how cma orders equals depends on the processor.
+        told.sort(key=lambda found: -found[1])
         points = [self._draw(state, at) for at, _ in told]
         model, problem, lag = copy.deepcopy(state.model), state.problem, len(state.points) - 1
-        # It learns from the better half; with fewer children than that it learns nothing.
-        if len(told) > self.population // 2:
+        # It learns from the better half; with fewer children than that it learns nothing. Nor does
+        # it once it has come to a point: smaller and smaller steps would end in NaN.
+        if len(told) > self.population // 2 and max(model.stds) > _POINT:
             _seeded(model, problem.seed, step, _STREAM + 1)
             model.ask()  # cma counts an iteration only between asking and telling
             if lag:
@@ -245,7 +262,7 @@ class CmaEs(Strategy, frozen=True):
             with warnings.catch_warnings():
                 # With children in flight the covariance has moved on; cma may find points far out.
                 warnings.simplefilter("ignore")
-                model.tell(points, [-value for _, value in told], check_points=False)
+                model.tell(points, list(range(len(points))), check_points=False)
         following = self._drawn(model, problem, state.generation + 1 + lag)
         return replace(
             state,
@@ -311,6 +328,16 @@ def _brought_up(model: Any, point: Float64, drawn: Points) -> Float64:
     return np.asarray(model.gp.pheno(moved, into_bounds=handler.repair), dtype=np.float64)
 
 
+def _alike(one: Genome, other: Genome, within: float) -> bool:
+    """Whether two genomes are the same but for the last bits of another processor."""
+    if isinstance(one, Vector) and isinstance(other, Vector):
+        return np.allclose(one.values, other.values, rtol=0, atol=within)
+    if isinstance(one, Recipe) and isinstance(other, Recipe):
+        same = np.array_equal(one.bounds, other.bounds)
+        return same and np.allclose(one.coefs, other.coefs, rtol=0, atol=within)
+    return False
+
+
 def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
     """Let a model draw from the random numbers of (seed, step) from now on."""
     draws = generator(seed, step, stream)
@@ -329,7 +356,12 @@ def _model(start: Float64, sigma: float, population: int, *, ratios: bool) -> An
         "verbose": -9,
         "seed": np.nan,  # leave numpy's global generator alone
         "CMA_diagonal": not ratios,
+        # From 300 dimensions on cma would adapt the step size by two points that it adds to those
+        # of a generation, which are drawn one by one here: without them the step size drifts.
+        "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,
     }
     if ratios:
         options["bounds"] = [0.0, 1.0]
+        if start.size == 1:
+            options["maxstd"] = np.inf  # cma cannot limit the steps of a single number
     return cma.CMAEvolutionStrategy(start, sigma, options)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
-from genepool.core.champion import leads
+from genepool.core.champion import first_best
 from genepool.core.checks import numbers
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
@@ -211,7 +211,9 @@ class Evolution:
         With an early stop a child is asked until it is certain that it is rejected (or likely
         enough, where the strategy takes a risk); a seed is asked everything.
         """
-        flight = self._flight(proposal.step)
+        flight = self._flights.get(proposal.step)
+        if flight is None:
+            raise InputError(f"no proposal of step {proposal.step} is in flight")
         if proposal.step > 0:
             flight.met = self._versions[self._met_by(proposal.step)]
             flight.plan = self._plan(flight.met, proposal, self._unknown)
@@ -228,8 +230,12 @@ class Evolution:
         Args:
             step: of the oldest proposal in flight.
             scores: float32[N], NaN where not asked.
+
+        Raises:
+            InputError: another proposal is the oldest, or scores are missing for no reason.
         """
-        flight, state = self._flight(step), self._versions[max(0, step - 1)]
+        self._require_due(step)
+        flight, state = self._flights[step], self._versions[max(0, step - 1)]
         plan = flight.plan
         done = plan is not None and flight.met is state and plan.done
         if plan is not None and done and _hold(scores, plan.scores):
@@ -352,11 +358,11 @@ class Evolution:
             )
 
     def _lead(self, member: Member) -> bool:
-        """Whether a member is better than all before it, and so the champion from now on."""
-        if not leads(member.train, None if self.champion is None else self.champion.train):
-            return False
-        self.champion = member
-        return True
+        """Whether a member is better than the champion, and so the champion from now on."""
+        now = self.champion or member
+        best = first_best({now.id: now.train, member.id: member.train})
+        self.champion = member if best == member.id else now
+        return best == member.id
 
     @property
     def _next_step(self) -> int:
@@ -369,11 +375,6 @@ class Evolution:
     def _met_by(self, step: int) -> int:
         """The number of children after which child `step` is proposed."""
         return max(self._subset.start, step - self.in_flight)
-
-    def _flight(self, step: int) -> _Flight:
-        if step not in self._flights:
-            raise InputError(f"no proposal of step {step} is in flight")
-        return self._flights[step]
 
     def _plan(self, state: Any, proposal: Proposal, known: Float32) -> EvaluationPlan:
         part = self._subset.part(known)

@@ -94,7 +94,9 @@ class MapElites(Merging, frozen=True):
         self, state: Elites, member: Member, step: int, scores: NDArray[np.float32]
     ) -> tuple[Elites, Outcome]:
         """The better of the child and the occupant of its cell stays."""
-        slot = cell_of([float(scores[at].mean()) for at in state.measured], self.cells)
+        # A float32 mean may lie further below an edge than the epsilon allows for.
+        means = [float(scores[at].mean(dtype=np.float64)) for at in state.measured]
+        slot = cell_of(means, self.cells)
         occupant = state.archive.members[slot]
         if occupant is not None and member.train <= occupant.train:
             return state, replace(REJECTED, fitness=member.train)
@@ -132,11 +134,11 @@ def _examples(problem: Problem, measure: Measure) -> NDArray[np.int64]:
     if not measure.labels:
         return positions
     (labels,) = (task.labels for task in examples.tasks if task.name == measure.task)
-    known = np.isin(np.array(labels, dtype=str), measure.labels)
-    if len(labels) != positions.size or not known.any():
+    absent = [label for label in measure.labels if label not in labels]
+    if absent or len(labels) != positions.size:
         there = ", ".join(sorted(set(labels))) or "none"
         raise ConfigError(
             f"strategy.measures: task '{measure.task}' has no examples labelled "
-            f"{', '.join(measure.labels)}; its labels: {there}"
+            f"{', '.join(absent or measure.labels)}; its labels: {there}"
         )
-    return positions[known]
+    return positions[np.isin(np.array(labels, dtype=str), measure.labels)]

@@ -56,7 +56,7 @@ def check_strategy(
         make_strategy: makes the strategy, always with the same options.
         problem: with the weights of its seeds in memory (`Problem.of_vectors`). None: three seeds
             of 48 weights in three tensors, and the tasks "one" and "two" with 20 examples each,
-            whose labels are a to d.
+            whose labels are a to d, with scores of 0 and 1, and with scores between these.
         steps: number of children of each of some ten runs.
         lossless: the evaluation plans stop only where the end is certain; false: a child may be
             turned away that would have survived, and only the rest is checked.
@@ -66,15 +66,12 @@ def check_strategy(
     """
     strategy = make_strategy()
     require(strategy == make_strategy(), "two strategies with the same options must be equal")
-    given = _problem() if problem is None else problem
-    for binary in (True, False):
-        task = given if problem is not None else _problem(binary)
+    given = [_problem(binary) for binary in (True, False)] if problem is None else [problem]
+    for task in given:
         task = task.densely() if strategy.dense else task
-        score = _scorer(task, binary)
+        score = _scorer(task, task.examples.binary)
         for width in (1, 3):
             _check_runs(make_strategy, task, score, steps, width, lossless)
-        if problem is not None:
-            break
 
 
 def _check_runs(
@@ -353,7 +350,7 @@ def _sitting(archive: Archive) -> dict[int, int]:
     return {slot: member.id for slot, member in enumerate(archive.members) if member is not None}
 
 
-def _problem(binary: bool = True) -> Problem:
+def _problem(binary: bool) -> Problem:
     draws = np.random.default_rng(29)
     seeds = [draws.standard_normal(_LENGTH).astype(np.float32) for _ in range(_SEEDS)]
     third = _LENGTH // 3

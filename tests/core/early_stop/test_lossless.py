@@ -30,7 +30,8 @@ def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
     """Child's share of an example less each member's, [P, n], for n scores of the child.
 
     The formula written out once more: f_child - f_i, both with the child counted in z and, where
-    scores are not 0 or 1, in the capacity; with a baseline also in what is taken off all of them.
+    scores are not 0 or 1 and alpha is not 0, in the capacity; with a baseline also in what is taken
+    off all of them.
     """
     column = archive.scores[:, example]
     limit = archive.examples.capacity[example]
@@ -38,7 +39,7 @@ def difference(archive: Archive, example: int, score: np.ndarray) -> np.ndarray:
     if archive.baseline == "worst":
         worst = np.minimum(score, column.min())
     capacity = np.full(score.shape, limit)
-    if not archive.examples.binary:
+    if not archive.examples.binary and archive.alpha > 0:
         capacity = limit * (np.maximum(score, column.max()) - worst)
     contest = (column[:, None] - worst).sum(axis=0) + (score - worst)
     claimed = contest > 0
@@ -232,6 +233,18 @@ def test_blocks_of_examples_are_asked_as_a_whole(binary: bool) -> None:
         every = np.sort(np.concatenate([*asked, np.flatnonzero(blocks == blocks[0])]))
         np.testing.assert_array_equal(every, np.arange(size))
     assert max(sizes) > 3
+
+
+def test_more_blocks_than_sixteen_bits_can_number() -> None:
+    draws, size = np.random.default_rng(0), 66_000
+    scores = (draws.random((2, size)) < 0.5).astype(np.float32)
+    archive = archive_of(scores, np.ones(size), binary=True, alpha=1.0)
+    archive = replace(archive, examples=replace(archive.examples, blocks=np.arange(size)))
+    known = np.where(draws.random(size) < 0.3, np.float32(1), np.float32(np.nan))
+    exam = LosslessPlan(archive, [(0, 1.0)], known)
+    asked = np.concatenate(sit(exam, np.ones(size, dtype=np.float32)))
+    np.testing.assert_array_equal(np.sort(asked), np.flatnonzero(np.isnan(known)))
+    assert not exam.rejected and bool((exam.scores == 1).all())
 
 
 def test_what_is_asked_depends_on_nothing_else() -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.core.archive import Archive
-from genepool.core.competition import TIE
+from genepool.core.competition import TIE, prices
 from genepool.core.early_stop.evaluation_plan import answered
 
 Float64 = NDArray[np.float64]
@@ -41,9 +41,6 @@ Int64 = NDArray[np.int64]
 _MARGIN = 10 * TIE
 
 _ALL = slice(None)
-
-# Key of what has been asked already.
-_LAST = 65535
 
 # Chance that a child fails an example that its parents solve, and one that none of them solves; and
 # how much the whole archive says about it, beside the parents. (Measured on the digits: without the
@@ -159,12 +156,9 @@ def prices_at(archive: Archive, child: Float64, at: Int64 | slice = _ALL) -> Flo
         lift = np.maximum(archive.worst[at] - child, 0.0)
         child = np.maximum(child - archive.worst[at], 0.0)
         best, contest = best + lift, contest + lift * len(archive.members)
-    if not examples.binary:
+    if archive.scaled:
         price = price * np.maximum(best, child)
-    if archive.alpha != 0:
-        contest = contest + child
-        price = price / np.where(contest > 0, contest, 1.0) ** archive.alpha
-    return price
+    return prices(contest + child, price, archive.alpha)
 
 
 def keys(worth: Float64) -> NDArray[np.uint16]:
@@ -273,7 +267,8 @@ class LosslessPlan:
         """int64[M], the examples not known, in the order in which they are asked."""
         blocks = self._archive.examples.blocks
         ranks = keys(self._worth) if blocks is None else _block_ranks(self._worth, blocks)
-        ranks[self._known] = _LAST
+        # What has been asked already comes last.
+        ranks[self._known] = np.iinfo(ranks.dtype).max
         return np.argsort(ranks, kind="stable")[: self._left]
 
     @cached_property
