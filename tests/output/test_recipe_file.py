@@ -113,6 +113,15 @@ def test_a_card_declares_the_licence_that_all_seeds_share(tmp_path: Path) -> Non
     assert open_checkpoint(again.directory).digest() == open_checkpoint(done.directory).digest()
 
 
+APACHE = "Apache License\nVersion 2.0, January 2004\n"
+# Where it begins and ends, and what is between in words of no weight.
+MIT = (
+    "MIT License\n\nCopyright (c) X\n\nPermission is hereby granted, free of charge, to anyone.\n"
+    "The above copyright notice stays.\n\nNo warranty for the use or other dealings in the\n"
+    "Software.\n"
+)
+
+
 @pytest.mark.parametrize(
     ("file", "text", "expected"),
     [
@@ -137,6 +146,12 @@ def test_a_card_declares_the_licence_that_all_seeds_share(tmp_path: Path) -> Non
          "Version 2.0, January 2004", "see LICENSE"),
         ("LICENSE", "Modified MIT License\n\nCopyright (c) X\n\nPermission is hereby granted, free "
          "of charge", "see LICENSE"),
+        ("LICENSE", MIT, "mit"),
+        ("LICENSE", MIT.replace("The above", "The Software shall be used for Good, not Evil. The "
+         "above"), "see LICENSE"),
+        ("LICENSE", f"{MIT}\nIt must not be used to train other models.", "see LICENSE"),
+        ("LICENSE", f"{APACHE}{'terms ' * 2000}\n\"Commons Clause\" License Condition v1.0",
+         "see LICENSE"),
         ("LICENSE", "Code is under the MIT License. Weights are not.", "see LICENSE"),
         ("LICENSE", "MIT License for code, no licence for weights", "see LICENSE"),
         ("LICENSE", "We do not permit licensees to sell it.", "see LICENSE"),

@@ -37,7 +37,7 @@ _TEXTS = (
     (r"llama 2 community license", "llama2"),
     (r"gemma terms of use", "gemma"),
     (r"(mit license( \(mit\))?\W+)?(copyright((?!licen).){0,300}?)?permission is hereby granted, "
-     r"free of charge", "mit"),
+     r"free of charge(?!.*(good, not evil|dealings in the software\W+\w))", "mit"),
     (r"bsd 3-clause|redistribution and use in source(?!.*advertising).*neither the name of .{0,80} "
      r"nor the names", "bsd-3-clause"),
     (r"bsd 2-clause", "bsd-2-clause"),
@@ -67,6 +67,8 @@ def licence_of(path: Path) -> str | None:
         return one_line(declared.strip().lower())
     for name in _FILES:
         text = _read(directory / name)
+        if "commons clause" in text.lower():  # It takes from any licence before or behind it.
+            return f"see {name}"
         if text:
             plain = " ".join(text[:4000].lower().split())
             found = (key for pattern, key in _TEXTS if re.match(f"{_START}({pattern})", plain))
