@@ -290,7 +290,7 @@ class LmEval(BlockedTask):
                 f"{self._what}: metric '{one_line(self._metric)}' is not a number for each example "
                 f"(got {one_line(cast('object', value))}); choose another metric"
             )
-        number = float(value)
+        number = float(cast("Any", value))
         if self._options.bounds is None or math.isnan(number):
             return number
         share = (min(max(number, self._low), self._high) - self._low) / (self._high - self._low)
