@@ -109,7 +109,14 @@ class Images(BlockedTask):
         Raises:
             EvaluationError: the model draws no pictures, or broken ones, or the scorer fails.
         """
-        self._picky.at_first_model(model, lambda rows: self._drawn(model, rows, self._prompts))
+
+        def draw(rows: Sequence[int]) -> UInt8:
+            # A device may have room for one block alone.
+            starts = range(0, len(rows), self._batch)
+            parts = [rows[start : start + self._batch] for start in starts]
+            return np.concatenate([self._drawn(model, part, self._prompts) for part in parts])
+
+        self._picky.at_first_model(model, draw)
 
         def block(places: list[int]) -> Float32:
             return self._scorer.score(self._drawn(model, places, self._prompts), places)
