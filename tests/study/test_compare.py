@@ -212,6 +212,17 @@ def test_a_curve_stops_at_the_budget_though_the_pool_went_on(tmp_path: Path) -> 
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
+def test_the_champion_of_a_part_of_a_run_with_subsets_is_not_known(tmp_path: Path) -> None:
+    """Its score on a subset stood for that on all examples, and a later champion's for its own."""
+    strategy = {"name": "m2n2", "archive": 6, "share": 0.3, "renew": 15}
+    evolve(write_run(tmp_path, strategy=strategy, budget=40))
+    with Pool(tmp_path / "pool") as pool:
+        assert read_curve(pool, "m2n2", 3, 40).champion_evaluations[-1] == 40
+        for budget in (39, 15, 0):
+            with pytest.raises(PoolError, match=rf"after {budget} is not known: give --budget 40"):
+                read_curve(pool, "m2n2", 3, budget)
+
+
 @pytest.mark.slow
 def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -> None:
     file, _ = small
