@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import genepool
 from genepool.core.genome import Recipe
 from genepool.pool.members import describe
 from genepool.pool.reader import Pool
@@ -184,6 +185,32 @@ def test_the_numbers_are_the_pools(any_pool: Path, tmp_path: Path) -> None:
         weights = [task.weight for task in tasks]
         means = [entry["train"] for entry in model["tasks"]]
         assert model["train"] == pytest.approx(float(np.average(means, weights=weights)))
+
+
+@pytest.mark.parametrize("moment", ["champion", "slots", "held_out"])
+def test_a_page_is_of_one_moment(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that went on meanwhile made its champion stand beside the scores of the one before."""
+    file = write_run(tmp_path, budget=3)
+    evolve(file)
+    before = genepool.status(tmp_path / "pool")
+    own, gone_on = getattr(Pool, moment), list[int]()
+
+    def going_on(self: Pool, *given: Any, **named: Any) -> Any:
+        found = own(self, *given, **named)
+        if not gone_on:
+            gone_on.append(1)
+            gone_on.append(evolve(file, budget=60).session)
+        return found
+
+    monkeypatch.setattr(Pool, moment, going_on)
+    page, _ = report(tmp_path / "pool", tmp_path / "report.html")
+    assert gone_on == [1, 57]
+    document = page.document()
+    assert document["status"] == before
+    assert document["champion"]["train"] == before["champion"]["train"]
+    assert document["history"]["evaluations"][-1] == 3
 
 
 def test_the_settings_that_are_set_are_listed(recipes: Path, tmp_path: Path) -> None:
