@@ -341,7 +341,7 @@ def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
     file = write_run(tmp_path)
     compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=5)
     write_data(tmp_path / "data.npz", seed=1)
-    with pytest.raises(GenepoolError, match=r"^ga, seed 3: .* other examples or settings"):
+    with pytest.raises(GenepoolError, match=r"^ga, random seed 3: .* other examples or settings"):
         compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=6)
 
 
