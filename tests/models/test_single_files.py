@@ -63,6 +63,22 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         live(family(place), configs=str(place))
 
 
+@pytest.mark.parametrize("evolving", [("text_encoder",), ("unet", "text_encoder"), ("vae", "unet")])
+def test_more_than_the_denoiser_does_not_evolve(evolving: tuple[str, ...], tmp_path: Path) -> None:
+    """It was asked whether the config.json, which there is none of, is the right one."""
+    place = tiny_pipeline(tmp_path / "a")
+    seeds = family(single_file(place, tmp_path / "a.safetensors"), evolving=evolving)
+    (first,) = seeds.checkpoints
+    for tell in (
+        lambda: kind_of(ModelOptions(), first).told(ModelOptions(), first, []),
+        lambda: live(seeds, configs=str(place)),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"the denoiser alone evolves in a run.*python -c"
+        ):
+            tell()
+
+
 @pytest.mark.slow
 def test_what_is_exported_is_scored_again(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a", seed=0, like=5)

@@ -26,7 +26,7 @@ from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
-from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings
+from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings, require_denoiser
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
@@ -162,8 +162,7 @@ def _from_single_file(
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
-    if len(first.evolving) == 1:
-        _remember_prompts(pipeline)
+    _remember_prompts(pipeline)
     return pipeline, call, held
 
 
@@ -244,6 +243,7 @@ def _pipeline_class(pipeline: Pipeline, path: Path) -> Any:
 
 
 def _single_class(first: Checkpoint) -> Any:
+    require_denoiser(first)
     return _DF.StableDiffusionXLPipeline if is_xl(first) else _DF.StableDiffusionPipeline
 
 

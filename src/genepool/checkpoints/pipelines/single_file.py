@@ -146,6 +146,20 @@ def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
     return notices
 
 
+def require_denoiser(single: Checkpoint) -> None:
+    """Refuse to evolve more of a file than its denoiser, which a merge by hand can do alone.
+
+    Raises:
+        CheckpointError: it says what to do.
+    """
+    if single.evolving != (_DENOISER,):
+        raise CheckpointError(
+            f"{at(single.path)}: of an image generator in a single file the denoiser alone evolves "
+            f"in a run: leave 'components' out, or convert each seed to a directory: "
+            f"{conversion(single)}"
+        )
+
+
 def conversion(single: Checkpoint) -> str:
     """A shell command, one line, that makes a pipeline's directory of a single file."""
     kind = "StableDiffusionXLPipeline" if is_xl(single) else "StableDiffusionPipeline"
