@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def test_with_many_pairs_the_sign_flip_test_draws_the_same_signs_every_time() ->
     assert p == sign_flip_test(differences)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
     assert sign_flip_test(np.full(40, 0.5)) == 1 / 100_001
+
+
+@pytest.mark.parametrize(
+    ("pairs", "p"), [(17, 0.6100838991610084), (40, 0.7787822121778782), (100, 0.15797842021579783)]
+)
+def test_many_pairs_need_no_more_memory_than_few(pairs: int, p: float) -> None:
+    """All assignments of signs at once take 24 bytes for each draw and pair."""
+    differences = np.random.default_rng(pairs).normal(0.1, 1, pairs)
+    tracemalloc.start()
+    try:
+        assert sign_flip_test(differences) == p
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_holms_correction_by_hand() -> None:
