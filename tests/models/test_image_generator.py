@@ -264,6 +264,28 @@ def test_options_that_cannot_be_used(options: dict[str, Any], text: str, tmp_pat
         live(family(tiny_pipeline(tmp_path / "a")), **options)
 
 
+def test_a_scheduler_that_knows_less_of_the_noise_is_refused(tmp_path: Path) -> None:
+    """It would draw, in silence, from other noise than the denoiser has learnt."""
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    seeds = family(tiny_pipeline(tmp_path / "a", changes={"scheduler": noise}))
+    used = live(seeds, scheduler="EulerDiscreteScheduler").value.pipeline.scheduler
+    assert noise.items() <= dict(used.config).items()
+    with pytest.raises(ConfigError, match="PNDMScheduler has no rescale_betas_zero_snr") as found:
+        live(seeds, scheduler="PNDMScheduler")
+    assert "\n" not in str(found.value)
+
+
+def test_a_scheduler_that_lacks_a_package_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ImportError("\nit needs the package torchsde\nInstall it")
+
+    monkeypatch.setattr(diffusers.EulerDiscreteScheduler, "from_config", lacking)
+    with pytest.raises(ConfigError, match="Scheduler cannot be used: ImportError: it needs"):
+        live(family(tiny_pipeline(tmp_path / "a")), scheduler="EulerDiscreteScheduler")
+
+
 def test_a_single_model_is_no_pipeline(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a") / "unet"
     with pytest.raises(ConfigError, match="needs the first seed to be a pipeline"):

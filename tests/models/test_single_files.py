@@ -44,6 +44,16 @@ def test_what_a_file_says_of_its_noise_decides_how_it_is_drawn(tmp_path: Path) -
     drawn = live(family(file), configs=str(place)).value.pictures(PROMPTS, IDS)
     assert np.array_equal(drawn, live(family(expected)).value.pictures(PROMPTS, IDS))
     assert not np.array_equal(drawn, live(family(place)).value.pictures(PROMPTS, IDS))
+    # Whatever scheduler draws; that of Stable Diffusion 1 has no such setting, and took none.
+    own = json.loads((place / "model_index.json").read_text())
+    own["scheduler"] = ["diffusers", "PNDMScheduler"]
+    (place / "model_index.json").write_text(json.dumps(own))
+    for name in ("EulerDiscreteScheduler", "DDIMScheduler"):
+        used = live(family(file), configs=str(place), scheduler=name).value.pipeline.scheduler
+        assert noise.items() <= dict(used.config).items()
+    for name in (None, "PNDMScheduler", "HeunDiscreteScheduler"):
+        with pytest.raises(ConfigError, match=r"Scheduler has no rescale_betas_zero_snr, with whi"):
+            live(family(file), configs=str(place), scheduler=name)
 
 
 def test_what_a_run_file_leaves_open_is_told(tmp_path: Path) -> None:

@@ -128,31 +128,25 @@ def _from_single_file(
     kind = _single_class(first)
     given: dict[str, Any] = {"add_watermarker": False} if is_xl(first) else {"safety_checker": None}
     if place is not None:
-        configs = str(building.directory / at_home(place))
-        given |= {"config": configs, "local_files_only": True}
+        given |= {"config": str(building.directory / at_home(place)), "local_files_only": True}
     call = _call(kind, building)
     with quiet():
         try:
             pipeline = kind.from_single_file(str(own), torch_dtype=dtype, **given).to(device)
-            scheduler = pipeline.scheduler
-            pipeline.scheduler = scheduler.from_config(scheduler.config, **noise_settings(first))
-            if options.scheduler is not None:
-                pipeline.scheduler = _scheduler(options.scheduler, pipeline.scheduler)
+            name = options.scheduler or type(pipeline.scheduler).__name__
+            pipeline.scheduler = _scheduler(name, pipeline.scheduler, **noise_settings(first))
         except ConfigError:
             raise
         except BaseException as error:
             pass_on(error)
-            advice = (
-                "" if place else "; name a pipeline's directory with its settings (model.configs)"
-            )
+            advice = "" if place else "; name a directory with its settings (model.configs)"
             raise CheckpointError(
                 f"{at(own)}: cannot be loaded as a single file by diffusers {_DF.__version__}: "
                 f"{cause(error)}{advice}"
             ) from error
     pipeline.set_progress_bar_config(disable=True)
     for tensor in (*pipeline.unet.parameters(), *pipeline.unet.buffers()):
-        # What was loaded may be a window onto the seed's file.
-        tensor.data = tensor.data.clone()
+        tensor.data = tensor.data.clone()  # See `_empty`.
     state: dict[str, torch.Tensor] = pipeline.unet.state_dict()
     names = ldm_modules(state)
     held: dict[str, torch.Tensor] = {}
@@ -207,9 +201,8 @@ def noise_seed(name: str) -> int:
 def quiet() -> Generator[None, None, None]:
     """Without the progress bars and remarks of diffusers and transformers."""
     log = _DF.utils.logging
-    level = log.get_verbosity()
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
-    bars = log.is_progress_bar_enabled()
     log.disable_progress_bar()
     try:
         with quiet_transformers(), warnings.catch_warnings():
@@ -412,10 +405,8 @@ def _empty(component: Component, dtype: torch.dtype, device: torch.device) -> An
 
 def _held(component: Component, module: Any) -> dict[str, torch.Tensor]:
     """The tensors of a component by the checkpoint's names."""
-    if component.library == "transformers":
-        state = held_as_saved(module, component.directory)
-    else:
-        state = module.state_dict()
+    foreign = component.library == "transformers"
+    state = held_as_saved(module, component.directory) if foreign else module.state_dict()
     return {f"{component.name}.{name}": tensor for name, tensor in state.items()}
 
 
@@ -446,15 +437,27 @@ def _assembled(kind: Any, first: Checkpoint, made: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _scheduler(name: str, own: Any) -> Any:
+def _scheduler(name: str, own: Any, **noise: Any) -> Any:
+    """A scheduler with another's settings, and what else is known of the noise of training."""
     known = {kind.__name__: kind for kind in own.compatibles}
-    found = known.get(name)
-    if found is None:
+    if (found := known.get(name)) is None:
         raise ConfigError(
             f"model.scheduler: this pipeline has no scheduler '{one_line(name)}'; its own is "
             f"{type(own).__name__}, and it may have {some(sorted(known), limit=40)}"
         )
-    return found.from_config(own.config)
+    try:
+        made = found.from_config(own.config, **noise)
+    except BaseException as error:
+        pass_on(error)
+        raise ConfigError(f"model.scheduler: {name} cannot be used: {cause(error)}") from error
+    taken, trained = inspect.signature(found.__init__).parameters, {**dict(own.config), **noise}
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        if key not in taken and trained.get(key) not in (None, False, "epsilon"):
+            raise ConfigError(
+                f"model.scheduler: {name} has no {key}, with which the denoiser was trained; name "
+                "another, such as EulerDiscreteScheduler"
+            )
+    return made
 
 
 # Prompts
