@@ -137,6 +137,13 @@ def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
             f"{at(says.path)} predicts {one_line(a or b)}, and {at(silent.path)} does not say what "
             "it predicts; make sure that it is the same, or they do not merge"
         )
+    if (_TO_THE_END in first.tensors) != (_TO_THE_END in other.tensors):
+        says, silent = (first, other) if _TO_THE_END in first.tensors else (other, first)
+        notices.append(
+            f"{at(says.path)} was trained with noise in which nothing of a picture is left "
+            f"({_TO_THE_END}), and {at(silent.path)} does not say so; pictures are drawn as the "
+            "first seed says"
+        )
     theirs = {name for name in other.tensors if not name.startswith(other.evolving)}
     if theirs:
         notices.append(
