@@ -64,6 +64,20 @@ def test_what_a_run_file_leaves_open_is_told(tmp_path: Path) -> None:
     assert told.startswith("model.guidance is 7.5, model.size is what the pipeline was made for")
 
 
+def test_prompts_that_are_cut_are_told(tmp_path: Path) -> None:
+    """As of a pipeline's directory, where the settings lie in one."""
+    place = tiny_pipeline(tmp_path / "a")
+    (first,) = family(single_file(place, tmp_path / "a.safetensors")).checkpoints
+    texts = ["a", " ".join("abcdefghijklmnopqrstuvwxyz" * 4)]
+    for options, seed in (
+        (ModelOptions(steps=1, configs=str(place)), first),
+        (ModelOptions(steps=1), family(place).checkpoints[0]),
+    ):
+        told = kind_of(options, seed).told(options, seed, texts)
+        assert "model.scheduler is DDIMScheduler" in told[0]
+        assert told[-1].startswith("1 of 2 prompts have more tokens than the")
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a")
     file = single_file(place, tmp_path / "a.safetensors")

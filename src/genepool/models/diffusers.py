@@ -87,8 +87,7 @@ def build_pipeline(building: Building) -> tuple[Any, dict[str, Any], dict[str, t
         return _from_single_file(building, dtype, device)
     if first.pipeline is None:
         raise ConfigError(f"{at(first.path)} is no pipeline")
-    held: dict[str, torch.Tensor] = {}
-    made: dict[str, Any] = {}
+    held, made = dict[str, torch.Tensor](), dict[str, Any]()
     with quiet():
         kind = _pipeline_class(first.pipeline, first.path)
         call = _call(kind, building)
@@ -263,9 +262,11 @@ def _call(kind: Any, building: Building) -> dict[str, Any]:
     return {**out, _CLEANING: False} if _CLEANING in parameters else out
 
 
-def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
-    """What a run file leaves to the pipeline, and what is there and not used: a safety checker, and
-    the ends of long texts.
+def told(
+    options: Options, first: Checkpoint, texts: Sequence[str], settings: Pipeline | None
+) -> tuple[str, ...]:
+    """What a run file leaves to the pipeline (of a single file, one with its `settings`), and what
+    is there and not used: a safety checker, and the ends of long texts.
 
     Raises:
         CheckpointError: there is no such pipeline.
@@ -280,7 +281,7 @@ def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str
             value = parameters[name].default
             said = "what the pipeline was made for" if value is None else str(value)
             out.append(f"model.{option} is {said}")
-    components = dict[str, Component]() if pipeline is None else pipeline.components
+    components = dict[str, Component]() if settings is None else settings.components
     if options.scheduler is None and "scheduler" in components:
         out.append(f"model.scheduler is {one_line(components['scheduler'].class_name)}")
     notices = [f"{', '.join(out)}, as {kind.__name__} has it where nothing is said"] if out else []
@@ -468,8 +469,7 @@ def _remember_prompts(pipeline: Any) -> None:
     own: Callable[..., Any] | None = getattr(pipeline, "encode_prompt", None)
     if own is None:
         return
-    known: dict[str, Any] = {}
-    size = 0
+    known, size = dict[str, Any](), 0
 
     def encode_prompt(*given: Any, **named: Any) -> Any:
         nonlocal size

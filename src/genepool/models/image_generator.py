@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.components import Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX, read_pipeline
 from genepool.checkpoints.pipelines.files import (
     SAFETY_CHECKER,
@@ -107,7 +108,7 @@ def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[st
     _require_packages()
     from genepool.models.diffusers import told
 
-    return told(options, first, texts)
+    return told(options, first, texts, _settings(options, first, Path()))
 
 
 def _build(building: Building) -> LiveModel:
@@ -127,15 +128,19 @@ def _build(building: Building) -> LiveModel:
     return filled_by_genomes(value, held, list(held), pair, building.layout, first)
 
 
+def _settings(options: Options, first: Checkpoint, directory: Path) -> Pipeline | None:
+    """The pipeline that has what is beside the weights; None where diffusers looks for it."""
+    if first.pipeline is None and options.configs is not None:
+        return read_pipeline(directory / at_home(options.configs))
+    return first.pipeline
+
+
 def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:
     """All that draws beside the weights that evolve; a single file has the weights of the others
     too, and its settings lie elsewhere."""
-    pipeline, place = first.pipeline, first.path
-    if first.evolving and options.configs is not None:
-        place = directory / at_home(options.configs)
-        pipeline = read_pipeline(place)
-    if pipeline is None:
+    if (pipeline := _settings(options, first, directory)) is None:
         return {}
+    place = directory / at_home(options.configs) if options.configs is not None else first.path
     made_with = json.dumps([pipeline.class_name, pipeline.settings], sort_keys=True).encode()
     return {INDEX: PinnedFile(hashlib.sha256(made_with).hexdigest(), place)} | {
         pinned_name(name): PinnedFile(
