@@ -275,6 +275,30 @@ def test_a_scheduler_that_knows_less_of_the_noise_is_refused(tmp_path: Path) -> 
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("shape", "own", "name"),
+    [
+        ("sd", "EulerDiscreteScheduler", "DDIMScheduler"),
+        ("sd", "PNDMScheduler", "DDPMScheduler"),
+        ("sdxl", "EulerDiscreteScheduler", "DDIMScheduler"),
+    ],
+)
+def test_latents_are_not_cut_off_where_the_own_scheduler_does_not_do_so(
+    shape: Kind, own: str, name: str, tmp_path: Path
+) -> None:
+    """Its configuration has no such setting, and that of the other is to cut them off."""
+    place = tiny_pipeline(tmp_path / "a", shape)
+    _index(place, scheduler=["diffusers", own])
+    file = place / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    for given in (None, False, True):
+        content = {**config, "clip_sample": given}
+        file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+        used = live(family(place), scheduler=name).value.pipeline.scheduler
+        # Of Stable Diffusion 1 and 2 diffusers itself does not believe it.
+        assert used.config.clip_sample == (given is True and shape == "sdxl")
+
+
 def test_a_scheduler_that_lacks_a_package_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -446,6 +446,8 @@ def _scheduler(name: str, own: Any, **noise: Any) -> Any:
             f"model.scheduler: this pipeline has no scheduler '{one_line(name)}'; its own is "
             f"{type(own).__name__}, and it may have {some(sorted(known), limit=40)}"
         )
+    # Latents may be beyond -1 and 1: DDIM and DDPM would cut them off, unless told otherwise.
+    noise["clip_sample"] = own.config.get("clip_sample", False)
     try:
         made = found.from_config(own.config, **noise)
     except BaseException as error:
@@ -454,10 +456,8 @@ def _scheduler(name: str, own: Any, **noise: Any) -> Any:
     taken, trained = inspect.signature(found.__init__).parameters, {**dict(own.config), **noise}
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         if key not in taken and trained.get(key) not in (None, False, "epsilon"):
-            raise ConfigError(
-                f"model.scheduler: {name} has no {key}, with which the denoiser was trained; name "
-                "another, such as EulerDiscreteScheduler"
-            )
+            text = f"model.scheduler: {name} has no {key}, with which the denoiser was trained"
+            raise ConfigError(f"{text}; name another, such as EulerDiscreteScheduler")
     return made
 
 
