@@ -19,7 +19,7 @@ from genepool.core.genome import Recipe, seed_recipe
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.image_generator import ImageGenerator
-from genepool.models.kinds import KINDS, kind_of_seed
+from genepool.models.kinds import KINDS, kind_of, kind_of_seed
 from genepool.models.live import LiveModel
 from tests.late import diffusers
 from tests.pipelines import KINDS as SHAPES
@@ -297,6 +297,19 @@ def test_latents_are_not_cut_off_where_the_own_scheduler_does_not_do_so(
         used = live(family(place), scheduler=name).value.pipeline.scheduler
         # Of Stable Diffusion 1 and 2 diffusers itself does not believe it.
         assert used.config.clip_sample == (given is True and shape == "sdxl")
+
+
+@pytest.mark.parametrize(("shape", "guidance"), [("flux", 5.0), ("flux", None), ("sd", 5.0)])
+def test_guidance_that_is_passed_over_is_told(
+    shape: Kind, guidance: float | None, tmp_path: Path
+) -> None:
+    """diffusers says nothing of it, or in a remark."""
+    (first,) = family(tiny_pipeline(tmp_path / "a", shape)).checkpoints
+    options = ModelOptions(guidance=guidance)
+    told = "model.guidance is passed over: the denoiser takes none (guidance_embeds is false)"
+    assert (told in kind_of(options, first).told(options, first, [])) == (
+        shape == "flux" and guidance is not None
+    )
 
 
 def test_a_scheduler_that_lacks_a_package_ends_in_one_line(

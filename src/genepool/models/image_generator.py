@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.pipelines.components import Pipeline
+from genepool.checkpoints.pipelines.agreement import read_config
+from genepool.checkpoints.pipelines.components import DENOISERS, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX, read_pipeline
 from genepool.checkpoints.pipelines.files import (
     SAFETY_CHECKER,
@@ -39,6 +40,9 @@ from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
 OPTIONS = ("scheduler", "steps", "guidance", "size", "configs")
+
+# Of denoisers that are told how strongly to be guided, whether they have learnt to be.
+_GUIDED = "guidance_embeds"
 
 # How modules of diffusers ask for a package that would mend the letters of prompts.
 _MENDER = "is_ftfy_available"
@@ -108,7 +112,14 @@ def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[st
     _require_packages()
     from genepool.models.diffusers import told
 
-    return told(options, first, texts, _settings(options, first, Path()))
+    settings = _settings(options, first, Path())
+    notices = told(options, first, texts, settings)
+    if settings is None or options.guidance is None:
+        return notices
+    denoisers = [settings.components[name] for name in DENOISERS if name in settings.components]
+    if any(read_config(denoiser).get(_GUIDED) is False for denoiser in denoisers):
+        notices += (f"model.guidance is passed over: the denoiser takes none ({_GUIDED} is false)",)
+    return notices
 
 
 def _build(building: Building) -> LiveModel:
