@@ -453,6 +453,28 @@ def test_seeds_are_tried_in_blocks_too(
     assert [prompt for prompts in drawer.asked for prompt in prompts] == list(WORDS)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"prompt": "broken"}, "prompt: example '1' has no prompt under 'broken': got 'a "),
+        ({"languages": {"x": "broken"}}, r"languages\.x: example '1' has no prompt under 'broken'"),
+        ({"group": "broken"}, "group: example '1' has none under 'broken'"),
+    ],
+)
+def test_halves_of_characters_are_no_text(
+    options: dict[str, Any], text: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what was decoded with other letters in mind holds them."""
+    (place / "halves.py").write_text(
+        "examples = [{'id': 1, 'english': 'a', 'broken': 'a \\udcff'}]\n"
+        "def score(pictures, examples): return [0.5 for _ in examples]\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    given = {"examples": "halves:examples", "score": "halves:score", "tower": None}
+    with pytest.raises(ConfigError, match=text):
+        task(place, **given, pictures=None, **options)
+
+
 def test_a_function_may_change_the_examples_that_it_is_given(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

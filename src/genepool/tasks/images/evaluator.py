@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
-from genepool.messages import count, one_line, shown, some
+from genepool.messages import count, is_text, one_line, shown, some
 from genepool.models.live import Drawing, refuse_one_colour
 from genepool.tasks.checks import checked_indices, content_digest, require_unique
 from genepool.tasks.example_files import example_ids, read_examples
@@ -215,7 +215,7 @@ class Images(BlockedTask):
         """The prompts under a key, one for each example."""
         for name, example in zip(self._ids, self._examples, strict=True):
             value = example.get(key)
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str) or not value.strip() or not is_text(value):
                 raise ConfigError(
                     f"{option}: example '{one_line(name)}' has no prompt under "
                     f"'{one_line(key)}': got {shown(value)}; its keys are {some(example, 12)}"
@@ -226,7 +226,7 @@ class Images(BlockedTask):
         out: list[str] = []
         for name, example in zip(self._ids, self._examples, strict=True):
             value = example.get(key)
-            if not isinstance(value, (str, int)):
+            if not isinstance(value, (str, int)) or not is_text(str(value)):
                 raise ConfigError(
                     f"group: example '{one_line(name)}' has none under '{one_line(key)}': got "
                     f"{shown(value)}; its keys are {some(example, 12)}"
