@@ -278,6 +278,11 @@ def test_many_seeds_are_named_rather_than_given_columns(tmp_path: Path) -> None:
         most = int(np.argmax(entry["shares"]))
         assert row[2] == f"seed{most} {100 * entry['shares'][most]:.1f} %"
     assert len(page.table("Seeds")) == 9
+    # There are seven colours, and each seed has a mark of its own.
+    marks = {a["class"] for a, _ in page.all("i") if a.get("class", "").startswith("swatch")}
+    assert len(marks) == 9
+    areas = {a["class"] for tag, a, _ in page.tags if tag == "path" and a["class"][0] == "s"}
+    assert areas <= {mark.removeprefix("swatch ") for mark in marks} and "s0 again" in areas
 
 
 def test_dense_genomes_have_no_stripes_and_say_so(vectors: Path, tmp_path: Path) -> None:

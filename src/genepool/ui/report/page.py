@@ -127,8 +127,9 @@ def in_lines(text: str) -> Markup:
 
 
 def colour(seed: int) -> str:
-    """The class that paints in the colour of a seed."""
-    return f"s{seed % len(COLOURS)}"
+    """The classes that paint in the colour of a seed; after seven seeds these come again, pale."""
+    again, place = divmod(seed, len(COLOURS))
+    return f"s{place} again" if again % 2 else f"s{place}"
 
 
 def width(value: float | None) -> str:
