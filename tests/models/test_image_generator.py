@@ -279,8 +279,8 @@ def test_a_scheduler_that_knows_less_of_the_noise_is_refused(tmp_path: Path) -> 
     ("shape", "own", "name"),
     [
         ("sd", "EulerDiscreteScheduler", "DDIMScheduler"),
-        ("sd", "PNDMScheduler", "DDPMScheduler"),
-        ("sdxl", "EulerDiscreteScheduler", "DDIMScheduler"),
+        pytest.param("sd", "PNDMScheduler", "DDPMScheduler", marks=pytest.mark.slow),
+        pytest.param("sdxl", "EulerDiscreteScheduler", "DDIMScheduler", marks=pytest.mark.slow),
     ],
 )
 def test_latents_are_not_cut_off_where_the_own_scheduler_does_not_do_so(

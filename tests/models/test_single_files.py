@@ -17,6 +17,7 @@ from genepool.models.kinds import kind_of
 from tests.cli import run_cli
 from tests.models.test_image_generator import IDS, PROMPTS, family, live
 from tests.pipelines import single_file, tiny_pipeline
+from tests.quick import quick
 
 
 @pytest.mark.slow
@@ -87,7 +88,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         live(family(place), configs=str(place))
 
 
-@pytest.mark.parametrize("evolving", [("text_encoder",), ("unet", "text_encoder"), ("vae", "unet")])
+@pytest.mark.parametrize(
+    "evolving", quick([("text_encoder",), ("unet", "text_encoder"), ("vae", "unet")])
+)
 def test_more_than_the_denoiser_does_not_evolve(evolving: tuple[str, ...], tmp_path: Path) -> None:
     """It was asked whether the config.json, which there is none of, is the right one."""
     place = tiny_pipeline(tmp_path / "a")

@@ -20,6 +20,7 @@ from genepool.run.evolve import evolve
 from genepool.run.finished.draw import draw_pictures
 from genepool.run.finished.observe import evenly
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.sketches import write_run
 
 
@@ -192,7 +193,7 @@ def test_show_draws_held_out_examples_into_a_new_directory(tmp_path: Path) -> No
     assert run_cli(["show", str(result.pool), "best", "--pictures", "3"])[0] == 2
 
 
-@pytest.mark.parametrize("names", [("絵", "画"), ("a b", "a/b"), ("example", "...")])
+@pytest.mark.parametrize("names", quick([("絵", "画"), ("a b", "a/b"), ("example", "...")]))
 def test_pictures_of_tasks_that_are_called_alike_lie_beside_each_other(
     names: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -201,11 +201,11 @@ def test_prompts_few_shot_chat_and_system(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "split"),
     [
-        ({}, "train"),
+        pytest.param({}, "train", marks=pytest.mark.slow),
         ({"fewshot_config": {"sampler": "first_n"}}, "train"),
         ({"training_split": None, "fewshot_split": None}, None),
         ({"test_split": None, "validation_split": "test", "fewshot_split": "test"}, None),
-        ({"fewshot_split": "test"}, None),
+        pytest.param({"fewshot_split": "test"}, None, marks=pytest.mark.slow),
     ],
 )
 def test_no_prompt_shows_its_own_answer(

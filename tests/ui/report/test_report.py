@@ -20,6 +20,7 @@ from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import write_data, write_run, write_seed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -187,7 +188,7 @@ def test_the_numbers_are_the_pools(any_pool: Path, tmp_path: Path) -> None:
         assert model["train"] == pytest.approx(float(np.average(means, weights=weights)))
 
 
-@pytest.mark.parametrize("moment", ["champion", "slots", "held_out"])
+@pytest.mark.parametrize("moment", quick(["champion", "slots", "held_out"], (1,)))
 def test_a_page_is_of_one_moment(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
