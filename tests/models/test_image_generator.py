@@ -19,7 +19,7 @@ from genepool.core.genome import Recipe, seed_recipe
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.image_generator import ImageGenerator
-from genepool.models.kinds import KINDS, kind_of_seed
+from genepool.models.kinds import KINDS, kind_of, kind_of_seed
 from genepool.models.live import LiveModel
 from tests.late import diffusers
 from tests.pipelines import KINDS as SHAPES
@@ -262,6 +262,65 @@ def test_weights_that_are_missing_are_not_made_up(file: str, name: str, tmp_path
 def test_options_that_cannot_be_used(options: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
         live(family(tiny_pipeline(tmp_path / "a")), **options)
+
+
+def test_a_scheduler_that_knows_less_of_the_noise_is_refused(tmp_path: Path) -> None:
+    """It would draw, in silence, from other noise than the denoiser has learnt."""
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    seeds = family(tiny_pipeline(tmp_path / "a", changes={"scheduler": noise}))
+    used = live(seeds, scheduler="EulerDiscreteScheduler").value.pipeline.scheduler
+    assert noise.items() <= dict(used.config).items()
+    with pytest.raises(ConfigError, match="PNDMScheduler has no rescale_betas_zero_snr") as found:
+        live(seeds, scheduler="PNDMScheduler")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "own", "name"),
+    [
+        ("sd", "EulerDiscreteScheduler", "DDIMScheduler"),
+        pytest.param("sd", "PNDMScheduler", "DDPMScheduler", marks=pytest.mark.slow),
+        pytest.param("sdxl", "EulerDiscreteScheduler", "DDIMScheduler", marks=pytest.mark.slow),
+    ],
+)
+def test_latents_are_not_cut_off_where_the_own_scheduler_does_not_do_so(
+    shape: Kind, own: str, name: str, tmp_path: Path
+) -> None:
+    """Its configuration has no such setting, and that of the other is to cut them off."""
+    place = tiny_pipeline(tmp_path / "a", shape)
+    _index(place, scheduler=["diffusers", own])
+    file = place / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    for given in (None, False, True):
+        content = {**config, "clip_sample": given}
+        file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+        used = live(family(place), scheduler=name).value.pipeline.scheduler
+        # Of Stable Diffusion 1 and 2 diffusers itself does not believe it.
+        assert used.config.clip_sample == (given is True and shape == "sdxl")
+
+
+@pytest.mark.parametrize(("shape", "guidance"), [("flux", 5.0), ("flux", None), ("sd", 5.0)])
+def test_guidance_that_is_passed_over_is_told(
+    shape: Kind, guidance: float | None, tmp_path: Path
+) -> None:
+    """diffusers says nothing of it, or in a remark."""
+    (first,) = family(tiny_pipeline(tmp_path / "a", shape)).checkpoints
+    options = ModelOptions(guidance=guidance)
+    told = "model.guidance is passed over: the denoiser takes none (guidance_embeds is false)"
+    assert (told in kind_of(options, first).told(options, first, [])) == (
+        shape == "flux" and guidance is not None
+    )
+
+
+def test_a_scheduler_that_lacks_a_package_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ImportError("\nit needs the package torchsde\nInstall it")
+
+    monkeypatch.setattr(diffusers.EulerDiscreteScheduler, "from_config", lacking)
+    with pytest.raises(ConfigError, match="Scheduler cannot be used: ImportError: it needs"):
+        live(family(tiny_pipeline(tmp_path / "a")), scheduler="EulerDiscreteScheduler")
 
 
 def test_a_single_model_is_no_pipeline(tmp_path: Path) -> None:

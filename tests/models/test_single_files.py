@@ -17,6 +17,7 @@ from genepool.models.kinds import kind_of
 from tests.cli import run_cli
 from tests.models.test_image_generator import IDS, PROMPTS, family, live
 from tests.pipelines import single_file, tiny_pipeline
+from tests.quick import quick
 
 
 @pytest.mark.slow
@@ -44,6 +45,16 @@ def test_what_a_file_says_of_its_noise_decides_how_it_is_drawn(tmp_path: Path) -
     drawn = live(family(file), configs=str(place)).value.pictures(PROMPTS, IDS)
     assert np.array_equal(drawn, live(family(expected)).value.pictures(PROMPTS, IDS))
     assert not np.array_equal(drawn, live(family(place)).value.pictures(PROMPTS, IDS))
+    # Whatever scheduler draws; that of Stable Diffusion 1 has no such setting, and took none.
+    own = json.loads((place / "model_index.json").read_text())
+    own["scheduler"] = ["diffusers", "PNDMScheduler"]
+    (place / "model_index.json").write_text(json.dumps(own))
+    for name in ("EulerDiscreteScheduler", "DDIMScheduler"):
+        used = live(family(file), configs=str(place), scheduler=name).value.pipeline.scheduler
+        assert noise.items() <= dict(used.config).items()
+    for name in (None, "PNDMScheduler", "HeunDiscreteScheduler"):
+        with pytest.raises(ConfigError, match=r"Scheduler has no rescale_betas_zero_snr, with whi"):
+            live(family(file), configs=str(place), scheduler=name)
 
 
 def test_what_a_run_file_leaves_open_is_told(tmp_path: Path) -> None:
@@ -54,6 +65,20 @@ def test_what_a_run_file_leaves_open_is_told(tmp_path: Path) -> None:
     assert told.startswith("model.guidance is 7.5, model.size is what the pipeline was made for")
 
 
+def test_prompts_that_are_cut_are_told(tmp_path: Path) -> None:
+    """As of a pipeline's directory, where the settings lie in one."""
+    place = tiny_pipeline(tmp_path / "a")
+    (first,) = family(single_file(place, tmp_path / "a.safetensors")).checkpoints
+    texts = ["a", " ".join("abcdefghijklmnopqrstuvwxyz" * 4)]
+    for options, seed in (
+        (ModelOptions(steps=1, configs=str(place)), first),
+        (ModelOptions(steps=1), family(place).checkpoints[0]),
+    ):
+        told = kind_of(options, seed).told(options, seed, texts)
+        assert "model.scheduler is DDIMScheduler" in told[0]
+        assert told[-1].startswith("1 of 2 prompts have more tokens than the")
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     place = tiny_pipeline(tmp_path / "a")
     file = single_file(place, tmp_path / "a.safetensors")
@@ -61,6 +86,24 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         live(family(file), configs=str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"model\.configs is for seeds that are single files"):
         live(family(place), configs=str(place))
+
+
+@pytest.mark.parametrize(
+    "evolving", quick([("text_encoder",), ("unet", "text_encoder"), ("vae", "unet")])
+)
+def test_more_than_the_denoiser_does_not_evolve(evolving: tuple[str, ...], tmp_path: Path) -> None:
+    """It was asked whether the config.json, which there is none of, is the right one."""
+    place = tiny_pipeline(tmp_path / "a")
+    seeds = family(single_file(place, tmp_path / "a.safetensors"), evolving=evolving)
+    (first,) = seeds.checkpoints
+    for tell in (
+        lambda: kind_of(ModelOptions(), first).told(ModelOptions(), first, []),
+        lambda: live(seeds, configs=str(place)),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"the denoiser alone evolves in a run.*python -c"
+        ):
+            tell()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def test_with_many_pairs_the_sign_flip_test_draws_the_same_signs_every_time() ->
     assert p == sign_flip_test(differences)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
     assert sign_flip_test(np.full(40, 0.5)) == 1 / 100_001
+
+
+@pytest.mark.parametrize(
+    ("pairs", "p"), [(17, 0.6100838991610084), (40, 0.7787822121778782), (100, 0.15797842021579783)]
+)
+def test_many_pairs_need_no_more_memory_than_few(pairs: int, p: float) -> None:
+    """All assignments of signs at once take 24 bytes for each draw and pair."""
+    differences = np.random.default_rng(pairs).normal(0.1, 1, pairs)
+    tracemalloc.start()
+    try:
+        assert sign_flip_test(differences) == p
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_holms_correction_by_hand() -> None:
@@ -212,6 +227,17 @@ def test_a_curve_stops_at_the_budget_though_the_pool_went_on(tmp_path: Path) -> 
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
+def test_the_champion_of_a_part_of_a_run_with_subsets_is_not_known(tmp_path: Path) -> None:
+    """Its score on a subset stood for that on all examples, and a later champion's for its own."""
+    strategy = {"name": "m2n2", "archive": 6, "share": 0.3, "renew": 15}
+    evolve(write_run(tmp_path, strategy=strategy, budget=40))
+    with Pool(tmp_path / "pool") as pool:
+        assert read_curve(pool, "m2n2", 3, 40).champion_evaluations[-1] == 40
+        for budget in (39, 15, 0):
+            with pytest.raises(PoolError, match=rf"after {budget} is not known: give --budget 40"):
+                read_curve(pool, "m2n2", 3, budget)
+
+
 @pytest.mark.slow
 def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -> None:
     file, _ = small
@@ -330,7 +356,7 @@ def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
     file = write_run(tmp_path)
     compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=5)
     write_data(tmp_path / "data.npz", seed=1)
-    with pytest.raises(GenepoolError, match=r"^ga, seed 3: .* other examples or settings"):
+    with pytest.raises(GenepoolError, match=r"^ga, random seed 3: .* other examples or settings"):
         compare(file, tmp_path / "out", strategies=["ga"], runs=1, budget=6)
 
 

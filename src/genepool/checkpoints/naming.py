@@ -23,7 +23,7 @@ _ONE_EXPERT = re.compile(r"(^|[._])experts\.\d+(\.|$)|conv")
 
 
 def told_apart(names: Iterable[str]) -> list[str]:
-    """Names of seeds, a number added where one repeats: seeds are known by their names."""
+    """Names, such as those of seeds, a number added where one repeats."""
     out: list[str] = []
     for name in names:
         unique, number = name, 2

@@ -20,6 +20,7 @@ from genepool.governance.card import (
 from genepool.governance.markdown import code
 from genepool.pool.members import Ancestry, ancestry, known_means
 from genepool.pool.reader import Pool
+from genepool.pool.records import measure_names
 
 _ANCESTORS = 15
 
@@ -103,9 +104,10 @@ def _scores(pool: Pool, titles: Mapping[int, str]) -> tuple[Scores, ...]:
 
 
 def _measures(pool: Pool, titles: Mapping[int, str]) -> tuple[CardMeasures, ...]:
-    measured = pool.measures()
+    measured = {member: found for member, found in pool.measures().items() if member in titles}
+    names = measure_names((one.task, one.name) for found in measured.values() for one in found)
     return tuple(
-        CardMeasures(title, {entry.name: entry.value for entry in measured[member]})
+        CardMeasures(title, {names[one.task, one.name]: one.value for one in measured[member]})
         for member, title in titles.items()
         if member in measured
     )

@@ -26,7 +26,7 @@ from genepool.checkpoints.layout import Layout
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
-from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings
+from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings, require_denoiser
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
@@ -87,8 +87,7 @@ def build_pipeline(building: Building) -> tuple[Any, dict[str, Any], dict[str, t
         return _from_single_file(building, dtype, device)
     if first.pipeline is None:
         raise ConfigError(f"{at(first.path)} is no pipeline")
-    held: dict[str, torch.Tensor] = {}
-    made: dict[str, Any] = {}
+    held, made = dict[str, torch.Tensor](), dict[str, Any]()
     with quiet():
         kind = _pipeline_class(first.pipeline, first.path)
         call = _call(kind, building)
@@ -128,31 +127,25 @@ def _from_single_file(
     kind = _single_class(first)
     given: dict[str, Any] = {"add_watermarker": False} if is_xl(first) else {"safety_checker": None}
     if place is not None:
-        configs = str(building.directory / at_home(place))
-        given |= {"config": configs, "local_files_only": True}
+        given |= {"config": str(building.directory / at_home(place)), "local_files_only": True}
     call = _call(kind, building)
     with quiet():
         try:
             pipeline = kind.from_single_file(str(own), torch_dtype=dtype, **given).to(device)
-            scheduler = pipeline.scheduler
-            pipeline.scheduler = scheduler.from_config(scheduler.config, **noise_settings(first))
-            if options.scheduler is not None:
-                pipeline.scheduler = _scheduler(options.scheduler, pipeline.scheduler)
+            name = options.scheduler or type(pipeline.scheduler).__name__
+            pipeline.scheduler = _scheduler(name, pipeline.scheduler, **noise_settings(first))
         except ConfigError:
             raise
         except BaseException as error:
             pass_on(error)
-            advice = (
-                "" if place else "; name a pipeline's directory with its settings (model.configs)"
-            )
+            advice = "" if place else "; name a directory with its settings (model.configs)"
             raise CheckpointError(
                 f"{at(own)}: cannot be loaded as a single file by diffusers {_DF.__version__}: "
                 f"{cause(error)}{advice}"
             ) from error
     pipeline.set_progress_bar_config(disable=True)
     for tensor in (*pipeline.unet.parameters(), *pipeline.unet.buffers()):
-        # What was loaded may be a window onto the seed's file.
-        tensor.data = tensor.data.clone()
+        tensor.data = tensor.data.clone()  # See `_empty`.
     state: dict[str, torch.Tensor] = pipeline.unet.state_dict()
     names = ldm_modules(state)
     held: dict[str, torch.Tensor] = {}
@@ -162,8 +155,7 @@ def _from_single_file(
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
-    if len(first.evolving) == 1:
-        _remember_prompts(pipeline)
+    _remember_prompts(pipeline)
     return pipeline, call, held
 
 
@@ -208,9 +200,8 @@ def noise_seed(name: str) -> int:
 def quiet() -> Generator[None, None, None]:
     """Without the progress bars and remarks of diffusers and transformers."""
     log = _DF.utils.logging
-    level = log.get_verbosity()
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
-    bars = log.is_progress_bar_enabled()
     log.disable_progress_bar()
     try:
         with quiet_transformers(), warnings.catch_warnings():
@@ -244,6 +235,7 @@ def _pipeline_class(pipeline: Pipeline, path: Path) -> Any:
 
 
 def _single_class(first: Checkpoint) -> Any:
+    require_denoiser(first)
     return _DF.StableDiffusionXLPipeline if is_xl(first) else _DF.StableDiffusionPipeline
 
 
@@ -270,9 +262,11 @@ def _call(kind: Any, building: Building) -> dict[str, Any]:
     return {**out, _CLEANING: False} if _CLEANING in parameters else out
 
 
-def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
-    """What a run file leaves to the pipeline, and what is there and not used: a safety checker, and
-    the ends of long texts.
+def told(
+    options: Options, first: Checkpoint, texts: Sequence[str], settings: Pipeline | None
+) -> tuple[str, ...]:
+    """What a run file leaves to the pipeline (of a single file, one with its `settings`), and what
+    is there and not used: a safety checker, and the ends of long texts.
 
     Raises:
         CheckpointError: there is no such pipeline.
@@ -287,7 +281,7 @@ def told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str
             value = parameters[name].default
             said = "what the pipeline was made for" if value is None else str(value)
             out.append(f"model.{option} is {said}")
-    components = dict[str, Component]() if pipeline is None else pipeline.components
+    components = dict[str, Component]() if settings is None else settings.components
     if options.scheduler is None and "scheduler" in components:
         out.append(f"model.scheduler is {one_line(components['scheduler'].class_name)}")
     notices = [f"{', '.join(out)}, as {kind.__name__} has it where nothing is said"] if out else []
@@ -412,10 +406,8 @@ def _empty(component: Component, dtype: torch.dtype, device: torch.device) -> An
 
 def _held(component: Component, module: Any) -> dict[str, torch.Tensor]:
     """The tensors of a component by the checkpoint's names."""
-    if component.library == "transformers":
-        state = held_as_saved(module, component.directory)
-    else:
-        state = module.state_dict()
+    foreign = component.library == "transformers"
+    state = held_as_saved(module, component.directory) if foreign else module.state_dict()
     return {f"{component.name}.{name}": tensor for name, tensor in state.items()}
 
 
@@ -446,15 +438,27 @@ def _assembled(kind: Any, first: Checkpoint, made: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _scheduler(name: str, own: Any) -> Any:
+def _scheduler(name: str, own: Any, **noise: Any) -> Any:
+    """A scheduler with another's settings, and what else is known of the noise of training."""
     known = {kind.__name__: kind for kind in own.compatibles}
-    found = known.get(name)
-    if found is None:
+    if (found := known.get(name)) is None:
         raise ConfigError(
             f"model.scheduler: this pipeline has no scheduler '{one_line(name)}'; its own is "
             f"{type(own).__name__}, and it may have {some(sorted(known), limit=40)}"
         )
-    return found.from_config(own.config)
+    # Latents may be beyond -1 and 1: DDIM and DDPM would cut them off, unless told otherwise.
+    noise["clip_sample"] = own.config.get("clip_sample", False)
+    try:
+        made = found.from_config(own.config, **noise)
+    except BaseException as error:
+        pass_on(error)
+        raise ConfigError(f"model.scheduler: {name} cannot be used: {cause(error)}") from error
+    taken, trained = inspect.signature(found.__init__).parameters, {**dict(own.config), **noise}
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        if key not in taken and trained.get(key) not in (None, False, "epsilon"):
+            text = f"model.scheduler: {name} has no {key}, with which the denoiser was trained"
+            raise ConfigError(f"{text}; name another, such as EulerDiscreteScheduler")
+    return made
 
 
 # Prompts
@@ -465,8 +469,7 @@ def _remember_prompts(pipeline: Any) -> None:
     own: Callable[..., Any] | None = getattr(pipeline, "encode_prompt", None)
     if own is None:
         return
-    known: dict[str, Any] = {}
-    size = 0
+    known, size = dict[str, Any](), 0
 
     def encode_prompt(*given: Any, **named: Any) -> Any:
         nonlocal size

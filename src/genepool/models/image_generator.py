@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.pipelines.agreement import read_config
+from genepool.checkpoints.pipelines.components import DENOISERS, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX, read_pipeline
 from genepool.checkpoints.pipelines.files import (
     SAFETY_CHECKER,
@@ -38,6 +40,9 @@ from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
 OPTIONS = ("scheduler", "steps", "guidance", "size", "configs")
+
+# Of denoisers that are told how strongly to be guided, whether they have learnt to be.
+_GUIDED = "guidance_embeds"
 
 # How modules of diffusers ask for a package that would mend the letters of prompts.
 _MENDER = "is_ftfy_available"
@@ -107,7 +112,14 @@ def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[st
     _require_packages()
     from genepool.models.diffusers import told
 
-    return told(options, first, texts)
+    settings = _settings(options, first, Path())
+    notices = told(options, first, texts, settings)
+    if settings is None or options.guidance is None:
+        return notices
+    denoisers = [settings.components[name] for name in DENOISERS if name in settings.components]
+    if any(read_config(denoiser).get(_GUIDED) is False for denoiser in denoisers):
+        notices += (f"model.guidance is passed over: the denoiser takes none ({_GUIDED} is false)",)
+    return notices
 
 
 def _build(building: Building) -> LiveModel:
@@ -127,15 +139,19 @@ def _build(building: Building) -> LiveModel:
     return filled_by_genomes(value, held, list(held), pair, building.layout, first)
 
 
+def _settings(options: Options, first: Checkpoint, directory: Path) -> Pipeline | None:
+    """The pipeline that has what is beside the weights; None where diffusers looks for it."""
+    if first.pipeline is None and options.configs is not None:
+        return read_pipeline(directory / at_home(options.configs))
+    return first.pipeline
+
+
 def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:
     """All that draws beside the weights that evolve; a single file has the weights of the others
     too, and its settings lie elsewhere."""
-    pipeline, place = first.pipeline, first.path
-    if first.evolving and options.configs is not None:
-        place = directory / at_home(options.configs)
-        pipeline = read_pipeline(place)
-    if pipeline is None:
+    if (pipeline := _settings(options, first, directory)) is None:
         return {}
+    place = directory / at_home(options.configs) if options.configs is not None else first.path
     made_with = json.dumps([pipeline.class_name, pipeline.settings], sort_keys=True).encode()
     return {INDEX: PinnedFile(hashlib.sha256(made_with).hexdigest(), place)} | {
         pinned_name(name): PinnedFile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -184,6 +184,14 @@ class Measure(NamedTuple):
     task: str
     name: str
     value: float
+
+
+def measure_names(measured: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What measures are called beside each other, by task and name: with their task, where several
+    tasks measure."""
+    pairs = list(dict.fromkeys(measured))
+    several = len({task for task, _ in pairs}) > 1
+    return {(task, name): f"{task}, {name}" if several else name for task, name in pairs}
 
 
 class Picture(NamedTuple):

@@ -241,11 +241,18 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
     """A run's curve, up to the budget even where its pool has gone further.
 
     Raises:
-        PoolError: the pool has not got that far.
+        PoolError: the pool has not got that far; or it has gone further, and its members compete
+            for subsets, so that the champion was found at its end alone.
     """
     if pool.evaluations < budget:
         raise PoolError(
             f"{pool.path}: has {pool.evaluations} children of {budget}; run the same command again"
+        )
+    if pool.header.subsets is not None and pool.evaluations > budget:
+        raise PoolError(
+            f"{pool.path}: has {pool.evaluations} children; where members compete for subsets "
+            f"('share') the champion is found at the end alone, so that the one after {budget} is "
+            f"not known: give --budget {pool.evaluations}, or compare in another directory"
         )
     past = history(pool, points=_POINTS + 1, last=budget)
     held_out, final = pool.held_out(), pool.champion() if pool.header.subsets else None

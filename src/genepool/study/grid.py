@@ -90,7 +90,9 @@ def run_grid(
                         continue
                     if message["kind"] == "failed":
                         job = jobs[number]
-                        raise GenepoolError(f"{job.label}, seed {job.seed}: {message['text']}")
+                        raise GenepoolError(
+                            f"{job.label}, random seed {job.seed}: {message['text']}"
+                        )
                     total.close(number)
                     following = next(waiting, None)
                     _give(hand, following)

@@ -12,7 +12,7 @@ Float64 = NDArray[np.float64]
 
 # All 2**n signs are gone through up to this n, 65,536 of them; beyond, as many as this are drawn.
 _EXACT = 16
-_DRAWS = 100_000
+_DRAWS, _PARTS = 100_000, 100
 _STREAM = 11
 
 SIGNIFICANT = 0.05
@@ -68,12 +68,12 @@ def sign_flip_test(differences: ArrayLike) -> float:
         )
     if values.size <= _EXACT:
         numbers = np.arange(2**values.size, dtype=np.int64)[:, None]
-        flips = (numbers >> np.arange(values.size)) & 1
-        extra = 0
+        parts, extra = [(numbers >> np.arange(values.size)) & 1], 0
     else:
-        flips = generator(0, 0, stream=_STREAM).integers(0, 2, size=(_DRAWS, values.size))
-        extra = 1
-    sums = np.abs((1 - 2 * flips) @ values)
+        # Part by part: all of them would take gigabytes for a thousand pairs.
+        chance, size = generator(0, 0, stream=_STREAM), (_DRAWS // _PARTS, values.size)
+        parts, extra = (chance.integers(0, 2, size=size) for _ in range(_PARTS)), 1
+    sums = np.concatenate([np.abs((1 - 2 * flips) @ values) for flips in parts])
     # Assignments that are tied but for rounding count as tied.
     observed = abs(float(values.sum())) - 1e-12 * float(np.abs(values).sum())
     return (int(np.count_nonzero(sums >= observed)) + extra) / (len(sums) + extra)

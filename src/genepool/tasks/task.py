@@ -159,7 +159,7 @@ class Measured(Protocol):
     """
 
     def measures(self, model: Any) -> Mapping[str, float]:
-        """Numbers about the model, by what they are; finite.
+        """Numbers about the model, by what they are: finite, mostly shares, shown in per cent.
 
         Raises:
             EvaluationError: the model could not be measured.

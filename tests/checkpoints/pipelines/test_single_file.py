@@ -185,6 +185,18 @@ def test_predictions_that_files_name_must_agree(files: tuple[Path, Path], tmp_pa
             make_family([noise, other])
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_noise_that_one_file_alone_names_is_told(
+    first: bool, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What the first seed says of it holds for all that is drawn."""
+    save_file({**load_file(files[0]), "ztsnr": torch.zeros(1)}, tmp_path / "z.safetensors")
+    marked, plain = opened(tmp_path / "z.safetensors", files[1])
+    seeds = [marked, plain] if first else [plain, marked]
+    assert f"(ztsnr), and {files[1]} does not say so" in "\n".join(make_family(seeds).notices)
+    assert "ztsnr" not in "\n".join(make_family([marked, marked]).notices)
+
+
 def test_components_are_not_taken_from_single_files(files: tuple[Path, Path]) -> None:
     with pytest.raises(CheckpointError, match=r"is no pipeline .* leave out 'components'"):
         make_family(opened(*files), whole={"vae": 1})

@@ -20,6 +20,7 @@ from genepool.run.evolve import evolve
 from genepool.run.finished.draw import draw_pictures
 from genepool.run.finished.observe import evenly
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.sketches import write_run
 
 
@@ -136,6 +137,27 @@ def test_the_report_and_the_card_show_them(tmp_path: Path) -> None:
         assert picture.size == (4 * 12 - 4, rows * 14 - 4)
 
 
+@pytest.mark.parametrize("guards", [False, True])
+def test_what_several_tasks_measure_is_told_of_each(guards: bool, tmp_path: Path) -> None:
+    """The report and the card showed the last task's alone."""
+    run = write_run(tmp_path, budget=5)
+    run["tasks"] = [
+        {**run["tasks"][0], "name": name, "measured": value, "guard": guards and name == "画"}
+        for name, value in (("絵", 0.25), ("画", 0.75))
+    ]
+    pool = str(evolve(run).pool)
+    assert run_cli(["report", pool, "-o", str(tmp_path / "page.html")])[0] == 0
+    assert run_cli(["export", pool, "-o", str(tmp_path / "out")])[0] == 0
+    page = (tmp_path / "page.html").read_text("utf-8").split("Measured besides</caption>")[1]
+    card = (tmp_path / "out/README.md").read_text("utf-8").partition("## Measured besides")[2]
+    table = run_cli(["status", pool])[1].partition("measured besides")[2]
+    page = page.partition("</table>")[0]
+    for text, low, high in ((page, "25.0 %", "75.0 %"), (card, "0.2500", "0.7500")):
+        assert "画, given" in text and "絵, given" in text
+        assert text.count(low) == text.count(high) == 3
+    assert "画, given" in table and "絵, given" in table
+
+
 def test_a_member_that_drew_nothing_has_a_card_without_pictures(tmp_path: Path) -> None:
     result = evolve(write_run(tmp_path))
     with Pool(result.pool) as pool:
@@ -169,6 +191,18 @@ def test_show_draws_held_out_examples_into_a_new_directory(tmp_path: Path) -> No
     code, _, error = run_cli([*arguments, "best"])
     assert code == 1 and "not an empty directory" in error
     assert run_cli(["show", str(result.pool), "best", "--pictures", "3"])[0] == 2
+
+
+@pytest.mark.parametrize("names", quick([("絵", "画"), ("a b", "a/b"), ("example", "...")]))
+def test_pictures_of_tasks_that_are_called_alike_lie_beside_each_other(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path, budget=2)
+    run["tasks"] = [{**run["tasks"][0], "name": name} for name in names]
+    with Pool(evolve(run).pool) as pool:
+        written = draw_pictures(pool, "best", 2, tmp_path / "made")
+    assert len({*written}) == len(written) == 2 * 3
+    assert sorted((tmp_path / "made").iterdir()) == sorted(written)
 
 
 def test_tasks_without_pictures_have_nothing_to_draw(tmp_path: Path) -> None:

@@ -49,6 +49,28 @@ def bytes_data(count: int = 60) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return x, (np.arange(count) % 3).astype(np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("labels", "options", "told"),
+    [
+        (np.arange(100) // 10, {}, "8 labels, and the held-out ones 2"),
+        (np.arange(100) // 10, {"held_out": 0.05}, "10 labels, and the held-out ones 1"),
+        (np.arange(100) // 25 * 7 % 4, {}, "4 labels, and the held-out ones 1"),
+        (np.arange(100) // 10, {"held_out": 0.0, "limit": 10}, "1 label of 10"),
+        (np.arange(100) // 10, {"held_out": 0.0}, None),
+        (np.arange(100) % 10, {"limit": 5}, None),
+        (np.arange(100) // 50, {"held_out": 0.5}, "1 label, and the held-out ones 1"),
+        (np.zeros(100, int), {}, None),
+    ],
+)
+def test_examples_that_are_stored_class_by_class_are_told(
+    labels: NDArray[np.int64], options: dict[str, Any], told: str | None, tmp_path: Path
+) -> None:
+    """Held-out examples come from the end, and a limit leaves the first ones."""
+    np.savez(tmp_path / "data.npz", x=np.ones((100, 2), np.float32), y=labels)
+    notices = opened(tmp_path, data="data.npz", **options).notices
+    assert [*notices] == [] if told is None else told in notices[0]
+
+
 class Linear(torch.nn.Module):
     """A network over images of any shape."""
 

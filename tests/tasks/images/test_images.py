@@ -435,6 +435,60 @@ def test_a_scorer_that_likes_noise_better_than_the_seeds_is_refused(
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize(("batch", "blocks"), [(1, [1] * 6), (4, [4, 2]), (16, [6])])
+def test_seeds_are_tried_in_blocks_too(
+    batch: int, blocks: list[int], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may have room for no more pictures than one block has."""
+    (place / "tastes_of_blocks.py").write_text(
+        _noisy("plain") + "    return 1 - spread.clip(0, 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    drawer = Drawer(lambda n: np.tile(np.eye(16, dtype=np.uint8)[None, ..., None], (n, 1, 1, 3)))
+    drawer.of_seeds = lambda ask: [ask()]
+    given = {"score": "tastes_of_blocks:plain", "pictures": None, "tower": None}
+    with pytest.raises(EvaluationError, match="the scorer likes grey"):
+        task(place, **given, batch=batch, noise="refuse").score(drawer, np.array([0]))
+    assert [len(prompts) for prompts in drawer.asked] == blocks
+    assert [prompt for prompts in drawer.asked for prompt in prompts] == list(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"prompt": "broken"}, "prompt: example '1' has no prompt under 'broken': got 'a "),
+        ({"languages": {"x": "broken"}}, r"languages\.x: example '1' has no prompt under 'broken'"),
+        ({"group": "broken"}, "group: example '1' has none under 'broken'"),
+    ],
+)
+def test_halves_of_characters_are_no_text(
+    options: dict[str, Any], text: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what was decoded with other letters in mind holds them."""
+    (place / "halves.py").write_text(
+        "examples = [{'id': 1, 'english': 'a', 'broken': 'a \\udcff'}]\n"
+        "def score(pictures, examples): return [0.5 for _ in examples]\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    given = {"examples": "halves:examples", "score": "halves:score", "tower": None}
+    with pytest.raises(ConfigError, match=text):
+        task(place, **given, pictures=None, **options)
+
+
+def test_a_function_may_change_the_examples_that_it_is_given(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does to them is forgotten: the next model is judged by the same ones."""
+    (place / "changing.py").write_text(
+        "def score(pictures, examples):\n    return [e.pop('row', 90) / 100 for e in examples]\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    drawer = Drawer(lambda n: np.tile(np.eye(16, dtype=np.uint8)[None, ..., None], (n, 1, 1, 3)))
+    found = task(place, score="changing:score", tower=None, pictures=None)
+    for _ in range(2):
+        np.testing.assert_allclose(found.score(drawer, every(found)), np.arange(6) / 100)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

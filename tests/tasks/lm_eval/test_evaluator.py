@@ -198,6 +198,44 @@ def test_prompts_few_shot_chat_and_system(tmp_path: Path) -> None:
     assert rendered.rstrip().endswith("a ?")
 
 
+@pytest.mark.parametrize(
+    ("changes", "split"),
+    [
+        pytest.param({}, "train", marks=pytest.mark.slow),
+        ({"fewshot_config": {"sampler": "first_n"}}, "train"),
+        ({"training_split": None, "fewshot_split": None}, None),
+        ({"test_split": None, "validation_split": "test", "fewshot_split": "test"}, None),
+        pytest.param({"fewshot_split": "test"}, None, marks=pytest.mark.slow),
+    ],
+)
+def test_no_prompt_shows_its_own_answer(
+    changes: dict[str, Any], split: str | None, tmp_path: Path
+) -> None:
+    """Few-shot examples of the test split are the only ones that the harness itself looks at."""
+    write_task(tmp_path, **changes)
+    task = opened(tmp_path, task="sums.yaml", split=split, fewshot=3)
+    prompts = [[request.args for request in one] for one in task._prompts(None)]
+    for doc, requests in zip(task._docs, prompts, strict=True):
+        *shown, asked = requests[0][0].split("\n\n")
+        assert asked == doc["text"] and len(shown) == 3
+        assert f"{doc['text']} {doc['answer']}" not in shown
+    # What was made before has no say in it.
+    assert prompts == [[request.args for request in one] for one in task._prompts(None)]
+
+
+def test_truth_values_of_numpy_are_scores(tmp_path: Path) -> None:
+    value = live(tmp_path)
+    name = write_task(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "def results(doc, results): return {'acc': np.argmax([r[0] for r in results]) == 0}\n"
+    )
+    expected = opened(tmp_path, task=name).score(value, np.arange(22))
+    with (tmp_path / name).open("a") as file:
+        file.write("process_results: !function own.results\n")
+    np.testing.assert_array_equal(opened(tmp_path, task=name).score(value, np.arange(22)), expected)
+
+
 def test_the_digest_covers_what_changes_scores(tmp_path: Path) -> None:
     write_task(tmp_path, "generate_until")
     base: dict[str, Any] = {"task": "sums.yaml", "limit": 9}

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import genepool
 from genepool.core.genome import Recipe
 from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
+from tests.quick import quick
 from tests.runs import write_data, write_run, write_seed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -186,6 +188,32 @@ def test_the_numbers_are_the_pools(any_pool: Path, tmp_path: Path) -> None:
         assert model["train"] == pytest.approx(float(np.average(means, weights=weights)))
 
 
+@pytest.mark.parametrize("moment", quick(["champion", "slots", "held_out"], (1,)))
+def test_a_page_is_of_one_moment(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that went on meanwhile made its champion stand beside the scores of the one before."""
+    file = write_run(tmp_path, budget=3)
+    evolve(file)
+    before = genepool.status(tmp_path / "pool")
+    own, gone_on = getattr(Pool, moment), list[int]()
+
+    def going_on(self: Pool, *given: Any, **named: Any) -> Any:
+        found = own(self, *given, **named)
+        if not gone_on:
+            gone_on.append(1)
+            gone_on.append(evolve(file, budget=60).session)
+        return found
+
+    monkeypatch.setattr(Pool, moment, going_on)
+    page, _ = report(tmp_path / "pool", tmp_path / "report.html")
+    assert gone_on == [1, 57]
+    document = page.document()
+    assert document["status"] == before
+    assert document["champion"]["train"] == before["champion"]["train"]
+    assert document["history"]["evaluations"][-1] == 3
+
+
 def test_the_settings_that_are_set_are_listed(recipes: Path, tmp_path: Path) -> None:
     page, _ = report(recipes, tmp_path / "report.html")
     shown, config = dict(page.table("Settings")), page.document()["config"]
@@ -251,6 +279,11 @@ def test_many_seeds_are_named_rather_than_given_columns(tmp_path: Path) -> None:
         most = int(np.argmax(entry["shares"]))
         assert row[2] == f"seed{most} {100 * entry['shares'][most]:.1f} %"
     assert len(page.table("Seeds")) == 9
+    # There are seven colours, and each seed has a mark of its own.
+    marks = {a["class"] for a, _ in page.all("i") if a.get("class", "").startswith("swatch")}
+    assert len(marks) == 9
+    areas = {a["class"] for tag, a, _ in page.tags if tag == "path" and a["class"][0] == "s"}
+    assert areas <= {mark.removeprefix("swatch ") for mark in marks} and "s0 again" in areas
 
 
 def test_dense_genomes_have_no_stripes_and_say_so(vectors: Path, tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from genepool.run.progress import SeedReport, StepReport
 from genepool.ui.terminal.console import duration
-from genepool.ui.terminal.progress import Bar, Lines
+from genepool.ui.terminal.progress import Bar, Lines, watcher
 
 TASKS = (("maths", 0.61), ("shopping", 0.7562))
 
@@ -85,6 +86,27 @@ def test_the_bar_shows_where_the_run_stands() -> None:
         "0.0 s left"
     ) in screen.getvalue()
     assert "scoring [bold]seed" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "kind"),
+    [
+        (True, "xterm", Bar),
+        (True, "dumb", Lines),
+        (True, "unknown", Lines),
+        (False, "xterm", Lines),
+    ],
+)
+def test_who_watches_is_seen(
+    terminal: bool, environment: str, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    monkeypatch.setattr("sys.stderr", Stream())
+    monkeypatch.setenv("TERM", environment)
+    assert isinstance(watcher(), kind)
 
 
 def test_the_bar_shows_the_share_of_a_long_write() -> None:

@@ -137,6 +137,13 @@ def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
             f"{at(says.path)} predicts {one_line(a or b)}, and {at(silent.path)} does not say what "
             "it predicts; make sure that it is the same, or they do not merge"
         )
+    if (_TO_THE_END in first.tensors) != (_TO_THE_END in other.tensors):
+        says, silent = (first, other) if _TO_THE_END in first.tensors else (other, first)
+        notices.append(
+            f"{at(says.path)} was trained with noise in which nothing of a picture is left "
+            f"({_TO_THE_END}), and {at(silent.path)} does not say so; pictures are drawn as the "
+            "first seed says"
+        )
     theirs = {name for name in other.tensors if not name.startswith(other.evolving)}
     if theirs:
         notices.append(
@@ -144,6 +151,20 @@ def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
             f"{at(first.path)}"
         )
     return notices
+
+
+def require_denoiser(single: Checkpoint) -> None:
+    """Refuse to evolve more of a file than its denoiser, which a merge by hand can do alone.
+
+    Raises:
+        CheckpointError: it says what to do.
+    """
+    if single.evolving != (_DENOISER,):
+        raise CheckpointError(
+            f"{at(single.path)}: of an image generator in a single file the denoiser alone evolves "
+            f"in a run: leave 'components' out, or convert each seed to a directory: "
+            f"{conversion(single)}"
+        )
 
 
 def conversion(single: Checkpoint) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from genepool.checkpoints.files.atomic import write_bytes
+from genepool.checkpoints.naming import told_apart
 from genepool.errors import InputError
 from genepool.output.member import open_seeds
 from genepool.output.own_files import require_free
@@ -62,14 +63,15 @@ def draw_pictures(
     scorer.load(genome)
     target.mkdir(exist_ok=True)
     written: list[Path] = []
-    for number, task in enumerate(inputs.tasks):
+    # Of what is not ASCII nothing is left.
+    names = told_apart(_plain(entry.name) for entry in inputs.run.config.contested)
+    for number, (task, name) in enumerate(zip(inputs.tasks, names, strict=True)):
         held_out = bool(task.held_out)
         ids = task.held_out if held_out else task.samples
         if not isinstance(task, Drawn):
             continue
         indices = evenly(len(ids), count, batch_of(inputs.tasks[number]))
         pictures = [*scorer.pictures(number, indices, held_out=held_out)]
-        name = _plain(inputs.run.config.contested[number].name)
         rows = [pictures[start : start + _ACROSS] for start in range(0, len(pictures), _ACROSS)]
         files = {f"{name}.png": grid(rows)}
         positions: list[int] = indices.tolist()

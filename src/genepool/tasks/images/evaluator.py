@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
-from genepool.messages import count, one_line, shown, some
+from genepool.messages import count, is_text, one_line, shown, some
 from genepool.models.live import Drawing, refuse_one_colour
 from genepool.tasks.checks import checked_indices, content_digest, require_unique
 from genepool.tasks.example_files import example_ids, read_examples
@@ -109,7 +109,14 @@ class Images(BlockedTask):
         Raises:
             EvaluationError: the model draws no pictures, or broken ones, or the scorer fails.
         """
-        self._picky.at_first_model(model, lambda rows: self._drawn(model, rows, self._prompts))
+
+        def draw(rows: Sequence[int]) -> UInt8:
+            # A device may have room for one block alone.
+            starts = range(0, len(rows), self._batch)
+            parts = [rows[start : start + self._batch] for start in starts]
+            return np.concatenate([self._drawn(model, part, self._prompts) for part in parts])
+
+        self._picky.at_first_model(model, draw)
 
         def block(places: list[int]) -> Float32:
             return self._scorer.score(self._drawn(model, places, self._prompts), places)
@@ -208,7 +215,7 @@ class Images(BlockedTask):
         """The prompts under a key, one for each example."""
         for name, example in zip(self._ids, self._examples, strict=True):
             value = example.get(key)
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str) or not value.strip() or not is_text(value):
                 raise ConfigError(
                     f"{option}: example '{one_line(name)}' has no prompt under "
                     f"'{one_line(key)}': got {shown(value)}; its keys are {some(example, 12)}"
@@ -219,7 +226,7 @@ class Images(BlockedTask):
         out: list[str] = []
         for name, example in zip(self._ids, self._examples, strict=True):
             value = example.get(key)
-            if not isinstance(value, (str, int)):
+            if not isinstance(value, (str, int)) or not is_text(str(value)):
                 raise ConfigError(
                     f"group: example '{one_line(name)}' has none under '{one_line(key)}': got "
                     f"{shown(value)}; its keys are {some(example, 12)}"

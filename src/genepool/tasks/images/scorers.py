@@ -15,6 +15,7 @@ from genepool.errors import ConfigError, EvaluationError, GenepoolError
 from genepool.messages import at, blamed, one_line, pass_on
 from genepool.models.user_code import load_function
 from genepool.tasks.checks import checked_scores
+from genepool.tasks.example_files import own_copy
 from genepool.tasks.images.options import ImagesOptions
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Scorer:
         what = f"function '{self.kind}'"
         ids = [self.examples.ids[place] for place in places]
         try:
-            raw = function(pictures, [self.examples.content[place] for place in places])
+            raw = function(pictures, [own_copy(self.examples.content[place]) for place in places])
         except GenepoolError as error:
             raise EvaluationError(f"{what}: {one_line(error)}") from error
         except BaseException as error:

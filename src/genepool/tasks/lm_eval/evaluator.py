@@ -285,12 +285,12 @@ class LmEval(BlockedTask):
             per_unit = -nats / max(units, 1)
             bits = self._metric == "bits_per_byte"
             value = per_unit / math.log(2) if bits else math.exp(min(per_unit, 700.0))
-        if not isinstance(value, Real):
+        if not isinstance(value, (Real, np.bool_)):
             raise EvaluationError(
                 f"{self._what}: metric '{one_line(self._metric)}' is not a number for each example "
                 f"(got {one_line(cast('object', value))}); choose another metric"
             )
-        number = float(value)
+        number = float(cast("Any", value))
         if self._options.bounds is None or math.isnan(number):
             return number
         share = (min(max(number, self._low), self._high) - self._low) / (self._high - self._low)

@@ -207,6 +207,9 @@ def prompts(
 ) -> list[list[Any]]:
     """The requests of each document, as the harness makes them; few-shot examples are drawn anew.
 
+    None of these is the document itself, whose answer would stand in its prompt; the harness sees
+    to that where they come from the test split alone.
+
     Args:
         task: of the harness.
         docs: its documents, always the same in the same order.
@@ -217,15 +220,16 @@ def prompts(
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     out: list[list[Any]] = []
     for number, doc in enumerate(docs):
-        context = task.fewshot_context(
-            doc,
-            num_fewshot=task.config.num_fewshot or 0,
-            system_instruction=system,
-            apply_chat_template=render is not None,
-            fewshot_as_multiturn=render is not None,
-            chat_template=render,
-            gen_prefix=task.doc_to_prefix(doc),
-        )
+        with _without(doc, task):
+            context = task.fewshot_context(
+                doc,
+                num_fewshot=task.config.num_fewshot or 0,
+                system_instruction=system,
+                apply_chat_template=render is not None,
+                fewshot_as_multiturn=render is not None,
+                chat_template=render,
+                gen_prefix=task.doc_to_prefix(doc),
+            )
         made = task.construct_requests(
             doc=doc,
             ctx=context,
@@ -235,6 +239,25 @@ def prompts(
         )
         out.append(cast("list[Any]", made) if isinstance(made, list) else [made])
     return out
+
+
+@contextlib.contextmanager
+def _without(doc: Any, task: Any) -> Generator[None, None, None]:
+    """Few-shot examples other than a document: those that are drawn, or others if it is one."""
+    if not task.config.num_fewshot:
+        yield
+        return
+    own = task.sampler.sample
+
+    def sample(n: int, eval_doc: Any = None) -> Sequence[Any]:
+        found = own(n=n, eval_doc=eval_doc)
+        return own(n=n, eval_doc=doc) if doc in found else found
+
+    task.sampler.sample = sample
+    try:
+        yield
+    finally:
+        del task.sampler.sample
 
 
 def wrap(value: LanguageModel, batch: int) -> Any:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from genepool.messages import count, percent
-from genepool.pool.records import Picture, Transcript
+from genepool.pool.records import Picture, Transcript, measure_names
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
 from genepool.ui.report.gallery import episodes, galleries
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
@@ -127,8 +127,9 @@ def in_lines(text: str) -> Markup:
 
 
 def colour(seed: int) -> str:
-    """The class that paints in the colour of a seed."""
-    return f"s{seed % len(COLOURS)}"
+    """The classes that paint in the colour of a seed; after seven seeds these come again, pale."""
+    again, place = divmod(seed, len(COLOURS))
+    return f"s{place} again" if again % 2 else f"s{place}"
 
 
 def width(value: float | None) -> str:
@@ -249,13 +250,13 @@ def _result(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _measures(facts: dict[str, Any]) -> dict[str, Any]:
     """What was measured of champion and seeds, and nobody competed for."""
-    rows: dict[int, dict[str, float]] = {}
+    rows: dict[int, dict[tuple[str, str], float]] = {}
     for model in sorted(facts["models"], key=lambda model: model["kind"] == "seed"):
-        if model["measures"]:
-            rows[model["member"]] = {each["name"]: each["value"] for each in model["measures"]}
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        if found := model["measures"]:
+            rows[model["member"]] = {(each["task"], each["name"]): each["value"] for each in found}
+    names = measure_names(key for row in rows.values() for key in row)
     return {
-        "heads": ["model", *(f"#{name}" for name in names)],
+        "heads": ["model", *(f"#{name}" for name in names.values())],
         "rows": [
             {"who": _who(facts, member), "values": [row.get(name) for name in names]}
             for member, row in rows.items()

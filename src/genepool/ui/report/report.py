@@ -56,9 +56,10 @@ def write_report(pool: Pool, file: Path, *, overwrite: bool = True) -> None:
         GenepoolError: the file cannot be written.
     """
     require_replaceable(file, REPORT, overwrite=overwrite)
-    past = history(pool)
-    scores = score_matrix(pool)
-    made = page(facts(pool, past, scores), scores, pool.pictures(), pool.transcripts())
+    with pool.snapshot():
+        past = history(pool)
+        scores = score_matrix(pool)
+        made = page(facts(pool, past, scores), scores, pool.pictures(), pool.transcripts())
     write_own(file, made.encode("utf-8"), REPORT)
 
 

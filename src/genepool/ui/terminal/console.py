@@ -16,17 +16,22 @@ from rich.text import Text
 
 from genepool.messages import percent
 
-# Wide enough that nothing is cut where no window sets a width.
-_PIPE_WIDTH = 200
+# Wide enough that nothing is cut: in a narrow window a row of a table goes on in the next line.
+_WIDE = 10_000
 # Tasks whose scores stand in one line.
 _TASKS = 4
 
 
 def console(*, errors: bool = False) -> Console:
     """For results (standard output), or for all that is not the result (standard error)."""
-    stream = sys.stderr if errors else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=True)
+    return Console(
+        file=sys.stderr if errors else sys.stdout,
+        width=None if errors else _WIDE,  # A bar of progress fits the window.
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -189,7 +189,10 @@ class Lines:
 
 def watcher() -> Bar | Lines:
     """What fits standard error."""
-    return Bar(console(errors=True)) if sys.stderr.isatty() else Lines(sys.stderr)
+    out = console(errors=True)
+    # A window that cannot be drawn over, as in Emacs, would show nothing.
+    redrawn = sys.stderr.isatty() and not out.is_dumb_terminal
+    return Bar(out) if redrawn else Lines(sys.stderr)
 
 
 def _seed(report: SeedReport) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genepool.messages import count, percent
+from genepool.pool.records import measure_names
 from genepool.ui.terminal.console import cell, children, duration, number, pace, plain
 
 # Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
@@ -198,10 +199,10 @@ def _print_measures(out: Console, status: dict[str, Any]) -> None:
     rows = {name: _by_name(model) for name, model in models if model and model["measures"]}
     if not rows:
         return
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    names = measure_names(key for row in rows.values() for key in row)
     out.print()
     out.print("measured besides, and never selected by")
-    table = _table("", *(plain(task_and_name[1]) for task_and_name in names))
+    table = _table("", *map(plain, names.values()))
     for name, row in rows.items():
         table.add_row(cell(name), *(cell(percent(row.get(key))) for key in names))
     out.print(table)
