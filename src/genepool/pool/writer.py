@@ -173,7 +173,8 @@ class PoolWriter(Pool):
         with self._transaction() as db:
             create(db)
             content = {**meta, "writing": True}
-            entries = [(key, json.dumps(content[key], sort_keys=True)) for key in sorted(content)]
+            # Unsorted inside: where tensors lie depends on the order of the chromosomes.
+            entries = [(key, json.dumps(content[key])) for key in sorted(content)]
             db.executemany(insertion("meta"), entries)
             db.executemany(
                 insertion("seeds"),
