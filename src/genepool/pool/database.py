@@ -14,7 +14,11 @@ from pathlib import Path
 from genepool.errors import PoolError
 from genepool.messages import at, one_line
 
-DATABASE = "pool.sqlite"
+# The database, and the file that says which process is writing to it.
+DATABASE, WRITER = "pool.sqlite", "writer.pid"
+
+# Seconds for which a disk may take to write a transaction before its log is called damaged.
+_PATIENCE = 3.0
 
 # Version 1 had no seals.
 SCHEMA_VERSION = 2
@@ -209,14 +213,18 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     with reading(path):
         # Unlike quick_check it sees to indices too, and is as quick where there are few.
         found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found == "ok" and version > 1:
-            broken = " UNION ALL ".join(
+        if found == "ok":
+            # A copy made while a run was writing may hold pages of two moments that fit together.
+            looks = ["SELECT NULL WHERE (SELECT max(id) + 1 > count(*) FROM members)"]
+            looks += [
                 f"SELECT '{table}' FROM {table} WHERE seal IS NOT seal_of('{table}', {columns})"
                 for table, columns in _SEALED.items()
-                if table in tables
-            )
-            row = db.execute(f"{broken} LIMIT 1").fetchone()
-            found = "ok" if row is None else f"a row of '{row[0]}' is not what was written"
+                if table in tables and version > 1
+            ]
+            for (table,) in db.execute(f"{' UNION ALL '.join(looks)} LIMIT 1"):
+                found = f"a row of '{table}' is not what was written"
+                if table is None:
+                    found = "some of its members are missing"
     if found != "ok":
         raise damaged(path, found.splitlines()[-1])
 
@@ -230,11 +238,12 @@ def log_broken(file: Path) -> bool:
     Args:
         file: has been read by a connection that is open.
     """
-    if not _frames_left_out(file):
-        return False
-    # Where a run is writing, the index may lag behind for a moment.
-    time.sleep(0.05)
-    return _frames_left_out(file)
+    # Where a run is writing, the index lags behind until the disk has what was written.
+    patience = _PATIENCE if (file.parent / WRITER).exists() else 0.0
+    until = time.monotonic() + patience
+    while (broken := _frames_left_out(file)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return broken
 
 
 def _frames_left_out(file: Path) -> bool:
