@@ -238,6 +238,24 @@ def test_a_pool_that_could_not_be_opened_is_let_go_of(
     assert kept.value.__traceback__ is not None
 
 
+def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite said of it that the pool cannot be read, or that there may be no space."""
+    evolve(write_run(tmp_path, budget=3))
+
+    def interrupted(*_: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        writer._connection.create_function("seal_of", -1, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.set_meta("budget", 4)
+        monkeypatch.setattr(database, "_seal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Pool(tmp_path / "pool")
+        monkeypatch.undo()
+        writer._connection.create_function("seal_of", -1, database._seal)
+
+
 def test_a_member_is_written_with_its_guards_or_not_at_all(tmp_path: Path) -> None:
     evolve(write_run(tmp_path, **KINDS["recipes and a guard"], budget=3))
     with Pool(tmp_path / "pool") as pool:

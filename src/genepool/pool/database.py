@@ -295,12 +295,19 @@ def damaged(path: Path, what: str) -> PoolError:
     )
 
 
+def _let_ctrl_c_through(error: Exception) -> None:
+    """SQLite makes an error of its own of what ends `seal_of`, and nothing else does."""
+    if "user-defined function raised" in str(error):
+        raise KeyboardInterrupt from error
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Generator[None, None, None]:
     """What cannot be read, or makes no sense, is a PoolError."""
     try:
         yield
     except sqlite3.Error as error:
+        _let_ctrl_c_through(error)
         raise PoolError(
             f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, restore it "
             "from a copy"
@@ -314,6 +321,7 @@ def writing(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
+        _let_ctrl_c_through(error)
         raise PoolError(
             f"{path}: cannot write to the pool ({error}); nothing recorded so far is lost. Free "
             "some space or mend the directory, then run the same command to go on"
