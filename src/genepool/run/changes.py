@@ -37,6 +37,7 @@ from genepool.run.executors.installation import (
 from genepool.run.executors.scorer import ALIKE, Part
 from genepool.run.run_file import Run
 from genepool.run.session import Session
+from genepool.settings import as_recorded
 from genepool.tasks.agent.environment import find_environment
 from genepool.tasks.agent.options import AgentOptions
 
@@ -159,7 +160,7 @@ def require_unchanged(
     Raises:
         PoolError, EvaluationError: see `check_scores`.
     """
-    meta, config = session.pool.meta(), session.inputs.run.config.model_dump(mode="json")
+    meta, config = session.pool.meta(), as_recorded(session.inputs.run.config)
     changes = [] if RAN_WITH not in meta else changed(meta[RAN_WITH], now)
     changes += _options(meta["config"], config)
     notes: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from genepool.run.pins import Pins, check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run, settled
 from genepool.run.session import Session
+from genepool.settings import as_recorded
 from genepool.tasks.task import Unshared
 from genepool.threads import available_threads
 
@@ -225,7 +225,7 @@ def _in_flight(path: Path) -> int | None:
 def _finished(pool: Pool, run: Run, budget: int) -> bool:
     """Whether nothing is left to do for a pool that this very run file made."""
     meta = pool.meta()
-    recorded, same = meta["config"], json.loads(json.dumps(_recorded(run)))
+    recorded, same = meta["config"], _recorded(run)
     # Pools of older releases have them.
     recorded.get("ray", {}).get("environment", {}).pop("env_vars", None)
     for config in (recorded, same):
@@ -238,7 +238,7 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
 
 def _recorded(run: Run) -> dict[str, Any]:
     """What a pool keeps of the run file: no variables for workers, which may be credentials."""
-    return run.config.model_dump(mode="json", exclude={"ray": {"environment": {"env_vars"}}})
+    return as_recorded(run.config, {"ray": {"environment": {"env_vars"}}})
 
 
 def _executor(

@@ -20,6 +20,7 @@ from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
+from genepool.settings import as_recorded
 
 # Files beside weights that were not pinned from the beginning.
 _LATER = {INDEX, RARE}
@@ -99,8 +100,8 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             for entry, task in zip(config.guards, inputs.guards, strict=True)
         ),
         {
-            "strategy": run.strategy.model_dump(mode="json"),
-            "model": config.model.model_dump(mode="json", exclude={"seeds"}),
+            "strategy": as_recorded(run.strategy),
+            "model": as_recorded(config.model, {"seeds": True}),
             "chromosomes": config.chromosomes,
             "components": config.components,
             "seed": config.seed,

@@ -276,6 +276,8 @@ class _Own:
 class _OwnPath(_Own):
     class Options(_Own.Options):
         place: Path
+        count: int = 0
+        least: float = 0.0
 
 
 _FAULTS: dict[str, dict[str, Any]] = {
@@ -308,14 +310,17 @@ def test_numbers_in_place_of_texts_are_kept_as_texts(tmp_path: Path, guard: bool
 def test_options_of_a_mapping_may_be_paths(tmp_path: Path) -> None:
     evaluator("own-with-a-path")(_OwnPath)
     write_run(tmp_path)
-    run = {
+    run: dict[str, Any] = {
         "pool": str(tmp_path / "pool"),
         "seeds": [str(tmp_path / f"seed{number}.safetensors") for number in (1, 2)],
-        "tasks": [{"name": "mine", "evaluator": "own-with-a-path", "place": tmp_path}],
+        "tasks": [{"name": "mine", "evaluator": "own-with-a-path"}],
     }
+    options = {"place": tmp_path, "count": np.int64(3), "least": float("-inf")}
+    run["tasks"][0].update(options)
     assert evolve(run, budget=3).session == 3
     assert evolve(run, budget=3).session == 0
-    assert evolve(run, budget=5).session == 2
+    again = evolve(run, budget=5)
+    assert (again.session, again.notices) == (2, ())
 
 
 @pytest.mark.parametrize(
