@@ -31,6 +31,7 @@ from genepool.run.executors.installation import (
     digest_of,
     outdated,
     own_modules,
+    packages_named,
     processor,
     versions,
 )
@@ -74,7 +75,8 @@ def ran_with(run: Run) -> dict[str, Any]:
         load_function(run.config.model.network, run.directory)
     modules = own_modules()
     script = vars(sys.modules["__main__"]).get("__file__")
-    if "__main__" in _classes(run) and isinstance(script, str) and script.endswith(".py"):
+    named = {*_classes(run), *packages_named(run.given.data)}
+    if "__main__" in named and isinstance(script, str) and script.endswith(".py"):
         modules["__main__"] = digest_of(script)
     packages = {**_imported_by(modules), **_plugins(), **versions()}
     return {"modules": modules, "packages": packages, "processor": processor()}
