@@ -204,6 +204,26 @@ def test_members_that_are_missing(tmp_path: Path, member: int) -> None:
         assert "the pool is damaged (some of its members are missing)" in error
 
 
+def test_a_pool_is_restored_as_the_message_says(tmp_path: Path) -> None:
+    """The log of the damaged pool would be added to the copy, and damage that too."""
+    evolve(write_run(tmp_path, budget=3))
+    pool, log = tmp_path / "pool", tmp_path / "pool" / f"{DATABASE}-wal"
+    with Pool(pool) as opened:
+        pack_pool(opened, tmp_path / "packed")
+    evolve(write_run(tmp_path, budget=200))
+    with contextlib.closing(PoolWriter(pool)) as writer:
+        writer.add(replace(writer.record(100), id=202, step=201))
+        writer.set_meta("budget", 201)
+        left = log.read_bytes()
+    log.write_bytes(left)
+    shutil.copy(tmp_path / "packed" / DATABASE, pool)
+    code, _, error = run_cli(["status", str(pool)])
+    assert code == 1
+    assert f"delete {log.name} if there is one, and restore {DATABASE} from a copy" in error
+    log.unlink()
+    assert contents(pool) == contents(tmp_path / "packed")
+
+
 def test_a_slow_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is on its way to the disk is in the log, and not in the log's index yet."""
     evolve(write_run(tmp_path, budget=3))
@@ -242,18 +262,16 @@ def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.Monkey
     """SQLite said of it that the pool cannot be read, or that there may be no space."""
     evolve(write_run(tmp_path, budget=3))
 
-    def interrupted(*_: Any) -> bytes:
+    def interrupted(*_: Any, **__: Any) -> bytes:
         raise KeyboardInterrupt
 
     with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
-        writer._connection.create_function("seal_of", -1, interrupted)
+        monkeypatch.setattr(database, "blake2b", interrupted)
         with pytest.raises(KeyboardInterrupt):
             writer.set_meta("budget", 4)
-        monkeypatch.setattr(database, "_seal", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Pool(tmp_path / "pool")
         monkeypatch.undo()
-        writer._connection.create_function("seal_of", -1, database._seal)
 
 
 def test_a_member_is_written_with_its_guards_or_not_at_all(tmp_path: Path) -> None:

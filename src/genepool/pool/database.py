@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import struct
+import threading
 import time
 from collections.abc import Generator
 from hashlib import blake2b
@@ -19,6 +20,9 @@ DATABASE, WRITER = "pool.sqlite", "writer.pid"
 
 # Seconds for which a disk may take to write a transaction before its log is called damaged.
 _PATIENCE = 3.0
+
+# What SQLite finds in a log it takes for the latest content of whatever database lies beside it.
+_RESTORE = f"delete {DATABASE}-wal if there is one, and restore {DATABASE} from a copy"
 
 # Version 1 had no seals.
 SCHEMA_VERSION = 2
@@ -133,14 +137,22 @@ def _tables(db: sqlite3.Connection) -> list[str]:
     return [table for table in _SEALED if table in there]
 
 
+# Ctrl-C came while a row was sealed: SQLite makes an error of its own of it.
+_cut_off = threading.Event()
+
+
 def _seal(table: str, *values: object) -> bytes:
     """A digest of a row, 8 bytes; numbers by their value, whatever type a column gives them."""
-    parts = [
-        value if isinstance(value, bytes) else repr(value).encode()
-        for value in (float(value) if isinstance(value, int) else value for value in values)
-    ]
-    lengths = repr([len(part) for part in parts]).encode()
-    return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
+    try:
+        parts = [
+            value if isinstance(value, bytes) else repr(value).encode()
+            for value in (float(value) if isinstance(value, int) else value for value in values)
+        ]
+        lengths = repr([len(part) for part in parts]).encode()
+        return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
+    except KeyboardInterrupt:
+        _cut_off.set()
+        raise
 
 
 def connect(file: Path, *, write: bool) -> sqlite3.Connection:
@@ -290,14 +302,12 @@ def _index_head(file: Path) -> bytes:
 
 def damaged(path: Path, what: str) -> PoolError:
     """What to say of a pool that is not as it was written."""
-    return PoolError(
-        f"{path}: the pool is damaged ({what}); restore {DATABASE} from a copy, or begin a new pool"
-    )
+    return PoolError(f"{path}: the pool is damaged ({what}); {_RESTORE}, or begin a new pool")
 
 
 def _let_ctrl_c_through(error: Exception) -> None:
-    """SQLite makes an error of its own of what ends `seal_of`, and nothing else does."""
-    if "user-defined function raised" in str(error):
+    if _cut_off.is_set():
+        _cut_off.clear()
         raise KeyboardInterrupt from error
 
 
@@ -309,8 +319,7 @@ def reading(path: Path) -> Generator[None, None, None]:
     except sqlite3.Error as error:
         _let_ctrl_c_through(error)
         raise PoolError(
-            f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, restore it "
-            "from a copy"
+            f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, {_RESTORE}"
         ) from error
     except (ValueError, TypeError, LookupError) as error:
         raise damaged(path, one_line(error)) from error
