@@ -11,16 +11,18 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import genepool
-from genepool.errors import PoolWarning
+from genepool.errors import PoolError, PoolWarning
+from genepool.pool import database
 from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
-from genepool.pool.writer import PoolWriter
+from genepool.pool.writer import PoolWriter, pack_pool
 from genepool.run.evolve import evolve
 from tests import sketches
 from tests.cli import run_cli
@@ -189,6 +191,105 @@ def test_every_row_is_sealed(tmp_path: Path, table: str) -> None:
     assert "the pool is damaged" in error
 
 
+@pytest.mark.parametrize("member", [7, 10])
+def test_members_that_are_missing(tmp_path: Path, member: int) -> None:
+    """As in a copy made while a run was writing, whose pages are of two moments."""
+    evolve(write_run(tmp_path, budget=10))
+    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+        db.execute("DELETE FROM members WHERE id = ?", (member,))
+    db.close()
+    for command in (["status", str(tmp_path / "pool")], ["evolve", str(tmp_path / "run.yaml")]):
+        code, _, error = run_cli([*command])
+        assert (code, error.count("\n")) == (1, 1)
+        assert "the pool is damaged (some of its members are missing)" in error
+
+
+def test_a_pool_is_restored_as_the_message_says(tmp_path: Path) -> None:
+    """The log of the damaged pool would be added to the copy, and damage that too."""
+    evolve(write_run(tmp_path, budget=3))
+    pool, log = tmp_path / "pool", tmp_path / "pool" / f"{DATABASE}-wal"
+    with Pool(pool) as opened:
+        pack_pool(opened, tmp_path / "packed")
+    evolve(write_run(tmp_path, budget=200))
+    with contextlib.closing(PoolWriter(pool)) as writer:
+        writer.add(replace(writer.record(100), id=202, step=201))
+        writer.set_meta("budget", 201)
+        left = log.read_bytes()
+    log.write_bytes(left)
+    shutil.copy(tmp_path / "packed" / DATABASE, pool)
+    code, _, error = run_cli(["status", str(pool)])
+    assert code == 1
+    assert f"delete {log.name} if there is one, and restore {DATABASE} from a copy" in error
+    log.unlink()
+    assert contents(pool) == contents(tmp_path / "packed")
+
+
+def test_a_slow_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on its way to the disk is in the log, and not in the log's index yet."""
+    evolve(write_run(tmp_path, budget=3))
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        writer.set_meta("budget", 3)
+        early = database._index_head(tmp_path / "pool" / DATABASE)
+        writer.set_meta("budget", 3)
+        late = database._index_head
+        heads = [lambda _: early] * 4
+        monkeypatch.setattr(
+            database, "_index_head", lambda file: (heads.pop() if heads else late)(file)
+        )
+        with Pool(tmp_path / "pool") as pool:
+            assert not pool.log_damaged
+        assert not heads
+
+
+def test_a_pool_that_could_not_be_opened_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook keeps the last error, and with it what the error came from."""
+    evolve(write_run(tmp_path, budget=3))
+    with monkeypatch.context() as broken:
+
+        def full(self: PoolWriter, *, writing: bool) -> None:
+            raise PoolError("the disk is full")
+
+        broken.setattr(PoolWriter, "_mark", full)
+        with pytest.raises(PoolError, match="full") as kept:
+            PoolWriter(tmp_path / "pool")
+    PoolWriter(tmp_path / "pool").close()
+    assert kept.value.__traceback__ is not None
+
+
+def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite said of it that the pool cannot be read, or that there may be no space."""
+    evolve(write_run(tmp_path, budget=3))
+
+    def interrupted(*_: Any, **__: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        monkeypatch.setattr(database, "blake2b", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.set_meta("budget", 4)
+        with pytest.raises(KeyboardInterrupt):
+            Pool(tmp_path / "pool")
+        monkeypatch.undo()
+
+
+def test_a_member_is_written_with_its_guards_or_not_at_all(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, **KINDS["recipes and a guard"], budget=3))
+    with Pool(tmp_path / "pool") as pool:
+        last = pool.record(4)
+
+    class Interrupted(tuple[float]):
+        def __iter__(self) -> Any:
+            raise KeyboardInterrupt
+
+    writer = PoolWriter(tmp_path / "pool")
+    with contextlib.closing(writer), pytest.raises(KeyboardInterrupt):
+        writer.add(replace(last, id=5, step=4), guards=Interrupted((0.5,)))
+    with Pool(tmp_path / "pool") as pool:
+        assert pool.evaluations == 3
+
+
 @pytest.mark.parametrize("name", runs.POOLS)
 def test_an_old_pool_has_no_seals_until_it_is_written_to(name: str, tmp_path: Path) -> None:
     pool = runs.copy_pool(name, tmp_path).parent / "pool"
@@ -196,6 +297,9 @@ def test_an_old_pool_has_no_seals_until_it_is_written_to(name: str, tmp_path: Pa
     with sqlite3.connect(pool / DATABASE) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == 1
     db.close()
+    with Pool(pool) as opened:
+        pack_pool(opened, tmp_path / "packed")
+    assert contents(tmp_path / "packed") == before
     PoolWriter(pool).close()
     assert contents(pool) == before
     with sqlite3.connect(pool / DATABASE) as db:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from genepool.core.slerp import merge_vectors
 from genepool.errors import CheckpointError, EvaluationError, InputError, PoolError
 from genepool.output.by_hand import merge
 from genepool.output.member import export
+from genepool.output.rebuild import rebuild
+from genepool.output.recipe_file import read_recipe
 from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
 from genepool.tasks.task import open_task
 from tests.runs import write_run
@@ -51,6 +55,28 @@ def test_exported_members_score_what_was_recorded(tmp_path: Path, changes: dict[
             assert card["train"] == recorded.train
             if recorded.digest is not None:
                 assert card["genome"] == recorded.digest == done.genome
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["new", "of an older release"])
+def test_chromosomes_in_another_order_than_their_names(tmp_path: Path, older: bool) -> None:
+    """Where tensors lie depends on their order, and the first that matches takes a tensor."""
+    chromosomes = {"z": ["output.*"], "m": ["*.weight"], "b": ["hidden.*", "output.*"]}
+    evolve(write_run(tmp_path, budget=10, chromosomes=chromosomes))
+    if older:
+        # Pools and recipes held them in the order of their names.
+        with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+            pins = writer.meta()["pins"]
+            writer.set_meta("pins", {**pins, "chromosomes": dict(sorted(chromosomes.items()))})
+    with Pool(tmp_path / "pool") as pool:
+        exported = export(pool, "best", tmp_path / "out").directory
+    assert list(read_recipe(exported).chromosomes) == ["z", "m", "b"]
+    if older:
+        recipe = json.loads((exported / "genepool.json").read_text())
+        (exported / "genepool.json").write_text(json.dumps(recipe, sort_keys=True))
+    seeds = {f"seed{number}": tmp_path / f"seed{number}.safetensors" for number in (1, 2)}
+    rebuild(exported, tmp_path / "again", seeds=seeds)
+    before, after = (load_file(tmp_path / x / "model.safetensors") for x in ("out", "again"))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_seeds_that_moved(tmp_path: Path) -> None:

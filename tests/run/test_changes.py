@@ -294,6 +294,33 @@ def test_worker_processes_refuse_modules_that_are_not_the_runs(tmp_path: Path) -
         rules.evolve_here(5)
 
 
+def test_functions_of_the_script_itself_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of theirs was called one of a file or server that is asked."""
+    script = tmp_path / "script.py"
+    rules = Rules(tmp_path)
+    rules.task["function"] = "__main__:score"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def begin(text: str) -> None:
+        main = ModuleType("__main__")
+        script.write_text(text)
+        vars(main)["__file__"] = str(script)
+        exec(text, vars(main))
+        monkeypatch.setitem(sys.modules, "__main__", main)
+
+    text = _FUNCTION.format(helper=rules.helper)
+    begin(text)
+    assert rules.evolve(3) == ()
+    begin(text + "# Another file.\n")
+    (note,) = rules.evolve(5)
+    assert "the module '__main__'" in note
+    begin(text.replace("return [", "return [0.5 * "))
+    with pytest.raises(PoolError, match="changed since then: the module '__main__'"):
+        rules.evolve(7)
+
+
 def test_looking_costs_a_block_of_examples(tmp_path: Path) -> None:
     rules, log = Rules(tmp_path), tmp_path / "asked"
     noted = f"    with open({str(log)!r}, 'a') as out: out.write(f'{{len(chosen)}}\\n')\n    return"

@@ -147,6 +147,33 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 0.2, 0.5])
+def test_ctrl_c_while_workers_start(tmp_path: Path, seconds: float) -> None:
+    """It reaches them too, and they would die of it before they could ignore it."""
+    file = slow_run(tmp_path, budget=100, in_flight=2, executor="process", workers=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genepool", "evolve", str(file)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not _spawned(process.pid):
+        time.sleep(0.01)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text and "died" not in text
+
+
+def _spawned(driver: int) -> bool:
+    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+    lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+    return any(b"spawn_main" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
     _finish(slow_run(tmp_path / "whole", budget=100))
     file = slow_run(tmp_path / "stopped", budget=100)

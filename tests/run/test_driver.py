@@ -18,11 +18,14 @@ from safetensors.numpy import load_file
 
 from genepool.core.archive import Verdict
 from genepool.core.genome import Recipe, digest
-from genepool.errors import EvaluationError, PoolError
+from genepool.errors import ConfigError, EvaluationError, PoolError
 from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
+from genepool.run.inputs import open_inputs
+from genepool.run.pins import require_same_tasks
 from genepool.run.progress import SeedReport, Silence, StepReport
+from genepool.run.run_file import load_run
 from tests.quick import quick
 from tests.runs import contents, seed_file, write_run
 
@@ -377,6 +380,46 @@ def test_a_finished_run_does_nothing_and_a_larger_budget_goes_on(tmp_path: Path)
     assert contents(tmp_path / "pool") == before
     assert evolve(file, budget=70).session == 10
     assert evolve(file, budget=65).session == 0
+
+
+def test_a_budget_is_a_whole_number(tmp_path: Path) -> None:
+    file = write_run(tmp_path, budget=2)
+    whole: Any = np.int64(4)
+    assert evolve(file, budget=whole).status["budget"] == 4
+    wrong: list[Any] = [5.5, np.float32(6), -1]
+    for budget in wrong:
+        with pytest.raises(PoolError, match="a whole number of at least 0; got"):
+            evolve(file, budget=budget)
+
+
+def test_a_task_that_opens_otherwise_in_a_worker_is_refused(tmp_path: Path) -> None:
+    inputs = open_inputs(load_run(write_run(tmp_path)))
+    digest = inputs.tasks[0].digest
+    require_same_tasks(inputs, {"clouds": digest})
+    with pytest.raises(ConfigError, match="other examples or settings of task 'clouds'"):
+        require_same_tasks(inputs, {"clouds": digest[::-1]})
+
+
+_OTHERS_EACH_TIME = """
+import os
+def examples():
+    return [{"id": f"{os.getpid()}-{number}"} for number in range(9)]
+def score(model, chosen):
+    return [0.5 for one in chosen]
+"""
+
+
+@pytest.mark.slow
+def test_examples_that_are_others_in_each_process_end_the_run(tmp_path: Path) -> None:
+    """They were scored, and kept as the scores of those that this process has."""
+    (tmp_path / "others.py").write_text(_OTHERS_EACH_TIME)
+    task = {"name": "mine", "evaluator": "function", "function": "others:score"}
+    for process in ({}, {"executor": "process", "workers": 1, "pool": "other"}):
+        file = write_run(tmp_path, tasks=[task], budget=3, **process)
+        words = [sys.executable, "-m", "genepool", "evolve", str(file)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert done.returncode == bool(process), done.stderr
+    assert "a worker finds other examples or settings of task 'mine'" in done.stderr
 
 
 def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.core.archive import Archive, Member
 from genepool.core.genome import digest
 from genepool.errors import ConfigError, PoolError
 from genepool.output.member import export
@@ -21,7 +23,10 @@ from genepool.output.rebuild import rebuild
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.run.run_file import load_run
+from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.cma_es import group_tensors
+from genepool.strategies.problem import Plan, Problem, Proposal
+from genepool.strategies.random import RandomMerge
 from genepool.strategies.sweep import Sweep
 from genepool.ui.report.report import write_report
 from tests.cli import run_cli
@@ -239,6 +244,39 @@ def test_a_strategy_of_an_installed_package_goes_by_its_name(tmp_path: Path) -> 
     assert "strategy.ratio: unknown key; did you mean 'ratios'?" in done.stderr
     with pytest.raises(ConfigError, match="there is no strategy 'tiny'"):
         load_run(file)
+
+
+class Numpys(RandomMerge, frozen=True):
+    """A strategy of somebody's own, which says with numbers of numpy what it has found."""
+
+    name: Literal["numpys"] = "numpys"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def propose(self, problem: Problem, state: Archive, step: int) -> Proposal:
+        proposal = super().propose(problem, state, step)
+        assert isinstance(proposal.plan, Plan)
+        ratio: Any = np.float64(proposal.plan.ratio)
+        return replace(proposal, plan=replace(proposal.plan, ratio=ratio))
+
+    def absorb(self, state: Archive, member: Member, step: int, scores: Any) -> Any:
+        after, outcome = super().absorb(state, member, step, scores)
+        slot: Any = None if outcome.slot is None else np.int64(outcome.slot)
+        return after, replace(outcome, slot=slot, fitness=scores.mean())
+
+
+def test_a_strategy_may_speak_in_numbers_of_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite kept them as bytes: the run ended well, and its pool could not be used any more."""
+    monkeypatch.setitem(BUILT_IN, "numpys", Numpys)
+    strategy = {"name": "numpys", "archive": 4}
+    evolve(write_run(tmp_path / "whole", strategy=strategy, budget=20))
+    for budget in (7, 20):
+        evolve(write_run(tmp_path / "pieces", strategy=strategy, budget=budget))
+    pieces, whole = (contents(tmp_path / name / "pool") for name in ("pieces", "whole"))
+    assert pieces[:-2] == whole[:-2] and pieces[-1] == whole[-1]
+    with Pool(tmp_path / "whole/pool") as pool:
+        assert set(pool.slots()) == {0, 1, 2, 3}
+        assert 0 <= json.loads(pool.record(9).plan)["ratio"] <= 1
 
 
 def test_a_child_of_several_splits_is_shown_and_made_again(tmp_path: Path) -> None:

@@ -16,11 +16,8 @@ from genepool.checkpoints.files import lora as adapters
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.lora import AdapterMismatch
 from genepool.checkpoints.files.safetensors import Tensor
-from genepool.checkpoints.layout import Layout, build_layout
-from genepool.checkpoints.model_files.configs import (
-    compare_configs,
-    language_config,
-)
+from genepool.checkpoints.layout import Layout, build_layout, layout_again
+from genepool.checkpoints.model_files.configs import compare_configs, language_config
 from genepool.checkpoints.model_files.side_files import code_notice, module_notices
 from genepool.checkpoints.model_files.tied import tie_notice, without_tied_copies
 from genepool.checkpoints.model_files.tokenizer_files import (
@@ -336,6 +333,7 @@ def make_family(
     vocabulary: Words = "same",
     whole: Mapping[str, int] | None = None,
     givers: Sequence[Checkpoint] = (),
+    layout: str | None = None,
 ) -> Family:
     """Compare opened seeds and lay them on one parameter axis.
 
@@ -348,6 +346,7 @@ def make_family(
             the further rows from the first seed.
         whole: see `Family`. In the family the first checkpoint's pipeline has these components.
         givers: pipelines that give whole components and do not merge.
+        layout: the digest that it had, where it is laid out again; see `layout_again`.
 
     Raises:
         CheckpointError: they do not fit together; the message names files, field and both values.
@@ -368,11 +367,14 @@ def make_family(
     if vocabulary == "common" and len(checkpoints) > 1:
         rows, text = _common_rows(checkpoints)
         notices.append(text)
-    layout = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
-    notices += tensor_notices(checkpoints, layout)
+    if layout is None:
+        laid = build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
+    else:
+        laid = layout_again(layout, checkpoints, chromosomes or {}, partial=partial, rows=rows)
+    notices += tensor_notices(checkpoints, laid)
     if partial:
-        notices.append(_share(checkpoints[0], layout))
-    return Family((taken, *checkpoints[1:]), layout, tuple(notices), vocabulary, dict(whole or {}))
+        notices.append(_share(checkpoints[0], laid))
+    return Family((taken, *checkpoints[1:]), laid, tuple(notices), vocabulary, dict(whole or {}))
 
 
 def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import hashlib
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,8 @@ PRESETS: Mapping[str, Mapping[str, list[str]]] = {
 CONSTANTS = ("*.rotary_emb.inv_freq", "*.attn.masked_bias", "*.attention.masked_bias")
 # The same; as floats of pipelines only, since pools of other models have those on their axis.
 _OF_PIPELINES = ("*.position_ids", "*.pos_embed.pos_embed")
+# So many orders of chromosomes are tried at most: all of six.
+_ORDERS = 720
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,35 @@ def build_layout(
     shared = {slot.name for slot in slots}
     carried = tuple(tensor.name for tensor in ordered if tensor.name not in shared)
     return Layout(tuple(slots), carried, axis)
+
+
+def layout_again(
+    digest: str,
+    checkpoints: Sequence[Checkpoint],
+    chromosomes: Mapping[str, Sequence[str]],
+    *,
+    partial: bool = False,
+    rows: Mapping[str, int] | None = None,
+) -> Layout:
+    """The layout that has this digest, if the chromosomes give it in any order, else as they stand.
+
+    Older releases kept the chromosomes of a pool or recipe in the order of their names.
+
+    Args:
+        digest: of the layout.
+        checkpoints, chromosomes, partial, rows: as `build_layout` takes them.
+
+    Raises:
+        CheckpointError, InputError: as `build_layout`.
+    """
+    for names in islice(permutations(chromosomes), _ORDERS):
+        # In another order than the right one a chromosome may find nothing left.
+        with contextlib.suppress(InputError):
+            ordered = {name: chromosomes[name] for name in names}
+            layout = build_layout(checkpoints, ordered, partial=partial, rows=rows)
+            if layout.digest == digest:
+                return layout
+    return build_layout(checkpoints, chromosomes, partial=partial, rows=rows)
 
 
 def flatten(checkpoint: Checkpoint, layout: Layout) -> NDArray[np.float32]:

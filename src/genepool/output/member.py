@@ -184,10 +184,11 @@ def open_seeds(
     pins = pool.meta()["pins"]
     family = make_family(
         checkpoints,
-        pins["chromosomes"] or None,
+        pins["chromosomes"],
         partial=opening.get("partial", False),
         vocabulary=opening.get("vocabulary", "same"),
         whole=opening.get("whole") or {},
+        layout=pins["layout"],
     )
     if family.layout.digest != pins["layout"]:
         raise PoolError(

@@ -57,11 +57,12 @@ def rebuild(
     names = [seed.name for seed in (*read.seeds, *read.givers)]
     family = make_family(
         _recipe_seeds(read, seeds),
-        read.chromosomes or None,
+        read.chromosomes,
         partial=read.partial,
         vocabulary=read.vocabulary,
         whole={part: names.index(giver) for part, (giver, _) in read.whole.items()},
         givers=_recipe_givers(read, seeds),
+        layout=read.layout,
     )
     if family.layout.digest != read.layout:
         raise InputError(

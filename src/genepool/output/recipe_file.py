@@ -89,14 +89,22 @@ class RecipeFile:
     givers: tuple[RecipeSeed, ...] = ()
 
 
+def _ordered(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys by the alphabet, but chromosomes as they stand: their order says where tensors lie."""
+    out: dict[str, Any] = json.loads(json.dumps(details, sort_keys=True))
+    if "chromosomes" in details:
+        out["chromosomes"] = details["chromosomes"]
+    return out
+
+
 def to_bytes(details: Mapping[str, Any]) -> bytes:
     """The document as it stands in `genepool.json`; equal details give equal bytes."""
-    return (json.dumps(details, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps(_ordered(details), indent=1) + "\n").encode()
 
 
 def to_metadata(details: Mapping[str, Any]) -> dict[str, str]:
     """What the headers of the weights' files say: the document, or its digest if it is long."""
-    compact = json.dumps(details, sort_keys=True, separators=(",", ":"))
+    compact = json.dumps(_ordered(details), separators=(",", ":"))
     out = {"genepool.genome": str(details["genome"])}
     if len(compact) <= _LONGEST_METADATA:
         out[_METADATA] = compact

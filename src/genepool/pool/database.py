@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import struct
+import threading
 import time
 from collections.abc import Generator
 from hashlib import blake2b
@@ -14,7 +15,14 @@ from pathlib import Path
 from genepool.errors import PoolError
 from genepool.messages import at, one_line
 
-DATABASE = "pool.sqlite"
+# The database, and the file that says which process is writing to it.
+DATABASE, WRITER = "pool.sqlite", "writer.pid"
+
+# Seconds for which a disk may take to write a transaction before its log is called damaged.
+_PATIENCE = 3.0
+
+# What SQLite finds in a log it takes for the latest content of whatever database lies beside it.
+_RESTORE = f"delete {DATABASE}-wal if there is one, and restore {DATABASE} from a copy"
 
 # Version 1 had no seals.
 SCHEMA_VERSION = 2
@@ -129,14 +137,22 @@ def _tables(db: sqlite3.Connection) -> list[str]:
     return [table for table in _SEALED if table in there]
 
 
+# Ctrl-C came while a row was sealed: SQLite makes an error of its own of it.
+_cut_off = threading.Event()
+
+
 def _seal(table: str, *values: object) -> bytes:
     """A digest of a row, 8 bytes; numbers by their value, whatever type a column gives them."""
-    parts = [
-        value if isinstance(value, bytes) else repr(value).encode()
-        for value in (float(value) if isinstance(value, int) else value for value in values)
-    ]
-    lengths = repr([len(part) for part in parts]).encode()
-    return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
+    try:
+        parts = [
+            value if isinstance(value, bytes) else repr(value).encode()
+            for value in (float(value) if isinstance(value, int) else value for value in values)
+        ]
+        lengths = repr([len(part) for part in parts]).encode()
+        return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
+    except KeyboardInterrupt:
+        _cut_off.set()
+        raise
 
 
 def connect(file: Path, *, write: bool) -> sqlite3.Connection:
@@ -209,14 +225,18 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     with reading(path):
         # Unlike quick_check it sees to indices too, and is as quick where there are few.
         found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found == "ok" and version > 1:
-            broken = " UNION ALL ".join(
+        if found == "ok":
+            # A copy made while a run was writing may hold pages of two moments that fit together.
+            looks = ["SELECT NULL WHERE (SELECT max(id) + 1 > count(*) FROM members)"]
+            looks += [
                 f"SELECT '{table}' FROM {table} WHERE seal IS NOT seal_of('{table}', {columns})"
                 for table, columns in _SEALED.items()
-                if table in tables
-            )
-            row = db.execute(f"{broken} LIMIT 1").fetchone()
-            found = "ok" if row is None else f"a row of '{row[0]}' is not what was written"
+                if table in tables and version > 1
+            ]
+            for (table,) in db.execute(f"{' UNION ALL '.join(looks)} LIMIT 1"):
+                found = f"a row of '{table}' is not what was written"
+                if table is None:
+                    found = "some of its members are missing"
     if found != "ok":
         raise damaged(path, found.splitlines()[-1])
 
@@ -230,11 +250,12 @@ def log_broken(file: Path) -> bool:
     Args:
         file: has been read by a connection that is open.
     """
-    if not _frames_left_out(file):
-        return False
-    # Where a run is writing, the index may lag behind for a moment.
-    time.sleep(0.05)
-    return _frames_left_out(file)
+    # Where a run is writing, the index lags behind until the disk has what was written.
+    patience = _PATIENCE if (file.parent / WRITER).exists() else 0.0
+    until = time.monotonic() + patience
+    while (broken := _frames_left_out(file)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return broken
 
 
 def _frames_left_out(file: Path) -> bool:
@@ -281,9 +302,13 @@ def _index_head(file: Path) -> bytes:
 
 def damaged(path: Path, what: str) -> PoolError:
     """What to say of a pool that is not as it was written."""
-    return PoolError(
-        f"{path}: the pool is damaged ({what}); restore {DATABASE} from a copy, or begin a new pool"
-    )
+    return PoolError(f"{path}: the pool is damaged ({what}); {_RESTORE}, or begin a new pool")
+
+
+def _let_ctrl_c_through(error: Exception) -> None:
+    if _cut_off.is_set():
+        _cut_off.clear()
+        raise KeyboardInterrupt from error
 
 
 @contextlib.contextmanager
@@ -292,9 +317,9 @@ def reading(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except sqlite3.Error as error:
+        _let_ctrl_c_through(error)
         raise PoolError(
-            f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, restore it "
-            "from a copy"
+            f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, {_RESTORE}"
         ) from error
     except (ValueError, TypeError, LookupError) as error:
         raise damaged(path, one_line(error)) from error
@@ -305,6 +330,7 @@ def writing(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
+        _let_ctrl_c_through(error)
         raise PoolError(
             f"{path}: cannot write to the pool ({error}); nothing recorded so far is lost. Free "
             "some space or mend the directory, then run the same command to go on"

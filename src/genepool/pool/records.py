@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,14 +108,19 @@ def completed(record: Record, later: Sequence[bytes], examples: Examples) -> Rec
 
 
 def to_row(record: Record) -> tuple[Any, ...]:
-    """The values of `COLUMNS`."""
-    return (
+    """The values of `COLUMNS`, plain ones: SQLite would keep numbers of numpy as bytes."""
+    row: tuple[Any, ...] = (
         *(record.id, record.step, f"[{', '.join(map(str, record.parents))}]", record.plan),
         *(record.merge, record.mutation, record.digest, record.verdict.value),
         None if record.scores is None else pack_scores(record.scores),
         *(record.train, record.fitness, record.slot, record.evicted, record.asked),
         *(record.error, record.seconds, record.genome),
     )
+    return tuple(map(_plain, row))
+
+
+def _plain(value: Any) -> Any:
+    return cast("Any", value).item() if isinstance(value, np.generic) else value
 
 
 def from_row(row: tuple[Any, ...], size: int) -> Record:

@@ -21,6 +21,7 @@ from genepool.errors import InputError, PoolError, WriteError
 from genepool.messages import at
 from genepool.pool.database import (
     DATABASE,
+    WRITER,
     OwnFiles,
     add_later_tables,
     check,
@@ -95,13 +96,13 @@ class PoolWriter(Pool):
             raise PoolError(f"{self.path}: cannot write here ({error.strerror or error})") from None
         with contextlib.ExitStack() as undo, writing(self.path):
             undo.callback(self._lock.release)
-            (self.path / "writer.pid").write_text(f"{os.getpid()}\n")
             self._connection = connect(self.path / DATABASE, write=True)
             undo.callback(self._connection.close)
             empty = (
                 self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
             )
             self.log_damaged = log_broken(self.path / DATABASE)
+            (self.path / WRITER).write_text(f"{os.getpid()}\n")
             if not empty:
                 check(self._connection, self.path)
                 seal_rows(self._connection)
@@ -112,17 +113,17 @@ class PoolWriter(Pool):
             # Reading makes the log, if there is none.
             self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._files = OwnFiles(self.path)
+            self.watch: Callable[[], None] = _nothing
+            self._pid = os.getpid()
+            self._durable = self._committed = self._folded = time.monotonic()
+            self._full = False
+            # What was added and is not written yet, as statements with their rows, and the seconds
+            # of scoring that it took.
+            self._waiting: list[tuple[str, tuple[object, ...]]] = []
+            self._at_stake = 0.0
+            if not empty:
+                self._mark(writing=True)
             undo.pop_all()
-        self.watch: Callable[[], None] = _nothing
-        self._pid = os.getpid()
-        self._durable = self._committed = self._folded = time.monotonic()
-        self._full = False
-        # What was added and is not written yet, as statements with their rows, and the seconds of
-        # scoring that it took.
-        self._waiting: list[tuple[str, tuple[object, ...]]] = []
-        self._at_stake = 0.0
-        if not empty:
-            self._mark(writing=True)
 
     def close(self) -> None:
         """Write what is not written yet, close the file and let others write.
@@ -142,7 +143,7 @@ class PoolWriter(Pool):
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             with contextlib.suppress(OSError):
-                (self.path / "writer.pid").unlink()
+                (self.path / WRITER).unlink()
             self._lock.release()
 
     def _mark(self, *, writing: bool) -> None:
@@ -173,7 +174,8 @@ class PoolWriter(Pool):
         with self._transaction() as db:
             create(db)
             content = {**meta, "writing": True}
-            entries = [(key, json.dumps(content[key], sort_keys=True)) for key in sorted(content)]
+            # Unsorted inside: where tensors lie depends on the order of the chromosomes.
+            entries = [(key, json.dumps(content[key])) for key in sorted(content)]
             db.executemany(insertion("meta"), entries)
             db.executemany(
                 insertion("seeds"),
@@ -211,15 +213,17 @@ class PoolWriter(Pool):
             guards: its mean score on each guard; empty if it was asked none.
             forget: members whose stored genomes are no longer needed (they can be bred again).
         """
-        self._waiting.append((_INSERT, to_row(record)))
-        self._waiting += [
+        rows: list[tuple[str, tuple[object, ...]]] = [(_INSERT, to_row(record))]
+        rows += [
             (_INSERT_GUARD, (record.id, number, mean))
             for number, mean in enumerate(guards)
             if mean is not None
         ]
         if held_out is not None:
-            self._waiting.append((_INSERT_HELD_OUT, _held_out_row(record.id, *held_out)))
-        self._waiting += [(_FORGET, (gone,)) for gone in forget]
+            rows.append((_INSERT_HELD_OUT, _held_out_row(record.id, *held_out)))
+        rows += [(_FORGET, (gone,)) for gone in forget]
+        # At once, since Ctrl-C may end the run between any two lines.
+        self._waiting += rows
         self._at_stake += record.seconds
         since = time.monotonic() - self._committed
         if max(since, self._at_stake) >= _GROUP_SECONDS:
@@ -356,6 +360,7 @@ def pack_pool(pool: Pool, directory: Path) -> int:
             contextlib.closing(connect(temporary / DATABASE, write=True)) as db,
         ):
             pool.copy_to(db)
+            seal_rows(db)
             db.execute(insertion("meta"), ("writing", "false"))
             # No log: nothing is beside the file, also while it is read.
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
@@ -384,6 +389,6 @@ def _held_out_row(
 
 def _holder(path: Path) -> str:
     try:
-        return f" (pid {int(read_text(path / 'writer.pid', 100))})"
+        return f" (pid {int(read_text(path / WRITER, 100))})"
     except (OSError, ValueError):
         return ""

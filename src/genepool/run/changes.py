@@ -31,12 +31,14 @@ from genepool.run.executors.installation import (
     digest_of,
     outdated,
     own_modules,
+    packages_named,
     processor,
     versions,
 )
 from genepool.run.executors.scorer import ALIKE, Part
 from genepool.run.run_file import Run
 from genepool.run.session import Session
+from genepool.settings import as_recorded
 from genepool.tasks.agent.environment import find_environment
 from genepool.tasks.agent.options import AgentOptions
 
@@ -73,7 +75,8 @@ def ran_with(run: Run) -> dict[str, Any]:
         load_function(run.config.model.network, run.directory)
     modules = own_modules()
     script = vars(sys.modules["__main__"]).get("__file__")
-    if "__main__" in _classes(run) and isinstance(script, str) and script.endswith(".py"):
+    named = {*_classes(run), *packages_named(run.given.data)}
+    if "__main__" in named and isinstance(script, str) and script.endswith(".py"):
         modules["__main__"] = digest_of(script)
     packages = {**_imported_by(modules), **_plugins(), **versions()}
     return {"modules": modules, "packages": packages, "processor": processor()}
@@ -159,7 +162,7 @@ def require_unchanged(
     Raises:
         PoolError, EvaluationError: see `check_scores`.
     """
-    meta, config = session.pool.meta(), session.inputs.run.config.model_dump(mode="json")
+    meta, config = session.pool.meta(), as_recorded(session.inputs.run.config)
     changes = [] if RAN_WITH not in meta else changed(meta[RAN_WITH], now)
     changes += _options(meta["config"], config)
     notes: tuple[str, ...] = ()

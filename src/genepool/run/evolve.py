@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.files.digests import copies, stamps
+from genepool.core.checks import is_whole
 from genepool.errors import ConfigError, MissingExtraError, PoolError
 from genepool.pool import summary
 from genepool.pool.database import begun
@@ -30,6 +30,7 @@ from genepool.run.pins import Pins, check_pins, opening, pins_of
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run, settled
 from genepool.run.session import Session
+from genepool.settings import as_recorded
 from genepool.tasks.task import Unshared
 from genepool.threads import available_threads
 
@@ -85,8 +86,9 @@ def evolve(
         recorded = _in_flight(path)
         loaded = settled(given, 0 if recorded else _workers(given), recorded)
     target = loaded.config.budget if budget is None else budget
-    if target < 0:
-        raise PoolError(f"budget must be at least 0; got {target}")
+    if not is_whole(target) or target < 0:
+        raise PoolError(f"budget must be a whole number of at least 0; got {target!r}")
+    target = int(target)
     watcher = progress or Silence()
     if begun(path):
         with Pool(path) as pool:
@@ -101,7 +103,8 @@ def evolve(
         watcher.notice(notice)
     now = ran_with(loaded)
     notes = outdated_told()
-    with contextlib.closing(PoolWriter(path)) as pool, interruptible() as interrupted:
+    # In this order, so that Ctrl-C does not cut off opening and closing the pool.
+    with interruptible() as interrupted, contextlib.closing(PoolWriter(path)) as pool:
         watcher.stage("reading the seeds")
         pins = pins_of(inputs, cache or path)
         pool.watch = inputs.look
@@ -222,7 +225,7 @@ def _in_flight(path: Path) -> int | None:
 def _finished(pool: Pool, run: Run, budget: int) -> bool:
     """Whether nothing is left to do for a pool that this very run file made."""
     meta = pool.meta()
-    recorded, same = meta["config"], json.loads(json.dumps(_recorded(run)))
+    recorded, same = meta["config"], _recorded(run)
     # Pools of older releases have them.
     recorded.get("ray", {}).get("environment", {}).pop("env_vars", None)
     for config in (recorded, same):
@@ -235,7 +238,7 @@ def _finished(pool: Pool, run: Run, budget: int) -> bool:
 
 def _recorded(run: Run) -> dict[str, Any]:
     """What a pool keeps of the run file: no variables for workers, which may be credentials."""
-    return run.config.model_dump(exclude={"ray": {"environment": {"env_vars"}}})
+    return as_recorded(run.config, {"ray": {"environment": {"env_vars"}}})
 
 
 def _executor(
@@ -270,6 +273,7 @@ def _executor(
             devices=devices,
             as_exported=as_exported,
             modules=own_modules(),
+            tasks=pins.digests,
             sample=sample,
         )
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +13,14 @@ from pydantic_core import to_jsonable_python
 from genepool.checkpoints.files.digests import remember_digests
 from genepool.checkpoints.model_files.side_files import RARE
 from genepool.checkpoints.pipelines.directory import INDEX
-from genepool.errors import PoolError
+from genepool.errors import ConfigError, PoolError
+from genepool.messages import one_line
 from genepool.models.kind import PinnedFiles
 from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
+from genepool.settings import as_recorded
 
 # Files beside weights that were not pinned from the beginning.
 _LATER = {INDEX, RARE}
@@ -40,6 +42,32 @@ class Pins:
     guards: tuple[GuardEntry, ...]
     settings: dict[str, Any]
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of tasks and guards, by name."""
+        return {entry.name: entry.digest for entry in (*self.tasks, *self.guards)}
+
+
+def require_same_tasks(inputs: Inputs, expected: Mapping[str, str]) -> None:
+    """Refuse to score other examples than the run's, where a run is opened again.
+
+    Args:
+        inputs: opened there.
+        expected: digests of tasks and guards by name; what is not named is not looked at.
+
+    Raises:
+        ConfigError: naming the first task that is another one.
+    """
+    config, tasks = inputs.run.config, (*inputs.tasks, *inputs.guards)
+    for entry, task in zip((*config.contested, *config.guards), tasks, strict=True):
+        found, wanted = str(task.digest), expected.get(entry.name)
+        if wanted not in (None, found):
+            raise ConfigError(
+                f"a worker finds other examples or settings of task '{one_line(entry.name)}': "
+                f"digest {found[:12]}, and the run's is {wanted[:12]}; they must be the same each "
+                "time that the task is opened"
+            )
+
 
 def pins_of(inputs: Inputs, cache: Path) -> Pins:
     """What a pool of these inputs pins; a directory keeps the digests of the seeds.
@@ -59,7 +87,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
         tuple(
             TaskEntry(
                 entry.name,
-                task.digest,
+                str(task.digest),
                 entry.weight,
                 len(task.samples),
                 len(task.held_out),
@@ -68,12 +96,12 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             for entry, task in zip(config.contested, inputs.tasks, strict=True)
         ),
         tuple(
-            GuardEntry(entry.name, task.digest, entry.tolerance, len(task.samples))
+            GuardEntry(entry.name, str(task.digest), entry.tolerance, len(task.samples))
             for entry, task in zip(config.guards, inputs.guards, strict=True)
         ),
         {
-            "strategy": run.strategy.model_dump(),
-            "model": config.model.model_dump(exclude={"seeds"}),
+            "strategy": as_recorded(run.strategy),
+            "model": as_recorded(config.model, {"seeds": True}),
             "chromosomes": config.chromosomes,
             "components": config.components,
             "seed": config.seed,

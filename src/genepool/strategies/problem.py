@@ -181,8 +181,8 @@ class Plan:
         """For people and reports; a child is made again from its merge."""
         parents, places = ", ".join(map(str, self.parents)), ", ".join(map(str, self.splits))
         return (
-            f'{{"parents": [{parents}], "ratio": {self.ratio!r}, "splits": [{places}], '
-            f'"angle": "{self.angle}", "mutation": {self.mutation!r}}}'
+            f'{{"parents": [{parents}], "ratio": {float(self.ratio)!r}, "splits": [{places}], '
+            f'"angle": "{self.angle}", "mutation": {float(self.mutation)!r}}}'
         )
 
 

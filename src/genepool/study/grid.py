@@ -11,10 +11,9 @@ import json
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 from genepool.errors import GenepoolError
 from genepool.run.executors.interrupt import interruptible
-from genepool.run.executors.process import death, shared_cores
+from genepool.run.executors.process import death, ignore_ctrl_c, starting_workers
 from genepool.run.executors.remote import unforeseen
 from genepool.run.progress import Progress, Silence, StepReport
 from genepool.run.run_file import Given, Run, resolve
@@ -150,23 +149,10 @@ def _hire(jobs: Sequence[Job], number: int, cache: Path | None) -> _Hand:
         name=f"genepool-compare-{number}",
         daemon=True,
     )
-    with shared_cores(1), _held_back():
+    with starting_workers(1):
         process.start()
     theirs.close()
     return _Hand(process, ours)
-
-
-@contextlib.contextmanager
-def _held_back() -> Generator[None, None, None]:
-    """Keep Ctrl-C from a process that is just starting and could not yet ignore it."""
-    if os.name != "posix":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _give(hand: _Hand, number: int | None) -> None:
@@ -238,10 +224,7 @@ class _Reporter(Silence):
 
 def _work(pipe: Connection, runs: list[Given], cache: Path | None) -> None:
     """What a worker does until it is told to stop."""
-    # Ctrl-C reaches the whole process group; the parent decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.name == "posix":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    ignore_ctrl_c()
     from genepool.run.evolve import evolve
 
     stopped = threading.Event()

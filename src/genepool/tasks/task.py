@@ -254,6 +254,8 @@ def require_task(task: Task) -> None:
     for name, ids in {"samples": task.samples, "held_out": task.held_out}.items():
         if not isinstance(cast("object", ids), Sequence) or isinstance(cast("object", ids), str):
             raise ConfigError(f"'{name}' of the evaluator: expected ids, a tuple of texts")
+    if not task.samples:
+        raise ConfigError("'samples' of the evaluator: expected at least one example; got none")
     require_unique([*map(str, task.samples), *map(str, task.held_out)], "'samples' and 'held_out'")
     looked: list[tuple[str, object, bool, str]] = []
     digest, binary = cast("object", task.digest), cast("object", task.binary)

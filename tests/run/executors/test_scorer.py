@@ -273,16 +273,54 @@ class _Own:
         return {"bias": float(model["hidden.bias"].sum())}
 
 
+class _OwnPath(_Own):
+    class Options(_Own.Options):
+        place: Path
+        count: int = 0
+        least: float = 0.0
+
+
 _FAULTS: dict[str, dict[str, Any]] = {
     "twice": {"samples": ("a", "a")},
     "held out and not": {"held_out": ("h", "i")},
     "one text": {"samples": "abc"},
+    "no examples": {"samples": ()},
+    "numbers": {"samples": (1, 2, 3), "digest": 12345},
     "no digest": {"digest": None},
     "binary": {"binary": "no"},
     "blocks": {"blocks": np.arange(8)[::-1]},
     "batch": {"batch": 0},
     "labels": {"labels": ("x",)},
 }
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_numbers_in_place_of_texts_are_kept_as_texts(tmp_path: Path, guard: bool) -> None:
+    """SQLite makes texts of them, and the rows then were not what had been written."""
+    evaluator("own-of-tests")(_Own)
+    mine = {"name": "mine", "evaluator": "own-of-tests", "fault": "numbers"}
+    other = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
+    tasks = [other, {**mine, "guard": True}] if guard else [mine, other]
+    for budget in (3, 6):
+        evolve(write_run(tmp_path, tasks=tasks, budget=budget))
+    with Pool(tmp_path / "pool") as pool:
+        assert pool.evaluations == 6
+
+
+def test_options_of_a_mapping_may_be_paths(tmp_path: Path) -> None:
+    evaluator("own-with-a-path")(_OwnPath)
+    write_run(tmp_path)
+    run: dict[str, Any] = {
+        "pool": str(tmp_path / "pool"),
+        "seeds": [str(tmp_path / f"seed{number}.safetensors") for number in (1, 2)],
+        "tasks": [{"name": "mine", "evaluator": "own-with-a-path"}],
+    }
+    options = {"place": tmp_path, "count": np.int64(3), "least": float("-inf")}
+    run["tasks"][0].update(options)
+    assert evolve(run, budget=3).session == 3
+    assert evolve(run, budget=3).session == 0
+    again = evolve(run, budget=5)
+    assert (again.session, again.notices) == (2, ())
 
 
 @pytest.mark.parametrize(
@@ -294,6 +332,7 @@ _FAULTS: dict[str, dict[str, Any]] = {
         ("twice", "examples 0 and 1 have the same id 'a'"),
         ("held out and not", "examples 7 and 8 have the same id 'h'"),
         ("one text", "'samples' of the evaluator: expected ids"),
+        ("no examples", "'samples' of the evaluator: expected at least one example; got none"),
         ("no digest", "'digest' of the evaluator: expected a text; got None"),
         ("binary", "'binary' of the evaluator: expected True or False; got 'no'"),
         ("blocks", "'blocks' of the evaluator: expected"),

@@ -76,7 +76,11 @@ def describe_seeds(
             for seed, source in zip(seeds, sources, strict=True)
         ],
         "layout": family.layout.digest,
-        "chromosomes": dict(chromosomes or {}),
+        "chromosomes": {
+            name: chromosomes[name] for name in family.layout.axis.names if name in chromosomes
+        }
+        if chromosomes
+        else {},
         "partial": partial,
         "vocabulary": family.vocabulary,
         "notices": _published(family.notices, seeds, family),

@@ -73,7 +73,7 @@ def named_modules(run: object) -> dict[str, str]:
     Args:
         run: what the run file holds.
     """
-    named = _named(run)
+    named = packages_named(run)
     found: dict[str, str] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -82,7 +82,7 @@ def named_modules(run: object) -> dict[str, str]:
     return found
 
 
-def _named(value: object) -> set[str]:
+def packages_named(value: object) -> set[str]:
     """The packages of all that is named as `module:function`, whatever the key."""
     if isinstance(value, str):
         found = re.fullmatch(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_]\w*", value)
@@ -90,7 +90,7 @@ def _named(value: object) -> set[str]:
     if isinstance(value, Mapping):
         value = list(cast("Mapping[object, object]", value).values())
     parts = cast("list[object]", value) if isinstance(value, list) else []
-    return {name for part in parts for name in _named(part)}
+    return {name for part in parts for name in packages_named(part)}
 
 
 def outdated() -> list[str]:

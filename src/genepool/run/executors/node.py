@@ -8,13 +8,13 @@ from pathlib import Path
 
 from genepool.checkpoints.files.cache import shared_cache
 from genepool.checkpoints.files.digests import recall_digests
-from genepool.errors import CheckpointError, ConfigError, GenepoolError
+from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import one_line
 from genepool.run.executors.installation import require_same_modules
 from genepool.run.executors.remote import answer, unforeseen
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs
-from genepool.run.pins import Pins, pins_of
+from genepool.run.pins import Pins, pins_of, require_same_tasks
 from genepool.run.run_file import Given, resolve
 
 
@@ -55,6 +55,7 @@ class Node:
         try:
             self._inputs = open_inputs(resolve(assignment.given))
             _require_same(_pins(self._inputs), assignment.pins)
+            require_same_tasks(self._inputs, assignment.pins.digests)
             self._scorer = Scorer(
                 self._inputs, assignment.threads, as_exported=assignment.as_exported
             )
@@ -89,13 +90,6 @@ def _require_same(found: Pins, expected: Pins) -> None:
             raise CheckpointError(
                 f"seed '{seed.name}': {one_line(seed.path)} has the digest {seed.digest[:12]} "
                 f"there, and the run's has {wanted.digest[:12]}; put the same file in both places"
-            )
-    pairs = zip((*found.tasks, *found.guards), (*expected.tasks, *expected.guards), strict=True)
-    for task, meant in pairs:
-        if task.digest != meant.digest:
-            raise ConfigError(
-                f"task '{task.name}' has other examples or settings there: digest "
-                f"{task.digest[:12]}, and the run's is {meant.digest[:12]}"
             )
     if found.settings["layout"] != expected.settings["layout"]:
         raise CheckpointError("the seeds' tensors lie in another order there than in the run")

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any
@@ -48,6 +49,7 @@ class ProcessExecutor(RemoteExecutor):
         devices: Sequence[str] = (),
         as_exported: bool = True,
         modules: Mapping[str, str] = MappingProxyType({}),
+        tasks: Mapping[str, str] = MappingProxyType({}),
         sample: Sample | None = None,
     ) -> None:
         """Start the workers; each builds its own live model.
@@ -60,17 +62,18 @@ class ProcessExecutor(RemoteExecutor):
             devices: of each worker's model; empty: all have the run file's.
             as_exported: as `Scorer` takes it.
             modules: the user's modules that each worker must find, as `own_modules` gives them.
+            tasks: digests of the tasks and guards that each worker must find, by name.
         """
         self._workers: list[_Process] = []
         context = multiprocessing.get_context("spawn")
         threads = max(1, available_threads() // workers)
-        with shared_cores(threads):
+        with starting_workers(threads):
             for number in range(workers):
                 ours, theirs = context.Pipe()
                 given = on_device(run.given, devices[number]) if devices else run.given
                 process = context.Process(
                     target=_work,
-                    args=(theirs, given, threads, seeds, as_exported, dict(modules)),
+                    args=(theirs, given, threads, seeds, as_exported, dict(modules), dict(tasks)),
                     name=f"genepool-worker-{number}",
                     daemon=True,
                 )
@@ -83,7 +86,7 @@ class ProcessExecutor(RemoteExecutor):
         """End the workers."""
         super().close()
         for worker in self._workers:
-            worker.process.terminate()
+            worker.process.kill()
             worker.connection.close()
         for worker in self._workers:
             worker.process.join(timeout=5)
@@ -119,19 +122,21 @@ def _work(
     seeds: Stamps | None,
     as_exported: bool,
     modules: Mapping[str, str],
+    tasks: Mapping[str, str],
 ) -> None:
     """What a worker process does until the pipe closes."""
-    # Ctrl-C reaches the whole process group; the driver decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_ctrl_c()
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     pid = os.getpid()
     from genepool.run.inputs import open_inputs
+    from genepool.run.pins import require_same_tasks
 
     @cache
     def scorer() -> Scorer:
         inputs = open_inputs(resolve(given))
         if seeds is not None:
             require_stamps(inputs.checkpoints, seeds)
+        require_same_tasks(inputs, tasks)
         built = Scorer(inputs, threads, as_exported=as_exported)
         require_same_modules(modules)
         return built
@@ -180,16 +185,32 @@ def death(process: Any, seeds: Stamps | None = None) -> GenepoolError:
     )
 
 
+def ignore_ctrl_c() -> None:
+    """For a worker: Ctrl-C reaches the whole process group; the parent decides when workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == "posix":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 @contextlib.contextmanager
-def shared_cores(threads: int) -> Generator[None, None, None]:
-    """Workers share the cores instead of fighting over them; sets have one order in all."""
+def starting_workers(threads: int) -> Generator[None, None, None]:
+    """Workers that are started inside share the cores, and sets have one order in all of them.
+
+    Ctrl-C is kept from those that could not ignore it yet.
+    """
     wanted = {name: str(threads) for name in THREAD_VARIABLES}
     wanted["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED") or "0"
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    if os.name == "posix":
+        # Python's own helper process, which comes with the first worker, would let Ctrl-C through.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if os.name == "posix":
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

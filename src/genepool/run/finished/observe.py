@@ -80,8 +80,9 @@ def _transcripts(session: Session, members: Mapping[int, Genome]) -> Iterator[Tr
         part = "held-out" if held_out else "train"
         for member, genome in members.items():
             told = session.executor.transcripts(genome, number, indices, held_out=held_out)
-            for position, transcript in zip(indices.tolist(), told, strict=True):
-                yield Transcript(member, name, part, ids[position], transcript)
+            positions: list[int] = indices.tolist()
+            for position, transcript in zip(positions, told, strict=True):
+                yield Transcript(member, name, part, str(ids[position]), transcript)
 
 
 def evenly(size: int, most: int = PICTURES, batch: int = 1) -> NDArray[np.int64]:
@@ -152,4 +153,4 @@ def _kept(
     name = session.inputs.run.config.contested[number].name
     part = "held-out" if held_out else "train"
     for example, caption, picture in zip(indices.tolist(), captions, pictures, strict=True):
-        yield Picture(member, name, part, example, caption, to_png(picture, SIDE))
+        yield Picture(member, name, part, example, str(caption), to_png(picture, SIDE))
