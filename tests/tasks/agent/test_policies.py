@@ -236,8 +236,16 @@ def test_actions_are_left_out_and_not_repeated(tmp_path: Path) -> None:
     assert fourth.action == "yes"
     (none,) = Choose(100, ("*",), repeat=True).begin(value)([asked("1")])
     assert none.action is None and none.ended == STUCK
-    (unknown,) = Choose(100, (), repeat=True).begin(value)([asked("1", actions=None)])
-    assert unknown.ended == STUCK
+
+
+@pytest.mark.parametrize("taken", [("yes",), ("yes", "no")])
+def test_actions_that_are_not_told_are_not_taken_for_none(
+    taken: tuple[str, ...], tmp_path: Path
+) -> None:
+    choose = Choose(100, (), repeat=True).begin(language_model(tmp_path))
+    assert choose([asked("1", *taken, actions=())])[0].ended == STUCK
+    with pytest.raises(EpisodeError, match=f"does not say them after {len(taken)} action"):
+        choose([asked("1", *taken), asked("1", *taken, actions=None)])
 
 
 def test_an_episode_that_has_grown_too_long_ends(tmp_path: Path) -> None:
@@ -351,6 +359,9 @@ def test_what_a_model_with_an_encoder_says_is_heard_whole(tmp_path: Path) -> Non
     )  # fmt: skip
     text = words.decode(alone[0], skip_special_tokens=True)
     assert said == heard == [text] and len(text.split()) > 1
+    # It would read an action with its encoder, and be asked what it has seen already.
+    with pytest.raises(EvaluationError, match=r"'choose' needs a model that continues.*Bart"):
+        Choose(100, (), repeat=True).begin(value)
 
 
 def test_a_model_with_nan_cannot_act(tmp_path: Path) -> None:
