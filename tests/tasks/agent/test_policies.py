@@ -323,6 +323,24 @@ def test_without_a_chat_template_roles_are_said(tmp_path: Path) -> None:
     assert row[0] == 1 and len(row) == 1 + len(["user:", "1", "+", "2", "assistant:"])
 
 
+@pytest.mark.parametrize(
+    ("said", "reply"),
+    [
+        (" Action: east\n\nuser: A wall.\n\nassistant: Action: west", " Action: east"),
+        (" Action: east\n\nassistant: Action: west", " Action: east"),
+        (" Thought: a user: none.\n\nAction: east", " Thought: a user: none.\n\nAction: east"),
+    ],
+)
+def test_without_a_chat_template_a_reply_ends_where_the_next_turn_begins(
+    said: str, reply: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that goes on makes up what it will see, and its last action is one after that."""
+    for template, expected in ((None, reply), (TEMPLATE, said)):
+        value = language_model(tmp_path, template=template)
+        monkeypatch.setattr(value.tokenizer, "batch_decode", lambda *_a, **_n: [said])
+        assert continued(value, [[5, 6]], 2) == [expected]
+
+
 def test_a_prompt_does_not_end_with_the_token_that_ends_a_text(tmp_path: Path) -> None:
     """Some tokenizers add it to every text."""
     value = language_model(tmp_path, template=None)
