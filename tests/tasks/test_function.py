@@ -207,6 +207,41 @@ def test_a_function_that_changes_its_examples(tmp_path: Path, change: str) -> No
     sys.modules.pop("greedy")
 
 
+_GREEDY_OF_ITS_OWN = """
+from collections import OrderedDict, namedtuple
+
+class Words(list):
+    pass
+
+Question = namedtuple("Question", "name said")
+examples = [
+    Question("a", []), OrderedDict(said=[]), {"deep": Question("b", [])}, [Question("c", [])],
+    Words(["d"]),
+]
+
+def score(model, examples):
+    return [1 / (1 + len(grown(example))) for example in examples]
+
+def grown(held):
+    if isinstance(held, Words):
+        held.append("more")
+        return held
+    if not isinstance(held, Question):
+        held = held.get("said") if "said" in held else held["deep"] if "deep" in held else held[0]
+    said = held if type(held) is list else held.said
+    said.append("more")
+    return said
+"""
+
+
+def test_a_function_that_changes_examples_of_classes_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "greedy.py").write_text(_GREEDY_OF_ITS_OWN)
+    task = open_task("function", {"function": "greedy:score"}, tmp_path)
+    for _ in range(2):
+        assert task.score({}, np.arange(5)) == pytest.approx([1 / 2] * 4 + [1 / 3])
+    sys.modules.pop("greedy")
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("function", "options", "words"),

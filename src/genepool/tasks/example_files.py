@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,9 +89,12 @@ def own_copy(example: Any) -> Any:
         members = cast("Sequence[Any]", example)
         own = [v if type(v) in _PLAIN else own_copy(v) for v in members]
         return own if type(example) is list else tuple(own)
-    if isinstance(example, np.ndarray) and example.flags.writeable:
-        return cast("NDArray[Any]", example).copy()
-    return cast("Any", example)
+    if isinstance(example, np.ndarray):
+        array = cast("NDArray[Any]", example)
+        return array.copy() if array.flags.writeable else array
+    if isinstance(example, (MutableMapping, list, tuple)):  # OrderedDict, named tuples, ...
+        return copy.deepcopy(cast("Any", example))
+    return example
 
 
 def _digest(position: int, example: object) -> str:

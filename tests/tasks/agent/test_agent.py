@@ -211,6 +211,34 @@ def test_an_environment_that_goes_on_otherwise_is_refused(monkeypatch: pytest.Mo
             task.score(model(4, 4, 4, 4, 4), ALL)
 
 
+@pytest.mark.parametrize(("world", "alone"), [("OneForAll", [1.0] * 5), ("Tired", None)])
+def test_episodes_that_would_go_otherwise_alone_are_refused(
+    world: str, alone: list[float] | None
+) -> None:
+    """Sessions share what they should not, or an episode depends on the former ones."""
+    knows_all = model(0, 1, 2, 3, 4)
+    with pytest.raises(EpisodeError, match=r"goes on, after action \d.*otherwise.*'batch: 1'"):
+        agent(world).score(knows_all, ALL)
+    if alone is not None:
+        assert agent(world, batch=1).score(knows_all, ALL).tolist() == alone
+
+
+def test_what_is_asked_no_longer_is_not_asked() -> None:
+    """Calls that wait for a thread when another one fails would each wait for their server."""
+    task = agent("Distant")
+    asked: list[int] = []
+
+    def call(number: int) -> None:
+        asked.append(number)
+        if not number:
+            raise EpisodeError("away")
+        task._stop.wait(5)  # pyright: ignore[reportPrivateUsage]
+
+    with pytest.raises(EpisodeError, match="away"):
+        task._at_once([lambda n=n: call(n) for n in range(90)])  # pyright: ignore
+    assert len(asked) < 60
+
+
 def test_rewards_off_the_scale_end_the_run() -> None:
     with pytest.raises(EpisodeError, match=r"its final reward is 100, outside of the 'scale'"):
         agent("Generous").score(KNOWS_SOME, ALL)

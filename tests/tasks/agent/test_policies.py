@@ -236,8 +236,16 @@ def test_actions_are_left_out_and_not_repeated(tmp_path: Path) -> None:
     assert fourth.action == "yes"
     (none,) = Choose(100, ("*",), repeat=True).begin(value)([asked("1")])
     assert none.action is None and none.ended == STUCK
-    (unknown,) = Choose(100, (), repeat=True).begin(value)([asked("1", actions=None)])
-    assert unknown.ended == STUCK
+
+
+@pytest.mark.parametrize("taken", [("yes",), ("yes", "no")])
+def test_actions_that_are_not_told_are_not_taken_for_none(
+    taken: tuple[str, ...], tmp_path: Path
+) -> None:
+    choose = Choose(100, (), repeat=True).begin(language_model(tmp_path))
+    assert choose([asked("1", *taken, actions=())])[0].ended == STUCK
+    with pytest.raises(EpisodeError, match=f"does not say them after {len(taken)} action"):
+        choose([asked("1", *taken), asked("1", *taken, actions=None)])
 
 
 def test_an_episode_that_has_grown_too_long_ends(tmp_path: Path) -> None:
@@ -315,6 +323,24 @@ def test_without_a_chat_template_roles_are_said(tmp_path: Path) -> None:
     assert row[0] == 1 and len(row) == 1 + len(["user:", "1", "+", "2", "assistant:"])
 
 
+@pytest.mark.parametrize(
+    ("said", "reply"),
+    [
+        (" Action: east\n\nuser: A wall.\n\nassistant: Action: west", " Action: east"),
+        (" Action: east\n\nassistant: Action: west", " Action: east"),
+        (" Thought: a user: none.\n\nAction: east", " Thought: a user: none.\n\nAction: east"),
+    ],
+)
+def test_without_a_chat_template_a_reply_ends_where_the_next_turn_begins(
+    said: str, reply: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that goes on makes up what it will see, and its last action is one after that."""
+    for template, expected in ((None, reply), (TEMPLATE, said)):
+        value = language_model(tmp_path, template=template)
+        monkeypatch.setattr(value.tokenizer, "batch_decode", lambda *_a, **_n: [said])
+        assert continued(value, [[5, 6]], 2) == [expected]
+
+
 def test_a_prompt_does_not_end_with_the_token_that_ends_a_text(tmp_path: Path) -> None:
     """Some tokenizers add it to every text."""
     value = language_model(tmp_path, template=None)
@@ -351,6 +377,9 @@ def test_what_a_model_with_an_encoder_says_is_heard_whole(tmp_path: Path) -> Non
     )  # fmt: skip
     text = words.decode(alone[0], skip_special_tokens=True)
     assert said == heard == [text] and len(text.split()) > 1
+    # It would read an action with its encoder, and be asked what it has seen already.
+    with pytest.raises(EvaluationError, match=r"'choose' needs a model that continues.*Bart"):
+        Choose(100, (), repeat=True).begin(value)
 
 
 def test_a_model_with_nan_cannot_act(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -118,6 +118,45 @@ class Drifting(Fragile):
     def step(self, text: str) -> Step:
         turn, reward, done = super().step(text)
         return Step(Turn(f"{turn.text} session {type(self).lost}", turn.actions), reward, done)
+
+
+class OneForAll(Corridor):
+    """All sessions walk in the same corridor."""
+
+    place: ClassVar[dict[str, int]] = {}
+
+    @property
+    def wanted(self) -> int:
+        return self.place["wanted"]
+
+    @wanted.setter
+    def wanted(self, door: int) -> None:
+        self.place["wanted"] = door
+
+    @property
+    def at(self) -> int:
+        return self.place["at"]
+
+    @at.setter
+    def at(self, door: int) -> None:
+        self.place["at"] = door
+
+
+class Tired(Corridor):
+    """Rewards become smaller from episode to episode."""
+
+    opened = 0
+
+    def step(self, text: str) -> Step:
+        type(self).opened += 1
+        step = super().step(text)
+        return step._replace(reward=step.reward / type(self).opened)
+
+
+class Distant(Corridor):
+    """An environment that lives elsewhere."""
+
+    remote = True
 
 
 class Generous(Corridor):

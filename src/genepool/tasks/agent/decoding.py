@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from genepool.errors import EvaluationError
 from genepool.messages import cause, pass_on
 from genepool.models.language import LanguageModel, before_reply
+
+# Where the next turn begins in a conversation without a chat template.
+_NEXT_TURN = re.compile(r"\n\n(?:user|assistant):")
 
 
 def prompts(
@@ -117,6 +121,9 @@ def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> li
     )
     new = found[:, before_reply(value.model, length) :]
     texts: list[str] = words.batch_decode(new, skip_special_tokens=True)
+    if not getattr(words, "chat_template", None):
+        # No token ends a reply: who goes on makes up what the environment will say, and acts on it.
+        texts = [_NEXT_TURN.split(text, maxsplit=1)[0] for text in texts]
     return texts
 
 

@@ -33,7 +33,8 @@ from genepool.tasks.task import evaluator
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-# Tasks that are begun twice when a task opens, to see whether the environment repeats itself.
+# Tasks that are begun twice when a task opens, and of the episodes that are played first together
+# those that are played once more, one by one, to see whether the environment repeats itself.
 _TWICE = 4
 # Sessions that are asked at the same time, where the environment allows it.
 _THREADS = 16
@@ -67,6 +68,7 @@ class Agent(BlockedTask):
         self._policy = open_policy(options, directory)
         self._opener = open_environment(options.environment, options.settings, directory)
         self._sessions: list[Session] = []
+        self._repeats = False
         self._pool: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
         weakref.finalize(self, _close, self._sessions)
@@ -172,14 +174,20 @@ class Agent(BlockedTask):
 
     def _played(self, model: Any, places: Sequence[int]) -> list[Episode]:
         turns = {self._ids[place]: self._turns[self._ids[place]] for place in places}
-        return play(
-            self._ready(len(turns)),
+        sessions = self._ready(len(turns))
+        episodes = play(
+            sessions,
             turns,
             self._opening,
             self._options.rounds,
             self._policy.begin(model),
             self._at_once,
         )
+        if not self._repeats:
+            for session in sessions[:_TWICE]:
+                session.repeat()
+            self._repeats = True
+        return episodes
 
     def _score(self, episode: Episode) -> float:
         """An episode's score in [0, 1]."""
@@ -229,6 +237,8 @@ class Agent(BlockedTask):
         except BaseException:
             # Nobody waits for what the others would still be told.
             self._stop.set()
+            for one in asked:
+                one.cancel()
             wait(asked)
             raise
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import blamed, cause, one_line, pass_on, shown
+from genepool.errors import ConfigError, EpisodeError, EvaluationError
+from genepool.messages import blamed, cause, count, one_line, pass_on, shown
 from genepool.models.language import LanguageModel
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
@@ -111,6 +111,12 @@ class Choose:
         from genepool.tasks.agent.likelihoods import Reader
 
         value = _language_model(model, "choose")
+        if value.model.config.is_encoder_decoder:
+            raise EvaluationError(
+                "policy 'choose' needs a model that continues the text that it is given; got "
+                f"{type(value.model).__name__}, which reads it with an encoder: take 'policy: "
+                "generate', or a function of yours"
+            )
         return partial(self._replies, value, Reader(value))
 
     def _replies(self, value: LanguageModel, reader: Reader, asked: Sequence[Asked]) -> list[Reply]:
@@ -123,6 +129,12 @@ class Choose:
         offered: dict[int, list[str]] = {}
         ends: dict[int, list[list[int]]] = {}
         for at, one in enumerate(asked):
+            if one.actions is None:
+                raise EpisodeError(
+                    "policy 'choose' needs the admissible actions, and the environment does not "
+                    f"say them after {count(len(one.taken), 'action')}; see whether its settings "
+                    "can make it tell them each time, or take 'policy: generate'"
+                )
             if not (actions := self._open_to(one)):
                 continue
             rows = decoding.endings(value.tokenizer, ACTION, actions)

@@ -139,6 +139,14 @@ class Session:
         self._played.append((text, step))
         return step
 
+    def repeat(self) -> None:
+        """Play the episode again, as far as it went.
+
+        Raises:
+            EpisodeError: the environment is broken, or does not repeat itself.
+        """
+        self._patiently(self._repeated)
+
     def close(self) -> None:
         """Give up the session, if one is open."""
         environment, self._environment = self._environment, None
@@ -153,8 +161,9 @@ class Session:
 
     def _caught_up(self) -> Environment:
         """The open session; or a new one, in which all that was played is played again."""
-        if self._environment is not None:
-            return self._environment
+        return self._repeated() if self._environment is None else self._environment
+
+    def _repeated(self) -> Environment:
         environment = self._opened()
         first = self._call(environment, lambda e: e.reset(self._id))
         self._compare("begins", self._first, _sound_turn(first))
@@ -176,7 +185,8 @@ class Session:
         raise EpisodeError(
             f"task '{one_line(self._id)}' {what} otherwise than before: {_difference(before, now)}."
             " The same task must always go the same way, or members are asked different things: "
-            "fix the environment's random seed, or leave the task out"
+            "fix the environment's random seed, or leave the task out; where sessions of one "
+            "process share what they should not, 'batch: 1' plays one at a time"
         )
 
     def _patiently(self, attempt: Callable[[], _Found]) -> _Found:

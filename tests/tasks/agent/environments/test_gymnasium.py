@@ -93,6 +93,27 @@ def test_what_makes_no_sense_is_said(answers: dict[str, Any], words: str) -> Non
     assert "\n" not in str(caught.value) and NAME in str(caught.value)
 
 
+def test_each_session_has_arguments_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that takes away from a list took it away from the next session too."""
+
+    class Bag:
+        def __init__(self, things: list[str]) -> None:
+            self.things = things
+
+        def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
+            return " ".join(self.things), {}
+
+        def step(self, text: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            return self.things.pop(), 0.0, False, False, {}
+
+    monkeypatch.setattr("tests.counting.Bag", Bag, raising=False)
+    make = opener(make="tests.counting:Bag", arguments={"things": ["lamp", "rope"]})
+    for _ in range(2):
+        session = make()
+        assert session.reset("0").text == "lamp rope"
+        assert session.step("take").turn.text == "rope"
+
+
 def test_what_raises_is_said_with_its_line() -> None:
     session = opener()()
     session.reset("0")

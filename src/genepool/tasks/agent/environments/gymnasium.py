@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +101,8 @@ class Gymnasium:
         """See `Environment`."""
         seed = task_number(id)
         if self._made is None:
-            self._made = self._call("", lambda: self._make(**self._options.arguments))
+            own = copy.deepcopy(self._options.arguments)  # The environment may change them.
+            self._made = self._call("", lambda: self._make(**own))
         answer = self._call("reset", lambda: self._made.reset(seed=seed))
         seen, info = self._unpacked("reset", answer, 2, "(observation, info)")
         return self._turn("reset", seen, info)
