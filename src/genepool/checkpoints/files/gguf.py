@@ -10,13 +10,13 @@ import json
 import os
 import shutil
 import warnings
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
-from genepool.checkpoints.files.cache import cache_directory, cannot_write
+from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
 from genepool.errors import CheckpointError, MissingExtraError
@@ -87,32 +87,33 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
 
     temporary = temporary_sibling(target)
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        mode = temporary.stat().st_mode & 0o666
-        try:
-            # The reader trusts the file: whatever a damaged one makes it raise is about the file.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with held_alone(target, f"{at(path)} is being unpacked"):
+            if (target / "config.json").is_file():
+                return
             try:
-                _convert(transformers, path, dtype, temporary)
-            except BaseException as error:
-                pass_on(error)
-                if isinstance(error, CheckpointError):
-                    raise
-                if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                    raise
-                raise _damaged(path, error) from error
-            for file in temporary.iterdir():
-                file.chmod(mode)
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            sync_directory(temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            # Another process may have been quicker; its files are as good as these.
-            with suppress(FileExistsError):
+                temporary.mkdir()
+                mode = temporary.stat().st_mode & 0o666
+                # The reader trusts the file: whatever a damaged one makes it raise is about it.
+                try:
+                    _convert(transformers, path, dtype, temporary)
+                except BaseException as error:
+                    pass_on(error)
+                    if isinstance(error, CheckpointError):
+                        raise
+                    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                        raise
+                    raise _damaged(path, error) from error
+                for file in temporary.iterdir():
+                    file.chmod(mode)
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+                sync_directory(temporary)
+                shutil.rmtree(target, ignore_errors=True)
                 temporary.rename(target)
-            sync_directory(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                sync_directory(target.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise cannot_write(target, error) from error
 
