@@ -22,10 +22,12 @@ from genepool.checkpoints.files.digests import known_file
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import at, one_line, pass_on, some
 
-_FORMAT = "genepool unpacked gguf 2"
+_FORMAT = "genepool unpacked gguf 3"
 # What transformers passed over in the file, in words; hidden, so that no export copies it.
 _LEFT_OUT = ".left_out"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+# Layers of Gemma 2 and 3 with 27B, by which llama.cpp knows them.
+_LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -118,6 +120,14 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
         raise cannot_write(target, error) from error
 
 
+def complete(config: Any) -> None:
+    """Set what neither a GGUF file says nor transformers knows: by what large Gemmas divide the
+    products of queries and keys."""
+    layers = _LARGE_GEMMA.get(config.model_type)
+    if layers is not None and layers == config.num_hidden_layers:
+        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
+
+
 def _left_out(path: Path, model: Any) -> str:
     """What transformers has passed over in a file; "" for nothing."""
     from gguf import GGUFReader
@@ -178,6 +188,7 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
                 (directory / _LEFT_OUT).write_text(left_out, "utf-8")
             model.config.quantization_config = None
             del model.config.quantization_config
+            complete(model.config)
             model.save_pretrained(directory, max_shard_size="5GB")
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 place, gguf_file=file, trust_remote_code=False
