@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import warnings
+from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,13 @@ from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import at, one_line, pass_on, some
 
 _FORMAT = "genepool unpacked gguf 3"
-# What transformers passed over in the file, in words; hidden, so that no export copies it.
+# What was passed over or rounded, in words; hidden, so that no export copies it.
 _LEFT_OUT = ".left_out"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Layers of Gemma 2 and 3 with 27B, by which llama.cpp knows them.
 _LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
+# Types of a file's weights that lose digits in what they are unpacked to.
+_ROUNDED = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -56,7 +59,7 @@ def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     target = cache_directory() / "gguf" / name
     if not (target / "config.json").is_file():
-        _unpack(path, DTYPES[dtype], target)
+        _unpack(path, dtype, target)
     left_out = (target / _LEFT_OUT).read_text("utf-8") if (target / _LEFT_OUT).is_file() else ""
     notices = (f"{at(path)}: {left_out}",) if left_out else ()
     opened = open_checkpoint(target)
@@ -128,8 +131,8 @@ def complete(config: Any) -> None:
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
 
 
-def _left_out(path: Path, model: Any) -> str:
-    """What transformers has passed over in a file; "" for nothing."""
+def _left_out(path: Path, model: Any, dtype: str) -> str:
+    """What transformers has passed over in a file, and what is rounded; "" for nothing."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
@@ -146,7 +149,16 @@ def _left_out(path: Path, model: Any) -> str:
         )
     if further > 0:
         told.append(f"{further} numbers, for which the model has no place (biases?)")
-    return f"transformers passes over {' and over '.join(told)}" if told else ""
+    texts = [f"transformers passes over {' and over '.join(told)}"] if told else []
+    sizes: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+    ((stored, _),) = sizes.most_common(1)
+    if stored in _ROUNDED[dtype]:
+        texts.append(
+            f"its weights are {stored}, which {dtype} rounds; a run file may name another dtype"
+        )
+    return "; ".join(texts)
 
 
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
@@ -172,7 +184,7 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
             model, told = transformers.AutoModelForCausalLM.from_pretrained(
                 place,
                 gguf_file=file,
-                dtype=dtype,
+                dtype=DTYPES[dtype],
                 trust_remote_code=False,
                 output_loading_info=True,
                 **extra,
@@ -184,7 +196,7 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
                     "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
                     "WHOLE"
                 )
-            if left_out := _left_out(path, model):
+            if left_out := _left_out(path, model, dtype):
                 (directory / _LEFT_OUT).write_text(left_out, "utf-8")
             model.config.quantization_config = None
             del model.config.quantization_config
