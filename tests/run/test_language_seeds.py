@@ -300,7 +300,9 @@ def test_a_gguf_file(tmp_path: Path, cache: Path, dtype: Any) -> None:
     assert "quantization_config" not in config
     assert config["dtype"] == {"BF16": "bfloat16", "F32": "float32"}[dtype]
     assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {dtype}
-    rounded = f"{file}: its weights are F16, which BF16 rounds; a run file may name another dtype"
+    rounded = (
+        f"{file}: its weights are F16, rounded to BF16 here; a run file may name another dtype"
+    )
     assert checkpoint.notices == ((rounded,) if dtype == "BF16" else ())
     for ours, theirs in (
         ("lm_head.weight", "output.weight"),

@@ -30,7 +30,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Layers of Gemma 2 and 3 with 27B, by which llama.cpp knows them.
 _LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
 # Types of a file's weights that lose digits in what they are unpacked to.
-_ROUNDED = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
+_FINER = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -154,9 +154,9 @@ def _left_out(path: Path, model: Any, dtype: str) -> str:
     for tensor in reader.tensors:
         sizes[tensor.tensor_type.name] += int(tensor.n_elements)
     ((stored, _),) = sizes.most_common(1)
-    if stored in _ROUNDED[dtype]:
+    if stored in _FINER[dtype]:
         texts.append(
-            f"its weights are {stored}, which {dtype} rounds; a run file may name another dtype"
+            f"its weights are {stored}, rounded to {dtype} here; a run file may name another dtype"
         )
     return "; ".join(texts)
 
