@@ -194,7 +194,7 @@ def test_adapters_that_cannot_be_folded(tmp_path: Path, case: str) -> None:
     adapter(tmp_path / "adapter", tensors, **config)
     line = refused(merging("adapter", "base"), message)
     assert "adapter" in line
-    assert not list(tmp_path.glob("cache/adapters/*"))
+    assert not list(tmp_path.glob("cache/adapters/*.safetensors"))
     write_run(tmp_path, seeds=["adapter", "base"])
     assert "run.yaml, line" in refused(["evolve", "run.yaml"], message)
 
@@ -323,7 +323,7 @@ def test_gguf_files_that_are_none(
     if data is not None:
         (tmp_path / name).write_bytes(data)
     refused(merging(name, "base"), message)
-    assert not list(tmp_path.glob("cache/gguf/*"))
+    assert not list(tmp_path.glob("cache/gguf/*/*"))
 
 
 def test_a_gguf_file_that_is_cut_short(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_gguf_file_that_is_cut_short(tmp_path: Path) -> None:
     for share in (0.02, 0.3, 0.9):
         (tmp_path / "model.gguf").write_bytes(whole[: int(len(whole) * share)])
         refused(merging("model.gguf", "base"), "transformers cannot unpack this GGUF file")
-        assert not list(tmp_path.glob("cache/gguf/*"))
+        assert not list(tmp_path.glob("cache/gguf/*/*"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/model.gguf").write_bytes(whole)
     refused(merging("folder", "base"), "it holds 'model.gguf': name that file itself")
@@ -365,7 +365,7 @@ def test_gguf_files_that_hold_less_or_more_than_the_model(
     for name, part in (("x-00001-of-00002.gguf", "blk.1."), ("y.gguf", "output_norm")):
         write(name, part)
         refused(merging(name, name), "is it one of several parts of a model")
-        assert not list(tmp_path.glob("cache/gguf/*"))
+        assert not list(tmp_path.glob("cache/gguf/*/*"))
     write("biases.gguf", further="blk.0.attn_q.bias", size=32)
     write("positions.gguf", further="rope_freqs.weight", size=4)
     for name, told in (("biases", "over 32 numbers"), ("positions", "'rope_freqs.weight'")):

@@ -23,6 +23,7 @@ import pytest
 
 from genepool.checkpoints import by_url
 from genepool.checkpoints.family import find_source, open_source
+from genepool.checkpoints.files import cache
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import CheckpointError, GenepoolError
 from genepool.run.executors.installation import own_modules
@@ -232,7 +233,7 @@ def test_waiting_for_another_process_is_told(
     assert caplog.messages == []
     (copy,) = (tmp_path / "cache").rglob("one.safetensors")
     copy.unlink()
-    monkeypatch.setattr(by_url, "_PATIENCE", 0.05)
+    monkeypatch.setattr(cache, "_PATIENCE", 0.05)
     with copy.parent.with_name(f"{copy.parent.name}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from genepool.checkpoints.family import Source, make_family, open_source
 from genepool.checkpoints.files.dtypes import as_float32
+from genepool.checkpoints.files.gguf import complete
 from genepool.errors import CheckpointError
 from genepool.materialise.cpu import Destination, Materialiser
 from genepool.materialise.torch import CopyingMaterialiser
@@ -267,6 +268,26 @@ def write_gguf(file: Path, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     return arrays
 
 
+@pytest.mark.parametrize(
+    ("kind", "layers", "width", "heads", "expected"),
+    [
+        ("Gemma2Config", 46, 4608, 32, 144),
+        ("Gemma2Config", 42, 3584, 16, 256),
+        ("Gemma3TextConfig", 62, 5376, 32, 168),
+        ("Gemma3TextConfig", 48, 3840, 16, 256),
+        ("LlamaConfig", 46, 4608, 32, None),
+    ],
+)
+def test_what_gguf_files_of_gemma_do_not_say(
+    kind: str, layers: int, width: int, heads: int, expected: int | None
+) -> None:
+    config = getattr(transformers, kind)(
+        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads
+    )
+    complete(config)
+    assert getattr(config, "query_pre_attn_scalar", None) == expected
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 def test_a_gguf_file(tmp_path: Path, cache: Path, dtype: Any) -> None:
     file = tmp_path / "model.gguf"
@@ -279,6 +300,10 @@ def test_a_gguf_file(tmp_path: Path, cache: Path, dtype: Any) -> None:
     assert "quantization_config" not in config
     assert config["dtype"] == {"BF16": "bfloat16", "F32": "float32"}[dtype]
     assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {dtype}
+    rounded = (
+        f"{file}: its weights are F16, rounded to BF16 here; a run file may name another dtype"
+    )
+    assert checkpoint.notices == ((rounded,) if dtype == "BF16" else ())
     for ours, theirs in (
         ("lm_head.weight", "output.weight"),
         ("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"),

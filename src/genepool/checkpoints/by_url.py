@@ -6,13 +6,11 @@ size), so that a model that changes there is another copy here; who opens it com
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fnmatch
 import hashlib
 import importlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -25,7 +23,7 @@ from typing import Any, TypeVar
 
 from genepool.checkpoints.files import hub
 from genepool.checkpoints.files.atomic import sync_directory
-from genepool.checkpoints.files.cache import cache_directory, cannot_write
+from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.errors import CheckpointError, GenepoolError, MissingExtraError
 from genepool.messages import one_line, pass_on, spoken
 
@@ -47,9 +45,6 @@ _ABREAST = 8
 _SPARE = 2**30
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SECONDS = 120.0
-# Seconds after which waiting for another process is told.
-_PATIENCE = 2.0
-_LOG = logging.getLogger("genepool.url")
 
 _T = TypeVar("_T")
 
@@ -254,7 +249,7 @@ class _Store:
             return
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked(home.with_name(f"{home.name}.lock")):
+            with held_alone(home, f"'{self._url}' is being copied"):
                 wanted = missing()
                 needed = sum(file.size for file in wanted.values())
                 if (free := shutil.disk_usage(home.parent).free) < needed + _SPARE:
@@ -270,23 +265,10 @@ class _Store:
                     self._get_file(home / name, wanted[name])
 
                 self._each(copy, list(wanted))
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, NotImplementedError):
-                error = OSError(f"files cannot be locked there ({error})")
-            elif error.errno not in _NO_ROOM and _writable(home):
+        except OSError as error:
+            if error.errno not in _NO_ROOM and _writable(home):
                 raise
             raise cannot_write(home, error) from error
-
-    def _locked(self, file: Path) -> contextlib.AbstractContextManager[object]:
-        """Held alone; where another process has it for long, that is said."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(file)
-        try:
-            return lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            _LOG.warning("'%s' is being copied by another process; waiting for it", self._url)
-            return lock.acquire()
 
     def _get_file(self, target: Path, file: _File) -> None:
         def check(_: object, received: int) -> None:

@@ -14,6 +14,7 @@ from genepool.checkpoints.family import Family, find_source, make_family, open_s
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.model_files.side_files import pinned_digests
 from genepool.checkpoints.model_files.tokenizer_files import compare_tokenizer_settings
+from genepool.checkpoints.model_files.vocabularies import read_vocabulary
 from genepool.errors import CheckpointError
 from tests.build import save
 from tests.checkpoints.model_files.test_configs import VOCABULARY, model, tokenizer
@@ -194,6 +195,15 @@ def test_pieces_are_compared(tmp_path: Path) -> None:
     added = {"added_tokens_decoder": {"4": {"content": "new"}}}
     with pytest.raises(CheckpointError, match=r"has besides the tokens 'new' \(id 4\)"):
         notices(same, words(tmp_path, "added", pieces(*VOCABULARY), tokenizer_config=added))
+
+
+def test_only_ends_of_lines_part_the_tokens_of_a_list(tmp_path: Path) -> None:
+    tokens = ["<unk>", "\u2028", "a\x85", "\x1c", "b"]
+    for ends, last in (("\n", "\n"), ("\n", ""), ("\r\n", "\r\n")):
+        (tmp_path / "vocab.txt").write_bytes((ends.join(tokens) + last).encode())
+        found = read_vocabulary(tmp_path)
+        assert found is not None and list(found.ids) == tokens
+        assert list(found.ids.values()) == [0, 1, 2, 3, 4]
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:

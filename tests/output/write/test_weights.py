@@ -252,6 +252,18 @@ def test_an_empty_directory_is_filled_and_another_is_refused(tmp_path: Path) -> 
     assert (tmp_path / "elsewhere" / "model.safetensors").read_bytes() == before
 
 
+def test_a_mount_point_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, layout, genome = family(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    monkeypatch.setattr(stream, "write_file", None)
+    with pytest.raises(InputError, match=r"out: is a mount point .*; name one inside it"):
+        write_checkpoint(genome, checkpoints, layout, out)
+    monkeypatch.undo()
+    write_checkpoint(genome, checkpoints, layout, out / "inside")
+
+
 def test_unusable_arguments_are_refused(tmp_path: Path) -> None:
     checkpoints, layout, genome = family(tmp_path)
     out = tmp_path / "out"

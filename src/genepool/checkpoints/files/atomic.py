@@ -35,16 +35,17 @@ def put_directory(new: Path, target: Path) -> None:
     its place, it only has another name.
 
     Raises:
-        OSError: it cannot be done, and the directory that had the name has it still.
+        OSError: it cannot be done; after this, as after Ctrl-C, the directory that had the name has
+            it still.
     """
     old = temporary_sibling(target)
     replaced = target.is_dir() and any(target.iterdir())
-    if replaced:
-        target.rename(old)
     try:
-        new.rename(target)
-    except OSError:
         if replaced:
+            target.rename(old)
+        new.rename(target)
+    except BaseException:  # Ctrl-C too
+        if old.exists() and not target.exists():
             old.rename(target)
         raise
     if replaced:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from genepool.checkpoints.files.atomic import whole_file
 from genepool.checkpoints.files.header import Entry, header
-from genepool.errors import GenepoolError
+from genepool.checkpoints.files.safetensors import MappedFile, map_file
+from genepool.errors import CheckpointError, GenepoolError
 from genepool.messages import at
+
+# Seconds after which waiting for another process is told.
+_PATIENCE = 2.0
+_LOG = logging.getLogger("genepool.cache")
 
 
 def cache_directory() -> Path:
@@ -42,27 +49,69 @@ def shared_cache() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def write_cached(
-    path: Path, entries: Sequence[Entry], produce: Callable[[str], bytes | memoryview]
-) -> None:
-    """Write a safetensors file of which one tensor at a time is in memory; whole or not at all.
+def held_alone(place: Path, doing: str) -> AbstractContextManager[object]:
+    """Held by one process at a time, which makes what is to lie at a place of the cache. Others
+    wait, and find it there: replaced, it would be another file than those have open.
 
     Args:
-        path: to write or replace; its folder is made.
+        place: in a folder that is there.
+        doing: what is told where another process has it for long, such as "'x' is being copied".
+
+    Raises:
+        OSError, GenepoolError: no file can be made or locked there.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(place.with_name(f"{place.name}.lock"))
+    try:
+        return lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        _LOG.warning("%s by another process; waiting for it", doing)
+        return lock.acquire()
+    except NotImplementedError as error:
+        told = OSError(f"files cannot be locked there ({error})")
+        raise cannot_write(place, told) from error
+
+
+def cached_tensors(
+    path: Path, entries: Sequence[Entry], produce: Callable[[str], bytes | memoryview]
+) -> MappedFile:
+    """A safetensors file of the cache, written unless it is there; whole or not at all.
+
+    Of what is written, one tensor at a time is in memory.
+
+    Args:
+        path: its place; the folder is made.
         entries: (name, dtype, shape) in the order of their bytes.
         produce: the bytes of a tensor by name; called once for each, in order.
 
     Raises:
         GenepoolError: the file cannot be written; nothing is left of it.
     """
+    if (file := _held(path, entries)) is not None:
+        return file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            file.write(header(entries, {"format": "pt"})[0])
-            for name, _, _ in entries:
-                file.write(produce(name))
+        with held_alone(path, f"{at(path)} is being written"):
+            if (file := _held(path, entries)) is not None:
+                return file
+            with whole_file(path) as out:
+                out.write(header(entries, {"format": "pt"})[0])
+                for name, _, _ in entries:
+                    out.write(produce(name))
     except OSError as error:
         raise cannot_write(path, error) from error
+    return map_file(path)
+
+
+def _held(path: Path, entries: Sequence[Entry]) -> MappedFile | None:
+    """The file, if it is there and holds these tensors."""
+    try:
+        file = map_file(path)
+    except CheckpointError:
+        return None
+    held = sorted((t.name, t.dtype, t.shape) for t in file.tensors.values())
+    return file if held == sorted(entries) else None
 
 
 def cannot_write(path: Path, error: OSError) -> GenepoolError:

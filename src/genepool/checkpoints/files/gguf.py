@@ -10,22 +10,27 @@ import json
 import os
 import shutil
 import warnings
-from contextlib import redirect_stderr, suppress
+from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
-from genepool.checkpoints.files.cache import cache_directory, cannot_write
+from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import at, one_line, pass_on, some
 
-_FORMAT = "genepool unpacked gguf 2"
-# What transformers passed over in the file, in words; hidden, so that no export copies it.
+_FORMAT = "genepool unpacked gguf 3"
+# What was passed over or rounded, in words; hidden, so that no export copies it.
 _LEFT_OUT = ".left_out"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+# Layers of Gemma 2 and 3 with 27B, by which llama.cpp knows them.
+_LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
+# Types of a file's weights that lose digits in what they are unpacked to.
+_FINER = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -54,7 +59,7 @@ def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     target = cache_directory() / "gguf" / name
     if not (target / "config.json").is_file():
-        _unpack(path, DTYPES[dtype], target)
+        _unpack(path, dtype, target)
     left_out = (target / _LEFT_OUT).read_text("utf-8") if (target / _LEFT_OUT).is_file() else ""
     notices = (f"{at(path)}: {left_out}",) if left_out else ()
     opened = open_checkpoint(target)
@@ -87,38 +92,47 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
 
     temporary = temporary_sibling(target)
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        mode = temporary.stat().st_mode & 0o666
-        try:
-            # The reader trusts the file: whatever a damaged one makes it raise is about the file.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with held_alone(target, f"{at(path)} is being unpacked"):
+            if (target / "config.json").is_file():
+                return
             try:
-                _convert(transformers, path, dtype, temporary)
-            except BaseException as error:
-                pass_on(error)
-                if isinstance(error, CheckpointError):
-                    raise
-                if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                    raise
-                raise _damaged(path, error) from error
-            for file in temporary.iterdir():
-                file.chmod(mode)
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            sync_directory(temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            # Another process may have been quicker; its files are as good as these.
-            with suppress(FileExistsError):
+                temporary.mkdir()
+                mode = temporary.stat().st_mode & 0o666
+                # The reader trusts the file: whatever a damaged one makes it raise is about it.
+                try:
+                    _convert(transformers, path, dtype, temporary)
+                except BaseException as error:
+                    pass_on(error)
+                    if isinstance(error, CheckpointError):
+                        raise
+                    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                        raise
+                    raise _damaged(path, error) from error
+                for file in temporary.iterdir():
+                    file.chmod(mode)
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+                sync_directory(temporary)
+                shutil.rmtree(target, ignore_errors=True)
                 temporary.rename(target)
-            sync_directory(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                sync_directory(target.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise cannot_write(target, error) from error
 
 
-def _left_out(path: Path, model: Any) -> str:
-    """What transformers has passed over in a file; "" for nothing."""
+def complete(config: Any) -> None:
+    """Set what neither a GGUF file says nor transformers knows: by what large Gemmas divide the
+    products of queries and keys."""
+    layers = _LARGE_GEMMA.get(config.model_type)
+    if layers is not None and layers == config.num_hidden_layers:
+        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
+
+
+def _left_out(path: Path, model: Any, dtype: str) -> str:
+    """What transformers has passed over in a file, and what is rounded; "" for nothing."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
@@ -135,7 +149,16 @@ def _left_out(path: Path, model: Any) -> str:
         )
     if further > 0:
         told.append(f"{further} numbers, for which the model has no place (biases?)")
-    return f"transformers passes over {' and over '.join(told)}" if told else ""
+    texts = [f"transformers passes over {' and over '.join(told)}"] if told else []
+    sizes: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+    ((stored, _),) = sizes.most_common(1)
+    if stored in _FINER[dtype]:
+        texts.append(
+            f"its weights are {stored}, rounded to {dtype} here; a run file may name another dtype"
+        )
+    return "; ".join(texts)
 
 
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
@@ -161,7 +184,7 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
             model, told = transformers.AutoModelForCausalLM.from_pretrained(
                 place,
                 gguf_file=file,
-                dtype=dtype,
+                dtype=DTYPES[dtype],
                 trust_remote_code=False,
                 output_loading_info=True,
                 **extra,
@@ -173,10 +196,11 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
                     "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
                     "WHOLE"
                 )
-            if left_out := _left_out(path, model):
+            if left_out := _left_out(path, model, dtype):
                 (directory / _LEFT_OUT).write_text(left_out, "utf-8")
             model.config.quantization_config = None
             del model.config.quantization_config
+            complete(model.config)
             model.save_pretrained(directory, max_shard_size="5GB")
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 place, gguf_file=file, trust_remote_code=False

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from genepool.checkpoints.files.cache import cache_directory, write_cached
+from genepool.checkpoints.files.cache import cache_directory, cached_tensors
 from genepool.checkpoints.files.checkpoint import (
     Checkpoint,
     directory_name,
@@ -174,11 +174,8 @@ def with_folded(
         ((n, base.tensors[n].dtype, base.tensors[n].shape) for n in changed),
         key=lambda entry: -DTYPES[entry[1]].size,
     )
-    file = _cached(path, entries)
-    if file is None:
-        base.check()
-        write_cached(path, entries, folded)
-        file = map_file(path)
+    base.check()
+    file = cached_tensors(path, entries, folded)
     tensors = {name: file.tensors.get(name, tensor) for name, tensor in base.tensors.items()}
     return replace(
         base,
@@ -188,16 +185,6 @@ def with_folded(
         origins=(base.path if base.path.exists() else base.directory or base.path, weights.path),
         _digest=[],
     )
-
-
-def _cached(path: Path, entries: list[Entry]) -> MappedFile | None:
-    """The file of the cache, if it is there and holds these tensors."""
-    try:
-        file = map_file(path)
-    except CheckpointError:
-        return None
-    held = sorted((t.name, t.dtype, t.shape) for t in file.tensors.values())
-    return file if held == sorted(entries) else None
 
 
 def _open_weights(directory: Path) -> MappedFile:

@@ -78,7 +78,8 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     elif file.name == "vocab.json":
         ids = {**_whole(file, read_json(file)), **_added(directory)}
     else:
-        lines = file.read_text("utf-8", errors="replace").splitlines()
+        # Not `splitlines`: that also parts at characters that are tokens, such as U+2028.
+        lines = file.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
         ids = {**{token: number for number, token in enumerate(lines)}, **_added(directory)}
     return Vocabulary(file, ids, b"")
 

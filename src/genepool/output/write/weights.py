@@ -228,6 +228,11 @@ def write_tensors(
         own if writing.overwrite else None,
         "overwrite it (--overwrite) if it is a checkpoint that genepool wrote",
     )
+    if target.is_mount():
+        raise InputError(
+            f"{at(target)}: is a mount point (a volume of a container?), which a new directory "
+            "cannot take the place of; name one inside it"
+        )
     sizes = [*(file.size for file in files), *map(_size, others.values())]
     total = sum(sizes)
     _require_space(target, total)
