@@ -31,7 +31,7 @@ _WIDTH = 4096
 
 def make_pair(folder: Path, nbytes: int) -> list[Path]:
     """Two checkpoints of about `nbytes` each, of tensors of 32 MiB; the second has 10 % noise."""
-    from genepool.checkpoints.files.cache import write_cached
+    from genepool.checkpoints.files.cache import cached_tensors
     from genepool.checkpoints.files.header import Entry
 
     count = max(2, nbytes // (2 * _WIDTH * _WIDTH))
@@ -49,7 +49,7 @@ def make_pair(folder: Path, nbytes: int) -> list[Path]:
             values = np.roll(base, turn, axis=0) + share * np.roll(noise, turn, axis=0)
             return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
-        write_cached(path, entries, tensor)
+        cached_tensors(path, entries, tensor)
         paths.append(path.parent)
     return paths
 

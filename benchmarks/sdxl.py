@@ -130,7 +130,7 @@ def _write(place: Path, module: Any, number: int, dtype: Any) -> None:
     """A component of random weights; fine-tunes differ from one another by a few per cent."""
     import torch
 
-    from genepool.checkpoints.files.cache import write_cached
+    from genepool.checkpoints.files.cache import cached_tensors
 
     place.mkdir(parents=True)
     library = type(module).__module__.split(".")[0]
@@ -153,7 +153,7 @@ def _write(place: Path, module: Any, number: int, dtype: Any) -> None:
         (name, "I64" if "position_ids" in name else "F16", shape) for name, shape in shapes.items()
     ]
     assert dtype is torch.float16
-    write_cached(place / f"{stem}.safetensors", entries, tensor)
+    cached_tensors(place / f"{stem}.safetensors", entries, tensor)
 
 
 class Watch:
