@@ -25,7 +25,7 @@ _PACKAGES = (
     "numpy", "numba", "safetensors", "torch", "transformers", "tokenizers", "diffusers", "gguf",
     "lm-eval", "peft", "scikit-learn", "gymnasium", "textworld",
 )  # fmt: skip
-
+_PLACES = (_ROOT, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
 
 # What each module held when it was first seen here, for the import that `__spec__` stands for.
 _seen: dict[str, tuple[object, str]] = {}
@@ -132,8 +132,7 @@ def _is_installed(file: str) -> bool:
     # Debian and the user's own scheme have other places than sysconfig tells.
     if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return True
-    places = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
-    return any(map(path.is_relative_to, (_ROOT, *places)))
+    return any(map(path.is_relative_to, _PLACES))
 
 
 def unlike(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
