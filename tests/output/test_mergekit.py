@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from genepool.errors import ConfigError
 from genepool.output.mergekit import mergekit_advice
 from genepool.run.run_file import load_run
 from tests.cli import run_cli
-from tests.runs import write_seed
 
 SLERP = """
 slices:
@@ -71,19 +73,19 @@ SAME = {
 
 @pytest.mark.parametrize("text", SAME)
 def test_the_command_that_does_the_same_is_printed(tmp_path: Path, text: str) -> None:
+    base = "but configuration and tokenizer are the first model's, not the base's"
     told = {
         SLERP: " (of models that have 32 layers, no more)",
-        LINEAR: "",
-        WITH_BASE: "",
-    }.get(text, " (but configuration and tokenizer are the first model's, not the base's)")
+        TIES: f" ({base})",
+        DARE: f" ({base}; but what dare keeps is drawn otherwise)",
+    }.get(text, "")
     line = f"genepool merge {SAME[text]} -o merged"
     file = tmp_path / "config.yml"
     file.write_text(text)
-    for command in (["evolve", str(file)], ["merge", str(file), "-o", str(tmp_path / "out")]):
-        code, out, error = run_cli(command)
-        assert (code, out) == (1, "")
-        assert error.strip().endswith(f"of mergekit; this does the same{told}: {line}")
-        assert len(error.splitlines()) == 1
+    code, out, error = run_cli(["evolve", str(file)])
+    assert (code, out) == (1, "")
+    assert error.strip().endswith(f"of mergekit; this does the same{told}: {line}")
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,18 +133,88 @@ def test_of_the_values_of_t_the_first_that_fits_holds() -> None:
 PLAIN = SLERP.partition("parameters")[0] + "parameters: {t: 0.3}"
 
 
-@pytest.mark.parametrize("text", [TIES, DARE, PLAIN])
-def test_the_command_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the models of the configurations lie, each of 32 layers."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(("a", "b", "base")):
-        write_seed(tmp_path / f"{name}.safetensors", number)
-    advice = mergekit_advice(yaml.safe_load(text.replace("model: ", "model: ./")))
-    assert advice is not None
-    words = shlex.split(advice.partition("genepool ")[2])
-    there = {f"./{name}": f"{name}.safetensors" for name in ("a", "b", "base")}
-    code, _, error = run_cli([there.get(word, word) for word in words])
+        draws = np.random.default_rng(number)
+        shapes = {f"layers.{k}.{part}": 4 for k in range(32) for part in ("mlp", "self_attn")}
+        tensors = {
+            f"{key}.weight": draws.standard_normal(size).astype(np.float32)
+            for key, size in {"embed": 6, **shapes}.items()
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    return tmp_path
+
+
+def configured(place: Path, text: str) -> str:
+    """A file of mergekit that names the models of `place`."""
+    text = re.sub(r"model: (a|b|base)\b", r"model: ./\1.safetensors", text)
+    (place / "config.yaml").write_text(text)
+    return "config.yaml"
+
+
+def merged(*words: str) -> tuple[bytes, str]:
+    """What a merge writes, which is in order of the names, and its errors."""
+    code, _, error = run_cli(["merge", *words])
     assert code == 0, error
-    assert (tmp_path / "merged/model.safetensors").exists()
+    folder = Path(words[words.index("-o") + 1])
+    return (folder / "model.safetensors").read_bytes(), error
+
+
+@pytest.mark.parametrize("text", [SLERP, PLAIN, TIES, DARE, WITH_BASE])
+def test_a_configuration_is_merged_as_the_command_does_that_is_told(place: Path, text: str) -> None:
+    file = configured(place, text)
+    weights, error = merged(file, "-o", "made")
+    note = next(line for line in error.splitlines() if "genepool merge" in line)
+    line = note.partition("genepool merge ")[2].partition("; ")[0]
+    assert weights == merged(*shlex.split(line), "-o", "typed")[0]
+    differs = "configuration and tokenizer are the first model's" in note
+    assert differs == ("base_model: base" in text)
+    _, _, advice = run_cli(["evolve", file])
+    assert f"genepool merge {line} -o merged" in advice
+
+
+def test_options_come_before_what_a_configuration_says(place: Path) -> None:
+    file = configured(place, PLAIN)
+    options = ["--dtype", "F32", "--ratio", "0.7"]
+    words = ["a.safetensors", "b.safetensors", "--angle", "tensor", *options]
+    assert merged(file, *options, "-o", "made")[0] == merged(*words, "-o", "typed")[0]
+    merged(file, "-o", "made", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"merge_method": "passthrough"}, "'passthrough' is not among slerp"),
+        ({"parameters": {"t": 0.3, "eps": 1}}, "but for 'eps', which has no counterpart"),
+        ({"slices": "[0, 16]"}, "has 32 layers, and the configuration of mergekit takes 16"),
+        ({"slices": "[0, x]"}, "layer_range [0, 'x'] has none"),
+        ({"base_model": "--overwrite"}, "'--overwrite' is no plain path"),
+    ],
+)
+def test_a_configuration_that_cannot_be_followed_is_refused(
+    place: Path, changes: dict[str, Any], words: str
+) -> None:
+    if "slices" in changes:
+        configured(place, PLAIN.replace("[0, 32]", changes["slices"]))
+    else:
+        text = configured(place, PLAIN)
+        content = yaml.safe_load(Path(text).read_text())
+        (place / "config.yaml").write_text(yaml.safe_dump({**content, **changes}))
+    code, out, error = run_cli(["merge", "config.yaml", "-o", "made"])
+    assert (code, out) == (1, "")
+    assert words in error.splitlines()[-1]
+    assert not (place / "made").exists()
+
+
+def test_a_configuration_stands_alone(place: Path) -> None:
+    file = configured(place, PLAIN)
+    code, _, error = run_cli(["merge", "a.safetensors", file, "-o", "made"])
+    assert code == 1 and "got a YAML file; one of mergekit is given alone" in error
+    code, _, error = run_cli(["merge", "gone.yaml", "-o", "made"])
+    assert code == 1 and "gone.yaml: cannot be read (No such file" in error
 
 
 @pytest.mark.parametrize(

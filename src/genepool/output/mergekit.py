@@ -1,12 +1,20 @@
-"""Configurations of mergekit, known by their keys, and the command that does the same here."""
+"""Configurations of mergekit, known by their keys, and the command that does the same here.
+
+`genepool merge CONFIG.yaml` runs that command; whoever gives one to `genepool evolve` is told it.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genepool.checkpoints.depth import layer_of
+from genepool.checkpoints.family import open_source
+from genepool.checkpoints.seeds import named_source
 from genepool.documents import list_of, mapping_of, read_text
 from genepool.errors import InputError
 from genepool.messages import at, one_line, some
@@ -35,25 +43,76 @@ class _NoCounterpart(Exception):
     """Why no command does the same."""
 
 
-def refuse_config(model: str) -> None:
-    """Refuse a configuration of mergekit where a model is expected, and say what to type instead.
+@dataclass(frozen=True, slots=True)
+class MergeCommand:
+    """What does the same as a configuration of mergekit.
+
+    Attributes:
+        arguments: what to type behind `genepool merge`, but where the result goes.
+        models: of the arguments those that are models, the base included.
+        layers: that each of them has to have; None where the configuration does not say.
+        provisos: in what the result is another one than mergekit's.
+    """
+
+    arguments: tuple[str, ...]
+    models: tuple[str, ...]
+    layers: int | None
+    provisos: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return shlex.join(["genepool", "merge", *self.arguments])
+
+    def require_layers(self) -> None:
+        """Refuse models with other numbers of layers: mergekit would take some of them only.
+
+        Raises:
+            InputError: naming the first of them.
+            CheckpointError: one cannot be opened.
+        """
+        for model in self.models if self.layers is not None else ():
+            checkpoint = open_source(named_source(model, None))
+            found = max(
+                (layer[1] + 1 for layer in map(layer_of, checkpoint.tensors) if layer), default=0
+            )
+            if found != self.layers:
+                raise InputError(
+                    f"{at(checkpoint.path)}: has {found} layers, and the configuration of mergekit "
+                    f"takes {self.layers} of them; slices of models have no counterpart here"
+                )
+
+
+def read_config(models: Sequence[str]) -> MergeCommand | None:
+    """The command that does what a configuration says which is given in the place of models.
+
+    Returns:
+        None where there is no such file among the models.
 
     Raises:
-        InputError: the path is that of such a file.
+        InputError: no command does the same, or it is given beside models, or another YAML file.
     """
-    path = Path(model)
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return
+    for path in map(Path, models):
+        if path.suffix.lower() in (".yaml", ".yml") and not path.is_dir():
+            if len(models) > 1:
+                raise InputError(f"{at(path)}: {_NO_MODEL}; one of mergekit is given alone")
+            return _read(path)
+    return None
+
+
+def _read(path: Path) -> MergeCommand:
     from genepool.yaml_documents import parse_yaml
 
     try:
         content, _ = parse_yaml(read_text(path, _LARGEST))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{at(path)}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
         raise InputError(f"{at(path)}: {_NO_MODEL}: {error}") from None
+    entries = mapping_of(content)
     advice = mergekit_advice(content)
-    if advice is None and _OURS & mapping_of(content).keys():
+    if advice is not None and "genome" not in entries and not _idle(entries):
+        with suppress(_NoCounterpart):
+            return _command(entries)
+    if advice is None and _OURS & entries.keys():
         advice = "is a run file, and no model; breed what it says with `genepool evolve`"
     raise InputError(f"{at(path)}: {advice or _NO_MODEL}")
 
@@ -76,17 +135,21 @@ def mergekit_advice(content: object) -> str | None:
             "lm-eval', and a pool: see docs/run-file.md"
         )
     try:
-        arguments, provisos = _arguments(entries)
+        command = _command(entries)
     except _NoCounterpart as reason:
         return one_line(
             f"this is a configuration of mergekit, and no command does the same here: {reason}; "
             "see docs/merge-methods.md"
         )
-    command = shlex.join(["genepool", "merge", *arguments, "-o", "merged"])
+    provisos = [*command.provisos]
+    if command.layers is not None:
+        provisos.insert(0, f"of models that have {command.layers} layers, no more")
     if idle := _idle(entries):
         provisos.append(f"but for {some(idle, limit=9)}, which has no counterpart")
     told = f" ({'; '.join(provisos)})" if provisos else ""
-    return one_line(f"this is a configuration of mergekit; this does the same{told}: {command}")
+    return one_line(
+        f"this is a configuration of mergekit; this does the same{told}: {command} -o merged"
+    )
 
 
 def _idle(content: Mapping[str, Any]) -> list[str]:
@@ -107,13 +170,13 @@ def _idle(content: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(map(str, found)))
 
 
-def _arguments(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What to type behind `genepool merge`, and on what conditions it does the same."""
-    named = content.get("merge_method")
-    method = _METHODS.get(str(named))
+def _command(content: Mapping[str, Any]) -> MergeCommand:
+    called = content.get("merge_method")
+    method = _METHODS.get(str(called))
     if method is None:
-        raise _NoCounterpart(f"merge_method '{named}' is not among {', '.join(_METHODS)}")
-    listed, shared, provisos = _models(content)
+        raise _NoCounterpart(f"merge_method '{called}' is not among {', '.join(_METHODS)}")
+    listed, shared, layers = _models(content)
+    provisos: list[str] = []
     base = None if content.get("base_model") is None else _model(content["base_model"])
     models = {name: own for name, own in listed.items() if name != base}
     out: list[str]
@@ -126,7 +189,7 @@ def _arguments(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             # Where the base is among them it gives the files beside the weights, as the first does.
             models, base = {**({base: listed[base]} if base in listed else {}), **listed}, None
         elif base is None:
-            raise _NoCounterpart(f"{named} takes a base_model")
+            raise _NoCounterpart(f"{called} takes a base_model")
         out = [*models, "--method", method, *(() if base is None else ("--base", base))]
         if base is not None:
             provisos.append("but configuration and tokenizer are the first model's, not the base's")
@@ -139,18 +202,23 @@ def _arguments(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         if (scale := shared.get("lambda")) is not None:
             out += ["--scale", _number(scale, "lambda")]
         dare = method.startswith("dare")
+        if dare:
+            provisos.append("but what dare keeps is drawn otherwise")
         rescaled = bool(shared.get("rescale", dare)) != dare or "rescale_norm" in shared
         if rescaled and (dare or method == "ties"):
-            raise _NoCounterpart(f"'rescale' other than the default of {named} has none")
+            raise _NoCounterpart(f"'rescale' other than the default of {called} has none")
     dtype = content.get("out_dtype") or content.get("dtype")
-    return [*out, *(() if dtype is None else ("--dtype", str(dtype)))], provisos
+    if dtype is not None:
+        out += ["--dtype", str(dtype)]
+    named = dict.fromkeys([*models, *(() if base is None else (base,))])
+    return MergeCommand((*out,), (*named,), layers, (*provisos,))
 
 
 def _models(
     content: Mapping[str, Any],
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
-    """The models with their own parameters, those of all of them, and how large they must be."""
-    provisos: list[str] = []
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any], int | None]:
+    """The models with their own parameters, those of all of them, and how many layers are taken."""
+    layers: int | None = None
     shared = mapping_of(content.get("parameters"))
     entries = list_of(content.get("models"))
     if "slices" in content:
@@ -163,7 +231,10 @@ def _models(
             raise _NoCounterpart("a slice with a base_model of its own has none")
         shared = {**shared, **mapping_of(slices[0].get("parameters"))}
         if ranges[0]:
-            provisos.append(f"of models that have {ranges[0][-1]} layers, no more")
+            last = ranges[0][-1]
+            if not isinstance(last, int):
+                raise _NoCounterpart(f"layer_range {ranges[0]} has none")
+            layers = last
     source = content.get("tokenizer_source")
     if "modules" in content or "tokenizer" in content or source not in (None, "base"):
         raise _NoCounterpart("modules and tokenizers of several sources have none")
@@ -175,11 +246,12 @@ def _models(
     }
     if len(models) != len(entries):
         raise _NoCounterpart("a model is named twice")
-    return models, shared, provisos
+    return models, shared, layers
 
 
 def _model(value: object) -> str:
-    if not isinstance(value, str) or "+" in value:
+    # What begins with a dash would be read as an option.
+    if not isinstance(value, str) or "+" in value or value[:1] in ("", "-"):
         raise _NoCounterpart(f"{value!r} is no plain path or id of a model")
     return value
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from genepool.ui.cli.options import (
     Whole,
@@ -256,7 +257,9 @@ def rebuild(
 @dtype_option
 @shards_option
 @json_option
+@click.pass_context
 def merge(
+    context: click.Context,
     models: tuple[str, ...],
     output: Path,
     overwrite: bool,
@@ -284,16 +287,31 @@ def merge(
     Each is a safetensors file, a directory as Hugging Face writes it, a pipeline as diffusers
     writes it, a LoRA adapter as peft writes it, a GGUF file, an id of the Hugging Face Hub, or a
     URL (s3://BUCKET/FOLDER). The result has A's configuration and tokenizer.
+
+    A configuration of mergekit (CONFIG.yaml) may stand for the models. What it says is done, or
+    refused; options that are given besides come before it.
     """
     from genepool.output.by_hand import Opening, merge_models
-    from genepool.output.mergekit import refuse_config
+    from genepool.output.mergekit import read_config
     from genepool.output.methods.registry import specify
     from genepool.output.methods.specification import Options, WrongOptions
     from genepool.output.write.weights import Writing
     from genepool.ui.terminal.progress import watcher
 
-    for model in models:
-        refuse_config(model)
+    if (command := read_config(models)) is not None:
+        command.require_layers()
+        with watcher() as progress:
+            progress.notice(
+                f"what {models[0]} says is: {'; '.join((f'{command}', *command.provisos))}"
+            )
+        own = {
+            name: value
+            for name, value in context.params.items()
+            if name != "models" and context.get_parameter_source(name) != ParameterSource.DEFAULT
+        }
+        with merge.make_context("merge", [*command.arguments, "-o", str(output)]) as said:
+            context.invoke(merge, **{**said.params, **own})
+        return
     options = Options(
         ratio=_ratio(ratios),
         split=_split(split),
