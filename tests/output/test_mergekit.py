@@ -124,10 +124,25 @@ def test_of_the_values_of_t_the_first_that_fits_holds() -> None:
 
     mlp, rest = {"filter": "mlp", "value": 1}, {"value": 0.5}
     assert ratios(rest, mlp) == ["0.5"]
+    assert "final norm and head" not in str(mergekit_advice(yaml.safe_load(SLERP)))
     assert ratios({"filter": "*", "value": 0.5}, mlp) == ["0.5"]
     assert ratios(mlp, rest) == ["mlp=1", "0.5"]
     assert ratios(mlp, {"filter": "mlp.up", "value": 0}, rest, rest) == ["mlp=1", "0.5"]
     assert ratios({"filter": "mlp.up", "value": 0}, mlp, rest) == ["mlp.up=0", "mlp=1", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("given", "differs"),
+    [
+        ([0, 1], True),
+        ([0, 1, 0], False),
+        (0.3, False),
+        ([{"filter": "norm", "value": [1, 0]}], True),
+    ],
+)
+def test_it_is_told_that_lists_end_otherwise(given: object, differs: bool) -> None:
+    advice = mergekit_advice({**yaml.safe_load(SLERP), "parameters": {"t": given}})
+    assert ("final norm and head get the last value" in str(advice)) == differs
 
 
 PLAIN = SLERP.partition("parameters")[0] + "parameters: {t: 0.3}"

@@ -183,7 +183,13 @@ def _command(content: Mapping[str, Any]) -> MergeCommand:
     if method == "slerp":
         if base is None or len(models) != 1:
             raise _NoCounterpart("slerp takes a base_model and one other")
-        out = [base, *models, "--angle", "tensor", *_ratios(shared.get("t"))]
+        ratios = _ratios(shared.get("t"))
+        out = [base, *models, "--angle", "tensor", *ratios]
+        if any(map(_reaches_the_end, ratios)):
+            provisos.append(
+                "but final norm and head get the last value of a list, as in mergekit before 0.1, "
+                "which has given them the first since"
+            )
     else:
         if method == "linear":
             # Where the base is among them it gives the files beside the weights, as the first does.
@@ -272,6 +278,13 @@ def _ratios(given: object) -> list[str]:
         numbers = ",".join(_number(value, "t") for value in (list_of(values) or [values]))
         out += ["--ratio", f"{text}={numbers}" if text else numbers]
     return out
+
+
+def _reaches_the_end(ratio: str) -> bool:
+    """Whether values along the layers, which begin and end unlike, are for final norm or head."""
+    text, _, listed = ratio.rpartition("=")
+    values, ends = listed.split(","), ("model.norm.weight", "lm_head.weight")
+    return values[0] != values[-1] and any(text in name for name in ends)
 
 
 def _each(

@@ -18,8 +18,8 @@ def along_layers(names: Sequence[str], values: Mapping[str, Values]) -> list[flo
 
     Several values stand at equal distances from the first layer to the last, and between them it
     goes in straight lines. Layers are counted as the names do, each stack (encoder, decoder) by
-    itself; where there is one layer the last value holds. Outside of layers it is as in mergekit:
-    the first for what lies before them (embeddings), the last for final norms and heads.
+    itself; where there is one layer the last value holds. Outside of layers it is as in mergekit
+    before 0.1: the first for what lies before them (embeddings), the last for final norm and head.
 
     Args:
         names: of the tensors.
