@@ -92,9 +92,10 @@ def read_config(models: Sequence[str]) -> MergeCommand | None:
     """
     for path in map(Path, models):
         if path.suffix.lower() in (".yaml", ".yml") and not path.is_dir():
+            command = _read(path)
             if len(models) > 1:
                 raise InputError(f"{at(path)}: {_NO_MODEL}; one of mergekit is given alone")
-            return _read(path)
+            return command
     return None
 
 
