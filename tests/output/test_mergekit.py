@@ -255,6 +255,8 @@ def test_a_configuration_stands_alone(place: Path) -> None:
             {"models": None, "slices": [{"base_model": "c", "sources": [{"model": "a"}]}]},
             "a slice with a base_model of its own has none",
         ),
+        ({"parameters": {"normalize": [{"value": False}]}}, "true and false have"),
+        ({"parameters": {"rescale": "false"}}, "rescale 'false' has none"),
         ({"parameters": {"lambda": "x\ny"}}, "lambda 'x\\ny' has none"),
         ({"modules": {}}, "modules"),
     ],

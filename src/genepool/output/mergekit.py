@@ -204,14 +204,14 @@ def _command(content: Mapping[str, Any]) -> MergeCommand:
         if method.startswith(("ties", "dare")):
             # Where mergekit is told nothing, it keeps everything.
             out += _each("density", models, shared, 1)
-        if (normalise := shared.get("normalize")) is not None:
+        if (normalise := _switch(shared, "normalize")) is not None:
             out.append("--normalise" if normalise else "--no-normalise")
         if (scale := shared.get("lambda")) is not None:
             out += ["--scale", _number(scale, "lambda")]
         dare = method.startswith("dare")
         if dare:
             provisos.append("but what dare keeps is drawn otherwise")
-        rescaled = bool(shared.get("rescale", dare)) != dare or "rescale_norm" in shared
+        rescaled = _switch(shared, "rescale") not in (None, dare) or "rescale_norm" in shared
         if rescaled and (dare or method == "ties"):
             raise _NoCounterpart(f"'rescale' other than the default of {called} has none")
     dtype = content.get("out_dtype") or content.get("dtype")
@@ -296,6 +296,13 @@ def _each(
     if all(value is None for value in values):
         return []
     return [word for value in values for word in (f"--{key}", _number(value, key))]
+
+
+def _switch(shared: Mapping[str, Any], key: str) -> bool | None:
+    value = shared.get(key)
+    if value not in (None, True, False):
+        raise _NoCounterpart(f"{key} {value!r} has none; true and false have")
+    return None if value is None else bool(value)
 
 
 def _number(value: object, key: str) -> str:
