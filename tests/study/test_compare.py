@@ -436,7 +436,7 @@ def scored(out: Path) -> int:
 
 def wait_for(process: subprocess.Popen[str], out: Path, target: int) -> None:
     while process.poll() is None and scored(out) < target:
-        time.sleep(0.005)
+        time.sleep(0.03)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
