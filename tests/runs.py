@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
 from genepool.pool.records import Record
 
@@ -66,6 +70,13 @@ def write_run(directory: Path, **changes: Any) -> Path:
 def seed_file(directory: Path, number: int) -> str:
     """The path of a seed that `write_run` has put beside the run file."""
     return str(directory / f"seed{number}.safetensors")
+
+
+@contextmanager
+def opened_database(pool: Path) -> Generator[sqlite3.Connection, None, None]:
+    """The database of a pool, in which what is changed is kept, and which is closed at the end."""
+    with closing(sqlite3.connect(pool / DATABASE)) as connection, connection:
+        yield connection
 
 
 def contents(pool: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 import warnings
@@ -28,7 +27,7 @@ from tests import sketches
 from tests.cli import run_cli
 from tests.golden import runs
 from tests.quick import quick
-from tests.runs import contents, write_run
+from tests.runs import contents, opened_database, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
 KINDS: dict[str, dict[str, Any]] = {
@@ -177,7 +176,7 @@ def test_a_damaged_log_is_told(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("table", ["meta", "seeds", "tasks", "members", "held_out", "guards"])
 def test_every_row_is_sealed(tmp_path: Path, table: str) -> None:
     evolve(write_run(tmp_path, **KINDS["recipes and a guard"], budget=10))
-    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+    with opened_database(tmp_path / "pool") as db:
         columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
         last = columns[columns.index("seal") - 1]
         db.execute(f"UPDATE {table} SET {last} = '0.125'")
@@ -195,7 +194,7 @@ def test_every_row_is_sealed(tmp_path: Path, table: str) -> None:
 def test_members_that_are_missing(tmp_path: Path, member: int) -> None:
     """As in a copy made while a run was writing, whose pages are of two moments."""
     evolve(write_run(tmp_path, budget=10))
-    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+    with opened_database(tmp_path / "pool") as db:
         db.execute("DELETE FROM members WHERE id = ?", (member,))
     db.close()
     for command in (["status", str(tmp_path / "pool")], ["evolve", str(tmp_path / "run.yaml")]):
@@ -294,7 +293,7 @@ def test_a_member_is_written_with_its_guards_or_not_at_all(tmp_path: Path) -> No
 def test_an_old_pool_has_no_seals_until_it_is_written_to(name: str, tmp_path: Path) -> None:
     pool = runs.copy_pool(name, tmp_path).parent / "pool"
     before = contents(pool)
-    with sqlite3.connect(pool / DATABASE) as db:
+    with opened_database(pool) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == 1
     db.close()
     with Pool(pool) as opened:
@@ -302,7 +301,7 @@ def test_an_old_pool_has_no_seals_until_it_is_written_to(name: str, tmp_path: Pa
     assert contents(tmp_path / "packed") == before
     PoolWriter(pool).close()
     assert contents(pool) == before
-    with sqlite3.connect(pool / DATABASE) as db:
+    with opened_database(pool) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == 2
         db.execute("UPDATE members SET asked = asked + 1 WHERE id = 5")
     db.close()

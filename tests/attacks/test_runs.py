@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
 from tests.cli import run_cli
-from tests.runs import contents, write_run
+from tests.runs import contents, opened_database, write_run
 
 
 def _expect(arguments: list[str], *words: str, code: int = 1) -> None:
@@ -178,7 +177,7 @@ def pool(tmp_path: Path) -> Path:
 
 
 def test_another_schema(pool: Path) -> None:
-    with sqlite3.connect(pool / DATABASE) as db:
+    with opened_database(pool) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     for command in (["status", str(pool)], ["evolve", str(pool.parent / "run.yaml")]):
@@ -194,7 +193,7 @@ def test_a_database_that_is_none(pool: Path) -> None:
 
 
 def test_a_database_cut_short(pool: Path) -> None:
-    with sqlite3.connect(pool / DATABASE) as db:
+    with opened_database(pool) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
     data = (pool / DATABASE).read_bytes()

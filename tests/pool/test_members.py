@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,10 @@ from hypothesis import strategies as st
 from genepool.core.genome import recipe
 from genepool.core.shares import seed_shares
 from genepool.errors import InputError, PoolError
-from genepool.pool.database import DATABASE
 from genepool.pool.members import ancestry, describe, member_number
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from tests.runs import write_run
+from tests.runs import opened_database, write_run
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +69,14 @@ def test_ancestry_counts_generations_and_ancestors(pool: Path) -> None:
 
 def test_a_member_that_descends_from_itself_is_a_damaged_pool(tmp_path: Path) -> None:
     evolve(write_run(tmp_path, budget=5))
-    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+    with opened_database(tmp_path / "pool") as db:
         db.execute("UPDATE members SET parents = '[6, 6]' WHERE id = 4")
         db.execute("UPDATE members SET parents = '[4, 4]' WHERE id = 6")
     db.close()
     with pytest.raises(PoolError, match="a row of 'members' is not what was written"):
         Pool(tmp_path / "pool")
     # Pools of version 1 had no seals.
-    with sqlite3.connect(tmp_path / "pool" / DATABASE) as db:
+    with opened_database(tmp_path / "pool") as db:
         db.execute("PRAGMA user_version = 1")
     db.close()
     with Pool(tmp_path / "pool") as opened, pytest.raises(PoolError, match="damaged pool"):

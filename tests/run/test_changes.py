@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,7 +17,7 @@ from genepool.errors import GenepoolError, PoolError
 from genepool.pool.reader import Pool
 from genepool.run import changes
 from genepool.run.evolve import evolve
-from tests.runs import contents, write_run
+from tests.runs import contents, opened_database, write_run
 
 _NUMBERS = itertools.count()
 
@@ -125,7 +124,7 @@ class Rules:
         return tuple(note for note in result.notices if "mean scores" not in note)
 
     def stored(self) -> list[Any]:
-        with sqlite3.connect(self.directory / "pool/pool.sqlite") as db:
+        with opened_database(self.directory / "pool") as db:
             return [db.execute(f"SELECT * FROM {name}").fetchall() for name in ("meta", "members")]
 
 

@@ -232,7 +232,7 @@ def lay_out(
         raise InputError("at least one task must have examples; got none")
     if not all(0 < task.weight < float("inf") for task in tasks):
         raise InputError(f"weights must be above 0; got {[task.weight for task in tasks]}")
-    scale = sum(task.size for task in tasks) / sum(held)
+    scale = sum(task.size for task in tasks) / fsum(held)
     capacity = np.concatenate(
         [
             np.full(task.size, scale * weight / task.size) if task.size else np.zeros(0)

@@ -6,6 +6,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from itertools import pairwise
+from math import fsum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -367,14 +368,14 @@ def parent_shares(archive: Archive, proposal: Proposal) -> list[tuple[int | None
     rows: list[list[float]] = merge.coefs.tolist()
     # Most merges have two segments: plain numbers are faster than arrays.
     sums = [
-        sum(
+        fsum(
             abs(row[k]) * (stop - start)
             for row, (start, stop) in zip(rows, pairwise(edges), strict=True)
         )
         for k in range(merge.sources)
     ]
     slots = [archive.slots.get(parent) for parent in proposal.plan.parents]
-    total = sum(sums)
+    total = fsum(sums)
     shares = [part / total for part in sums]
     return list(zip(slots, shares, strict=True))
 

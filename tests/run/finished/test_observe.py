@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from genepool.run.finished.draw import draw_pictures
 from genepool.run.finished.observe import evenly
 from tests.cli import run_cli
 from tests.quick import quick
+from tests.runs import opened_database
 from tests.sketches import write_run
 
 
@@ -101,7 +101,7 @@ def test_a_measure_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
 def test_pools_without_these_tables_are_read_and_go_on(tmp_path: Path) -> None:
     run = write_run(tmp_path, budget=5)
     evolve(run)
-    with sqlite3.connect(tmp_path / "pool" / "pool.sqlite") as db:
+    with opened_database(tmp_path / "pool") as db:
         db.execute("DROP TABLE measures")
         db.execute("DROP TABLE pictures")
     with Pool(tmp_path / "pool") as pool:
@@ -114,7 +114,7 @@ def test_pools_without_these_tables_are_read_and_go_on(tmp_path: Path) -> None:
 
 def test_a_picture_that_was_changed_in_the_file_is_damage(tmp_path: Path) -> None:
     result = evolve(write_run(tmp_path, budget=5))
-    with sqlite3.connect(result.pool / "pool.sqlite") as db:
+    with opened_database(result.pool) as db:
         db.execute("UPDATE pictures SET caption = 'another' WHERE example = 0")
     with pytest.raises(PoolError, match="a row of 'pictures' is not what was written"):
         Pool(result.pool)

@@ -168,10 +168,10 @@ class Generous(Corridor):
 
 
 class Shares(Corridor):
-    """A sixth of the reward for each step."""
+    """A sixth of the reward for each step, but for its last digits."""
 
     def step(self, text: str) -> Step:
-        return super().step(text)._replace(reward=1 / 6)
+        return super().step(text)._replace(reward=0.1666666666666)
 
 
 class Dice(Corridor):

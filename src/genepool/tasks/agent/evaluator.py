@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -195,7 +196,9 @@ class Agent(BlockedTask):
             self._fail_unbegun(episode)
         how = self._options.score
         rewards = episode.rewards
-        value = rewards[-1] if how == "final" else sum(rewards) if how == "sum" else max(rewards)
+        value = (
+            rewards[-1] if how == "final" else math.fsum(rewards) if how == "sum" else max(rewards)
+        )
         slack = 1e-9 * (self._high - self._low)
         if not self._low - slack <= value <= self._high + slack:
             raise EpisodeError(
