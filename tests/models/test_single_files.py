@@ -34,6 +34,7 @@ def test_a_file_draws_what_its_pipeline_draws(tmp_path: Path) -> None:
     assert not np.array_equal(*drawn)
 
 
+@pytest.mark.slow
 def test_what_a_file_says_of_its_noise_decides_how_it_is_drawn(tmp_path: Path) -> None:
     """diffusers' own loader passes over the marks of files that predict velocity."""
     noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}

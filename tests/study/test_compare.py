@@ -288,6 +288,7 @@ _SHORT = (
 )
 
 
+@pytest.mark.slow
 def test_what_is_good_to_know_of_a_strategy_is_told_once(tmp_path: Path) -> None:
     told: list[str] = []
 

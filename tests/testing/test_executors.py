@@ -26,6 +26,7 @@ def test_the_serial_executor_keeps_the_contract(tmp_path: Path) -> None:
     check_executor(serial, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_process_executor_keeps_the_contract(tmp_path: Path) -> None:
     check_executor(lambda run: ProcessExecutor(run, 2), tmp_path)
 
