@@ -126,6 +126,7 @@ def test_the_digest_holds_whatever_changes_a_score(tmp_path: Path) -> None:
             agent(batch=3),
             agent(settings={"greeting": "Seek door"}),
             agent(settings={"actions": False}),
+            agent(settings={"doors": 6}, limit=5),
             agent(instructions=told),
             agent(policy="choose"),
             agent(policy="choose", leave_out=["left"]),
@@ -137,6 +138,16 @@ def test_the_digest_holds_whatever_changes_a_score(tmp_path: Path) -> None:
     ]
     assert len(set(digests)) == len(digests)
     assert agent(patience=1.0, measured=3).digest == digests[0]
+
+
+def test_an_environment_may_say_which_of_its_settings_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = agent(limit=5).digest
+    monkeypatch.setattr(worlds.Corridor, "digest", "", raising=False)
+    assert agent(limit=5, settings={"doors": 6}).digest == plain
+    monkeypatch.setattr(worlds.Corridor, "digest", "six doors", raising=False)
+    assert agent(limit=5, settings={"doors": 6}).digest != plain
 
 
 def test_what_is_measured_besides() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, EpisodeError
 from genepool.messages import at, cause, count, one_line, shown, some
 from genepool.tasks.agent.environment import (
+    Digested,
     Environment,
     Exclusive,
     Remote,
@@ -73,7 +75,9 @@ class Agent(BlockedTask):
         self._stop = threading.Event()
         weakref.finalize(self, _close, self._sessions)
         (session,) = self._ready(1)
-        remote, self.exclusive, told = session.ask(_about)
+        remote, self.exclusive, told, own = session.ask(_about)
+        if own is None:
+            own = json.dumps(options.settings, sort_keys=True, default=str)
         if self.exclusive and options.batch > 1:
             raise ConfigError(
                 f"environment '{one_line(options.environment)}' keeps no more than one episode "
@@ -100,6 +104,7 @@ class Agent(BlockedTask):
             ["agent 1", repr(settings), self._policy.digest, str(len(ids)), instructions]
             + [text for id, turn in self._turns.items() for text in (id, turn.text)]
             + [repr(turn.actions) for turn in self._turns.values()]
+            + ([own] if own not in ("", "{}") else [])
         )
         super().__init__((*ids, *held_out), len(ids), digest)
         known = {self._turns[id] for id in ids}
@@ -268,13 +273,15 @@ class Agent(BlockedTask):
         return found
 
 
-def _about(environment: Environment) -> tuple[bool, bool, str]:
-    """Whether it is remote, whether it is exclusive, and its instructions."""
+def _about(environment: Environment) -> tuple[bool, bool, str, str | None]:
+    """Whether it is remote, whether it is exclusive, its instructions, and its digest if any."""
     told = environment.instructions
     if not isinstance(told, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EpisodeError(f"expected the environment's instructions as text; got {shown(told)}")
     remote = isinstance(environment, Remote) and environment.remote
-    return remote, isinstance(environment, Exclusive) and environment.exclusive, told
+    exclusive = isinstance(environment, Exclusive) and environment.exclusive
+    own = str(environment.digest) if isinstance(environment, Digested) else None
+    return remote, exclusive, told, own
 
 
 def _scale(options: AgentOptions) -> tuple[float, float]:
