@@ -28,6 +28,7 @@ from genepool.strategies.problem import Problem
 from genepool.tasks.task import (
     Batched,
     Blocked,
+    Doubting,
     Drawn,
     Generating,
     Labelled,
@@ -139,6 +140,8 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
             with own_failures(entry.evaluator):
                 task: Task = entry.evaluator(entry.options, run.directory)
                 require_task(task)
+                if run.config.changed_scores == "tell" and isinstance(task, Doubting):
+                    task.let_differ()
                 told = [*task.notices] if isinstance(task, Remarking) else []
         except GenepoolError as error:
             raise _prefixed(error, where) from error

@@ -29,6 +29,7 @@ from genepool.tasks.named_classes import NamedClasses
 __all__ = [
     "Batched",
     "Blocked",
+    "Doubting",
     "Drawn",
     "Generating",
     "Labelled",
@@ -217,6 +218,15 @@ class Unshared(Protocol):
     @property
     def exclusive(self) -> bool:
         """Whether it is one: models would be given each other's scores."""
+        ...
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """A task that refuses to score where it finds that it does not repeat itself; optional."""
+
+    def let_differ(self) -> None:
+        """Tell it and go on, since the run file says `changed_scores: tell`."""
         ...
 
 

@@ -234,6 +234,35 @@ def test_episodes_that_would_go_otherwise_alone_are_refused(
         assert agent(world, batch=1).score(knows_all, ALL).tolist() == alone
 
 
+def test_what_goes_on_otherwise_is_told_once_where_the_user_allows_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("genepool.tasks.agent.sessions._FIRST", 0.001)
+    for world in ("Tired", "Drifting"):
+        caplog.clear()
+        task = agent(world)
+        task.let_differ()
+        for _ in range(5):
+            task.score(KNOWS_SOME, ALL)
+        (line,) = caplog.messages
+        assert "goes on, after action" in line and line.endswith("This is told once")
+    # The digest holds what a task begins with.
+    with pytest.raises(EpisodeError, match="begins otherwise"):
+        agent("Restless")
+
+
+def test_an_episode_that_ends_early_when_it_is_played_again_is_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody acts in an episode that is over; it is played again until it comes as far."""
+    monkeypatch.setattr("genepool.tasks.agent.sessions._FIRST", 0.001)
+    task = agent("Hasty", ids=["3"], settings={"doors": 4})
+    task.let_differ()
+    monkeypatch.setattr(worlds.Hasty, "happened", [])
+    assert task.score(model(0, 1, 2, 3), np.arange(1)).tolist() == [1]
+    assert worlds.Hasty.happened == ["lost", "over"]
+
+
 def test_what_is_asked_no_longer_is_not_asked() -> None:
     """Calls that wait for a thread when another one fails would each wait for their server."""
     task = agent("Distant")
@@ -337,7 +366,9 @@ def test_held_out_tasks_that_begin_as_others_do_are_told() -> None:
 def test_nobody_waits_for_an_environment_once_it_is_given_up() -> None:
     stop = threading.Event()
     stop.set()
-    session = Session(lambda: worlds.Gone(worlds.Gone.Options(), Path()), 300, stop)
+    session = Session(
+        lambda: worlds.Gone(worlds.Gone.Options(), Path()), 300, stop, sessions.Differences()
+    )
     session.begin("1")
     with pytest.raises(EpisodeError, match="connection refused"):
         session.act("open")

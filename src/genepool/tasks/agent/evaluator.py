@@ -27,7 +27,7 @@ from genepool.tasks.agent.environment import (
 from genepool.tasks.agent.episode import CONTEXT, ROUNDS, STUCK, Episode, play
 from genepool.tasks.agent.options import AgentOptions
 from genepool.tasks.agent.policies import open_policy, opening
-from genepool.tasks.agent.sessions import Session
+from genepool.tasks.agent.sessions import Differences, Session
 from genepool.tasks.checks import content_digest, require_unique
 from genepool.tasks.stored import BlockedTask
 from genepool.tasks.task import evaluator
@@ -70,7 +70,7 @@ class Agent(BlockedTask):
         self._policy = open_policy(options, directory)
         self._opener = open_environment(options.environment, options.settings, directory)
         self._sessions: list[Session] = []
-        self._repeats = False
+        self._repeats, self._differs = False, Differences()
         self._pool: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
         weakref.finalize(self, _close, self._sessions)
@@ -141,6 +141,10 @@ class Agent(BlockedTask):
             return [self._score(one) for one in self._played(model, places)]
 
         return np.array(self._by_blocks(indices, held_out, block), dtype=np.float32)
+
+    def let_differ(self) -> None:
+        """See `Doubting`."""
+        self._differs.allowed = True
 
     # What people look at
 
@@ -228,8 +232,11 @@ class Agent(BlockedTask):
 
     def _ready(self, number: int) -> list[Session]:
         while len(self._sessions) < number:
-            self._sessions.append(Session(self._opener, self._options.patience, self._stop))
+            self._sessions.append(self._new_session())
         return self._sessions[:number]
+
+    def _new_session(self) -> Session:
+        return Session(self._opener, self._options.patience, self._stop, self._differs)
 
     def _at_once(self, calls: Sequence[Callable[[], Any]]) -> Sequence[Any]:
         if self._pool is None:
@@ -264,7 +271,7 @@ class Agent(BlockedTask):
                     f"'{one_line(missing)}' begins without any; see whether the environment's "
                     "settings can make it tell them, or take 'policy: generate'"
                 )
-        again = Session(self._opener, self._options.patience, self._stop)
+        again = self._new_session()
         try:
             for id in ids[:_TWICE]:
                 again.begin(id, found[id])
