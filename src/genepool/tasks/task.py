@@ -160,7 +160,8 @@ class Measured(Protocol):
     """
 
     def measures(self, model: Any) -> Mapping[str, float]:
-        """Numbers about the model, by what they are: finite, mostly shares, shown in per cent.
+        """Numbers about the model, by what they are: finite. Shares are shown in per cent, and
+        what lies outside [0, 1] for any model as a number.
 
         Raises:
             EvaluationError: the model could not be measured.
