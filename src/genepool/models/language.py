@@ -134,6 +134,13 @@ def before_reply(model: Any, prompt: int) -> int:
     return 0 if model.config.is_encoder_decoder else prompt
 
 
+def special_tokens(tokenizer: Any) -> list[str]:
+    """The tokens of a transformers tokenizer that are read as such wherever they stand in a text,
+    and are none of its words: those that end a turn, say."""
+    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
+    return [token.content for token in added.values() if token.special and token.content]
+
+
 def repeats(text: str) -> bool:
     """Whether a text ends in endless repetition: of a character, a word or a short phrase."""
     text = text.rstrip()

@@ -32,6 +32,7 @@ from genepool.tasks.task import (
     Drawn,
     Generating,
     Labelled,
+    Prompting,
     Remarking,
     Task,
     own_failures,
@@ -198,6 +199,8 @@ def _require_use(run: Run, tasks: Sequence[Task]) -> None:
 
 
 def _texts_drawn_from(task: Task) -> list[str]:
+    if isinstance(task, Prompting):
+        return [*task.prompts]
     if not isinstance(task, Drawn):
         return []
     sizes = {False: len(task.samples), True: len(task.held_out)}

@@ -34,6 +34,7 @@ __all__ = [
     "Generating",
     "Labelled",
     "Measured",
+    "Prompting",
     "Remarking",
     "Task",
     "Transcribed",
@@ -166,6 +167,16 @@ class Measured(Protocol):
         Raises:
             EvaluationError: the model could not be measured.
         """
+        ...
+
+
+@runtime_checkable
+class Prompting(Protocol):
+    """A task that gives models other texts besides those of `Drawn.captions`; optional."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All of them, with these captions."""
         ...
 
 

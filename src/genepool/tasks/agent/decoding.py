@@ -11,7 +11,7 @@ import torch
 
 from genepool.errors import EvaluationError
 from genepool.messages import cause, pass_on
-from genepool.models.language import LanguageModel, before_reply
+from genepool.models.language import LanguageModel, before_reply, special_tokens
 
 # Where the next turn begins in a conversation without a chat template.
 _NEXT_TURN = re.compile(r"\n\n(?:user|assistant):")
@@ -55,9 +55,8 @@ def prompts(
 def _splitter(tokenizer: Any, texts: Sequence[str]) -> tuple[str, Callable[[str], str]]:
     """A character that none of these texts has, and what puts it into the special tokens in a text,
     which are text where their parts are read apart."""
-    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    known = [re.escape(one.content) for one in added.values() if one.special and one.content]
-    special = re.compile("|".join(sorted(known, key=len, reverse=True)) or "(?!)")
+    known = sorted(map(re.escape, special_tokens(tokenizer)), key=len, reverse=True)
+    special = re.compile("|".join(known) or "(?!)")
     every = "".join(texts)
     mark = next(one for one in map(chr, range(0xE000, sys.maxunicode)) if one not in every)
     return mark, lambda text: special.sub(lambda found: found[0][0] + mark + found[0][1:], text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -16,12 +17,12 @@ from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.messages import at, cause, one_line, pass_on, some
-from genepool.models.language import LanguageModel
+from genepool.models.language import LanguageModel, special_tokens
 from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import BlockedTask, train_size
+from genepool.tasks.stored import BlockedTask, class_by_class, train_size
 from genepool.tasks.task import evaluator
 
 # Metrics that are 0 or 1 for each example, whatever the model says.
@@ -133,6 +134,12 @@ class LmEvalOptions(Section):
     )
 
 
+# So many examples that are not scored are looked at, to see whether labels are mixed.
+_LABELLED = 10_000
+
+_LOG = logging.getLogger("genepool.lm_eval")
+
+
 @evaluator("lm-eval")
 class LmEval(BlockedTask):
     """One task of lm-evaluation-harness: its prompts, its metric, per example."""
@@ -164,11 +171,13 @@ class LmEval(BlockedTask):
         self._metric = self._chosen_metric()
         self._filter = self._chosen_filter()
         self._low, self._high, self._falls = self._chosen_bounds()
+        self.notices: tuple[str, ...] = ()
         train, test, ids = self._documents()
         self._docs = [*train, *test]
         plain = self._prompts(None)
         self._requests: list[list[Any]] | None = None if options.chat_template else plain
         self._wrapped: tuple[LanguageModel, Any] | None = None
+        self._looked = False
         settings = options.model_dump(
             include={"metric", "bounds", "filter", "batch", "chat_template", "garbage"}
         )
@@ -248,6 +257,8 @@ class LmEval(BlockedTask):
         ):
             try:
                 requests = self._rendered(model)
+                if not self._looked:
+                    self._look(model, requests)
                 answered = harness.ask(self._lm(model), [requests[row] for row in rows])
                 docs = [self._docs[row] for row in rows]
                 return answered, harness.metrics(self._task, docs, answered, self._filter)
@@ -256,6 +267,23 @@ class LmEval(BlockedTask):
             except BaseException as error:
                 pass_on(error)
                 raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
+
+    def _look(self, model: LanguageModel, requests: list[list[Any]]) -> None:
+        """Tell, once, what the tokenizer does to prompts."""
+        self._looked = True
+        many, special = len(self._docs), special_tokens(model.tokenizer)
+        if cut := self._harness.cut(self._lm(model), requests):
+            _LOG.warning(
+                "%s: %d of %d prompts have more tokens than the model has room for, and their "
+                "beginnings are left out", self._what, cut, many,
+            )  # fmt: skip
+        texts = [json.dumps(doc, ensure_ascii=False, default=str) for doc in self._docs]
+        if read := sum(any(token in text for token in special) for text in texts):
+            _LOG.warning(
+                "%s: %d of %d examples hold special tokens of the tokenizer (such as '%s'), and "
+                "the model reads them as these", self._what, read, many,
+                one_line(next(token for token in special if any(token in t for t in texts))),
+            )  # fmt: skip
 
     def _lm(self, model: LanguageModel) -> Any:
         if self._wrapped is None or self._wrapped[0] is not model:
@@ -362,9 +390,16 @@ class LmEval(BlockedTask):
             n = train_size(len(train), options.held_out or 0.0)
             ids = [f"{name}/{position}" for position in range(n, len(train))]
             train, test = train[:n], train[n:]
-        train = train[: options.limit]
+        stored, train = train, train[: options.limit]
+        test = test[: options.held_out_limit]
+        if test or len(train) < len(stored):
+            # All of them may be hundreds of thousands.
+            rest = stored[len(train) :]
+            parts = [*train, *rest[:: len(rest) // _LABELLED + 1]], train, test
+            labels = [np.array(harness.targets(self._task, part), dtype=str) for part in parts]
+            self.notices = class_by_class(*labels)
         own = [f"{name}/{position}" for position in range(len(train))]
-        return train, test[: options.held_out_limit], (*own, *ids[: options.held_out_limit])
+        return train, test, (*own, *ids[: options.held_out_limit])
 
     def _prompts(self, template: LanguageModel | None) -> list[list[Any]]:
         try:

@@ -28,6 +28,9 @@ _MOST_FILES = 20_000
 # Of the few-shot examples that are drawn; the harness's own default.
 _FEWSHOT_SEED = 1234
 
+# What tasks call the number of tokens that are generated, the first of them first.
+_GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
 _LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "fsspec")
 
 # Its own annotations are not complete enough to check against.
@@ -287,6 +290,38 @@ def _unanswered(request: Any) -> Any:
     fresh = copy.copy(request)
     fresh.resps, fresh.filtered_resps = [], {}
     return fresh
+
+
+def cut(lm: Any, requests: Sequence[Sequence[Any]]) -> int:
+    """Of how many documents a prompt has more tokens than the model has room for.
+
+    The harness leaves out their beginnings.
+    """
+    return sum(any(_is_cut(lm, request) for request in one) for one in requests)
+
+
+def _is_cut(lm: Any, request: Any) -> bool:
+    text, room = request.args[0], lm.max_length
+    if request.request_type == "generate_until":
+        given = [request.args[1][key] for key in _GENERATED if key in request.args[1]]
+        room -= given[0] if given else lm.max_gen_toks
+    elif request.request_type == "loglikelihood":
+        # The last token is not read.
+        text, room = text + request.args[1], room + 1
+    else:
+        return False
+    # A token is a byte at least; a few may be added.
+    return len(text.encode()) > room - 8 and len(lm.tok_encode(text)) > room
+
+
+def targets(task: Any, docs: Sequence[Any]) -> list[str]:
+    """The right answers of documents as text; none where a task does not have any."""
+    try:
+        with quiet():
+            return [str(task.doc_to_target(doc)) for doc in docs]
+    except BaseException as error:
+        pass_on(error)
+        return []
 
 
 def metrics(
