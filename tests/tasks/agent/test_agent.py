@@ -157,6 +157,29 @@ def test_what_is_measured_besides() -> None:
     assert found["ended by context limit"] == 0
 
 
+def test_no_more_is_measured_than_was_asked_for() -> None:
+    """Blocks are played whole."""
+    knows_two = model(0, 1, 9, 9, 9)
+    assert [agent(measured=n).measures(knows_two)["solved"] for n in (1, 2, 4)] == [1, 1, 0.5]
+
+
+def write_over(given: Any, asked: Sequence[Asked]) -> list[str]:
+    """Walk, and spoil what was said."""
+    replies = walk(given, asked)
+    for one in asked:
+        for message in one.messages:
+            message["content"] += " 4 4 4"  # type: ignore[index]
+    return replies
+
+
+def test_what_a_policy_does_to_messages_is_undone() -> None:
+    """The instructions are those of all episodes and models."""
+    task, plain = agent(policy=f"{__name__}:write_over"), agent()
+    for _ in range(2):
+        assert task.score(KNOWS_SOME, ALL).tolist() == plain.score(KNOWS_SOME, ALL).tolist()
+    assert task.transcripts(KNOWS_SOME, ALL) == plain.transcripts(KNOWS_SOME, ALL)
+
+
 def test_transcripts_tell_all_and_are_bounded() -> None:
     (one,) = agent().transcripts(KNOWS_SOME, np.array([1]))
     assert one["score"] == 1 and one["ended"] == "done"

@@ -275,6 +275,18 @@ def test_bounds_turn_and_scale(tmp_path: Path) -> None:
     assert 0 < got.mean() < 1
 
 
+def test_a_perplexity_of_one_example_is_no_log_likelihood(tmp_path: Path) -> None:
+    """Every example had the best score."""
+    value = live(tmp_path)
+    name = write_task(tmp_path, "loglikelihood", metric_list=[{"metric": "perplexity"}])
+    task = opened(tmp_path, task=name, bounds=[1.0, 1e6])
+    asked = task._harness.ask(task._lm(value), task._rendered(value))
+    perplexities = np.exp([-one[0].resps[0][0] for one in asked]).clip(1, 1e6)
+    expected = 1 - (perplexities - 1) / (1e6 - 1)
+    np.testing.assert_allclose(task.score(value, np.arange(22)), expected, atol=1e-6)
+    assert 0 < expected.mean() < 1
+
+
 def test_generation_is_bounded(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "generate_until")
@@ -326,6 +338,17 @@ def test_it_is_told_where_a_limit_leaves_one_class(
     write_reviews(tmp_path, [*answers])
     notices = opened(tmp_path, task="sums.yaml", **options).notices
     assert [*notices] == [] if told is None else told in notices[0]
+
+
+def test_hidden_answers_are_told(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    write_reviews(tmp_path, [*"abcz"] * 5)  # The index of z is -1.
+    (notice,) = opened(tmp_path, task="sums.yaml").notices
+    assert notice.startswith("5 of 20 examples have no right answer among their choices")
+    write_task(tmp_path, doc_to_target="answer")
+    write_reviews(tmp_path, [*"abcz"] * 5)
+    (notice,) = opened(tmp_path, task="sums.yaml", limit=10).notices
+    assert notice.startswith("2 of 10 examples")
 
 
 def test_answers_of_their_own_are_no_classes(tmp_path: Path) -> None:

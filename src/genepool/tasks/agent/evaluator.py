@@ -168,6 +168,7 @@ class Agent(BlockedTask):
         episodes: list[Episode] = []
         for places in self._blocks_of(np.arange(size), bool(self.held_out)):
             episodes += self._played(model, places)
+        episodes = episodes[:size]
         if not episodes:
             return {}
         return {

@@ -195,8 +195,7 @@ class LmEval(BlockedTask):
     @property
     def binary(self) -> bool:
         """Whether the metric is one of the harness's that are 0 or 1; checked on every score."""
-        own = callable(self._task.config.process_results)
-        return not own and self._metric in _BINARY and self._options.bounds is None
+        return not self._own_results and self._metric in _BINARY and self._options.bounds is None
 
     @property
     def generates(self) -> bool:
@@ -308,6 +307,9 @@ class LmEval(BlockedTask):
                 f"it gives {some(found, limit=8) or 'none'}"
             )
         value: Any = found[self._metric]
+        if self._metric == "perplexity" and not self._own_results and isinstance(value, float):
+            # Of each example the harness gives the log-likelihood in nats.
+            value = math.exp(min(-value, 700.0))
         if isinstance(value, tuple) and self._metric in _PER_UNIT:
             nats, units = cast("tuple[float, int]", value)
             per_unit = -nats / max(units, 1)
@@ -323,6 +325,11 @@ class LmEval(BlockedTask):
             return number
         share = (min(max(number, self._low), self._high) - self._low) / (self._high - self._low)
         return 1.0 - share if self._falls else share
+
+    @property
+    def _own_results(self) -> bool:
+        """Whether a function of the task says what its metrics are."""
+        return callable(self._task.config.process_results)
 
     # Opening
 
@@ -398,6 +405,11 @@ class LmEval(BlockedTask):
             parts = [*train, *rest[:: len(rest) // _LABELLED + 1]], train, test
             labels = [np.array(harness.targets(self._task, part), dtype=str) for part in parts]
             self.notices = class_by_class(*labels)
+        if hidden := harness.unanswerable(self._task, [*train, *test]):
+            self.notices += (
+                f"{hidden} of {len(train) + len(test)} examples have no right answer among their "
+                "choices (some test splits hide it), so that no model is right there",
+            )
         own = [f"{name}/{position}" for position in range(len(train))]
         return train, test, (*own, *ids[: options.held_out_limit])
 

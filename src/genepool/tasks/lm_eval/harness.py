@@ -324,6 +324,28 @@ def targets(task: Any, docs: Sequence[Any]) -> list[str]:
         return []
 
 
+def unanswerable(task: Any, docs: Sequence[Any]) -> int:
+    """How many documents have a right choice that is none of their choices.
+
+    The harness counts any answer as wrong there. It is 0 where the task looks at answers in a way
+    of its own.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
+        return 0
+    try:
+        with quiet():
+            return 0 if task.multiple_input else sum(not _answerable(task, doc) for doc in docs)
+    except BaseException as error:
+        pass_on(error)
+        return 0
+
+
+def _answerable(task: Any, doc: Any) -> bool:
+    right, choices = task.doc_to_target(doc), task.doc_to_choice(doc)
+    several = cast("list[Any]", right if isinstance(right, list) else [right])
+    return any(one in (range(len(choices)) if isinstance(one, int) else choices) for one in several)
+
+
 def metrics(
     task: Any, docs: Sequence[Any], answered: Sequence[Sequence[Any]], chosen: str
 ) -> list[Mapping[str, Any]]:
