@@ -137,7 +137,10 @@ def before_reply(model: Any, prompt: int) -> int:
 def special_tokens(tokenizer: Any) -> list[str]:
     """The tokens of a transformers tokenizer that are read as such wherever they stand in a text,
     and are none of its words: those that end a turn, say."""
-    added: Mapping[int, Any] = tokenizer.added_tokens_decoder
+    try:
+        added: Mapping[int, Any] = tokenizer.added_tokens_decoder
+    except NotImplementedError:  # Mistral's own, which read no text so.
+        return []
     return [token.content for token in added.values() if token.special and token.content]
 
 

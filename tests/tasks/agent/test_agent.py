@@ -383,7 +383,17 @@ def test_it_shows_that_an_environment_draws_random_numbers(monkeypatch: pytest.M
 def test_held_out_tasks_that_begin_as_others_do_are_told() -> None:
     assert not agent(held_out_split=None).notices
     (notice,) = agent("Twins", held_out_split="test").notices
-    assert notice.startswith("5 held-out tasks of 5 begin exactly as selection ones do")
+    assert notice.startswith("5 of 5 held-out tasks begin exactly as selection ones do")
+
+
+def test_tasks_that_begin_alike_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that passes over its random seed has one task."""
+    own = worlds.Corridor.reset
+    monkeypatch.setattr(
+        worlds.Corridor, "reset", lambda self, id: own(self, id if id == "4" else "0")
+    )
+    (notice,) = agent().notices
+    assert notice.startswith("4 of 5 selection tasks begin exactly as others do; make sure")
 
 
 def test_nobody_waits_for_an_environment_once_it_is_given_up() -> None:

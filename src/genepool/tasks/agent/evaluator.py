@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -107,15 +108,18 @@ class Agent(BlockedTask):
             + ([own] if own not in ("", "{}") else [])
         )
         super().__init__((*ids, *held_out), len(ids), digest)
-        known = {self._turns[id] for id in ids}
-        alike = sum(self._turns[id] in known for id in held_out)
-        self.notices = (
-            (
-                f"{count(alike, 'held-out task')} of {len(held_out)} begin exactly as selection "
-                "ones do; make sure that they are others",
-            )
-            if alike
-            else ()
+        known = Counter(self._turns[id] for id in ids)
+        twins = sum(number for number in known.values() if number > 1)
+        others = sum(self._turns[id] in known for id in held_out)
+        told = (
+            (twins, ids, "selection", "others"),
+            (others, held_out, "held-out", "selection ones"),
+        )
+        self.notices = tuple(
+            f"{number} of {count(len(of), f'{kind} task')} begin exactly as {which} do; make sure "
+            "that they are not the same"
+            for number, of, kind, which in told
+            if number
         )
 
     @property
