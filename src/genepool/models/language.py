@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -77,6 +79,17 @@ class LanguageModel:
         """The model and its tokenizer; see `Answering`."""
         return self.model, self.tokenizer
 
+    @cached_property
+    def special(self) -> re.Pattern[str]:
+        """What finds the tokenizer's special tokens in a text: those that are read as such wherever
+        they stand, and are none of its words, as what ends a turn."""
+        try:
+            added: Mapping[int, Any] = self.tokenizer.added_tokens_decoder
+        except NotImplementedError:  # Mistral's own, which finds none in a text.
+            added = {}
+        known = {re.escape(one.content) for one in added.values() if one.special and one.content}
+        return re.compile("|".join(sorted(known, key=len, reverse=True)) or "(?!)")
+
     @contextlib.contextmanager
     def asked(self) -> Generator[list[Any], None, None]:
         """See `Answering`; the list has a text for each row that the model generates."""
@@ -132,16 +145,6 @@ def before_reply(model: Any, prompt: int) -> int:
         prompt: tokens of the prompt.
     """
     return 0 if model.config.is_encoder_decoder else prompt
-
-
-def special_tokens(tokenizer: Any) -> list[str]:
-    """The tokens of a transformers tokenizer that are read as such wherever they stand in a text,
-    and are none of its words: those that end a turn, say."""
-    try:
-        added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    except NotImplementedError:  # Mistral's own, which read no text so.
-        return []
-    return [token.content for token in added.values() if token.special and token.content]
 
 
 def repeats(text: str) -> bool:

@@ -60,7 +60,7 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
 ) -> None:
     value = language_model(tmp_path, kind)
     (prompt,) = prompts(value, [asked("1 + 2 = b").messages], "yes")
-    ends = endings(value.tokenizer, "Action:", ACTIONS)
+    ends = endings(value, "Action:", ACTIONS)
     assert sorted({len(row) for row in ends}) == [1, 3, 4]
     with torch.inference_mode():
         (found,) = Reader(value).likelihoods([prompt], [ends])
@@ -208,7 +208,10 @@ def test_actions_have_the_tokens_that_they_have_in_a_reply() -> None:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
     assert fast("Action: look north")["input_ids"] == [2, 3, 4]
     assert fast(" look")["input_ids"] == [1, 3]
-    assert endings(fast, "Action:", ["look north", "look"]) == [[3, 4], [3]]
+    assert endings(LanguageModel(None, fast, Path()), "Action:", ["look north", "look"]) == [
+        [3, 4],
+        [3],
+    ]
 
 
 def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -
     assert [policy.begin(value)([one])[0] for one in questions] == together
     for one, reply in zip(questions, together, strict=True):
         (prompt,) = prompts(value, [one.messages], "Action:")
-        ends = endings(value.tokenizer, "Action:", ACTIONS)
+        ends = endings(value, "Action:", ACTIONS)
         best = int(np.argmax([by_hand(value, prompt, row) for row in ends]))
         assert reply.action == ACTIONS[best] and reply.text == f"Action: {ACTIONS[best]}"
 
@@ -344,7 +347,7 @@ def test_special_tokens_that_somebody_says_are_text(
         one for one in other if one not in (unknown, x)
     ]
     a = WORDS.index("a")
-    assert endings(value.tokenizer, "no", ["a </s>", "a"]) == [[a, unknown, unknown], [a]]
+    assert endings(value, "no", ["a </s>", "a"]) == [[a, unknown, unknown], [a]]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from genepool.errors import EvaluationError
 from genepool.messages import cause, pass_on
-from genepool.models.language import LanguageModel, before_reply, special_tokens
+from genepool.models.language import LanguageModel, before_reply
 
 # Where the next turn begins in a conversation without a chat template.
 _NEXT_TURN = re.compile(r"\n\n(?:user|assistant):")
@@ -34,7 +34,7 @@ def prompts(
         EvaluationError: the chat template does not take such messages.
     """
     tokenizer, framed = value.tokenizer, not getattr(value.tokenizer, "chat_template", None)
-    mark, split = _splitter(tokenizer, [m["content"] for each in conversations for m in each])
+    mark, split = _splitter(value, [m["content"] for each in conversations for m in each])
     told = [
         [{**message, "content": split(message["content"])} for message in messages]
         for messages in conversations
@@ -52,14 +52,14 @@ def prompts(
     return rows
 
 
-def _splitter(tokenizer: Any, texts: Sequence[str]) -> tuple[str, Callable[[str], str]]:
+def _splitter(value: LanguageModel, texts: Sequence[str]) -> tuple[str, Callable[[str], str]]:
     """A character that none of these texts has, and what puts it into the special tokens in a text,
     which are text where their parts are read apart."""
-    known = sorted(map(re.escape, special_tokens(tokenizer)), key=len, reverse=True)
-    special = re.compile("|".join(known) or "(?!)")
     every = "".join(texts)
     mark = next(one for one in map(chr, range(0xE000, sys.maxunicode)) if one not in every)
-    return mark, lambda text: special.sub(lambda found: found[0][0] + mark + found[0][1:], text)
+    return mark, lambda text: value.special.sub(
+        lambda found: found[0][0] + mark + found[0][1:], text
+    )
 
 
 def _ids(tokenizer: Any, text: str, mark: str, *, framed: bool = False) -> list[int]:
@@ -110,13 +110,13 @@ def room(value: LanguageModel, wanted: int) -> int:
     return min(wanted, own) if isinstance(own, int) and own > 0 else wanted
 
 
-def endings(tokenizer: Any, start: str, actions: Sequence[str]) -> list[list[int]]:
+def endings(value: LanguageModel, start: str, actions: Sequence[str]) -> list[list[int]]:
     """Token ids of actions as they follow the start of a reply, each at least one.
 
     Read alone they may be others: some tokenizers put a space before every text.
     """
 
-    mark, split = _splitter(tokenizer, actions)
+    tokenizer, (mark, split) = value.tokenizer, _splitter(value, actions)
 
     def ids(text: str) -> list[int]:
         return _ids(tokenizer, split(text), mark)

@@ -150,7 +150,7 @@ class Choose:
                 )
             if not (actions := self._open_to(one)):
                 continue
-            rows = decoding.endings(value.tokenizer, ACTION, actions)
+            rows = decoding.endings(value, ACTION, actions)
             if len(prompts[at]) + max(map(len, rows)) > context:
                 replies[at] = Reply("", None, CONTEXT)
             elif len(actions) == 1:  # who has no choice is not asked

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
 from genepool.messages import at, cause, one_line, pass_on, some
-from genepool.models.language import LanguageModel, special_tokens
+from genepool.models.language import LanguageModel
 from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
@@ -270,18 +270,17 @@ class LmEval(BlockedTask):
     def _look(self, model: LanguageModel, requests: list[list[Any]]) -> None:
         """Tell, once, what the tokenizer does to prompts."""
         self._looked = True
-        many, special = len(self._docs), special_tokens(model.tokenizer)
         if cut := self._harness.cut(self._lm(model), requests):
             _LOG.warning(
                 "%s: %d of %d prompts have more tokens than the model has room for, and their "
-                "beginnings are left out", self._what, cut, many,
+                "beginnings are left out", self._what, cut, len(self._docs),
             )  # fmt: skip
-        texts = [json.dumps(doc, ensure_ascii=False, default=str) for doc in self._docs]
-        if read := sum(any(token in text for token in special) for text in texts):
+        texts = (json.dumps(doc, ensure_ascii=False, default=str) for doc in self._docs)
+        if held := [found[0] for text in texts if (found := model.special.search(text))]:
             _LOG.warning(
                 "%s: %d of %d examples hold special tokens of the tokenizer (such as '%s'), and "
-                "the model reads them as these", self._what, read, many,
-                one_line(next(token for token in special if any(token in t for t in texts))),
+                "the model reads them as these",
+                self._what, len(held), len(self._docs), one_line(held[0]),
             )  # fmt: skip
 
     def _lm(self, model: LanguageModel) -> Any:
