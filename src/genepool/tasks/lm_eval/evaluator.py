@@ -165,13 +165,13 @@ class LmEval(BlockedTask):
         self._task: Any = harness.open_harness_task(options.task, include, directory)
         self._what = f"lm-eval task '{one_line(options.task)}'"
         self._check_garbage = GarbageCheck(self._what)
+        self.notices: tuple[str, ...] = ()
         if options.fewshot is not None:
             self._task.set_config("num_fewshot", options.fewshot)
         self._set_generation()
         self._metric = self._chosen_metric()
         self._filter = self._chosen_filter()
         self._low, self._high, self._falls = self._chosen_bounds()
-        self.notices: tuple[str, ...] = ()
         train, test, ids = self._documents()
         self._docs = [*train, *test]
         plain = self._prompts(None)
@@ -339,6 +339,13 @@ class LmEval(BlockedTask):
         if not self.generates:
             raise ConfigError(f"generation: {self._what} generates nothing; leave it out")
         self._task.set_config("generation_kwargs", given, update=True)
+        said = self._task.config.generation_kwargs
+        if given.get("temperature") and said.get("do_sample") is False:
+            self.notices += (
+                "generation.temperature is passed over, because do_sample is false"
+                + ("" if "do_sample" in given else " where the task says how answers are generated")
+                + "; say 'do_sample: true' to draw tokens",
+            )
 
     def _chosen_metric(self) -> str:
         known = list(cast("Mapping[str, Any]", self._task.higher_is_better()))
@@ -403,7 +410,7 @@ class LmEval(BlockedTask):
             rest = stored[len(train) :]
             parts = [*train, *rest[:: len(rest) // _LABELLED + 1]], train, test
             labels = [np.array(harness.targets(self._task, part), dtype=str) for part in parts]
-            self.notices = class_by_class(*labels)
+            self.notices += class_by_class(*labels)
         if hidden := harness.unanswerable(self._task, [*train, *test]):
             self.notices += (
                 f"{hidden} of {len(train) + len(test)} examples have no right answer among their "
