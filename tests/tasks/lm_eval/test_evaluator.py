@@ -293,6 +293,19 @@ def test_generation_is_bounded(tmp_path: Path) -> None:
     assert 1 <= longest <= 7
 
 
+@pytest.mark.parametrize("own", [None, 2, 50])
+def test_answers_are_as_long_as_the_task_says(own: int | None, tmp_path: Path) -> None:
+    """`max_new_tokens` of a generation_config.json came before that."""
+    value = live(tmp_path)
+    value.model.generation_config.max_new_tokens = own
+    write_task(tmp_path, "generate_until")
+    task = opened(tmp_path, task="sums.yaml", generation={"max_gen_toks": 7, "until": ["zebra"]})
+    with value.asked() as heard:
+        task.score(value, np.array([0]))
+    assert {len(text.split()) for text in heard} == {7}
+    assert value.model.generation_config.max_new_tokens == own
+
+
 def test_garbage_is_refused_unless_let_through_or_as_the_seeds(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "generate_until")

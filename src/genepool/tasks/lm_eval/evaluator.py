@@ -253,6 +253,7 @@ class LmEval(BlockedTask):
             time_limit(limit, f"a block of {self._what}"),
             harness.quiet(),
             inference(model.model),
+            harness.own_lengths(model.model),
         ):
             try:
                 requests = self._rendered(model)

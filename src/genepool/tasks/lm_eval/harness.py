@@ -273,6 +273,18 @@ def wrap(value: LanguageModel, batch: int) -> Any:
     return made
 
 
+@contextlib.contextmanager
+def own_lengths(model: Any) -> Generator[None, None, None]:
+    """Answers are as long as the task says: to generate, `max_new_tokens` of the model's own
+    generation_config.json would come before that."""
+    settings = model.generation_config
+    given, settings.max_new_tokens = settings.max_new_tokens, None
+    try:
+        yield
+    finally:
+        settings.max_new_tokens = given
+
+
 def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Answers to the requests of each document, in copies of them."""
     copies = [[_unanswered(request) for request in one] for one in requests]
