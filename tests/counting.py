@@ -47,6 +47,13 @@ class Count:
         raise RuntimeError("cannot be closed")
 
 
+class Slow(Count):
+    """It begins in the same way, and goes on in another."""
+
+    def step(self, action: str) -> Any:
+        return super().step(action.removeprefix("very "))
+
+
 def registered(**arguments: Any) -> Any:
     """The same as an environment of Gymnasium's."""
     import gymnasium

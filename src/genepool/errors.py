@@ -23,6 +23,10 @@ class ConfigError(GenepoolError):
     """A run file cannot be used; the message names the file, the line and the field."""
 
 
+class OptionError(ConfigError):
+    """An option of a command cannot be used, whatever is in the files: the command exits 2."""
+
+
 class RunFileErrors(ConfigError):
     """Several things are wrong with a run file; the message has a line for each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from genepool.errors import TimeIsUp
@@ -56,6 +56,19 @@ def count(number: int, noun: str) -> str:
 def percent(value: float | None) -> str:
     """A share in [0, 1] with three digits or so; a dash where it is not known."""
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def measured(values: Sequence[float | None]) -> list[str]:
+    """The same measure of several models: in per cent, or as numbers where one is no share."""
+    shares = all(value is None or -1e-6 <= value <= 1 + 1e-6 for value in values)
+    return [
+        percent(value)
+        if value is None or shares
+        else f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.4g}"
+        for value in values
+    ]
 
 
 def at(path: Path) -> str:

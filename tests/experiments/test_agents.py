@@ -90,8 +90,9 @@ for walk, row in zip((walks[0], bought[0]), conversations(tokenizer, [bought[0],
     messages = []
     for text, action in zip(walk["texts"], walk["actions"], strict=True):
         messages.append({"role": "user", "content": text})
-        asked = decoding.prompts(LanguageModel(None, tokenizer, work), [messages], ACTION)[0]
-        (ends,) = decoding.endings(tokenizer, ACTION, [action])
+        value = LanguageModel(None, tokenizer, work)
+        asked = decoding.prompts(value, [messages], ACTION)[0]
+        (ends,) = decoding.endings(value, ACTION, [action])
         exact += [ids[: len(asked + ends)] == asked + ends]
         exact += [set(range(len(asked), len(asked + ends))) <= set(learnt)]
         messages.append({"role": "assistant", "content": f"{ACTION} {action}"})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from genepool.core.examples import TaskExamples, lay_out
-from genepool.errors import GenepoolError, PoolError
+from genepool.errors import EpisodeError, GenepoolError, PoolError
 from genepool.pool.reader import Pool
 from genepool.run import changes
 from genepool.run.evolve import evolve
@@ -230,6 +230,22 @@ def test_a_task_that_does_not_repeat_itself_is_told_and_goes_on(tmp_path: Path) 
     rules.evolve(5)
     (note,) = rules.evolve(9)
     assert note.startswith("task 'rule' does not give the same scores twice (example '")
+
+
+def test_an_environment_that_does_not_repeat_itself_may_be_allowed(tmp_path: Path) -> None:
+    rules = Rules(tmp_path)
+    rules.world()
+    tired = _WORLD.replace("SCALE / (", "SCALE / (next(NUMBERS) + ")
+    rules.write(
+        rules.module,
+        f"import itertools\nNUMBERS = itertools.count()\n{tired}".format(helper=rules.helper),
+    )
+    with pytest.raises(EpisodeError, match="'changed_scores: tell' goes on"):
+        rules.evolve(3)
+    rules.evolve(3, changed_scores="tell")
+    rules.evolve(6, changed_scores="tell")
+    with Pool(tmp_path / "pool") as pool:
+        assert pool.evaluations == 6
 
 
 def test_another_rule_of_a_guard_stops_the_run(tmp_path: Path) -> None:

@@ -165,10 +165,11 @@ def test_what_is_known_about_seeds_and_tasks_is_told(tmp_path: Path) -> None:
     assert "more tokens" not in notices
     words = " ".join("abcdefghijklmno")
     found = json.loads((tmp_path / "examples.json").read_text())
-    found[-1]["prompt"] = words
+    found[-1]["prompt"] = found[0]["other"] = words
     (tmp_path / "examples.json").write_text(json.dumps(found))
     notices = "\n".join(open_inputs(load_run(given)).notices)
-    assert "1 of 8 prompts have more tokens than the 16 that are read" in notices
+    # Of each language, of which one is the prompts themselves.
+    assert "2 of 16 prompts have more tokens than the 16 that are read" in notices
     said = {"steps": 1, "guidance": 1.0, "size": 16, "scheduler": "DDIMScheduler"}
     notices = "\n".join(open_inputs(load_run({**given, "model": said})).notices)
     assert "as StableDiffusionPipeline has it" not in notices

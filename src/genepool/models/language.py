@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -76,6 +78,17 @@ class LanguageModel:
     def arguments(self) -> tuple[Any, Any]:
         """The model and its tokenizer; see `Answering`."""
         return self.model, self.tokenizer
+
+    @cached_property
+    def special(self) -> re.Pattern[str]:
+        """What finds the tokenizer's special tokens in a text: those that are read as such wherever
+        they stand, and are none of its words, as what ends a turn."""
+        try:
+            added: Mapping[int, Any] = self.tokenizer.added_tokens_decoder
+        except NotImplementedError:  # Mistral's own, which finds none in a text.
+            added = {}
+        known = {re.escape(one.content) for one in added.values() if one.special and one.content}
+        return re.compile("|".join(sorted(known, key=len, reverse=True)) or "(?!)")
 
     @contextlib.contextmanager
     def asked(self) -> Generator[list[Any], None, None]:

@@ -28,9 +28,11 @@ from genepool.strategies.problem import Problem
 from genepool.tasks.task import (
     Batched,
     Blocked,
+    Doubting,
     Drawn,
     Generating,
     Labelled,
+    Prompting,
     Remarking,
     Task,
     own_failures,
@@ -139,6 +141,8 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
             with own_failures(entry.evaluator):
                 task: Task = entry.evaluator(entry.options, run.directory)
                 require_task(task)
+                if run.config.changed_scores == "tell" and isinstance(task, Doubting):
+                    task.let_differ()
                 told = [*task.notices] if isinstance(task, Remarking) else []
         except GenepoolError as error:
             raise _prefixed(error, where) from error
@@ -195,6 +199,8 @@ def _require_use(run: Run, tasks: Sequence[Task]) -> None:
 
 
 def _texts_drawn_from(task: Task) -> list[str]:
+    if isinstance(task, Prompting):
+        return [*task.prompts]
     if not isinstance(task, Drawn):
         return []
     sizes = {False: len(task.samples), True: len(task.held_out)}

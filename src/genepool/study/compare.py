@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.checkpoints.files.digests import remember_digests
-from genepool.errors import ConfigError, InputError, PoolError
+from genepool.errors import ConfigError, InputError, OptionError, PoolError
 from genepool.materialise.gram import load_or_build_gram
 from genepool.output.own_files import (
     CURVES,
@@ -60,16 +60,16 @@ def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     """`LABEL={name: m2n2, attraction: false}`: the label, and the strategy with its options.
 
     Raises:
-        ConfigError: it is not of this form.
+        OptionError: it is not of this form.
     """
     label, _, body = text.partition("=")
     try:
         value, _ = parse_yaml(body)
     except ValueError as error:
-        raise ConfigError(f"--variant {label}: {error}") from None
+        raise OptionError(f"--variant {label}: {error}") from None
     if isinstance(value, dict) and "name" in value:
         return label, cast("dict[str, Any]", value)
-    raise ConfigError(
+    raise OptionError(
         f"--variant: expected LABEL={{name: STRATEGY, OPTION: VALUE, ...}}, such as "
         f"'plain={{name: m2n2, attraction: false}}'; got '{text}'"
     )
@@ -94,7 +94,8 @@ def plan_jobs(
         budget: children of each run.
 
     Raises:
-        ConfigError: no strategy, a bad or repeated label, an unknown strategy or option.
+        ConfigError: no strategy.
+        OptionError: a bad or repeated label, an unknown strategy or option.
         InputError: runs or budget out of range.
     """
     if runs < 1:
@@ -114,13 +115,13 @@ def plan_jobs(
     jobs: list[Job] = []
     for label, origin, strategy in entries:
         if not _LABEL.fullmatch(label):
-            raise ConfigError(
+            raise OptionError(
                 f"{origin}: '{label}' cannot be a label: expected a letter or digit, then at most "
                 "63 letters, digits, dots, pluses, dashes and underscores"
             )
         # Some file systems do not tell capitals apart.
         if label.lower() in taken:
-            raise ConfigError(
+            raise OptionError(
                 f"{origin}: the label '{label}' is used twice; give one of them another with "
                 "--variant LABEL='{name: ...}'"
             )
@@ -149,7 +150,7 @@ def _changed(run: Run, changes: Mapping[str, Any], origin: str) -> Run:
         text, name = str(error), changes["strategy"].get("name")
         if origin == "--strategies" and "required" in text:
             text += f"; give it with --variant {name}='{{name: {name}, ...}}'"
-        raise ConfigError(text) from None
+        raise OptionError(text) from None
     return replace(changed, given=given)
 
 

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError
+from genepool.messages import count
 from genepool.tasks.checks import checked_indices
 
 Int64 = NDArray[np.int64]
+Labels = NDArray[np.int64] | NDArray[np.str_]
 _Found = TypeVar("_Found")
 
 
@@ -30,6 +32,27 @@ def train_size(size: int, held_out: float) -> int:
             f"held_out: a share of {held_out} of {size} examples leaves none to select by"
         )
     return n
+
+
+def class_by_class(stored: Labels, selection: Labels, held_out: Labels) -> tuple[str, ...]:
+    """A line where examples are stored class by class, so that parts of them are of few classes.
+
+    Args:
+        stored: labels, in their stored order.
+        selection: labels of the first of these.
+        held_out: labels; may be empty.
+    """
+    found, known = np.unique(selection), np.unique(stored)
+    others = np.unique(held_out) if held_out.size else known
+    mixed = np.count_nonzero(stored[1:] != stored[:-1]) >= known.size
+    # Where each example has a label of its own, these are no classes.
+    if mixed or 2 * known.size > stored.size or np.array_equal(found, others):
+        return ()
+    held = ", and the held-out ones" if held_out.size else " of"
+    return (
+        f"the examples are stored class by class: those for selection have "
+        f"{count(found.size, 'label')}{held} {others.size}; store them in a mixed order",
+    )
 
 
 class StoredTask(ABC):  # noqa: B024 (what is left to do is in the protocol `Task`)

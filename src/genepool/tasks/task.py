@@ -29,10 +29,12 @@ from genepool.tasks.named_classes import NamedClasses
 __all__ = [
     "Batched",
     "Blocked",
+    "Doubting",
     "Drawn",
     "Generating",
     "Labelled",
     "Measured",
+    "Prompting",
     "Remarking",
     "Task",
     "Transcribed",
@@ -159,11 +161,22 @@ class Measured(Protocol):
     """
 
     def measures(self, model: Any) -> Mapping[str, float]:
-        """Numbers about the model, by what they are: finite, mostly shares, shown in per cent.
+        """Numbers about the model, by what they are: finite. Shares are shown in per cent, and
+        what lies outside [0, 1] for any model as a number.
 
         Raises:
             EvaluationError: the model could not be measured.
         """
+        ...
+
+
+@runtime_checkable
+class Prompting(Protocol):
+    """A task that gives models other texts besides those of `Drawn.captions`; optional."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All of them, with these captions."""
         ...
 
 
@@ -217,6 +230,15 @@ class Unshared(Protocol):
     @property
     def exclusive(self) -> bool:
         """Whether it is one: models would be given each other's scores."""
+        ...
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """A task that refuses to score where it finds that it does not repeat itself; optional."""
+
+    def let_differ(self) -> None:
+        """Tell it and go on, since the run file says `changed_scores: tell`."""
         ...
 
 

@@ -158,6 +158,20 @@ def test_what_several_tasks_measure_is_told_of_each(guards: bool, tmp_path: Path
     assert "画, given" in table and "絵, given" in table
 
 
+def test_what_is_no_share_is_shown_as_a_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path, budget=3)
+    run["tasks"][0]["measured"] = 12.5
+    pool = str(evolve(run).pool)
+    page = tmp_path / "page.html"
+    assert run_cli(["report", pool, "-o", str(page)])[0] == 0
+    for text in (
+        page.read_text("utf-8").split("Measured besides</caption>")[1].partition("</table>")[0],
+        run_cli(["status", pool])[1].partition("measured besides")[2],
+        run_cli(["show", pool, "0"])[1].partition("given")[2].partition("\n")[0],
+    ):
+        assert "12.5" in text and "1250" not in text and "12.5 %" not in text
+
+
 def test_a_member_that_drew_nothing_has_a_card_without_pictures(tmp_path: Path) -> None:
     result = evolve(write_run(tmp_path))
     with Pool(result.pool) as pool:

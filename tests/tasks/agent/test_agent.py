@@ -126,6 +126,7 @@ def test_the_digest_holds_whatever_changes_a_score(tmp_path: Path) -> None:
             agent(batch=3),
             agent(settings={"greeting": "Seek door"}),
             agent(settings={"actions": False}),
+            agent(settings={"doors": 6}, limit=5),
             agent(instructions=told),
             agent(policy="choose"),
             agent(policy="choose", leave_out=["left"]),
@@ -139,11 +140,44 @@ def test_the_digest_holds_whatever_changes_a_score(tmp_path: Path) -> None:
     assert agent(patience=1.0, measured=3).digest == digests[0]
 
 
+def test_an_environment_may_say_which_of_its_settings_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = agent(limit=5).digest
+    monkeypatch.setattr(worlds.Corridor, "digest", "", raising=False)
+    assert agent(limit=5, settings={"doors": 6}).digest == plain
+    monkeypatch.setattr(worlds.Corridor, "digest", "six doors", raising=False)
+    assert agent(limit=5, settings={"doors": 6}).digest != plain
+
+
 def test_what_is_measured_besides() -> None:
     found = agent(rounds=3, measured=5).measures(model(0, 1, 1, 9, 9))
     assert found["solved"] == pytest.approx(0.4)
     assert found["ended by action limit"] == pytest.approx(0.4)
     assert found["ended by context limit"] == 0
+
+
+def test_no_more_is_measured_than_was_asked_for() -> None:
+    """Blocks are played whole."""
+    knows_two = model(0, 1, 9, 9, 9)
+    assert [agent(measured=n).measures(knows_two)["solved"] for n in (1, 2, 4)] == [1, 1, 0.5]
+
+
+def write_over(given: Any, asked: Sequence[Asked]) -> list[str]:
+    """Walk, and spoil what was said."""
+    replies = walk(given, asked)
+    for one in asked:
+        for message in one.messages:
+            message["content"] += " 4 4 4"  # type: ignore[index]
+    return replies
+
+
+def test_what_a_policy_does_to_messages_is_undone() -> None:
+    """The instructions are those of all episodes and models."""
+    task, plain = agent(policy=f"{__name__}:write_over"), agent()
+    for _ in range(2):
+        assert task.score(KNOWS_SOME, ALL).tolist() == plain.score(KNOWS_SOME, ALL).tolist()
+    assert task.transcripts(KNOWS_SOME, ALL) == plain.transcripts(KNOWS_SOME, ALL)
 
 
 def test_transcripts_tell_all_and_are_bounded() -> None:
@@ -221,6 +255,35 @@ def test_episodes_that_would_go_otherwise_alone_are_refused(
         agent(world).score(knows_all, ALL)
     if alone is not None:
         assert agent(world, batch=1).score(knows_all, ALL).tolist() == alone
+
+
+def test_what_goes_on_otherwise_is_told_once_where_the_user_allows_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("genepool.tasks.agent.sessions._FIRST", 0.001)
+    for world in ("Tired", "Drifting"):
+        caplog.clear()
+        task = agent(world)
+        task.let_differ()
+        for _ in range(5):
+            task.score(KNOWS_SOME, ALL)
+        (line,) = caplog.messages
+        assert "goes on, after action" in line and line.endswith("This is told once")
+    # The digest holds what a task begins with.
+    with pytest.raises(EpisodeError, match="begins otherwise"):
+        agent("Restless")
+
+
+def test_an_episode_that_ends_early_when_it_is_played_again_is_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody acts in an episode that is over; it is played again until it comes as far."""
+    monkeypatch.setattr("genepool.tasks.agent.sessions._FIRST", 0.001)
+    task = agent("Hasty", ids=["3"], settings={"doors": 4})
+    task.let_differ()
+    monkeypatch.setattr(worlds.Hasty, "happened", [])
+    assert task.score(model(0, 1, 2, 3), np.arange(1)).tolist() == [1]
+    assert worlds.Hasty.happened == ["lost", "over"]
 
 
 def test_what_is_asked_no_longer_is_not_asked() -> None:
@@ -319,13 +382,25 @@ def test_it_shows_that_an_environment_draws_random_numbers(monkeypatch: pytest.M
 def test_held_out_tasks_that_begin_as_others_do_are_told() -> None:
     assert not agent(held_out_split=None).notices
     (notice,) = agent("Twins", held_out_split="test").notices
-    assert notice.startswith("5 held-out tasks of 5 begin exactly as selection ones do")
+    assert notice.startswith("5 of 5 held-out tasks begin exactly as selection ones do")
+
+
+def test_tasks_that_begin_alike_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that passes over its random seed has one task."""
+    own = worlds.Corridor.reset
+    monkeypatch.setattr(
+        worlds.Corridor, "reset", lambda self, id: own(self, id if id == "4" else "0")
+    )
+    (notice,) = agent().notices
+    assert notice.startswith("4 of 5 selection tasks begin exactly as others do; make sure")
 
 
 def test_nobody_waits_for_an_environment_once_it_is_given_up() -> None:
     stop = threading.Event()
     stop.set()
-    session = Session(lambda: worlds.Gone(worlds.Gone.Options(), Path()), 300, stop)
+    session = Session(
+        lambda: worlds.Gone(worlds.Gone.Options(), Path()), 300, stop, sessions.Differences()
+    )
     session.begin("1")
     with pytest.raises(EpisodeError, match="connection refused"):
         session.act("open")
@@ -384,6 +459,22 @@ def test_a_model_that_is_no_language_model_cannot_generate() -> None:
         ("Action: go\nAction: open door ", "open door"),
         ("look", "look"),
         ("Thought: well. Action:", ""),
+        ("**Thought:** well. **Action:** go", "go"),
+        ("**Action**: go\n", "go"),
+        ("**Action: go**", "go"),
+        ("__Action:__ go", "go"),
+        ("*Action:* _go_", "_go_"),
+        ("### Action:\n`go`", "go"),
+        ("`Action: go`", "go"),
+        ("**Action:** **go**", "go"),
+        ("Action: **go**\n**Action:** open", "open"),
+        # Emphasis of parts, code of several lines, and what is no mark are the action's own.
+        ("Action: **go** and **look**", "**go** and **look**"),
+        ("Action: click[**]", "click[**]"),
+        ("Action: __init__", "__init__"),
+        ("Action: ```\nls\n```", "```\nls\n```"),
+        ("Action: **", "**"),
+        ("`ls`", "`ls`"),
         ("", ""),
     ],
 )

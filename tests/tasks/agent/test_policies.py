@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked
 from genepool.tasks.agent.likelihoods import Reader
 from genepool.tasks.agent.policies import Choose, Generate
 from genepool.testing import check_task
-from tests.lms import SIZE, tiny_config, write_tokenizer
+from tests.lms import SIZE, WORDS, tiny_config, write_tokenizer
 from tests.quick import quick
 from tests.tasks.agent.test_agent import agent
 
@@ -59,7 +60,7 @@ def test_likelihoods_are_those_of_one_pass_over_prompt_and_action(
 ) -> None:
     value = language_model(tmp_path, kind)
     (prompt,) = prompts(value, [asked("1 + 2 = b").messages], "yes")
-    ends = endings(value.tokenizer, "Action:", ACTIONS)
+    ends = endings(value, "Action:", ACTIONS)
     assert sorted({len(row) for row in ends}) == [1, 3, 4]
     with torch.inference_mode():
         (found,) = Reader(value).likelihoods([prompt], [ends])
@@ -207,7 +208,10 @@ def test_actions_have_the_tokens_that_they_have_in_a_reply() -> None:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
     assert fast("Action: look north")["input_ids"] == [2, 3, 4]
     assert fast(" look")["input_ids"] == [1, 3]
-    assert endings(fast, "Action:", ["look north", "look"]) == [[3, 4], [3]]
+    assert endings(LanguageModel(None, fast, Path()), "Action:", ["look north", "look"]) == [
+        [3, 4],
+        [3],
+    ]
 
 
 def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -> None:
@@ -218,7 +222,7 @@ def test_the_likeliest_action_is_chosen_whatever_else_is_asked(tmp_path: Path) -
     assert [policy.begin(value)([one])[0] for one in questions] == together
     for one, reply in zip(questions, together, strict=True):
         (prompt,) = prompts(value, [one.messages], "Action:")
-        ends = endings(value.tokenizer, "Action:", ACTIONS)
+        ends = endings(value, "Action:", ACTIONS)
         best = int(np.argmax([by_hand(value, prompt, row) for row in ends]))
         assert reply.action == ACTIONS[best] and reply.text == f"Action: {ACTIONS[best]}"
 
@@ -321,6 +325,29 @@ def test_without_a_chat_template_roles_are_said(tmp_path: Path) -> None:
     value = language_model(tmp_path, template=None)
     (row,) = prompts(value, [asked("1 + 2").messages])
     assert row[0] == 1 and len(row) == 1 + len(["user:", "1", "+", "2", "assistant:"])
+
+
+@pytest.mark.parametrize("template", ["<s> " + TEMPLATE, None])
+@pytest.mark.parametrize("said", ["a </s> b", "</s>", "a <s> </s>", "\ue000 </s> \ue001"])
+def test_special_tokens_that_somebody_says_are_text(
+    said: str, template: str | None, tmp_path: Path
+) -> None:
+    """A page with `</s>` would end its turn, and what follows would be another speaker's."""
+    value = language_model(tmp_path, template=template)
+    messages = ({"role": "user", "content": said}, {"role": "assistant", "content": "c </s> d"})
+    (row,) = prompts(value, [messages], "no")
+    plain = tuple(
+        {**m, "content": re.sub("</?s>|[\ue000\ue001]", "x", m["content"])} for m in messages
+    )
+    (other,) = prompts(value, [plain], "no")
+    # The tokenizer has x, and no word for what special tokens are as text.
+    unknown, x = WORDS.index("<unk>"), WORDS.index("x")
+    assert row[0] == 1 and row.count(1) == 1 and row.count(2) == 0
+    assert [one for one in row if one != unknown] == [
+        one for one in other if one not in (unknown, x)
+    ]
+    a = WORDS.index("a")
+    assert endings(value, "no", ["a </s>", "a"]) == [[a, unknown, unknown], [a]]
 
 
 @pytest.mark.parametrize(

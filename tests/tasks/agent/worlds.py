@@ -120,6 +120,22 @@ class Drifting(Fragile):
         return Step(Turn(f"{turn.text} session {type(self).lost}", turn.actions), reward, done)
 
 
+class Hasty(Corridor):
+    """A session is lost once, and the next episode is over after one action."""
+
+    happened: ClassVar[list[str]] = []
+
+    def step(self, text: str) -> Step:
+        if not self.happened and self.at == 2:
+            self.happened.append("lost")
+            raise EnvironmentDown("lost")
+        step = super().step(text)
+        if self.happened == ["lost"]:
+            self.happened.append("over")
+            return step._replace(done=True)
+        return step
+
+
 class OneForAll(Corridor):
     """All sessions walk in the same corridor."""
 

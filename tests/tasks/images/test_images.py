@@ -22,6 +22,7 @@ from genepool.core.genome import seed_recipe
 from genepool.errors import CheckpointError, ConfigError, EvaluationError, GenepoolError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.image_generator import ImageGenerator
+from genepool.run import inputs
 from genepool.tasks.images.evaluator import Images
 from genepool.tasks.images.tower import Tower, likeness
 from genepool.tasks.task import Blocked, Drawn, Labelled, Measured, Remarking
@@ -248,6 +249,10 @@ def test_languages_are_measured_and_not_selected_by(place: Path, model: ImageGen
     tower = Tower(place / "clip", "cpu", resize=False)
     alike = likeness(tower.features([*a], ["1", "2"]), tower.features([*b], ["1", "2"]))
     assert measured["english/japanese consistency"] == pytest.approx(float(alike.mean()))
+    # What is drawn from them may be cut, too.
+    others = [*other.captions(np.arange(3)), *other.captions(np.arange(3), held_out=True)]
+    assert found.prompts[:6] == tuple(WORDS) and [*found.prompts[6:]] == others
+    assert inputs._texts_drawn_from(found) == [*found.prompts]
     assert task(place, held_out=0.5).digest == task(place, held_out=0.5, languages=both).digest
     assert task(place).measures(model) == {}
 

@@ -32,16 +32,6 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data sets are prepared in a directory of the test's own, and nothing is fetched."""
-    import datasets
-
-    cache = tmp_path_factory.mktemp("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-
-
 def sums(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     draws = np.random.default_rng(seed)
     for _ in range(count):
@@ -275,6 +265,18 @@ def test_bounds_turn_and_scale(tmp_path: Path) -> None:
     assert 0 < got.mean() < 1
 
 
+def test_a_perplexity_of_one_example_is_no_log_likelihood(tmp_path: Path) -> None:
+    """Every example had the best score."""
+    value = live(tmp_path)
+    name = write_task(tmp_path, "loglikelihood", metric_list=[{"metric": "perplexity"}])
+    task = opened(tmp_path, task=name, bounds=[1.0, 1e6])
+    asked = task._harness.ask(task._lm(value), task._rendered(value))
+    perplexities = np.exp([-one[0].resps[0][0] for one in asked]).clip(1, 1e6)
+    expected = 1 - (perplexities - 1) / (1e6 - 1)
+    np.testing.assert_allclose(task.score(value, np.arange(22)), expected, atol=1e-6)
+    assert 0 < expected.mean() < 1
+
+
 def test_generation_is_bounded(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "generate_until")
@@ -289,6 +291,19 @@ def test_generation_is_bounded(tmp_path: Path) -> None:
     task.score(value, np.arange(16))
     hook.remove()
     assert 1 <= longest <= 7
+
+
+@pytest.mark.parametrize("own", [None, 2, 50])
+def test_answers_are_as_long_as_the_task_says(own: int | None, tmp_path: Path) -> None:
+    """`max_new_tokens` of a generation_config.json came before that."""
+    value = live(tmp_path)
+    value.model.generation_config.max_new_tokens = own
+    write_task(tmp_path, "generate_until")
+    task = opened(tmp_path, task="sums.yaml", generation={"max_gen_toks": 7, "until": ["zebra"]})
+    with value.asked() as heard:
+        task.score(value, np.array([0]))
+    assert {len(text.split()) for text in heard} == {7}
+    assert value.model.generation_config.max_new_tokens == own
 
 
 def test_garbage_is_refused_unless_let_through_or_as_the_seeds(tmp_path: Path) -> None:

@@ -392,6 +392,17 @@ def test_flags_agree_with_the_run_file_and_the_core() -> None:
             "expected numbers from 0 (all of the first",
         ),
         (["merge", "a", "b", "-o", "c", "--ratio", "1", "--angle", "x"], 2, "'x' is not one of"),
+        (
+            ["merge", "a", "b", "--ratio", "1", "--split", "7", "-o", "c"],
+            2,
+            "--split: expected a f",
+        ),
+        (
+            ["merge", "a", "b", "--method", "linear", "--weight", "1", "-o", "c"],
+            2,
+            "weights: expected 2",
+        ),
+        (["show", "a", "--moved", "b"], 2, "--moved: expected NAME=PATH; got"),
         (["rebuild", "a", "b", "-o", "c"], 2, "--moved: expected NAME=PATH; got 'b'"),
         (["export", "a", "-o", "c", "--moved", "b=1", "--moved", "b=2"], 2, "'b' is given twice"),
         (["merge", "a", "b", "-o", "c", "--ratio", "1", "--rename", "x"], 2, "expected OLD=NEW"),

@@ -157,8 +157,11 @@ def keys(value: object) -> set[str]:
     ("words", "code", "text"),
     [
         ([], 2, "Nothing to compare: give --strategies or --variant"),
-        (["--strategies", "m2n2,gaa"], 1, "there is no strategy 'gaa'; did you mean 'ga'?"),
-        (["--variant", "x"], 1, "--variant: expected LABEL={name: STRATEGY"),
+        (["--strategies", "m2n2,gaa"], 2, "there is no strategy 'gaa'; did you mean 'ga'?"),
+        (["--variant", "x"], 2, "--variant: expected LABEL={name: STRATEGY"),
+        (["--variant", "x={"], 2, "--variant x: not valid YAML"),
+        (["--variant", "x={name: ga, zzz: 1}"], 2, "--variant x: strategy.zzz: unknown key"),
+        (["--strategies", "ga,ga"], 2, "the label 'ga' is used twice"),
         (["--strategies", "ga", "--runs", "0"], 2, "0 is not in the range"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from genepool.messages import measured
 from genepool.ui.terminal.console import console
 from genepool.ui.terminal.tables import print_scores_by_task
 
@@ -39,6 +40,21 @@ def test_no_window_is_too_narrow_for_a_table(
             name,
             *(f"{100 * s:.1f}" if i else "%" for s in scores for i in (1, 0)),
         ]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.5, None, 1.0], ["50.0 %", "–", "100.0 %"]),
+        ([0.5, None, 12.25], ["0.5", "–", "12.25"]),
+        ([-0.25, 1.0], ["-0.25", "1"]),
+        ([1234567.8, 0.1], ["1,234,568", "0.1"]),
+    ],
+)
+def test_a_measure_that_is_no_share_of_any_model_is_a_number(
+    values: list[float | None], shown: list[str]
+) -> None:
+    assert measured(values) == shown
 
 
 def test_words_between_colons_stay_words(monkeypatch: pytest.MonkeyPatch) -> None:

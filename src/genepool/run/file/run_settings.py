@@ -174,7 +174,8 @@ class RunConfig(Section):
         "seed. If the scores are not what the pool holds, because a function, a server or what "
         "computes has changed, the run stops; with 'tell' it says so and goes on. With 'stop' a "
         "run also ends at a worker that does not score such blocks as the others do, and at a task "
-        "whose scores do not repeat because it draws random numbers that all code shares.",
+        "whose scores do not repeat because it draws random numbers that all code shares, or its "
+        "environment does not repeat itself.",
     )
     executor: Literal["serial", "process", "ray"] = Field(
         default="serial",

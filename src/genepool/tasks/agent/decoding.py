@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ def prompts(
 ) -> list[list[int]]:
     """Token ids of conversations, by the tokenizer's chat template, up to where a reply begins.
 
+    A special token in what somebody says (`<|im_end|>`, say) is text: it would end the turn.
+
     Args:
         value: the model that will reply. A tokenizer without a chat template gets the roles before
             the texts.
@@ -30,19 +33,54 @@ def prompts(
     Raises:
         EvaluationError: the chat template does not take such messages.
     """
-    tokenizer = value.tokenizer
-    special = not getattr(tokenizer, "chat_template", None)
-    if special:
-        lines = [[f"{m['role']}: {m['content']}" for m in messages] for messages in conversations]
+    tokenizer, framed = value.tokenizer, not getattr(value.tokenizer, "chat_template", None)
+    mark, split = _splitter(value, [m["content"] for each in conversations for m in each])
+    told = [
+        [{**message, "content": split(message["content"])} for message in messages]
+        for messages in conversations
+    ]
+    if framed:
+        lines = [[f"{m['role']}: {m['content']}" for m in messages] for messages in told]
         texts = ["\n\n".join([*each, "assistant:"]) + (" " if start else "") for each in lines]
     else:
-        texts = _rendered(tokenizer, conversations, add_generation_prompt=True)
-    rows = [tokenizer(text + start, add_special_tokens=special)["input_ids"] for text in texts]
-    if special and not value.model.config.is_encoder_decoder:
+        texts = _rendered(tokenizer, told, add_generation_prompt=True)
+    rows = [_ids(tokenizer, text + start, mark, framed=framed) for text in texts]
+    if framed and not value.model.config.is_encoder_decoder:
         # Some tokenizers add a token that ends the text, after which there is no reply.
         ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
         rows = [row[:-1] if row and row[-1] in ends else row for row in rows]
     return rows
+
+
+def _splitter(value: LanguageModel, texts: Sequence[str]) -> tuple[str, Callable[[str], str]]:
+    """A character that none of these texts has, and what puts it into the special tokens in a text,
+    which are text where their parts are read apart."""
+    every = "".join(texts)
+    mark = next(one for one in map(chr, range(0xE000, sys.maxunicode)) if one not in every)
+    return mark, lambda text: value.special.sub(
+        lambda found: found[0][0] + mark + found[0][1:], text
+    )
+
+
+def _ids(tokenizer: Any, text: str, mark: str, *, framed: bool = False) -> list[int]:
+    """Token ids of a text.
+
+    Args:
+        tokenizer: of the model.
+        text: what stands before and after a mark is read apart.
+        mark: a character.
+        framed: whether tokens are added that begin or end each text.
+    """
+
+    def ids(part: str, framed: bool = False) -> list[int]:
+        return tokenizer(part, add_special_tokens=framed)["input_ids"]
+
+    first, *others = text.split(mark)
+    if not others:
+        return ids(text, framed)
+    whole, bare = ids(first, framed), ids(first)
+    end = len(bare) + next(at for at in range(len(whole) + 1) if whole[at:][: len(bare)] == bare)
+    return whole[:end] + [one for part in others for one in ids(part)] + whole[end:]
 
 
 def _rendered(
@@ -72,14 +110,16 @@ def room(value: LanguageModel, wanted: int) -> int:
     return min(wanted, own) if isinstance(own, int) and own > 0 else wanted
 
 
-def endings(tokenizer: Any, start: str, actions: Sequence[str]) -> list[list[int]]:
+def endings(value: LanguageModel, start: str, actions: Sequence[str]) -> list[list[int]]:
     """Token ids of actions as they follow the start of a reply, each at least one.
 
     Read alone they may be others: some tokenizers put a space before every text.
     """
 
+    tokenizer, (mark, split) = value.tokenizer, _splitter(value, actions)
+
     def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return _ids(tokenizer, split(text), mark)
 
     before = ids(start)
     found: list[list[int]] = []

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 from genepool.tasks.named_classes import NamedClasses
 
 __all__ = [
+    "Digested",
     "Environment",
     "Exclusive",
     "Remote",
@@ -95,6 +96,17 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Give up the session; whatever fails then is nobody's concern."""
+        ...
+
+
+@runtime_checkable
+class Digested(Protocol):
+    """An environment that says by which of its settings it is another one; optional. Of others all
+    that a run file gives count, an address too."""
+
+    @property
+    def digest(self) -> str:
+        """Settings that actions depend on and the beginnings of tasks may not show; "" if none."""
         ...
 
 

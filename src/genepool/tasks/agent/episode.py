@@ -96,8 +96,10 @@ class Episode:
     ended: str = ""
 
     def asked(self) -> Asked:
-        """What the policy is asked next."""
-        return Asked(tuple(self.messages), self.turn.actions, tuple(self.actions))
+        """What the policy is asked next: copies, which it may change."""
+        return Asked(
+            tuple({**message} for message in self.messages), self.turn.actions, tuple(self.actions)
+        )
 
     def replied(self, reply: Reply) -> None:
         """Take over what the agent says."""

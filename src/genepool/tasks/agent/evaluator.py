@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -17,6 +19,7 @@ from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, EpisodeError
 from genepool.messages import at, cause, count, one_line, shown, some
 from genepool.tasks.agent.environment import (
+    Digested,
     Environment,
     Exclusive,
     Remote,
@@ -26,7 +29,7 @@ from genepool.tasks.agent.environment import (
 from genepool.tasks.agent.episode import CONTEXT, ROUNDS, STUCK, Episode, play
 from genepool.tasks.agent.options import AgentOptions
 from genepool.tasks.agent.policies import open_policy, opening
-from genepool.tasks.agent.sessions import Session
+from genepool.tasks.agent.sessions import Differences, Session
 from genepool.tasks.checks import content_digest, require_unique
 from genepool.tasks.stored import BlockedTask
 from genepool.tasks.task import evaluator
@@ -69,12 +72,14 @@ class Agent(BlockedTask):
         self._policy = open_policy(options, directory)
         self._opener = open_environment(options.environment, options.settings, directory)
         self._sessions: list[Session] = []
-        self._repeats = False
+        self._repeats, self._differs = False, Differences()
         self._pool: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
         weakref.finalize(self, _close, self._sessions)
         (session,) = self._ready(1)
-        remote, self.exclusive, told = session.ask(_about)
+        remote, self.exclusive, told, own = session.ask(_about)
+        if own is None:
+            own = json.dumps(options.settings, sort_keys=True, default=str)
         if self.exclusive and options.batch > 1:
             raise ConfigError(
                 f"environment '{one_line(options.environment)}' keeps no more than one episode "
@@ -101,17 +106,21 @@ class Agent(BlockedTask):
             ["agent 1", repr(settings), self._policy.digest, str(len(ids)), instructions]
             + [text for id, turn in self._turns.items() for text in (id, turn.text)]
             + [repr(turn.actions) for turn in self._turns.values()]
+            + ([own] if own not in ("", "{}") else [])
         )
         super().__init__((*ids, *held_out), len(ids), digest)
-        known = {self._turns[id] for id in ids}
-        alike = sum(self._turns[id] in known for id in held_out)
-        self.notices = (
-            (
-                f"{count(alike, 'held-out task')} of {len(held_out)} begin exactly as selection "
-                "ones do; make sure that they are others",
-            )
-            if alike
-            else ()
+        known = Counter(self._turns[id] for id in ids)
+        twins = sum(number for number in known.values() if number > 1)
+        others = sum(self._turns[id] in known for id in held_out)
+        told = (
+            (twins, ids, "selection", "others"),
+            (others, held_out, "held-out", "selection ones"),
+        )
+        self.notices = tuple(
+            f"{number} of {count(len(of), f'{kind} task')} begin exactly as {which} do; make sure "
+            "that they are not the same"
+            for number, of, kind, which in told
+            if number
         )
 
     @property
@@ -138,6 +147,10 @@ class Agent(BlockedTask):
 
         return np.array(self._by_blocks(indices, held_out, block), dtype=np.float32)
 
+    def let_differ(self) -> None:
+        """See `Doubting`."""
+        self._differs.allowed = True
+
     # What people look at
 
     def transcripts(
@@ -160,6 +173,7 @@ class Agent(BlockedTask):
         episodes: list[Episode] = []
         for places in self._blocks_of(np.arange(size), bool(self.held_out)):
             episodes += self._played(model, places)
+        episodes = episodes[:size]
         if not episodes:
             return {}
         return {
@@ -226,8 +240,11 @@ class Agent(BlockedTask):
 
     def _ready(self, number: int) -> list[Session]:
         while len(self._sessions) < number:
-            self._sessions.append(Session(self._opener, self._options.patience, self._stop))
+            self._sessions.append(self._new_session())
         return self._sessions[:number]
+
+    def _new_session(self) -> Session:
+        return Session(self._opener, self._options.patience, self._stop, self._differs)
 
     def _at_once(self, calls: Sequence[Callable[[], Any]]) -> Sequence[Any]:
         if self._pool is None:
@@ -262,7 +279,7 @@ class Agent(BlockedTask):
                     f"'{one_line(missing)}' begins without any; see whether the environment's "
                     "settings can make it tell them, or take 'policy: generate'"
                 )
-        again = Session(self._opener, self._options.patience, self._stop)
+        again = self._new_session()
         try:
             for id in ids[:_TWICE]:
                 again.begin(id, found[id])
@@ -271,13 +288,15 @@ class Agent(BlockedTask):
         return found
 
 
-def _about(environment: Environment) -> tuple[bool, bool, str]:
-    """Whether it is remote, whether it is exclusive, and its instructions."""
+def _about(environment: Environment) -> tuple[bool, bool, str, str | None]:
+    """Whether it is remote, whether it is exclusive, its instructions, and its digest if any."""
     told = environment.instructions
     if not isinstance(told, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EpisodeError(f"expected the environment's instructions as text; got {shown(told)}")
     remote = isinstance(environment, Remote) and environment.remote
-    return remote, isinstance(environment, Exclusive) and environment.exclusive, told
+    exclusive = isinstance(environment, Exclusive) and environment.exclusive
+    own = str(environment.digest) if isinstance(environment, Digested) else None
+    return remote, exclusive, told, own
 
 
 def _scale(options: AgentOptions) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # What comes before an action in a reply.
 ACTION = "Action:"
+# The same as models write it who emphasise: **Action:** or **Action**: or **Action: ...**
+_ACTION = re.compile(r"(?<!\w)(?P<mark>\*{1,3}|_{1,3}|`)Action(?::(?P=mark)|(?P=mark):|:)|Action:")
 
 
 def open_policy(options: AgentOptions, directory: Path) -> Policy:
@@ -44,9 +47,19 @@ def open_policy(options: AgentOptions, directory: Path) -> Policy:
 
 
 def action_in(reply: str) -> str:
-    """The action in a reply ("Thought: ... Action: ..."): what follows the last "Action:"; all of
-    it where there is none."""
-    return reply.rpartition(ACTION)[2].strip()
+    """The action in a reply ("Thought: ... Action: ..."): what follows the last "Action:", without
+    emphasis around it; all of the reply where there is none."""
+    *_, last = [None, *_ACTION.finditer(reply)]
+    if last is None:
+        return reply.strip()
+    action = reply[last.end() :].strip()
+    if last["mark"] is not None and last[0].endswith("Action:"):
+        action = action.removesuffix(last["mark"]).rstrip()
+    for mark in ("**", "`"):
+        inner = action.removeprefix(mark).removesuffix(mark)
+        if inner and mark not in inner and action == f"{mark}{inner}{mark}":
+            return inner.strip()
+    return action
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ class Choose:
                 )
             if not (actions := self._open_to(one)):
                 continue
-            rows = decoding.endings(value.tokenizer, ACTION, actions)
+            rows = decoding.endings(value, ACTION, actions)
             if len(prompts[at]) + max(map(len, rows)) > context:
                 replies[at] = Reply("", None, CONTEXT)
             elif len(actions) == 1:  # who has no choice is not asked

@@ -27,6 +27,12 @@ _SILENT, _AGAIN = 1.0, 60.0
 # Times that an environment is tried again that raised what it should not.
 _ERRORS = 2
 
+# What can be done where a task does not repeat itself.
+_ADVICE = (
+    ": fix the environment's random seed, or leave the task out; where sessions of one process "
+    "share what they should not, 'batch: 1' plays one at a time"
+)
+
 _LOG = logging.getLogger("genepool.agent")
 _told = -math.inf  # when it was told last that an environment is waited for, by any session
 
@@ -73,6 +79,30 @@ def _set_states(states: Any) -> None:
     np.random.set_state(states[1])  # noqa: NPY002
 
 
+class Differences:
+    """What a task does where an episode goes on otherwise than before.
+
+    Attributes:
+        allowed: whether it is told, once, and then passed over; otherwise it is an error.
+    """
+
+    def __init__(self) -> None:
+        self.allowed = False
+        self._told = False
+
+    def __call__(self, text: str) -> None:
+        """Tell it.
+
+        Raises:
+            EpisodeError: it is not allowed.
+        """
+        if not self.allowed:
+            raise EpisodeError(f"{text}{_ADVICE}; 'changed_scores: tell' goes on all the same")
+        if not self._told:
+            self._told = True
+            _LOG.warning("%s. This is told once", text)
+
+
 class Session:
     """One episode after another, whatever happens to the environment in between."""
 
@@ -81,6 +111,7 @@ class Session:
         opener: Callable[[], Environment],
         patience: float,
         stop: threading.Event,
+        differs: Differences,
     ) -> None:
         """Open nothing yet.
 
@@ -88,10 +119,12 @@ class Session:
             opener: gives a new session.
             patience: seconds for which a broken environment is tried again.
             stop: set when nobody waits for the answer any longer.
+            differs: what is done where an episode goes on otherwise than before.
         """
         self._opener = opener
         self._patience = patience
         self._stop = stop
+        self._differs = differs
         self._environment: Environment | None = None
         self._numbers = _RandomNumbers()
         self._id = ""
@@ -120,9 +153,7 @@ class Session:
         self._id, self._first, self._played = id, expected, []
 
         def reset() -> Turn:
-            turn = _sound_turn(self._call(self._opened(), lambda e: e.reset(id)))
-            self._compare("begins", self._first, turn)
-            return turn
+            return self._begun(self._opened())
 
         self._first = self._patiently(reset)
         return self._first
@@ -161,17 +192,29 @@ class Session:
 
     def _caught_up(self) -> Environment:
         """The open session; or a new one, in which all that was played is played again."""
-        return self._repeated() if self._environment is None else self._environment
+        if self._environment is None and not self._repeated():
+            raise EnvironmentDown("an episode that is played again ends before it is where it was")
+        return self._opened()
 
-    def _repeated(self) -> Environment:
+    def _repeated(self) -> bool:
+        """Play the episode again; whether it came as far as it went."""
         environment = self._opened()
-        first = self._call(environment, lambda e: e.reset(self._id))
-        self._compare("begins", self._first, _sound_turn(first))
+        self._begun(environment)
         for number, (text, before) in enumerate(self._played):
-            what = f"goes on, after action {number + 1} ({one_line(text)}),"
-            now = self._call(environment, lambda e, text=text: e.step(text))
-            self._compare(what, before, _sound(now))
-        return environment
+            now = _sound(self._call(environment, lambda e, text=text: e.step(text)))
+            if now != before:
+                where = f"goes on, after action {number + 1} ({one_line(text)}),"
+                self._differs(self._otherwise(where, before, now))
+            if now.done and not before.done:
+                return False
+        return True
+
+    def _begun(self, environment: Environment) -> Turn:
+        """What the episode begins with; the task's digest holds it, so that it may not differ."""
+        turn = _sound_turn(self._call(environment, lambda e: e.reset(self._id)))
+        if self._first is not None and self._first != turn:
+            raise EpisodeError(self._otherwise("begins", self._first, turn) + _ADVICE)
+        return turn
 
     def _call(self, environment: Environment, ask: Callable[[Environment], _Found]) -> _Found:
         if isinstance(environment, Remote) and environment.remote:
@@ -179,14 +222,11 @@ class Session:
         with self._numbers.put_in():
             return ask(environment)
 
-    def _compare(self, what: str, before: Turn | Step | None, now: Turn | Step) -> None:
-        if before is None or before == now:
-            return
-        raise EpisodeError(
-            f"task '{one_line(self._id)}' {what} otherwise than before: {_difference(before, now)}."
-            " The same task must always go the same way, or members are asked different things: "
-            "fix the environment's random seed, or leave the task out; where sessions of one "
-            "process share what they should not, 'batch: 1' plays one at a time"
+    def _otherwise(self, where: str, before: Turn | Step, now: Turn | Step) -> str:
+        what = f"task '{one_line(self._id)}' {where} otherwise than before"
+        return (
+            f"{what}: {_difference(before, now)}. The same task must always go the same way, or "
+            "members are asked different things"
         )
 
     def _patiently(self, attempt: Callable[[], _Found]) -> _Found:

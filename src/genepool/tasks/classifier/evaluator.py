@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import at, count
+from genepool.messages import at
 from genepool.settings import Section
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
 from genepool.tasks.datasets import Labelled
-from genepool.tasks.stored import StoredTask, train_size
+from genepool.tasks.stored import StoredTask, class_by_class, train_size
 from genepool.tasks.task import evaluator
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Classifier(StoredTask):
             raise ConfigError(f"scale: {options.scale} makes inputs overflow float32")
         if options.shape is not None:
             inputs = _reshaped(inputs, options.shape)
-        self.notices = _told(stored, train.labels, test.labels)
+        self.notices = class_by_class(stored, train.labels, test.labels)
         self._inputs = inputs
         self._labels = np.concatenate([train.labels, test.labels])
         self._batch = options.batch
@@ -196,27 +196,6 @@ def _split(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Label
     return (
         Labelled(data.inputs[:n], data.labels[:n]),
         Labelled(data.inputs[n:], data.labels[n:]),
-    )
-
-
-def _told(
-    stored: NDArray[np.int64], selection: NDArray[np.int64], held_out: NDArray[np.int64]
-) -> tuple[str, ...]:
-    """A line where examples are stored class by class, so that parts of them are of few classes.
-
-    Args:
-        stored: labels, in their stored order.
-        selection: labels of the first of these.
-        held_out: labels; may be empty.
-    """
-    found = np.unique(selection)
-    others = np.unique(held_out if held_out.size else stored)
-    if np.count_nonzero(np.diff(stored)) >= np.unique(stored).size or np.array_equal(found, others):
-        return ()
-    held = ", and the held-out ones" if held_out.size else " of"
-    return (
-        f"the examples are stored class by class: those for selection have "
-        f"{count(found.size, 'label')}{held} {others.size}; store them in a mixed order",
     )
 
 

@@ -99,6 +99,12 @@ class Images(BlockedTask):
         return False
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """See `Prompting`; those of languages too."""
+        texts = dict.fromkeys([self._prompts, *self._languages.values()])
+        return tuple(text for each in texts for text in each)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """See `Labelled`; empty where no group is named."""
         return self._labels[: self._n]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -21,7 +22,7 @@ from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import BlockedTask, train_size
+from genepool.tasks.stored import BlockedTask, class_by_class, train_size
 from genepool.tasks.task import evaluator
 
 # Metrics that are 0 or 1 for each example, whatever the model says.
@@ -133,6 +134,12 @@ class LmEvalOptions(Section):
     )
 
 
+# So many examples that are not scored are looked at, to see whether labels are mixed.
+_LABELLED = 10_000
+
+_LOG = logging.getLogger("genepool.lm_eval")
+
+
 @evaluator("lm-eval")
 class LmEval(BlockedTask):
     """One task of lm-evaluation-harness: its prompts, its metric, per example."""
@@ -158,6 +165,7 @@ class LmEval(BlockedTask):
         self._task: Any = harness.open_harness_task(options.task, include, directory)
         self._what = f"lm-eval task '{one_line(options.task)}'"
         self._check_garbage = GarbageCheck(self._what)
+        self.notices: tuple[str, ...] = ()
         if options.fewshot is not None:
             self._task.set_config("num_fewshot", options.fewshot)
         self._set_generation()
@@ -169,6 +177,7 @@ class LmEval(BlockedTask):
         plain = self._prompts(None)
         self._requests: list[list[Any]] | None = None if options.chat_template else plain
         self._wrapped: tuple[LanguageModel, Any] | None = None
+        self._looked = False
         settings = options.model_dump(
             include={"metric", "bounds", "filter", "batch", "chat_template", "garbage"}
         )
@@ -186,8 +195,7 @@ class LmEval(BlockedTask):
     @property
     def binary(self) -> bool:
         """Whether the metric is one of the harness's that are 0 or 1; checked on every score."""
-        own = callable(self._task.config.process_results)
-        return not own and self._metric in _BINARY and self._options.bounds is None
+        return not self._own_results and self._metric in _BINARY and self._options.bounds is None
 
     @property
     def generates(self) -> bool:
@@ -245,9 +253,12 @@ class LmEval(BlockedTask):
             time_limit(limit, f"a block of {self._what}"),
             harness.quiet(),
             inference(model.model),
+            harness.own_lengths(model.model),
         ):
             try:
                 requests = self._rendered(model)
+                if not self._looked:
+                    self._look(model, requests)
                 answered = harness.ask(self._lm(model), [requests[row] for row in rows])
                 docs = [self._docs[row] for row in rows]
                 return answered, harness.metrics(self._task, docs, answered, self._filter)
@@ -256,6 +267,22 @@ class LmEval(BlockedTask):
             except BaseException as error:
                 pass_on(error)
                 raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
+
+    def _look(self, model: LanguageModel, requests: list[list[Any]]) -> None:
+        """Tell, once, what the tokenizer does to prompts."""
+        self._looked = True
+        if cut := self._harness.cut(self._lm(model), requests):
+            _LOG.warning(
+                "%s: %d of %d prompts have more tokens than the model has room for, and their "
+                "beginnings are left out", self._what, cut, len(self._docs),
+            )  # fmt: skip
+        texts = (json.dumps(doc, ensure_ascii=False, default=str) for doc in self._docs)
+        if held := [found[0] for text in texts if (found := model.special.search(text))]:
+            _LOG.warning(
+                "%s: %d of %d examples hold special tokens of the tokenizer (such as '%s'), and "
+                "the model reads them as these",
+                self._what, len(held), len(self._docs), one_line(held[0]),
+            )  # fmt: skip
 
     def _lm(self, model: LanguageModel) -> Any:
         if self._wrapped is None or self._wrapped[0] is not model:
@@ -280,6 +307,9 @@ class LmEval(BlockedTask):
                 f"it gives {some(found, limit=8) or 'none'}"
             )
         value: Any = found[self._metric]
+        if self._metric == "perplexity" and not self._own_results and isinstance(value, float):
+            # Of each example the harness gives the log-likelihood in nats.
+            value = math.exp(min(-value, 700.0))
         if isinstance(value, tuple) and self._metric in _PER_UNIT:
             nats, units = cast("tuple[float, int]", value)
             per_unit = -nats / max(units, 1)
@@ -296,6 +326,11 @@ class LmEval(BlockedTask):
         share = (min(max(number, self._low), self._high) - self._low) / (self._high - self._low)
         return 1.0 - share if self._falls else share
 
+    @property
+    def _own_results(self) -> bool:
+        """Whether a function of the task says what its metrics are."""
+        return callable(self._task.config.process_results)
+
     # Opening
 
     def _set_generation(self) -> None:
@@ -305,6 +340,13 @@ class LmEval(BlockedTask):
         if not self.generates:
             raise ConfigError(f"generation: {self._what} generates nothing; leave it out")
         self._task.set_config("generation_kwargs", given, update=True)
+        said = self._task.config.generation_kwargs
+        if given.get("temperature") and said.get("do_sample") is False:
+            self.notices += (
+                "generation.temperature is passed over, because do_sample is false"
+                + ("" if "do_sample" in given else " where the task says how answers are generated")
+                + "; say 'do_sample: true' to draw tokens",
+            )
 
     def _chosen_metric(self) -> str:
         known = list(cast("Mapping[str, Any]", self._task.higher_is_better()))
@@ -362,9 +404,21 @@ class LmEval(BlockedTask):
             n = train_size(len(train), options.held_out or 0.0)
             ids = [f"{name}/{position}" for position in range(n, len(train))]
             train, test = train[:n], train[n:]
-        train = train[: options.limit]
+        stored, train = train, train[: options.limit]
+        test = test[: options.held_out_limit]
+        if test or len(train) < len(stored):
+            # All of them may be hundreds of thousands.
+            rest = stored[len(train) :]
+            parts = [*train, *rest[:: len(rest) // _LABELLED + 1]], train, test
+            labels = [np.array(harness.targets(self._task, part), dtype=str) for part in parts]
+            self.notices += class_by_class(*labels)
+        if hidden := harness.unanswerable(self._task, [*train, *test]):
+            self.notices += (
+                f"{hidden} of {len(train) + len(test)} examples have no right answer among their "
+                "choices (some test splits hide it), so that no model is right there",
+            )
         own = [f"{name}/{position}" for position in range(len(train))]
-        return train, test[: options.held_out_limit], (*own, *ids[: options.held_out_limit])
+        return train, test, (*own, *ids[: options.held_out_limit])
 
     def _prompts(self, template: LanguageModel | None) -> list[list[Any]]:
         try:

@@ -28,6 +28,9 @@ _MOST_FILES = 20_000
 # Of the few-shot examples that are drawn; the harness's own default.
 _FEWSHOT_SEED = 1234
 
+# What tasks call the number of tokens that are generated, the first of them first.
+_GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
 _LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "fsspec")
 
 # Its own annotations are not complete enough to check against.
@@ -270,6 +273,18 @@ def wrap(value: LanguageModel, batch: int) -> Any:
     return made
 
 
+@contextlib.contextmanager
+def own_lengths(model: Any) -> Generator[None, None, None]:
+    """Answers are as long as the task says: to generate, `max_new_tokens` of the model's own
+    generation_config.json would come before that."""
+    settings = model.generation_config
+    given, settings.max_new_tokens = settings.max_new_tokens, None
+    try:
+        yield
+    finally:
+        settings.max_new_tokens = given
+
+
 def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Answers to the requests of each document, in copies of them."""
     copies = [[_unanswered(request) for request in one] for one in requests]
@@ -287,6 +302,60 @@ def _unanswered(request: Any) -> Any:
     fresh = copy.copy(request)
     fresh.resps, fresh.filtered_resps = [], {}
     return fresh
+
+
+def cut(lm: Any, requests: Sequence[Sequence[Any]]) -> int:
+    """Of how many documents a prompt has more tokens than the model has room for.
+
+    The harness leaves out their beginnings.
+    """
+    return sum(any(_is_cut(lm, request) for request in one) for one in requests)
+
+
+def _is_cut(lm: Any, request: Any) -> bool:
+    text, room = request.args[0], lm.max_length
+    if request.request_type == "generate_until":
+        given = [request.args[1][key] for key in _GENERATED if key in request.args[1]]
+        room -= given[0] if given else lm.max_gen_toks
+    elif request.request_type == "loglikelihood":
+        # The last token is not read.
+        text, room = text + request.args[1], room + 1
+    else:
+        return False
+    # A token is a byte at least; a few may be added.
+    return len(text.encode()) > room - 8 and len(lm.tok_encode(text)) > room
+
+
+def targets(task: Any, docs: Sequence[Any]) -> list[str]:
+    """The right answers of documents as text; none where a task does not have any."""
+    try:
+        with quiet():
+            return [str(task.doc_to_target(doc)) for doc in docs]
+    except BaseException as error:
+        pass_on(error)
+        return []
+
+
+def unanswerable(task: Any, docs: Sequence[Any]) -> int:
+    """How many documents have a right choice that is none of their choices.
+
+    The harness counts any answer as wrong there. It is 0 where the task looks at answers in a way
+    of its own.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
+        return 0
+    try:
+        with quiet():
+            return 0 if task.multiple_input else sum(not _answerable(task, doc) for doc in docs)
+    except BaseException as error:
+        pass_on(error)
+        return 0
+
+
+def _answerable(task: Any, doc: Any) -> bool:
+    right, choices = task.doc_to_target(doc), task.doc_to_choice(doc)
+    several = cast("list[Any]", right if isinstance(right, list) else [right])
+    return any(one in (range(len(choices)) if isinstance(one, int) else choices) for one in several)
 
 
 def metrics(

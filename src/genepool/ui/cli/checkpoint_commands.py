@@ -291,10 +291,11 @@ def merge(
     A configuration of mergekit (CONFIG.yaml) may stand for the models. What it says is done, or
     refused; options that are given besides come before it.
     """
+    from genepool.errors import InputError
     from genepool.output.by_hand import Opening, merge_models
     from genepool.output.mergekit import read_config
     from genepool.output.methods.registry import specify
-    from genepool.output.methods.specification import Options, WrongOptions
+    from genepool.output.methods.specification import Options
     from genepool.output.write.weights import Writing
     from genepool.ui.terminal.progress import watcher
 
@@ -325,7 +326,7 @@ def merge(
     )
     try:
         specification = specify(method, options, len(models))
-    except WrongOptions as error:
+    except InputError as error:
         raise click.UsageError(str(error)) from None
     components = named_values("--component", parts, "NAME=FROM, as vae=PATH", "component")
     rename = dict(_renamed(entry) for entry in prefixes)
@@ -366,9 +367,14 @@ def _ratio(entries: Sequence[str]) -> float | list[float] | dict[str, float | li
 
 def _split(text: str | None) -> float | str | None:
     try:
-        return None if text is None else float(text)
+        split = None if text is None else float(text)
     except ValueError:
         return text
+    if split is not None and not 0 <= split <= 1:
+        raise click.UsageError(
+            f"--split: expected a fraction of the parameter axis in [0, 1]; got '{text}'"
+        )
+    return split
 
 
 def _bytes(text: str) -> int:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import click
 
-from genepool.errors import GenepoolError, RunFileErrors
+from genepool.errors import GenepoolError, OptionError, RunFileErrors
 from genepool.ui.cli import checkpoint_commands, pool_commands, run_commands
 from genepool.ui.cli.endings import complain, tell_of_cut_files, telling
 from genepool.ui.cli.place import blame, mend_streams, silence
@@ -59,7 +59,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if os.environ.get("GENEPOOL_DEBUG"):
             traceback.print_exc()
         complain(*(str(error).split("\n") if isinstance(error, RunFileErrors) else [str(error)]))
-        return 1
+        return 2 if isinstance(error, OptionError) else 1
     except Exception as error:
         found = blame(error)
         if found is None or os.environ.get("GENEPOOL_DEBUG"):

@@ -77,6 +77,7 @@ def show(
 
     if (pictures is None) != (output is None):
         raise click.UsageError("--pictures N and -o DIR belong together.")
+    seeds = named_places(moved)
     written: list[Path] = []
     told: dict[str, Any] | None = None
     with Pool(pool) as opened:
@@ -84,11 +85,11 @@ def show(
         if pictures is not None and output is not None:
             from genepool.run.finished.draw import draw_pictures
 
-            written = draw_pictures(opened, member, pictures, output, seeds=named_places(moved))
+            written = draw_pictures(opened, member, pictures, output, seeds=seeds)
         if episode is not None:
             from genepool.run.finished.episodes import episode as play
 
-            told = play(opened, member, episode, seeds=named_places(moved))
+            told = play(opened, member, episode, seeds=seeds)
     if as_json:
         if written:
             found["pictures"] = [str(file) for file in written]

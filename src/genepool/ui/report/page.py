@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from genepool.messages import count, percent
+from genepool.messages import count, measured, percent
 from genepool.pool.records import Picture, Transcript, measure_names
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
 from genepool.ui.report.gallery import episodes, galleries
@@ -255,11 +255,12 @@ def _measures(facts: dict[str, Any]) -> dict[str, Any]:
         if found := model["measures"]:
             rows[model["member"]] = {(each["task"], each["name"]): each["value"] for each in found}
     names = measure_names(key for row in rows.values() for key in row)
+    columns = [measured([row.get(name) for row in rows.values()]) for name in names]
     return {
         "heads": ["model", *(f"#{name}" for name in names.values())],
         "rows": [
-            {"who": _who(facts, member), "values": [row.get(name) for name in names]}
-            for member, row in rows.items()
+            {"who": _who(facts, member), "values": values}
+            for member, *values in zip(rows, *columns, strict=True)
         ],
     }
 

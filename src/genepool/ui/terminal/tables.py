@@ -8,7 +8,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from genepool.messages import count, percent
+from genepool.messages import count, measured, percent
 from genepool.pool.records import measure_names
 from genepool.ui.terminal.console import cell, children, duration, number, pace, plain
 
@@ -128,7 +128,7 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
         out.print(table)
     for measure in member["measures"]:
         name = f"{plain(measure['task'])}, {plain(measure['name'])}"
-        out.print(f"{name}  {percent(measure['value'])} (nobody competes for it)")
+        out.print(f"{name}  {measured([measure['value']])[0]} (nobody competes for it)")
     if member["guards"]:
         table = _table("guard", "score", "at least")
         for guard in member["guards"]:
@@ -203,8 +203,9 @@ def _print_measures(out: Console, status: dict[str, Any]) -> None:
     out.print()
     out.print("measured besides, and never selected by")
     table = _table("", *map(plain, names.values()))
-    for name, row in rows.items():
-        table.add_row(cell(name), *(cell(percent(row.get(key))) for key in names))
+    columns = [measured([row.get(key) for row in rows.values()]) for key in names]
+    for name, *values in zip(rows, *columns, strict=True):
+        table.add_row(*map(cell, (name, *values)))
     out.print(table)
 
 

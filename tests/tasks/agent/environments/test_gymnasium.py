@@ -15,6 +15,7 @@ from genepool.tasks.agent.environment import Step, Turn, open_environment
 from genepool.tasks.agent.environments import gymnasium as adapter
 from genepool.testing import check_environment
 from tests.counting import Count, registered
+from tests.tasks.agent.test_agent import agent
 
 NAME = "tests.counting:Count"
 
@@ -91,6 +92,19 @@ def test_what_makes_no_sense_is_said(answers: dict[str, Any], words: str) -> Non
         session.reset("0")
         session.step("up")
     assert "\n" not in str(caught.value) and NAME in str(caught.value)
+
+
+def test_environments_that_begin_alike_have_digests_of_their_own() -> None:
+    asked = [
+        {"make": NAME},
+        {"make": "tests.counting:Slow"},
+        {"make": NAME, "arguments": {"told": True}},
+        {"make": NAME, "arguments": {"told": True, "step": 1}},
+    ]
+    digests = [
+        agent(environment="gymnasium", settings=one, limit=2).digest for one in [*asked, asked[0]]
+    ]
+    assert len(set(digests[:4])) == 4 and digests[4] == digests[0]
 
 
 def test_each_session_has_arguments_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,18 @@ def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
         check_environment(opener(server, **options), "train", actions=known)
 
 
+def test_its_digest_says_what_is_done_with_the_text_and_not_where() -> None:
+    given: list[dict[str, Any]] = [
+        {},
+        {"action": "a"},
+        {"action": {"b": "{action}"}},
+        {"name": "c"},
+    ]
+    digests = [opener("http://one", **one)().digest for one in given]
+    assert digests[0] == "" and len(set(digests)) == 4
+    assert [opener("http://other", timeout=9.0, **one)().digest for one in given] == digests
+
+
 def test_an_episode_by_plain_requests() -> None:
     with serving(Protocol()) as server:
         session = opener(server, transport="http", splits={"a": "0-9"})()

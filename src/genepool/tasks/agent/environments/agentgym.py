@@ -101,6 +101,7 @@ class AgentGym:
 
     Options = AgentGymOptions
     remote = True
+    digest = ""
 
     def __init__(self, options: AgentGymOptions, directory: Path) -> None:
         """Ask nothing yet; `directory` is not needed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -87,6 +88,12 @@ class Gymnasium:
         else:
             self._make = partial(_make_registered, options.make)
         self._made: Any = None
+
+    @property
+    def digest(self) -> str:
+        """See `Digested`; the function's name, not its code."""
+        made = [self._options.make, self._options.arguments]
+        return json.dumps(made, sort_keys=True, default=str)
 
     @property
     def instructions(self) -> str:

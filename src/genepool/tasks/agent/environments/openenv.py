@@ -121,6 +121,12 @@ class OpenEnv:
         return self._socket is None
 
     @property
+    def digest(self) -> str:
+        """See `Digested`; not where the server is."""
+        given = self._options.model_dump(include={"action", "name"}, exclude_none=True)
+        return json.dumps(given, sort_keys=True) if given else ""
+
+    @property
     def instructions(self) -> str:
         """See `Environment`."""
         return ACTING

@@ -83,6 +83,7 @@ class TextWorld:
 
     Options = TextWorldOptions
     remote = False
+    digest = ""
 
     def __init__(self, options: TextWorldOptions, directory: Path) -> None:
         """Play nothing yet; `directory` is not needed.
