@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import genepool
@@ -22,6 +23,7 @@ from genepool.errors import PoolError, PoolWarning
 from genepool.pool import database
 from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
+from genepool.pool.records import Measure
 from genepool.pool.writer import PoolWriter, pack_pool
 from genepool.run.evolve import evolve
 from tests import sketches
@@ -262,16 +264,44 @@ def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.Monkey
     """SQLite said of it that the pool cannot be read, or that there may be no space."""
     evolve(write_run(tmp_path, budget=3))
 
-    def interrupted(*_: Any, **__: Any) -> bytes:
+    def interrupted(*_: Any) -> bytes:
         raise KeyboardInterrupt
 
     with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
-        monkeypatch.setattr(database, "blake2b", interrupted)
+        monkeypatch.setattr(database, "_seal", interrupted)
         with pytest.raises(KeyboardInterrupt):
             writer.set_meta("budget", 4)
         with pytest.raises(KeyboardInterrupt):
             Pool(tmp_path / "pool")
         monkeypatch.undo()
+
+
+def test_ctrl_c_while_a_pool_is_opened_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers were told that it had been copied while a run was writing."""
+    evolve(write_run(tmp_path, budget=3))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(PoolWriter, "_fold", interrupted)
+        PoolWriter(tmp_path / "pool")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pool(tmp_path / "pool").close()
+    PoolWriter(tmp_path / "pool").close()
+
+
+def test_rows_have_the_seals_of_what_is_given_back(tmp_path: Path) -> None:
+    """SQLite keeps no -0.0, and pools with one were damaged."""
+    evolve(write_run(tmp_path, budget=3))
+    values: tuple[float, ...] = (-0.0, 1.0, np.float64(0.5), np.float64("inf"), True, 2**60)
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        writer.add_measures(1, [Measure("t", np.str_(i), value) for i, value in enumerate(values)])
+    with Pool(tmp_path / "pool") as pool:
+        assert [measure.value for measure in pool.measures()[1]] == [*values]
 
 
 def test_a_member_is_written_with_its_guards_or_not_at_all(tmp_path: Path) -> None:
