@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.atomic import new_directory, sync_directory
 from genepool.documents import read_text
 from genepool.errors import InputError, PoolError, WriteError
 from genepool.messages import at
@@ -346,28 +345,25 @@ def pack_pool(pool: Pool, directory: Path) -> int:
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{at(directory)}: exists and is not empty; name another directory")
-    temporary = temporary_sibling(directory.absolute())
     try:
-        temporary.mkdir(parents=True)
-        with (
-            writing(temporary),
-            contextlib.closing(connect(temporary / DATABASE, write=True)) as db,
-        ):
-            pool.copy_to(db)
-            seal_rows(db)
-            insert(db, "meta", ("writing", "false"))
-            # No log: nothing is beside the file, also while it is read.
-            db.execute("PRAGMA journal_mode = DELETE").fetchall()
-        with Pool(temporary) as copy:
-            children = copy.evaluations
-        if directory.exists():
-            directory.rmdir()
-        temporary.rename(directory)
+        with new_directory(directory.absolute()) as temporary:
+            with (
+                writing(temporary),
+                contextlib.closing(connect(temporary / DATABASE, write=True)) as db,
+            ):
+                pool.copy_to(db)
+                seal_rows(db)
+                insert(db, "meta", ("writing", "false"))
+                # No log: nothing is beside the file, also while it is read.
+                db.execute("PRAGMA journal_mode = DELETE").fetchall()
+            with Pool(temporary) as copy:
+                children = copy.evaluations
+            if directory.exists():
+                directory.rmdir()
+            temporary.rename(directory)
         sync_directory(directory.absolute().parent)
     except OSError as error:
         raise WriteError(f"{at(directory)}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return children
 
 
