@@ -21,7 +21,7 @@ import pytest
 import genepool
 from genepool.errors import PoolError, PoolWarning
 from genepool.pool import database
-from genepool.pool.database import DATABASE
+from genepool.pool.database import DATABASE, OwnFiles
 from genepool.pool.reader import Pool
 from genepool.pool.records import Measure
 from genepool.pool.writer import PoolWriter, pack_pool
@@ -276,18 +276,23 @@ def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.undo()
 
 
-def test_ctrl_c_while_a_pool_is_opened_for_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", range(8))
+def test_ctrl_c_while_a_pool_is_opened_or_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    """Readers were told that it had been copied while a run was writing."""
+    """It ended as another program's work on the pool, or readers were told that it had been copied
+    while a run was writing."""
     evolve(write_run(tmp_path, budget=3))
+    note, seen = OwnFiles.note, iter(range(moment + 1))
 
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupted(self: OwnFiles) -> None:
+        if next(seen, None) == moment:
+            raise KeyboardInterrupt
+        note(self)
 
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(PoolWriter, "_fold", interrupted)
-        PoolWriter(tmp_path / "pool")
+    with monkeypatch.context() as broken, contextlib.suppress(KeyboardInterrupt):
+        broken.setattr(OwnFiles, "note", interrupted)
+        PoolWriter(tmp_path / "pool").close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Pool(tmp_path / "pool").close()

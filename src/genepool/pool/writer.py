@@ -135,14 +135,19 @@ class PoolWriter(Pool):
             self._files.look()
         finally:
             self.watch = _nothing
-            with contextlib.suppress(sqlite3.Error, PoolError):
-                if self._has("meta"):
-                    self._mark(writing=False)
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            with contextlib.suppress(OSError):
-                (self.path / WRITER).unlink()
-            self._lock.release()
+            try:
+                _twice(self._say_that_nobody_writes)
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.close()
+                with contextlib.suppress(OSError):
+                    (self.path / WRITER).unlink()
+                self._lock.release()
+
+    def _say_that_nobody_writes(self) -> None:
+        with contextlib.suppress(sqlite3.Error, PoolError):
+            if self._has("meta"):
+                self._mark(writing=False)
 
     def _mark(self, *, writing: bool) -> None:
         """Say in the file itself whether there is a log beside it that belongs to it."""
@@ -152,9 +157,12 @@ class PoolWriter(Pool):
 
     def _fold(self) -> None:
         """Move what the log holds into the file, as far as nobody reads the older state."""
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        self._folded = time.monotonic()
-        self._files.note()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._folded = time.monotonic()
+        finally:
+            # Otherwise this would look like another program's work.
+            _twice(self._files.note)
 
     def _reader(self) -> sqlite3.Connection:
         self._flush()
@@ -278,8 +286,9 @@ class PoolWriter(Pool):
         """What is written inside is written whole or not at all, after all that came before."""
         self._flush()
         with writing(self.path):
-            self._begin()
+            self._look()
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._commit()
             except BaseException:
@@ -299,14 +308,14 @@ class PoolWriter(Pool):
             os.write(2, text.encode())
             os._exit(1)
 
-    def _begin(self) -> None:
+    def _look(self) -> None:
+        """Whether all is as it should be before a transaction, and how durable it has to be."""
         self._end_if_forked()
         self.watch()
         self._files.look()
         self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
         if self._full:
             self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("BEGIN IMMEDIATE")
 
     def _commit(self) -> None:
         self._connection.execute("COMMIT")
@@ -326,7 +335,7 @@ class PoolWriter(Pool):
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
         # What could not be committed has changed the log all the same.
-        self._files.note()
+        _twice(self._files.note)
 
 
 def pack_pool(pool: Pool, directory: Path) -> int:
@@ -369,6 +378,15 @@ def pack_pool(pool: Pool, directory: Path) -> int:
 
 def _nothing() -> None:
     """Nothing is watched."""
+
+
+def _twice(do: Callable[[], object]) -> None:
+    """Do it, and where Ctrl-C cuts it off do it again, before that ends the run."""
+    try:
+        do()
+    except KeyboardInterrupt:
+        do()
+        raise
 
 
 def _held_out_row(
