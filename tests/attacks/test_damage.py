@@ -14,13 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import genepool
 from genepool.errors import PoolError, PoolWarning
 from genepool.pool import database
-from genepool.pool.database import DATABASE
+from genepool.pool.database import DATABASE, OwnFiles
 from genepool.pool.reader import Pool
+from genepool.pool.records import Measure
 from genepool.pool.writer import PoolWriter, pack_pool
 from genepool.run.evolve import evolve
 from tests import sketches
@@ -261,16 +263,49 @@ def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.Monkey
     """SQLite said of it that the pool cannot be read, or that there may be no space."""
     evolve(write_run(tmp_path, budget=3))
 
-    def interrupted(*_: Any, **__: Any) -> bytes:
+    def interrupted(*_: Any) -> bytes:
         raise KeyboardInterrupt
 
     with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
-        monkeypatch.setattr(database, "blake2b", interrupted)
+        monkeypatch.setattr(database, "_seal", interrupted)
         with pytest.raises(KeyboardInterrupt):
             writer.set_meta("budget", 4)
         with pytest.raises(KeyboardInterrupt):
             Pool(tmp_path / "pool")
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_ctrl_c_while_a_pool_is_opened_or_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """It ended as another program's work on the pool, or readers were told that it had been copied
+    while a run was writing."""
+    evolve(write_run(tmp_path, budget=3))
+    note, seen = OwnFiles.note, iter(range(moment + 1))
+
+    def interrupted(self: OwnFiles) -> None:
+        if next(seen, None) == moment:
+            raise KeyboardInterrupt
+        note(self)
+
+    with monkeypatch.context() as broken, contextlib.suppress(KeyboardInterrupt):
+        broken.setattr(OwnFiles, "note", interrupted)
+        PoolWriter(tmp_path / "pool").close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pool(tmp_path / "pool").close()
+    PoolWriter(tmp_path / "pool").close()
+
+
+def test_rows_have_the_seals_of_what_is_given_back(tmp_path: Path) -> None:
+    """SQLite keeps no -0.0, and pools with one were damaged."""
+    evolve(write_run(tmp_path, budget=3))
+    values: tuple[float, ...] = (-0.0, 1.0, np.float64(0.5), np.float64("inf"), True, 2**60)
+    with contextlib.closing(PoolWriter(tmp_path / "pool")) as writer:
+        writer.add_measures(1, [Measure("t", np.str_(i), value) for i, value in enumerate(values)])
+    with Pool(tmp_path / "pool") as pool:
+        assert [measure.value for measure in pool.measures()[1]] == [*values]
 
 
 def test_a_member_is_written_with_its_guards_or_not_at_all(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
-from genepool.checkpoints.layout import Layout, build_layout, flatten
+from genepool.checkpoints.layout import Layout, build_layout, flatten, layout_again
 from genepool.checkpoints.tensor_notices import tensor_notices
 from genepool.errors import CheckpointError, InputError
 from tests.build import Tensors, network, opened, values
@@ -50,6 +50,15 @@ def test_slots_lie_end_to_end_in_depth_order(tmp_path: Path) -> None:
     for slot in layout.slots:
         assert slot.stop - slot.start == torch.Size(slot.shape).numel()
         assert slot.dtype == "F32"
+
+
+def test_numbered_chromosomes_are_laid_out_again(tmp_path: Path) -> None:
+    """Older releases kept them in the order of their names, and not all orders can be tried."""
+    checkpoint = opened(tmp_path / "m", model(range(12)))
+    chromosomes = {f"layer_{i}": [f"model.layers.{i}.*"] for i in range(12)}
+    layout = build_layout([checkpoint], chromosomes)
+    kept = dict(sorted(chromosomes.items()))
+    assert layout_again(layout.digest, [checkpoint], kept).digest == layout.digest
 
 
 def test_dtypes_may_differ_and_the_first_seed_names_them(tmp_path: Path) -> None:

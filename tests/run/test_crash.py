@@ -147,21 +147,28 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0, 0.2, 0.5])
-def test_ctrl_c_while_workers_start(tmp_path: Path, seconds: float) -> None:
-    """It reaches them too, and they would die of it before they could ignore it."""
-    file = slow_run(tmp_path, budget=100, in_flight=2, executor="process", workers=2)
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0, 0.2, 0.5, None])
+def test_the_process_group_is_told_to_end(
+    tmp_path: Path, seconds: float | None, told: signal.Signals
+) -> None:
+    """That reaches the workers too; they would die of it, before they could ignore it above all."""
+    file = slow_run(tmp_path, budget=10_000, in_flight=2, executor="process", workers=2)
     process = subprocess.Popen(
         [sys.executable, "-m", "genepool", "evolve", str(file)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # What runs in the background of a shell has been told to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    if seconds is None:
+        wait_for(process, tmp_path / "pool", 10)
     while process.poll() is None and not _spawned(process.pid):
         time.sleep(0.01)
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(seconds or 0)
+    os.killpg(process.pid, told)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130, text
     assert "Traceback" not in text and "died" not in text

@@ -14,7 +14,7 @@ from genepool.errors import GenepoolError, InputError, installing
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.ui.figures import run_figure
-from tests.runs import write_run
+from tests.runs import write_run, write_seed
 
 
 def colours(file: Path) -> set[tuple[int, ...]]:
@@ -25,6 +25,18 @@ def colours(file: Path) -> set[tuple[int, ...]]:
 
 
 BLUE, VERMILLION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
+
+
+@pytest.mark.slow
+def test_eight_seeds_have_eight_colours(tmp_path: Path) -> None:
+    file = write_run(tmp_path, seeds=[f"seed{number}.safetensors" for number in range(1, 9)])
+    for number in range(4, 9):
+        write_seed(tmp_path / f"seed{number}.safetensors", number)
+    evolve(file, budget=1)
+    with Pool(tmp_path / "pool") as pool:
+        run_figure(pool, tmp_path / "eight.png")
+    # The first one's, pale.
+    assert {BLUE, (140, 191, 220)} <= colours(tmp_path / "eight.png")
 
 
 @pytest.mark.slow

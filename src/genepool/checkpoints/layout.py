@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, permutations
+from itertools import chain, islice, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +211,9 @@ def layout_again(
     Raises:
         CheckpointError, InputError: as `build_layout`.
     """
-    for names in islice(permutations(chromosomes), _ORDERS):
+    # Many are numbered, and stood by their numbers.
+    orders = islice(permutations(chromosomes), _ORDERS)
+    for names in chain([tuple(chromosomes), sorted(chromosomes, key=depth_key)], orders):
         # In another order than the right one a chromosome may find nothing left.
         with contextlib.suppress(InputError):
             ordered = {name: chromosomes[name] for name in names}

@@ -6,11 +6,11 @@ import contextlib
 import os
 import sqlite3
 import struct
-import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from genepool.errors import PoolError
 from genepool.messages import at, one_line
@@ -80,22 +80,24 @@ _SEALED = {
 }
 
 
-def insertion(table: str, *more: str) -> str:
-    """The statement that writes a row of a table and seals it.
+def insert(db: sqlite3.Connection, table: str, *rows: Sequence[Any]) -> None:
+    """Write rows of a table and seal them; in a transaction.
 
-    The row takes the place of one that has its key; members alone are never written again.
+    A row takes the place of one that has its key; members alone are never written again.
 
     Args:
+        db: where.
         table: its name.
-        more: columns beside those that are sealed; values are given in this order, these last.
+        rows: values of the columns that are sealed; of members then the genome.
     """
-    names = [*_SEALED[table].split(", "), *more]
-    values = ", ".join(f"?{number}" for number in range(1, len(names) + 1))
-    sealed = ", ".join(f"?{number}" for number in range(1, len(names) + 1 - len(more)))
-    verb = "INSERT" if table == "members" else "INSERT OR REPLACE"
-    return (
-        f"{verb} INTO {table} ({', '.join(names)}, seal) "
-        f"VALUES ({values}, seal_of('{table}', {sealed}))"
+    sealed = _SEALED[table].split(", ")
+    verb, more = ("INSERT", ["genome"]) if table == "members" else ("INSERT OR REPLACE", [])
+    names = [*sealed, *more, "seal"]
+    # SQLite has no part in the seals: it would make an error of its own of a Ctrl-C that came while
+    # it called a function of ours.
+    db.executemany(
+        f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+        ((*row, _seal(table, *map(_given_back, row[: len(sealed)]))) for row in rows),
     )
 
 
@@ -119,6 +121,7 @@ def seal_rows(db: sqlite3.Connection) -> None:
     """Seal the rows of a pool of version 1, which then is one of today's; in one transaction."""
     if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
         return
+    db.create_function("seal_of", -1, _seal, deterministic=True)
     db.execute("BEGIN IMMEDIATE")
     try:
         for table in _tables(db):
@@ -137,22 +140,21 @@ def _tables(db: sqlite3.Connection) -> list[str]:
     return [table for table in _SEALED if table in there]
 
 
-# Ctrl-C came while a row was sealed: SQLite makes an error of its own of it.
-_cut_off = threading.Event()
-
-
 def _seal(table: str, *values: object) -> bytes:
     """A digest of a row, 8 bytes; numbers by their value, whatever type a column gives them."""
-    try:
-        parts = [
-            value if isinstance(value, bytes) else repr(value).encode()
-            for value in (float(value) if isinstance(value, int) else value for value in values)
-        ]
-        lengths = repr([len(part) for part in parts]).encode()
-        return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
-    except KeyboardInterrupt:
-        _cut_off.set()
-        raise
+    parts = [
+        value if isinstance(value, bytes) else repr(value).encode()
+        for value in (float(value) if isinstance(value, int) else value for value in values)
+    ]
+    lengths = repr([len(part) for part in parts]).encode()
+    return blake2b(b"".join([table.encode(), lengths, *parts]), digest_size=8).digest()
+
+
+def _given_back(value: Any) -> Any:
+    """A value as SQLite gives it back: a plain one, not -0.0, and None for NaN."""
+    if isinstance(value, (int, float)):
+        return None if value != value else float(value) + 0.0
+    return str.__str__(value) if isinstance(value, str) else value
 
 
 def connect(file: Path, *, write: bool) -> sqlite3.Connection:
@@ -180,9 +182,7 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
 
 
 def _connect(address: str) -> sqlite3.Connection:
-    db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
-    db.create_function("seal_of", -1, _seal, deterministic=True)
-    return db
+    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=10)
 
 
 def begun(path: Path) -> bool:
@@ -225,20 +225,16 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     with reading(path):
         # Unlike quick_check it sees to indices too, and is as quick where there are few.
         found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found == "ok":
-            # A copy made while a run was writing may hold pages of two moments that fit together.
-            looks = ["SELECT NULL WHERE (SELECT max(id) + 1 > count(*) FROM members)"]
-            looks += [
-                f"SELECT '{table}' FROM {table} WHERE seal IS NOT seal_of('{table}', {columns})"
-                for table, columns in _SEALED.items()
-                if table in tables and version > 1
-            ]
-            for (table,) in db.execute(f"{' UNION ALL '.join(looks)} LIMIT 1"):
-                found = f"a row of '{table}' is not what was written"
-                if table is None:
-                    found = "some of its members are missing"
-    if found != "ok":
-        raise damaged(path, found.splitlines()[-1])
+        # A copy made while a run was writing may hold pages of two moments that fit together.
+        if found != "ok":
+            raise damaged(path, found.splitlines()[-1])
+        # A copy made while a run was writing may hold pages of two moments that fit together.
+        if db.execute("SELECT max(id) + 1 > count(*) FROM members").fetchone()[0]:
+            raise damaged(path, "some of its members are missing")
+        for table in tables if version > 1 else ():
+            for *row, seal in db.execute(f"SELECT {_SEALED[table]}, seal FROM {table}"):
+                if seal != _seal(table, *row):
+                    raise damaged(path, f"a row of '{table}' is not what was written")
 
 
 def log_broken(file: Path) -> bool:
@@ -305,19 +301,12 @@ def damaged(path: Path, what: str) -> PoolError:
     return PoolError(f"{path}: the pool is damaged ({what}); {_RESTORE}, or begin a new pool")
 
 
-def _let_ctrl_c_through(error: Exception) -> None:
-    if _cut_off.is_set():
-        _cut_off.clear()
-        raise KeyboardInterrupt from error
-
-
 @contextlib.contextmanager
 def reading(path: Path) -> Generator[None, None, None]:
     """What cannot be read, or makes no sense, is a PoolError."""
     try:
         yield
     except sqlite3.Error as error:
-        _let_ctrl_c_through(error)
         raise PoolError(
             f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, {_RESTORE}"
         ) from error
@@ -330,7 +319,6 @@ def writing(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        _let_ctrl_c_through(error)
         raise PoolError(
             f"{path}: cannot write to the pool ({error}); nothing recorded so far is lost. Free "
             "some space or mend the directory, then run the same command to go on"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.atomic import new_directory, sync_directory
 from genepool.documents import read_text
 from genepool.errors import InputError, PoolError, WriteError
 from genepool.messages import at
@@ -27,7 +26,7 @@ from genepool.pool.database import (
     check,
     connect,
     create,
-    insertion,
+    insert,
     log_broken,
     seal_rows,
     writing,
@@ -45,9 +44,6 @@ from genepool.pool.records import (
     to_row,
 )
 
-_INSERT = insertion("members", "genome")
-_INSERT_GUARD = insertion("guards")
-_INSERT_HELD_OUT = insertion("held_out")
 _FORGET = "UPDATE members SET genome = NULL WHERE id = ?"
 
 # The log may grow to 16 MB before it is folded into the file: each time costs two fsyncs.
@@ -117,11 +113,13 @@ class PoolWriter(Pool):
             self._pid = os.getpid()
             self._durable = self._committed = self._folded = time.monotonic()
             self._full = False
-            # What was added and is not written yet, as statements with their rows, and the seconds
-            # of scoring that it took.
+            # What was added and is not written yet, as rows with their tables (or what is done with
+            # them), and the seconds of scoring that it took.
             self._waiting: list[tuple[str, tuple[object, ...]]] = []
             self._at_stake = 0.0
             if not empty:
+                # Cut off by Ctrl-C, it may have said so, and nobody would be writing.
+                undo.callback(self.close)
                 self._mark(writing=True)
             undo.pop_all()
 
@@ -137,14 +135,19 @@ class PoolWriter(Pool):
             self._files.look()
         finally:
             self.watch = _nothing
-            with contextlib.suppress(sqlite3.Error, PoolError):
-                if self._has("meta"):
-                    self._mark(writing=False)
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            with contextlib.suppress(OSError):
-                (self.path / WRITER).unlink()
-            self._lock.release()
+            try:
+                _twice(self._say_that_nobody_writes)
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.close()
+                with contextlib.suppress(OSError):
+                    (self.path / WRITER).unlink()
+                self._lock.release()
+
+    def _say_that_nobody_writes(self) -> None:
+        with contextlib.suppress(sqlite3.Error, PoolError):
+            if self._has("meta"):
+                self._mark(writing=False)
 
     def _mark(self, *, writing: bool) -> None:
         """Say in the file itself whether there is a log beside it that belongs to it."""
@@ -154,9 +157,12 @@ class PoolWriter(Pool):
 
     def _fold(self) -> None:
         """Move what the log holds into the file, as far as nobody reads the older state."""
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        self._folded = time.monotonic()
-        self._files.note()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._folded = time.monotonic()
+        finally:
+            # Otherwise this would look like another program's work.
+            _twice(self._files.note)
 
     def _reader(self) -> sqlite3.Connection:
         self._flush()
@@ -175,25 +181,17 @@ class PoolWriter(Pool):
             create(db)
             content = {**meta, "writing": True}
             # Unsorted inside: where tensors lie depends on the order of the chromosomes.
-            entries = [(key, json.dumps(content[key])) for key in sorted(content)]
-            db.executemany(insertion("meta"), entries)
-            db.executemany(
-                insertion("seeds"),
-                [(i, seed.name, seed.path, seed.digest) for i, seed in enumerate(seeds)],
-            )
-            db.executemany(
-                insertion("tasks"),
-                [
-                    (i, t.name, t.digest, t.weight, t.examples, t.held_out, int(t.binary))
-                    for i, t in enumerate(tasks)
-                ],
-            )
+            insert(db, "meta", *((key, json.dumps(content[key])) for key in sorted(content)))
+            insert(db, "seeds", *((i, s.name, s.path, s.digest) for i, s in enumerate(seeds)))
+            for i, t in enumerate(tasks):
+                described = (t.name, t.digest, t.weight, t.examples, t.held_out, int(t.binary))
+                insert(db, "tasks", (i, *described))
         self._fold()
 
     def set_meta(self, key: str, value: object) -> None:
         """Change one entry of `meta`."""
         with self._transaction() as db:
-            db.execute(insertion("meta"), (key, json.dumps(value)))
+            insert(db, "meta", (key, json.dumps(value)))
 
     def add(
         self,
@@ -213,14 +211,14 @@ class PoolWriter(Pool):
             guards: its mean score on each guard; empty if it was asked none.
             forget: members whose stored genomes are no longer needed (they can be bred again).
         """
-        rows: list[tuple[str, tuple[object, ...]]] = [(_INSERT, to_row(record))]
+        rows: list[tuple[str, tuple[object, ...]]] = [("members", to_row(record))]
         rows += [
-            (_INSERT_GUARD, (record.id, number, mean))
+            ("guards", (record.id, number, mean))
             for number, mean in enumerate(guards)
             if mean is not None
         ]
         if held_out is not None:
-            rows.append((_INSERT_HELD_OUT, _held_out_row(record.id, *held_out)))
+            rows.append(("held_out", _held_out_row(record.id, *held_out)))
         rows += [(_FORGET, (gone,)) for gone in forget]
         # At once, since Ctrl-C may end the run between any two lines.
         self._waiting += rows
@@ -236,30 +234,33 @@ class PoolWriter(Pool):
         waiting, self._waiting, self._at_stake = self._waiting, [], 0.0
         # What could not be written is bred again when the run goes on.
         with self._transaction() as db:
-            for statement, row in waiting:
-                db.execute(statement, row)
+            for what, row in waiting:
+                if what == _FORGET:
+                    db.execute(_FORGET, row)
+                else:
+                    insert(db, what, row)
 
     def add_held_out(self, member: int, scores: NDArray[np.float32], mean: float) -> None:
         """Record held-out scores, float32[M], and their weighted mean."""
         with self._transaction() as db:
-            db.execute(_INSERT_HELD_OUT, _held_out_row(member, scores, mean))
+            insert(db, "held_out", _held_out_row(member, scores, mean))
 
     def add_measures(self, member: int, measures: Sequence[Measure]) -> None:
         """Record what was measured of a member besides its scores."""
         with self._transaction() as db:
-            db.executemany(insertion("measures"), [(member, *measure) for measure in measures])
+            insert(db, "measures", *((member, *measure) for measure in measures))
 
     def set_pictures(self, pictures: Sequence[Picture]) -> None:
         """Record what members drew, in place of all pictures that were there."""
         with self._transaction() as db:
             db.execute("DELETE FROM pictures")
-            db.executemany(insertion("pictures"), pictures)
+            insert(db, "pictures", *pictures)
 
     def set_transcripts(self, transcripts: Sequence[Transcript]) -> None:
         """Record what members did, in place of all episodes that were there."""
         with self._transaction() as db:
             db.execute("DELETE FROM episodes")
-            db.executemany(insertion("episodes"), transcripts)
+            insert(db, "episodes", *transcripts)
 
     def add_subset(self, number: int, indices: NDArray[np.int64]) -> None:
         """Record which examples members compete for from now on.
@@ -271,22 +272,23 @@ class PoolWriter(Pool):
         chosen = np.full(self.header.examples.size, np.nan, dtype=np.float32)
         chosen[indices] = 1.0
         with self._transaction() as db:
-            db.execute(insertion("rounds"), (number, pack_scores(chosen)))
+            insert(db, "rounds", (number, pack_scores(chosen)))
 
     def add_reevaluation(self, again: Reevaluation) -> None:
         """Record a member's re-evaluation."""
         scores = None if again.scores is None else pack_scores(again.scores)
         row = (*(again.member, again.subset, scores), *(again.error, again.asked))
         with self._transaction() as db:
-            db.execute(insertion("answers"), (*row, again.seconds))
+            insert(db, "answers", (*row, again.seconds))
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
         """What is written inside is written whole or not at all, after all that came before."""
         self._flush()
         with writing(self.path):
-            self._begin()
+            self._look()
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._commit()
             except BaseException:
@@ -306,14 +308,14 @@ class PoolWriter(Pool):
             os.write(2, text.encode())
             os._exit(1)
 
-    def _begin(self) -> None:
+    def _look(self) -> None:
+        """Whether all is as it should be before a transaction, and how durable it has to be."""
         self._end_if_forked()
         self.watch()
         self._files.look()
         self._full = time.monotonic() - self._durable > _DURABLE_SECONDS
         if self._full:
             self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("BEGIN IMMEDIATE")
 
     def _commit(self) -> None:
         self._connection.execute("COMMIT")
@@ -333,7 +335,7 @@ class PoolWriter(Pool):
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
         # What could not be committed has changed the log all the same.
-        self._files.note()
+        _twice(self._files.note)
 
 
 def pack_pool(pool: Pool, directory: Path) -> int:
@@ -352,33 +354,39 @@ def pack_pool(pool: Pool, directory: Path) -> int:
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{at(directory)}: exists and is not empty; name another directory")
-    temporary = temporary_sibling(directory.absolute())
     try:
-        temporary.mkdir(parents=True)
-        with (
-            writing(temporary),
-            contextlib.closing(connect(temporary / DATABASE, write=True)) as db,
-        ):
-            pool.copy_to(db)
-            seal_rows(db)
-            db.execute(insertion("meta"), ("writing", "false"))
-            # No log: nothing is beside the file, also while it is read.
-            db.execute("PRAGMA journal_mode = DELETE").fetchall()
-        with Pool(temporary) as copy:
-            children = copy.evaluations
-        if directory.exists():
-            directory.rmdir()
-        temporary.rename(directory)
+        with new_directory(directory.absolute()) as temporary:
+            with (
+                writing(temporary),
+                contextlib.closing(connect(temporary / DATABASE, write=True)) as db,
+            ):
+                pool.copy_to(db)
+                seal_rows(db)
+                insert(db, "meta", ("writing", "false"))
+                # No log: nothing is beside the file, also while it is read.
+                db.execute("PRAGMA journal_mode = DELETE").fetchall()
+            with Pool(temporary) as copy:
+                children = copy.evaluations
+            if directory.exists():
+                directory.rmdir()
+            temporary.rename(directory)
         sync_directory(directory.absolute().parent)
     except OSError as error:
         raise WriteError(f"{at(directory)}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return children
 
 
 def _nothing() -> None:
     """Nothing is watched."""
+
+
+def _twice(do: Callable[[], object]) -> None:
+    """Do it, and where Ctrl-C cuts it off do it again, before that ends the run."""
+    try:
+        do()
+    except KeyboardInterrupt:
+        do()
+        raise
 
 
 def _held_out_row(

@@ -9,7 +9,6 @@ that the Japanese two have learnt with, which knows the words of both languages.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling, write_bytes
+from genepool.checkpoints.files.atomic import new_directory, sync_directory, write_bytes
 from genepool.core.genome import Genome, recipe, seed_recipe
 from genepool.errors import PoolError, WriteError
 from genepool.messages import at
@@ -201,15 +200,11 @@ def _train(seeds: Path, seed: int, advance: Progress, effort: float) -> None:
     }
     real, labels = _real()
     material = Material(real.reshape(-1, 8, 8).astype(np.float32), labels, WORDS)
-    temporary = temporary_sibling(seeds)
     try:
-        try:
-            temporary.mkdir()
+        with new_directory(seeds) as temporary:
             train_pipelines(temporary, material, plan, SEEDS, seed, advance)
             temporary.replace(seeds)
-            sync_directory(seeds.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        sync_directory(seeds.parent)
     except OSError as error:
         raise WriteError(f"{at(seeds)}: cannot be written: {error.strerror or error}") from error
 

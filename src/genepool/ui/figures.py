@@ -28,6 +28,7 @@ from genepool.ui.terminal.console import number, plain
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 except ModuleNotFoundError as error:
@@ -127,13 +128,19 @@ def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
     status = pool.status()
     for index, seed in enumerate(status["seeds"]):
         if seed["train"] is not None:
-            colour = COLOURS[index % len(COLOURS)]
+            colour = _colour(index)
             name = f"{plain(seed['name'])}, selection" if index < 6 else None
             axes.axhline(seed["train"], color=colour, lw=1, label=name)
     _finish_time(axes, past)
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.set_ylabel("mean score")
     axes.legend(loc="best")
+
+
+def _colour(seed: int) -> tuple[float, float, float, float]:
+    """As the report has it: after seven seeds the colours come again, pale."""
+    again, place = divmod(seed, len(COLOURS))
+    return to_rgba(COLOURS[place], 0.45 if again % 2 else 1.0)
 
 
 def _draw_diversity(axes: Axes, past: History) -> None:
@@ -219,7 +226,7 @@ def _draw_stripes(axes: Axes, genome: Recipe, pool: Pool) -> None:
     tops = np.minimum(np.cumsum(shares, axis=1), 1.0)
     below = np.zeros(_COLUMNS)
     for index, seed in enumerate(pool.seeds()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = _colour(index)
         axes.stairs(tops[:, index], edges, baseline=below, fill=True, color=colour)
         axes.plot([], [], color=colour, lw=6, label=plain(seed.name))
         below = tops[:, index]

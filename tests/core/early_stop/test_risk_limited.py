@@ -163,6 +163,20 @@ def test_examples_are_asked_in_the_evaluators_batches_and_blocks() -> None:
                 assert np.isin(blocks, blocks[block]).sum() == block.size
 
 
+@pytest.mark.parametrize("blocks", [None, np.arange(200) // 9], ids=["examples", "blocks"])
+def test_nothing_is_asked_where_all_is_known(blocks: np.ndarray | None) -> None:
+    """As of a child that was scored whole while another was in flight."""
+    archive = specialists(np.random.default_rng(0), True, 1.0, 200)
+    examples = replace(archive.examples, blocks=blocks)
+    here = Archive(archive.members, archive.scores.copy(), examples, 1.0)
+    known = archive.scores[0].astype(np.float32)
+    for plan in (
+        RiskLimitedPlan(here, [(0, 1.0)], known, 0.1, generator(0, 0)),
+        LosslessPlan(here, [(0, 1.0)], known),
+    ):
+        assert plan.done and plan.next().size == 0
+
+
 def test_what_is_asked_first_is_drawn() -> None:
     archive = specialists(np.random.default_rng(1), True, 1.0, 200)
     first = [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from functools import cache
 from pathlib import Path
 
-from genepool.checkpoints.files.atomic import whole_file
+from genepool.checkpoints.files.atomic import remove_leftovers, whole_file
 from genepool.checkpoints.files.header import Entry, header
 from genepool.checkpoints.files.safetensors import MappedFile, map_file
 from genepool.errors import CheckpointError, GenepoolError
@@ -17,6 +19,7 @@ from genepool.messages import at
 # Seconds after which waiting for another process is told.
 _PATIENCE = 2.0
 _LOG = logging.getLogger("genepool.cache")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def cache_directory() -> Path:
@@ -49,7 +52,8 @@ def shared_cache() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def held_alone(place: Path, doing: str) -> AbstractContextManager[object]:
+@contextlib.contextmanager
+def held_alone(place: Path, doing: str) -> Generator[None, None, None]:
     """Held by one process at a time, which makes what is to lie at a place of the cache. Others
     wait, and find it there: replaced, it would be another file than those have open.
 
@@ -58,19 +62,33 @@ def held_alone(place: Path, doing: str) -> AbstractContextManager[object]:
         doing: what is told where another process has it for long, such as "'x' is being copied".
 
     Raises:
-        OSError, GenepoolError: no file can be made or locked there.
+        OSError: no file can be made there.
     """
     from filelock import FileLock, Timeout
 
     lock = FileLock(place.with_name(f"{place.name}.lock"))
     try:
-        return lock.acquire(timeout=_PATIENCE)
+        lock.acquire(timeout=_PATIENCE)
     except Timeout:
         _LOG.warning("%s by another process; waiting for it", doing)
-        return lock.acquire()
-    except NotImplementedError as error:
-        told = OSError(f"files cannot be locked there ({error})")
-        raise cannot_write(place, told) from error
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        _tell_of_no_locks(at(place.parent))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@cache
+def _tell_of_no_locks(folder: str) -> None:
+    _LOG.warning(
+        "%s: files cannot be locked there; begin runs that need the same files one after another, "
+        "or set GENEPOOL_CACHE to a folder on another file system",
+        folder,
+    )
 
 
 def cached_tensors(
@@ -95,6 +113,7 @@ def cached_tensors(
         with held_alone(path, f"{at(path)} is being written"):
             if (file := _held(path, entries)) is not None:
                 return file
+            remove_leftovers(path)
             with whole_file(path) as out:
                 out.write(header(entries, {"format": "pt"})[0])
                 for name, _, _ in entries:

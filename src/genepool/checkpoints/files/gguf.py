@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
+from genepool.checkpoints.files.atomic import new_directory, sync_directory
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
@@ -42,8 +43,9 @@ def is_gguf(path: Path) -> bool:
 def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
     """The weights of a GGUF file, dequantised, with the configuration and tokenizer inside it.
 
-    Transformers unpacks the file into a directory of the cache, named by what `known_file` says,
-    which later calls open at once. It needs memory for the whole model, once.
+    Transformers unpacks the file into a directory of the cache, named by what `known_file` says and
+    by the releases that unpack it, which later calls open at once. It needs memory for the whole
+    model, once.
 
     Args:
         path: the file.
@@ -55,7 +57,8 @@ def open_gguf(path: Path, dtype: str = "BF16") -> Checkpoint:
         MissingExtraError: transformers or gguf is not installed.
         GenepoolError: the cache cannot be written.
     """
-    key = json.dumps([_FORMAT, _require_gguf(path), dtype])
+    made_by = [_version("transformers"), _version("gguf")]
+    key = json.dumps([_FORMAT, _require_gguf(path), dtype, made_by])
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     target = cache_directory() / "gguf" / name
     if not (target / "config.json").is_file():
@@ -84,41 +87,47 @@ def _require_gguf(path: Path) -> str:
     return known
 
 
+def _version(package: str) -> str:
+    """Of a package, of which another release may unpack otherwise; "" without it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _unpack(path: Path, dtype: str, target: Path) -> None:
     for package in ("transformers", "torch", "gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "gguf", f"the GGUF seed {at(path)}")
     import transformers
 
-    temporary = temporary_sibling(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with held_alone(target, f"{at(path)} is being unpacked"):
+        with (
+            held_alone(target, f"{at(path)} is being unpacked"),
+            new_directory(target) as temporary,
+        ):
             if (target / "config.json").is_file():
                 return
+            mode = temporary.stat().st_mode & 0o666
+            # The reader trusts the file: whatever a damaged one makes it raise is about it.
             try:
-                temporary.mkdir()
-                mode = temporary.stat().st_mode & 0o666
-                # The reader trusts the file: whatever a damaged one makes it raise is about it.
-                try:
-                    _convert(transformers, path, dtype, temporary)
-                except BaseException as error:
-                    pass_on(error)
-                    if isinstance(error, CheckpointError):
-                        raise
-                    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                        raise
-                    raise _damaged(path, error) from error
-                for file in temporary.iterdir():
-                    file.chmod(mode)
-                    with file.open("rb") as handle:
-                        os.fsync(handle.fileno())
-                sync_directory(temporary)
-                shutil.rmtree(target, ignore_errors=True)
-                temporary.rename(target)
-                sync_directory(target.parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _convert(transformers, path, dtype, temporary)
+            except BaseException as error:
+                pass_on(error)
+                if isinstance(error, CheckpointError):
+                    raise
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise
+                raise _damaged(path, error) from error
+            for file in temporary.iterdir():
+                file.chmod(mode)
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            sync_directory(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            sync_directory(target.parent)
     except OSError as error:
         raise cannot_write(target, error) from error
 

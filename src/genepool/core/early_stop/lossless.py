@@ -367,5 +367,5 @@ def _block_ranks(worth: Float64, blocks: Int64) -> Int64:
 
 
 def ends_of(blocks: Int64) -> Int64:
-    """Where runs of equal numbers end."""
-    return np.append(np.flatnonzero(np.diff(blocks)) + 1, blocks.size)
+    """Where runs of equal numbers, none below 0, end."""
+    return np.flatnonzero(np.diff(blocks, append=-1)) + 1

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from genepool.checkpoints.depth import depth_key
-from genepool.checkpoints.files.atomic import put_directory, sync_directory, temporary_sibling
+from genepool.checkpoints.files.atomic import new_directory, put_directory, sync_directory
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
@@ -236,10 +236,8 @@ def write_tensors(
     sizes = [*(file.size for file in files), *map(_size, others.values())]
     total = sum(sizes)
     _require_space(target, total)
-    temporary = temporary_sibling(target)
     try:
-        temporary.mkdir()
-        try:
+        with new_directory(target) as temporary:
             job = _Job(produce, first, total, progress)
             large = max(sizes) >= stream.DIRECT_BYTES
             crew = Crew(thread_count(threads) + (_AT_THE_DISK if large else 0))
@@ -261,9 +259,6 @@ def write_tensors(
             if check is not None:
                 check(temporary)
             put_directory(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
         sync_directory(target.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

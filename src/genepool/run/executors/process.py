@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ from genepool.run.executors.restart import RESTARTED
 from genepool.run.executors.scorer import Scorer
 from genepool.run.run_file import Given, Run, resolve
 from genepool.threads import available_threads
+
+_TO_END = {signal.SIGINT, signal.SIGTERM}
 
 
 class ProcessExecutor(RemoteExecutor):
@@ -186,26 +188,36 @@ def death(process: Any, seeds: Stamps | None = None) -> GenepoolError:
 
 
 def ignore_ctrl_c() -> None:
-    """For a worker: Ctrl-C reaches the whole process group; the parent decides when workers end."""
+    """For a worker: Ctrl-C reaches the whole process group, and what batch systems send (SIGTERM)
+    may do so too; the parent decides when workers end."""
+    own = os.getpid()
+
+    def ignore(number: int, _: FrameType | None) -> None:
+        if os.getpid() != own:
+            # A process that the user's code has forked, and may end in this way.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ignore)
     if os.name == "posix":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_END)
 
 
 @contextlib.contextmanager
 def starting_workers(threads: int) -> Generator[None, None, None]:
     """Workers that are started inside share the cores, and sets have one order in all of them.
 
-    Ctrl-C is kept from those that could not ignore it yet.
+    Ctrl-C and SIGTERM are kept from those that could not ignore them yet.
     """
     wanted = {name: str(threads) for name in THREAD_VARIABLES}
     wanted["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED") or "0"
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     if os.name == "posix":
-        # Python's own helper process, which comes with the first worker, would let Ctrl-C through.
+        # Python's own helper process, which comes with the first worker, would let them through.
         resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_END)
     try:
         yield
     finally:

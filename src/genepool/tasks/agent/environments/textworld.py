@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from genepool.checkpoints.files.atomic import temporary_sibling
+from genepool.checkpoints.files.atomic import new_directory
 from genepool.checkpoints.files.cache import shared_cache
 from genepool.errors import EpisodeError, MissingExtraError
 from genepool.messages import cause, one_line, pass_on, some
@@ -235,9 +235,7 @@ def _make(folder: Path, options: TextWorldOptions, seed: int) -> None:
     wanted.nb_rooms, wanted.nb_objects = options.rooms, options.objects
     wanted.quest_length = options.quest_length
     wanted.seeds = seed
-    making = temporary_sibling(folder)
-    making.mkdir(parents=True)
-    try:
+    with new_directory(folder) as making:
         wanted.path = str(making / "game.z8")
         textworld.make(wanted)
         (making / "game.ni").unlink()
@@ -249,8 +247,6 @@ def _make(folder: Path, options: TextWorldOptions, seed: int) -> None:
         except OSError:
             if not _is_whole(folder / "game.z8"):
                 raise
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
 
 
 def _is_whole(story: Path) -> bool:
