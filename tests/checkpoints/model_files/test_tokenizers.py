@@ -81,6 +81,10 @@ def test_an_adapter_without_a_tokenizer_has_the_bases(tmp_path: Path) -> None:
     (alone / "chat_template.jinja").write_text("own")
     (notice,) = opened(alone, base).notices
     assert notice.startswith(f"{alone} holds a chat template but no tokenizer")
+    # Nor have tokens that were added without those before them.
+    added = adapter(tmp_path / "adapter-added", added_tokens={"think": 4}, tokenizer_config={})
+    (notice,) = opened(added, base).notices
+    assert f"{added} holds tokenizer_config.json and added_tokens.json but no tok" in notice
 
 
 @pytest.mark.parametrize(

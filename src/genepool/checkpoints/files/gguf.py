@@ -31,6 +31,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
 # Types of a file's weights that lose digits in what they are unpacked to.
 _FINER = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
+# Fields of the file by the names that cards have for them.
+_LICENCE = (
+    ("license", "general.license"),
+    ("license_name", "general.license.name"),
+    ("license_link", "general.license.link"),
+)
+_FURTHER_TEMPLATES = "tokenizer.chat_template."
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -131,11 +138,8 @@ def complete(config: Any) -> None:
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
 
 
-def _left_out(path: Path, model: Any, dtype: str) -> str:
+def _left_out(reader: Any, model: Any, dtype: str) -> str:
     """What transformers has passed over in a file, and what is rounded; "" for nothing."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
     positions = [t.name for t in reader.tensors if t.name.startswith("rope_")]
     positions += [name for name in reader.fields if name.endswith(".rope.scaling.factor")]
     size = sum(int(t.n_elements) for t in reader.tensors if not t.name.startswith("rope_"))
@@ -149,6 +153,8 @@ def _left_out(path: Path, model: Any, dtype: str) -> str:
         )
     if further > 0:
         told.append(f"{further} numbers, for which the model has no place (biases?)")
+    if templates := [name for name in reader.fields if name.startswith(_FURTHER_TEMPLATES)]:
+        told.append(f"{some(templates)}, so that what is made has the default chat template alone")
     texts = [f"transformers passes over {' and over '.join(told)}"] if told else []
     sizes: Counter[str] = Counter()
     for tensor in reader.tensors:
@@ -161,6 +167,15 @@ def _left_out(path: Path, model: Any, dtype: str) -> str:
     return "; ".join(texts)
 
 
+def _licence(reader: Any) -> str:
+    """What a file says of its licence, as the front matter of a card; "" if it says nothing."""
+    said = {
+        key: reader.fields[field].contents() for key, field in _LICENCE if field in reader.fields
+    }
+    lines = [f"{key}: {json.dumps(value)}" for key, value in said.items()]
+    return "\n".join(["---", *lines, "---", ""]) if lines else ""
+
+
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, or of an "
@@ -170,6 +185,8 @@ def _damaged(path: Path, error: BaseException) -> CheckpointError:
 
 def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None:
     """Write the model as transformers does; quiet, since its bars are about its own cache."""
+    from gguf import GGUFReader
+
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -196,8 +213,11 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
                     "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
                     "WHOLE"
                 )
-            if left_out := _left_out(path, model, dtype):
+            reader = GGUFReader(path)
+            if left_out := _left_out(reader, model, dtype):
                 (directory / _LEFT_OUT).write_text(left_out, "utf-8")
+            if licence := _licence(reader):
+                (directory / "README.md").write_text(licence, "utf-8")
             model.config.quantization_config = None
             del model.config.quantization_config
             complete(model.config)

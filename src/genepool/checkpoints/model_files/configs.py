@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, cast
@@ -41,21 +42,23 @@ _MUST = {
     *("model_type", "architectures", "vocab_size", "tie_word_embeddings", "rope"),
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "d_ff", "ffn_dim"),
     *("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_attention_heads", "n_head"),
-    *("num_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function"),
-    *("hidden_activation", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"),
+    *("num_heads", "num_key_value_heads", "head_dim", "afn", "feed_forward_proj"),
     *("attention_bias", "mlp_bias", "use_bias", "use_parallel_residual", "parallel_attn"),
     *("alibi", "layer_types", "num_experts", "num_local_experts", "n_routed_experts"),
     *("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "logit_scale"),
-    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
-    *("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
+    *("query_pre_attn_scalar", "logits_scaling", "relative_attention_max_distance"),
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "image_size", "patch_size"),
-    *("rope_local_base_freq", "rotary_dim", "no_rope_layers", "activation", "afn", "norm_epsilon"),
+    *("rope_local_base_freq", "rotary_dim", "no_rope_layers", "scale_decoder_outputs"),
     *("qkv_bias", "attention_out_bias", "lm_head_bias", "enable_bias", "do_layer_norm_before"),
     *("routed_scaling_factor", "scoring_func", "n_group", "topk_group", "use_qk_norm"),
     *("qk_layernorm", "apply_residual_connection_post_layernorm", "position_embedding_type"),
     *("scale_embedding", "embedding_scale", "scale_emb", "scale_depth", "dim_model_base"),
-    *("mlp_hidden_act", "mamba_hidden_act", "time_step_limit", "clip_qkv"),
+    *("time_step_limit", "clip_qkv"),
 }
+# And so do functions between the weights, what keeps divisors from 0, limits and factors.
+_MUST_BY_END = re.compile(
+    r"(.*_)?(act|act_fn|activation|activation_function|eps|epsilon|soft_?cap(ping)?|multipliers?)"
+)
 # What says nothing about the model's function, or is of its training only. Pools pin the rest.
 _UNPINNED = {
     *("torch_dtype", "dtype", "_name_or_path", "name_or_path", "_model_name_or_path"),
@@ -69,6 +72,7 @@ _SILENT = {
     *("activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"),
     *("output_attentions", "output_hidden_states", "return_dict", "torchscript", "init_std"),
     *("layerdrop", "chunk_size_feed_forward", "problem_type", "_diffusers_version"),
+    *("__version__", "processor_class"),
 }
 # How rotary settings are spelt beside each other, and what they are called here.
 _ROPE = {
@@ -194,7 +198,8 @@ def _require_same_labels(first: dict[str, Any], other: dict[str, Any], pair: str
 
 
 def _must(field: str) -> bool:
-    return field.rsplit(".", 1)[-1] in _MUST or _in_rope(field)
+    leaf = field.rsplit(".", 1)[-1]
+    return leaf in _MUST or _MUST_BY_END.fullmatch(leaf) is not None or _in_rope(field)
 
 
 def _in_rope(field: str) -> bool:

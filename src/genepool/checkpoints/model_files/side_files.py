@@ -254,6 +254,17 @@ def code_notice(first: Checkpoint) -> str | None:
     )
 
 
+def plain_notice(first: Checkpoint) -> str | None:
+    """What to say of a configuration that calls for a quantisation, of weights that have none."""
+    file = None if first.directory is None else first.directory / "config.json"
+    if file is None or not file.is_file() or not read_json(file).get("quantization_config"):
+        return None
+    return (
+        f"{at(file)}: says that the weights are quantised or to be quantised (quantization_config), "
+        "and they are not; what is written does not say so"
+    )
+
+
 def _of_plain_weights(data: bytes, dtype: str | None) -> bytes | None:
     """A transformers configuration as it holds for the weights that are written; None: as it is."""
     try:

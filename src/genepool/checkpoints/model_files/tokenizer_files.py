@@ -98,7 +98,7 @@ def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
         what = "another chat template" if changed == ["default"] else "other chat templates"
         names = "" if changed == ["default"] else f" ({some(changed)})"
         notices.append(f"{at(other)}: {what}{names} than in {at(first)} (the first seed's is kept)")
-    elif changed and _tokenized(first) and _tokenized(other):
+    elif changed and holds_tokenizer(first) and holds_tokenizer(other):
         has, lacks = (other, first) if theirs else (first, other)
         kept = "the result will have none" if theirs else "it is kept"
         notices.append(f"{at(has)} has a chat template and {at(lacks)} has none ({kept})")

@@ -13,6 +13,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import optional_json, read_json
 from genepool.checkpoints.model_files.tied import embedding_rows
 from genepool.checkpoints.model_files.tokenizer_files import (
+    SETTINGS,
     chat_templates,
     holds_tokenizer,
     rare_vocabularies,
@@ -274,12 +275,17 @@ def with_own_tokenizer(folded: Checkpoint, adapter: Path) -> Checkpoint:
     """
     own, base = chat_templates(adapter), chat_templates(folded.directory or adapter)
     if not holds_tokenizer(adapter):
-        if not own or own == base:
+        home = folded.directory or adapter
+        found = [
+            n for n in SETTINGS if optional_json(adapter / n) not in (None, optional_json(home / n))
+        ]
+        found += ["a chat template"] if own and own != base else []
+        if not found:
             return folded
         return _told(
             folded,
-            f"{at(adapter)} holds a chat template but no tokenizer: tokenizer and chat template of "
-            "the base are used; to use its own, save the tokenizer beside it",
+            f"{at(adapter)} holds {' and '.join(found)} but no tokenizer: tokenizer and chat "
+            "template of the base are used; to use its own, save the tokenizer beside it",
         )
     folded = replace(folded, tokenizer=adapter)
     ours = None if folded.directory is None else read_vocabulary(folded.directory)
