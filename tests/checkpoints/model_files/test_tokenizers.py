@@ -201,6 +201,36 @@ def test_pieces_are_compared(tmp_path: Path) -> None:
         notices(same, words(tmp_path, "added", pieces(*VOCABULARY), tokenizer_config=added))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens", {"new": 4}),
+        ("tokenizer_config", {"added_tokens_decoder": {"4": {"content": "new"}}}),
+    ],
+)
+def test_tokens_that_tokenizer_json_does_not_have_itself(
+    tmp_path: Path, name: str, content: dict[str, Any]
+) -> None:
+    plain = model(tmp_path / "plain", rows=6)
+    added = model(tmp_path / "added", rows=6, **{name: content})
+    for pair, verb in (((plain, added), "has besides"), ((added, plain), "lacks")):
+        with pytest.raises(CheckpointError, match=rf"it {verb} the tokens 'new' \(id 4\)"):
+            notices(*pair)
+    # What it has itself, under whatever id, is only said again.
+    known = {"added_tokens_decoder": {"3": {"content": "c"}, "2": {"content": "d"}}}
+    assert not notices(plain, model(tmp_path / "known", rows=6, tokenizer_config=known))
+
+
+def test_merges_beside_a_vocabulary_are_compared(tmp_path: Path) -> None:
+    files: dict[str, Any] = {"tokenizer": None, "vocab": {"a": 0, "b": 1, "ab": 2}}
+    a, b = (model(tmp_path / name, **files) for name in "ab")
+    assert not notices(a, b)
+    (a / "merges.txt").write_text("a b\n")
+    assert "its tokens are the same" in "".join(notices(a, b))
+    (b / "merges.txt").write_text("a b\n")
+    assert not notices(a, b)
+
+
 def test_only_ends_of_lines_part_the_tokens_of_a_list(tmp_path: Path) -> None:
     tokens = ["<unk>", "\u2028", "a\x85", "\x1c", "b"]
     for ends, last in (("\n", "\n"), ("\n", ""), ("\r\n", "\r\n")):

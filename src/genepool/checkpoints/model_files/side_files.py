@@ -260,8 +260,8 @@ def plain_notice(first: Checkpoint) -> str | None:
     if file is None or not file.is_file() or not read_json(file).get("quantization_config"):
         return None
     return (
-        f"{at(file)}: says that the weights are quantised or to be quantised (quantization_config), "
-        "and they are not; what is written does not say so"
+        f"{at(file)}: says that the weights are quantised (quantization_config), and they are not; "
+        "what is written does not say so"
     )
 
 

@@ -26,6 +26,7 @@ _FILES = (
     *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"),
     "sentencepiece.bpe.model",
 )
+_MERGES = "merges.txt"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,16 +45,26 @@ class Vocabulary:
 
 
 def same_files(first: Path, other: Path) -> bool:
-    """Whether two directories hold the same tokenizer file, byte for byte, or neither has one."""
+    """Whether two directories hold the same tokenizer file, byte for byte, and the same further
+    tokens; or neither has one."""
     ours, theirs = _file(first), _file(other)
     if ours is None or theirs is None:
         return ours is theirs
-    return (
-        ours.name == theirs.name
-        and ours.stat().st_size == theirs.stat().st_size
-        and ours.read_bytes() == theirs.read_bytes()
-        and (ours.name == "tokenizer.json" or _added(first) == _added(other))
-    )
+    if ours.name != theirs.name or not _same_bytes(ours, theirs):
+        return False
+    if ours.name == "vocab.json" and not _same_bytes(first / _MERGES, other / _MERGES):
+        return False
+    if _added(first) == _added(other):
+        return True
+    a, b = read_vocabulary(first), read_vocabulary(other)
+    return a is not None and b is not None and bool(a.ids) and a.ids == b.ids
+
+
+def _same_bytes(ours: Path, theirs: Path) -> bool:
+    if not (ours.is_file() and theirs.is_file()):
+        return ours.is_file() == theirs.is_file()
+    alike = ours.stat().st_size == theirs.stat().st_size
+    return alike and ours.read_bytes() == theirs.read_bytes()
 
 
 def read_vocabulary(directory: Path) -> Vocabulary | None:
@@ -73,16 +84,19 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
         if pieces is None:
             return Vocabulary(file, {}, content)
         ids = {token: number for number, token in enumerate(pieces)}
-        return Vocabulary(file, {**ids, **_added(directory)}, b"")
-    if file.name == "tokenizer.json":
+    elif file.name == "tokenizer.json":
+        # Tokens that it does not have itself get the ids behind its own.
         ids = _tokenizer_ids(file)
+        taken = set(ids.values())
+        more = {t: n for t, n in _added(directory).items() if n not in taken and t not in ids}
+        return Vocabulary(file, {**ids, **more}, b"")
     elif file.name == "vocab.json":
-        ids = {**_whole(file, read_json(file)), **_added(directory)}
+        ids = _whole(file, read_json(file))
     else:
         # Not `splitlines`: that also parts at characters that are tokens, such as U+2028.
         lines = file.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
-        ids = {**{token: number for number, token in enumerate(lines)}, **_added(directory)}
-    return Vocabulary(file, ids, b"")
+        ids = {token: number for number, token in enumerate(lines)}
+    return Vocabulary(file, {**ids, **_added(directory)}, b"")
 
 
 def _file(directory: Path) -> Path | None:
@@ -99,7 +113,7 @@ def _content(file: Path) -> bytes:
 
 
 def _added(directory: Path) -> dict[str, int]:
-    """The tokens that were added to a tokenizer without tokenizer.json, wherever that is said."""
+    """The tokens that were added to a tokenizer, by what is said beside its own file."""
     file = directory / "tokenizer_config.json"
     given: Any = (optional_json(file) or {}).get("added_tokens_decoder") or {}
     try:
