@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -138,7 +137,7 @@ def licence_files(
         given = dict(zip((f"{name}.base", name), places, strict=False))
         for label, place in (given or {name: checkpoint.directory}).items():
             found[label] = {} if place is None or not place.is_dir() else copied(place, is_licence)
-    texts = [frozenset(map(_digest, files.values())) for files in found.values()]
+    texts = [frozenset(map(file_digest, files.values())) for files in found.values()]
     if licence != "other":
         texts = [text for text in texts if text]
     if len(set(texts)) < 2:
@@ -152,10 +151,6 @@ def licence_files(
                 stem += "-2"
             out[name] = data
     return out
-
-
-def _digest(data: bytes | Path) -> str:
-    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
 
 
 def hub_id(path: str) -> str | None:

@@ -20,6 +20,7 @@ from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
+from genepool.checkpoints.model_files.built import without_remarks
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import at, one_line, pass_on, some
 
@@ -187,46 +188,41 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
     """Write the model as transformers does; quiet, since its bars are about its own cache."""
     from gguf import GGUFReader
 
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     config = getattr(transformers, "GgufConfig", None)
     # Releases that can also keep weights packed have to be told; older ones always unpack.
     extra = {} if config is None else {"quantization_config": config(dequantize=True)}
     place, file = str(path.resolve().parent), path.resolve().name
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            model, told = transformers.AutoModelForCausalLM.from_pretrained(
-                place,
-                gguf_file=file,
-                dtype=DTYPES[dtype],
-                trust_remote_code=False,
-                output_loading_info=True,
-                **extra,
+    with (
+        without_remarks(transformers),
+        warnings.catch_warnings(),
+        redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            place,
+            gguf_file=file,
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            output_loading_info=True,
+            **extra,
+        )
+        if missing := sorted(told["missing_keys"]):
+            # transformers makes them up, other ones each time.
+            raise CheckpointError(
+                f"{at(path)}: holds no {some(missing)}; is it one of several parts of a model "
+                "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
+                "WHOLE"
             )
-            if missing := sorted(told["missing_keys"]):
-                # transformers makes them up, other ones each time.
-                raise CheckpointError(
-                    f"{at(path)}: holds no {some(missing)}; is it one of several parts of a model "
-                    "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
-                    "WHOLE"
-                )
-            reader = GGUFReader(path)
-            if left_out := _left_out(reader, model, dtype):
-                (directory / _LEFT_OUT).write_text(left_out, "utf-8")
-            if licence := _licence(reader):
-                (directory / "README.md").write_text(licence, "utf-8")
-            model.config.quantization_config = None
-            del model.config.quantization_config
-            complete(model.config)
-            model.save_pretrained(directory, max_shard_size="5GB")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                place, gguf_file=file, trust_remote_code=False
-            )
-            tokenizer.save_pretrained(directory)
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        reader = GGUFReader(path)
+        if left_out := _left_out(reader, model, dtype):
+            (directory / _LEFT_OUT).write_text(left_out, "utf-8")
+        if licence := _licence(reader):
+            (directory / "README.md").write_text(licence, "utf-8")
+        model.config.quantization_config = None
+        del model.config.quantization_config
+        complete(model.config)
+        model.save_pretrained(directory, max_shard_size="5GB")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, gguf_file=file, trust_remote_code=False
+        )
+        tokenizer.save_pretrained(directory)

@@ -152,10 +152,7 @@ def _digests(directory: Path) -> dict[str, str]:
     if not (directory / _MODULES).is_file():
         return {}
     files = {_MODULES: safe_target(directory, _MODULES), **_modules(directory)}
-    return {
-        name: hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
-        for name, data in files.items()
-    }
+    return {name: file_digest(data) for name, data in files.items()}
 
 
 def with_dtype(files: Mapping[str, bytes | Path], dtype: str | None) -> dict[str, bytes | Path]:
