@@ -12,6 +12,7 @@ import torch
 import genepool
 from genepool.checkpoints.family import Family, find_source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.model_files import configs
 from genepool.checkpoints.model_files.side_files import pinned_digests
 from genepool.checkpoints.model_files.tokenizer_files import compare_tokenizer_settings
 from genepool.checkpoints.model_files.vocabularies import read_vocabulary
@@ -238,6 +239,16 @@ def test_only_ends_of_lines_part_the_tokens_of_a_list(tmp_path: Path) -> None:
         found = read_vocabulary(tmp_path)
         assert found is not None and list(found.ids) == tokens
         assert list(found.ids.values()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.model", "qwen.tiktoken"])
+def test_files_of_tokens_are_bounded(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text("one\ntwo\nthree\n")
+    monkeypatch.setattr(configs, "_MAX", 9)
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read: is over 9 bytes"):
+        read_vocabulary(tmp_path)
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:

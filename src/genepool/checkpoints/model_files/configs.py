@@ -37,6 +37,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file that is there.
+
+    Raises:
+        CheckpointError: it cannot be read, or is far larger than such files are.
+    """
+    try:
+        return documents.read_bytes(path, _MAX)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CheckpointError(f"{at(path)}: cannot be read: {reason or one_line(error)}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, each line of which ends in `\\n`; see `read_file`."""
+    text = read_file(path).decode("utf-8", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 # What must agree: it decides what the weights mean. What differs besides is told.
 _MUST = {
     *("model_type", "architectures", "vocab_size", "tie_word_embeddings", "rope"),

@@ -13,7 +13,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.files.dtypes import TORCH_NAMES
-from genepool.checkpoints.model_files.configs import pinned_settings, read_json
+from genepool.checkpoints.model_files.configs import pinned_settings, read_file, read_json
 from genepool.checkpoints.model_files.tokenizer_files import (
     FURTHER_TEMPLATES,
     SETTINGS,
@@ -25,7 +25,6 @@ from genepool.checkpoints.model_files.tokenizer_files import (
 )
 from genepool.documents import list_of, mapping_of, parse_json
 from genepool.documents import read_json as document
-from genepool.errors import CheckpointError
 from genepool.messages import at, some
 
 RARE = "tokenizer's further files"
@@ -289,10 +288,7 @@ def _settle(content: Any, dtype: str | None) -> bool:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except OSError as error:
-        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
+    return read_file(path) if path.is_file() else b""
 
 
 def _joined(parts: list[bytes]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.model_files.configs import optional_json, read_json
+from genepool.checkpoints.model_files.configs import optional_json, read_file, read_json, read_text
 from genepool.checkpoints.model_files.tied import embedding_rows
 from genepool.checkpoints.model_files.tokenizer_files import (
     SETTINGS,
@@ -64,7 +64,7 @@ def _same_bytes(ours: Path, theirs: Path) -> bool:
     if not (ours.is_file() and theirs.is_file()):
         return ours.is_file() == theirs.is_file()
     alike = ours.stat().st_size == theirs.stat().st_size
-    return alike and ours.read_bytes() == theirs.read_bytes()
+    return alike and read_file(ours) == read_file(theirs)
 
 
 def read_vocabulary(directory: Path) -> Vocabulary | None:
@@ -79,7 +79,7 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     if file.name not in _FILES:
         return Vocabulary(file, {}, _content(file))
     if file.suffix == ".model":
-        content = file.read_bytes()
+        content = read_file(file)
         pieces = _pieces(content)
         if pieces is None:
             return Vocabulary(file, {}, content)
@@ -94,7 +94,7 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
         ids = _whole(file, read_json(file))
     else:
         # Not `splitlines`: that also parts at characters that are tokens, such as U+2028.
-        lines = file.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
+        lines = read_text(file).removesuffix("\n").split("\n")
         ids = {token: number for number, token in enumerate(lines)}
     return Vocabulary(file, {**ids, **_added(directory)}, b"")
 
@@ -107,7 +107,7 @@ def _file(directory: Path) -> Path | None:
 def _content(file: Path) -> bytes:
     """What says, in a file of a rarer form, which token has which id."""
     if file.suffix != ".json":
-        return file.read_bytes()
+        return read_file(file)
     content = read_json(file)
     return json.dumps([content.get("vocab"), content.get("special_tokens")]).encode()
 
