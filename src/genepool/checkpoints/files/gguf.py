@@ -20,6 +20,7 @@ from genepool.checkpoints.files.atomic import sync_directory, temporary_sibling
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
+from genepool.checkpoints.files.dtypes import FRACTIONS, TORCH_NAMES
 from genepool.checkpoints.model_files.built import without_remarks
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import at, one_line, pass_on, some
@@ -30,8 +31,6 @@ _LEFT_OUT = ".left_out"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Layers of Gemma 2 and 3 with 27B, by which llama.cpp knows them.
 _LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
-# Types of a file's weights that lose digits in what they are unpacked to.
-_FINER = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
 # Fields of the file by the names that cards have for them.
 _LICENCE = (
     ("license", "general.license"),
@@ -39,7 +38,6 @@ _LICENCE = (
     ("license_link", "general.license.link"),
 )
 _FURTHER_TEMPLATES = "tokenizer.chat_template."
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def is_gguf(path: Path) -> bool:
@@ -161,7 +159,7 @@ def _left_out(reader: Any, model: Any, dtype: str) -> str:
     for tensor in reader.tensors:
         sizes[tensor.tensor_type.name] += int(tensor.n_elements)
     ((stored, _),) = sizes.most_common(1)
-    if stored in _FINER[dtype]:
+    if FRACTIONS.get(stored, 0) > FRACTIONS[dtype]:
         texts.append(
             f"its weights are {stored}, rounded to {dtype} here; a run file may name another dtype"
         )
@@ -201,7 +199,7 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
         model, told = transformers.AutoModelForCausalLM.from_pretrained(
             place,
             gguf_file=file,
-            dtype=DTYPES[dtype],
+            dtype=TORCH_NAMES[dtype],
             trust_remote_code=False,
             output_loading_info=True,
             **extra,

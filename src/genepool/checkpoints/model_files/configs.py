@@ -239,6 +239,15 @@ def optional_json(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
+def model_config(directory: Path | None) -> dict[str, Any] | None:
+    """The config.json of a model's directory; None where there is none, or no directory.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not a JSON object.
+    """
+    return None if directory is None else optional_json(directory / "config.json")
+
+
 def pinned_settings(path: Path, also_silent: Set[str] = frozenset()) -> bytes:
     """A JSON object without what is silent, whatever its layout; empty if there is no file.
 
@@ -273,9 +282,9 @@ def ties_embeddings(directory: Path | None) -> bool | None:
     Raises:
         CheckpointError: config.json cannot be read.
     """
-    if directory is None or not (directory / "config.json").is_file():
+    raw = model_config(directory)
+    if raw is None:
         return None
-    raw = read_json(directory / "config.json")
     if raw.get(_TIE) is not None:
         return raw[_TIE] is True
     try:
@@ -289,9 +298,7 @@ def ties_embeddings(directory: Path | None) -> bool | None:
 
 def language_config(directory: Path | None) -> dict[str, Any]:
     """The part of config.json that describes the language model; empty if there is none."""
-    if directory is None or not (directory / "config.json").is_file():
-        return {}
-    return _language_part(read_json(directory / "config.json"))
+    return _language_part(model_config(directory) or {})
 
 
 def _language_part(config: dict[str, Any]) -> dict[str, Any]:

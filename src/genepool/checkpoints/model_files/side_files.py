@@ -13,7 +13,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.files.dtypes import TORCH_NAMES
-from genepool.checkpoints.model_files.configs import pinned_settings, read_file, read_json
+from genepool.checkpoints.model_files.configs import model_config, pinned_settings, read_file
 from genepool.checkpoints.model_files.tokenizer_files import (
     FURTHER_TEMPLATES,
     SETTINGS,
@@ -237,9 +237,7 @@ def pinned_digests(model: Path, tokenizer: Path) -> dict[str, str]:
 def code_notice(first: Checkpoint) -> str | None:
     """What to say of code that the model needs and that stays where it is, if there is any."""
     directory = first.directory
-    if directory is None or not (directory / "config.json").is_file():
-        return None
-    if "auto_map" not in read_json(directory / "config.json"):
+    if directory is None or "auto_map" not in (model_config(directory) or {}):
         return None
     code = sorted(path.name for path in directory.glob("*.py") if path.is_file())
     if not code:
@@ -252,12 +250,11 @@ def code_notice(first: Checkpoint) -> str | None:
 
 def plain_notice(first: Checkpoint) -> str | None:
     """What to say of a configuration that calls for a quantisation, of weights that have none."""
-    file = None if first.directory is None else first.directory / "config.json"
-    if file is None or not file.is_file() or not read_json(file).get("quantization_config"):
+    if not (model_config(first.directory) or {}).get("quantization_config"):
         return None
     return (
-        f"{at(file)}: says that the weights are quantised (quantization_config), and they are not; "
-        "what is written does not say so"
+        f"{at(first.path)}: its config.json says that the weights are quantised "
+        "(quantization_config), and they are not; what is written does not say so"
     )
 
 
