@@ -132,7 +132,7 @@ class Card:
     seeds: tuple[CardSeed, ...]
     how: str
     tags: tuple[str, ...]
-    library: str
+    library: str = ""
     tasks: tuple[str, ...] = ()
     scores: tuple[Scores, ...] = ()
     guards: tuple[CardGuard, ...] = ()

@@ -245,5 +245,4 @@ LANGUAGE_MODEL = Kind(
     build=_build,
     pinned_files=_pinned_files,
     told=_told,
-    library=lambda _first: "transformers",
 )
