@@ -165,6 +165,8 @@ def test_a_key_that_is_absent_means_its_default(
         ({"model_type": "gpt2"}, {"n_inner": None, "activation_function": "gelu_new"}),
         (LLAMA, {"hidden_act": "swish"}),
         ({"model_type": "gpt2"}, {"activation_function": "gelu_accurate"}),
+        ({"model_type": "gpt2"}, {"activation_function": "gelu_pytorch_tanh"}),
+        ({"model_type": "bert"}, {"hidden_act": "gelu_python"}),
         (small("mamba2"), {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
         (small("mamba2", time_step_limit=[0.0, float("inf")]),
          {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),

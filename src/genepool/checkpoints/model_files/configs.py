@@ -104,9 +104,10 @@ _ROPE_SETS = ("rope_parameters", "rope_scaling")
 _ROPE_DEFAULTS = {
     "type": "default", "partial": 1.0, "beta_fast": 32, "beta_slow": 1, "truncate": True,
 }  # fmt: skip
-# Activations that transformers knows by several names.
+# Activations that transformers knows by several names; they are one formula, but for rounding.
 _ACTIVATIONS = {
-    "swish": "silu", "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new",
+    "swish": "silu", "gelu_python": "gelu", "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new",
 }  # fmt: skip
 # Stands for a key that a configuration does not have.
 _ABSENT: Any = object()
