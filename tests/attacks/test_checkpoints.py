@@ -316,7 +316,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(
         ("", "cannot be read as JSON"),
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "expected an object 'weight_map'"),
+        ("[]", "expected a JSON object; got list"),
         ("{}", "expected an object 'weight_map'"),
         ('{"weight_map": []}', "expected an object 'weight_map'"),
         ('{"weight_map": {}}', "expected an object 'weight_map'"),

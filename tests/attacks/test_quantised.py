@@ -180,6 +180,8 @@ LAYOUTS: dict[str, Callable[[str], Tensors]] = {
         f"{n}.scale": real(ROWS, 1),
     },
     "whole numbers alone": lambda n: {f"{n}.weight": whole(ROWS, COLUMNS, dtype=I8)},
+    "whole numbers in a row": lambda n: {f"{n}.weight": whole(ROWS * COLUMNS)},
+    "truth values": lambda n: {f"{n}.weight": whole(ROWS, COLUMNS) > 99, f"{n}.alpha": real(1)},
 }
 
 

@@ -174,8 +174,8 @@ def test_every_fraction_is_a_position(small: Layout, fraction: float) -> None:
             "transposed or reshaped",
         ),
         (
-            {**model([0, 1]), "model.norm.weight": torch.zeros(2, dtype=torch.int8)},
-            "'model.norm.weight' has dtype I8 against F32.*quantised",
+            {**model([0, 1]), "model.layers.0.mlp.bias": torch.zeros(3, dtype=torch.int8)},
+            "'model.layers.0.mlp.bias' has dtype I8 against F32.*quantised",
         ),
     ],
 )

@@ -19,7 +19,7 @@ from genepool.core.genome import Recipe, seed_recipe
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.image_generator import ImageGenerator
-from genepool.models.kinds import KINDS, kind_of, kind_of_seed
+from genepool.models.kinds import KINDS, kind_of
 from genepool.models.live import LiveModel
 from tests.late import diffusers
 from tests.pipelines import KINDS as SHAPES
@@ -69,7 +69,7 @@ def plain(
 def test_every_shape_draws_what_diffusers_draws(shape: Kind, tmp_path: Path) -> None:
     places = [tiny_pipeline(tmp_path / f"{n}", shape, seed=n, like=0) for n in range(2)]
     seeds = family(*places)
-    assert kind_of_seed(seeds.checkpoints[0]).name == "diffusers"
+    assert kind_of(ModelOptions(), seeds.checkpoints[0]).name == "diffusers"
     model = live(seeds, 1)
     assert isinstance(model.value, ImageGenerator) and model.destinations
     drawn = model.value.pictures(PROMPTS, IDS)

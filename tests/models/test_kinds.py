@@ -11,7 +11,8 @@ import torch
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.errors import ConfigError
 from genepool.models.build import ModelOptions
-from genepool.models.kinds import KINDS, kind_of, kind_of_seed
+from genepool.models.kinds import KINDS, kind_of
+from genepool.output.by_hand import merge
 from tests.build import save
 
 
@@ -38,10 +39,12 @@ def test_a_seed_says_its_kind(
     config: dict[str, object] | None, kind: str, library: str, tmp_path: Path
 ) -> None:
     first = seed(tmp_path / "seed", config)
-    found = kind_of_seed(first)
-    assert found.name == kind and found.library(first) == library
+    assert kind_of(ModelOptions(), first).name == kind
     assert kind_of(ModelOptions(network="a:b"), first).name == "network"
-    assert set(found.model_files(first, None)) == ({"config.json"} if config else set())
+    merge(first.path, seed(tmp_path / "other", config).path, tmp_path / "out", ratio=0.5)
+    assert (tmp_path / "out/config.json").exists() == (config is not None)
+    said = f'library_name: "{library}"' in (tmp_path / "out/README.md").read_text()
+    assert said == bool(library)
 
 
 @pytest.mark.parametrize(

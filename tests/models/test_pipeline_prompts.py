@@ -11,7 +11,7 @@ import pytest
 
 from genepool.models.build import ModelOptions
 from genepool.models.image_generator import as_they_are
-from genepool.models.kinds import kind_of_seed
+from genepool.models.kinds import kind_of
 from tests.late import diffusers
 from tests.models.test_image_generator import family, live
 from tests.pipelines import pixart
@@ -38,7 +38,7 @@ def test_captions_are_not_rewritten_where_packages_for_it_are_installed(
     monkeypatch.setattr(pipeline, "_clean_caption", cleaned)
     model = live(seeds)
     assert np.array_equal(model.value.pictures(PROMPT, ("one",)), without)
-    told = kind_of_seed(first).told
+    told = kind_of(ModelOptions(), first).told
     (line,) = [x for x in told(ModelOptions(), first, PROMPT) if "clean_caption" in x]
     assert line.startswith("prompts are drawn as they are written")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import CheckpointError, InputError
@@ -127,6 +127,8 @@ MIT = (
     [
         ("README.md", "---\nlicense: MIT\n---\n", "mit"),
         ("README.md", "---\nlicense: other\nlicense_name: mine\n---\n", "mine"),
+        ("README.md", "---\nlicense: Other\nlicense_name: Its Own  Terms\n---\n", "its-own-terms"),
+        ("README.md", "\n\n---\nlicense: cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"),
         ("README.md", "---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
         ("README.md", "---\nlicense: [\n---\n", None),
         ("README.md", "no front matter", None),
@@ -292,7 +294,7 @@ def test_what_goes_out_names_no_path_of_this_machine(
 def test_a_licence_that_the_hub_does_not_know_keeps_its_name_and_link(tmp_path: Path) -> None:
     write_run(tmp_path)
     url = "https://example.org/LICENSE"
-    front = f"---\nlicense: other\nlicense_name: Qwen-Research\nlicense_link: {url}\n---\n"
+    front = f"---\nlicense: other\nlicense_name: Qwen Research\nlicense_link: {url}\n---\n"
     for name, seed in (("a", "seed1"), ("b", "seed2")):
         (tmp_path / name).mkdir()
         (tmp_path / f"{seed}.safetensors").rename(tmp_path / name / "model.safetensors")
@@ -318,6 +320,18 @@ def test_a_licence_that_the_hub_does_not_know_keeps_its_name_and_link(tmp_path: 
     assert told("5") == named
     (tmp_path / "b/README.md").write_text("---\nlicense: mit\n---\n")
     assert told("6") == {"license": "other"}
+
+
+def test_a_licence_that_a_file_declares_itself(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    said = {"modelspec.license": "CreativeML Open\nRAIL++-M"}
+    save_file(load_file(tmp_path / "seed1.safetensors"), tmp_path / "seed1.safetensors", said)
+    done = merge(*(tmp_path / f"seed{n}.safetensors" for n in (1, 2)), tmp_path / "out", ratio=0.5)
+    assert [seed["licence"] for seed in done.details["seeds"]] == [
+        "creativeml open\\nrail++-m",
+        None,
+    ]
+    assert "do not all declare one licence" in (tmp_path / "out/README.md").read_text()
 
 
 def test_the_common_licence() -> None:

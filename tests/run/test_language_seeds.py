@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -219,13 +220,18 @@ def test_differences_that_do_no_harm_are_told(tmp_path: Path) -> None:
     assert (done.directory / "chat_template.jinja").read_text().endswith("1")
 
 
-def write_gguf(file: Path, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    """A Llama of two layers in F16 with a byte-level tokenizer of 48 tokens."""
+def write_gguf(
+    file: Path, seed: int = 0, texts: Mapping[str, str] = {}
+) -> dict[str, np.ndarray[Any, Any]]:
+    """A Llama of two layers in F16 with a byte-level tokenizer of 48 tokens; further texts by the
+    names of their fields."""
     import gguf
 
     file.parent.mkdir(parents=True, exist_ok=True)
     draws = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(file, "llama")
+    for field, text in texts.items():
+        writer.add_string(field, text)
     writer.add_context_length(64)
     writer.add_embedding_length(32)
     writer.add_block_count(2)
@@ -337,6 +343,24 @@ def test_a_gguf_file(tmp_path: Path, cache: Path, dtype: Any) -> None:
     assert torch.isfinite(language.logits(tmp_path / "out")).all()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("AB").input_ids[-1] == 47
+
+
+def test_what_a_gguf_file_says_of_licence_and_templates(tmp_path: Path) -> None:
+    own = {"general.license": "other", "general.license.name": "Its Own"}
+    pair = [tmp_path / f"{name}/{name}.gguf" for name in "ab"]
+    for number, file in enumerate(pair):
+        template = {"tokenizer.chat_template": "x", "tokenizer.chat_template.tool_use": "y"}
+        write_gguf(file, number, {**own, **(template if number == 0 else {})})
+    done = merge(*pair, tmp_path / "out", ratio=0.4)
+    assert [seed["licence"] for seed in done.details["seeds"]] == ["its-own", "its-own"]
+    page = (tmp_path / "out/README.md").read_text()
+    assert 'license: "other"\nlicense_name: "its-own"\n' in page
+    (told,) = [notice for notice in done.notices if "tool_use" in notice]
+    assert "passes over 'tokenizer.chat_template.tool_use', so that" in told
+    # What stands beside the file comes first.
+    (pair[0].parent / "README.md").write_text("---\nlicense: mit\n---\n")
+    done = merge(*pair, tmp_path / "again", ratio=0.4)
+    assert [seed["licence"] for seed in done.details["seeds"]] == ["mit", "its-own"]
 
 
 def test_a_run_from_a_gguf_file(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from genepool.checkpoints.files.lora import AdapterMismatch
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.checkpoints.layout import Layout, build_layout, layout_again
 from genepool.checkpoints.model_files.configs import compare_configs, language_config
-from genepool.checkpoints.model_files.side_files import code_notice, module_notices
+from genepool.checkpoints.model_files.side_files import code_notice, module_notices, plain_notice
 from genepool.checkpoints.model_files.tied import tie_notice, without_tied_copies
 from genepool.checkpoints.model_files.tokenizer_files import (
     compare_settings,
@@ -57,6 +57,11 @@ from genepool.messages import at, count, one_line, some
 # As bases are called that hold 4 or 8 bits a weight.
 _QUANTISED = re.compile(r"bnb|[48][-_]?bit|int[48]|gptq|awq|nf4", re.IGNORECASE)
 
+# Beside config.json, what says how a model is fed and how it generates.
+_SETTINGS = (
+    *("generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("processor_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
 Words = Literal["same", "common"]
 GGUFType = Literal["BF16", "F16", "F32"]
 
@@ -99,13 +104,9 @@ def find_source(
     """
     found = locate(path, directory)
     place = Path(found)
-    if not (Path(found).is_absolute() and place.is_dir() and adapters.is_adapter(place)):
-        if (
-            base is not None
-            and Path(found).is_absolute()
-            and place.exists()
-            and lora_file(place) is None
-        ):
+    if not (place.is_absolute() and place.is_dir() and adapters.is_adapter(place)):
+        here = place.is_absolute() and place.exists()
+        if base is not None and here and lora_file(place) is None:
             raise CheckpointError(
                 f"{at(place)}: a base is given, but this is no adapter (it has no "
                 f"{adapters.CONFIG}, or whole weights beside it) and no LoRA of an image "
@@ -352,7 +353,8 @@ def make_family(
         CheckpointError: they do not fit together; the message names files, field and both values.
         InputError: chromosomes that cannot be used.
     """
-    told = [code_notice(checkpoints[0]), rows_notice(checkpoints[0]), *map(tie_notice, checkpoints)]
+    of_first = [notice(checkpoints[0]) for notice in (code_notice, plain_notice, rows_notice)]
+    told = [*of_first, *map(tie_notice, checkpoints)]
     notices = [notice for notice in told if notice is not None]
     notices += dict.fromkeys(notice for each in checkpoints for notice in each.notices)
     notices += module_notices(checkpoints)
@@ -402,7 +404,7 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
     if first.words is not None and other.words is not None and first.words != other.words:
         notices += _compare_tokenizers(first.words, other.words, partial, words)
         notices += compare_tokenizer_settings(first.words, other.words)
-    for name in ("generation_config.json", "preprocessor_config.json"):
+    for name in _SETTINGS:
         notices += compare_settings(name, ours, theirs, missed=_has_config(ours))
     return notices
 

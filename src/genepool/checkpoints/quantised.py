@@ -72,16 +72,15 @@ def require_unquantised(path: Path, tensors: Mapping[str, tuple[str, int]]) -> N
                 raise _quantised(path, name, dtype, layout, way)
     for name, (dtype, dimensions) in tensors.items():
         small = bool(_SMALL.match(dtype))
-        if dimensions < 2 or not (small or dtype in _INTEGERS):
-            continue
         module = name.rpartition(".")[0]
-        if name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
-            raise _quantised(path, name, dtype, "MXFP4", _MXFP4)
-        if small and _scaled(module, tensors):
-            raise _quantised(path, name, dtype, "with scales", _FP8 if dtype[0] == "F" else "")
-        if f"{module}.centroids.weight" in tensors:
-            raise _quantised(path, name, dtype, "VPTQ", "")
-        if dtype in _INTEGERS and _WEIGHT.search(name):
+        if dimensions >= 2 and (small or dtype in _INTEGERS):
+            if name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
+                raise _quantised(path, name, dtype, "MXFP4", _MXFP4)
+            if small and _scaled(module, tensors):
+                raise _quantised(path, name, dtype, "with scales", _FP8 if dtype[0] == "F" else "")
+            if f"{module}.centroids.weight" in tensors:
+                raise _quantised(path, name, dtype, "VPTQ", "")
+        if dimensions and dtype in {*_INTEGERS, "BOOL"} and _WEIGHT.search(name):
             raise _quantised(path, name, dtype, "whole numbers", "")
 
 

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
-from genepool.checkpoints.files.dtypes import DTYPES
+from genepool.checkpoints.files.dtypes import DTYPES, FRACTIONS
 from genepool.checkpoints.layout import Layout, merges
 from genepool.messages import at, one_line, some
-
-# Bits of a value's fraction.
-_FRACTION = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 
 
 def tensor_notices(checkpoints: Sequence[Checkpoint], layout: Layout) -> list[str]:
@@ -64,7 +61,7 @@ def _rounded(first: Checkpoint, other: Checkpoint, layout: Layout) -> str | None
     found = [
         slot
         for slot in layout.slots
-        if _FRACTION.get(other.tensors[slot.name].dtype, 0) > _FRACTION[slot.dtype]
+        if FRACTIONS.get(other.tensors[slot.name].dtype, 0) > FRACTIONS[slot.dtype]
     ]
     if not found:
         return None

@@ -16,10 +16,13 @@ from genepool.checkpoints.files.lora import named_base
 from genepool.checkpoints.layout import Layout
 from genepool.core.genome import Genome, Recipe
 from genepool.core.shares import shares_between
-from genepool.governance.licences import common_licence, hub_id, licences_of
+from genepool.governance.licences import common_licence, hub_id, licence_of, licences_of
 from genepool.governance.markdown import argument, block, code, scalar, table, text
+from genepool.messages import one_line
 
 _ROWS = 40
+# Where image generators in single files say what their licence is.
+_SAID = "modelspec.license"
 
 PICTURES = "pictures.png"
 """The name of the file that holds a card's pictures."""
@@ -129,7 +132,7 @@ class Card:
     seeds: tuple[CardSeed, ...]
     how: str
     tags: tuple[str, ...]
-    library: str
+    library: str = ""
     tasks: tuple[str, ...] = ()
     scores: tuple[Scores, ...] = ()
     guards: tuple[CardGuard, ...] = ()
@@ -153,6 +156,9 @@ def card_seed(name: str, source: Source, checkpoint: Checkpoint, licence: str = 
     if not place.exists():
         place = checkpoint.directory or checkpoint.path
     declared = licence.lower() or licences_of(checkpoint.origins or (place,))
+    if declared is None and checkpoint.directory is not None:  # Of a GGUF file, by what it says.
+        declared = licence_of(checkpoint.directory)
+    declared = declared or one_line(checkpoint.metadata.get(_SAID, "")).lower() or None
     based = source.base is not None and bool(checkpoint.origins)
     if based and not Path(str(source.base)).is_absolute() and checkpoint.pipeline is None:
         based = named_base(checkpoint.origins[-1].parent) != source.base
@@ -195,8 +201,8 @@ def render(card: Card, genome: Genome | None, layout: Layout) -> bytes:
     ]
     if licence == "other":
         parts.append(
-            "The seeds do not all declare one and the same licence: what may be done with this "
-            "model follows from all of those above."
+            "The seeds do not all declare one licence that has a name of its own on the Hub: what "
+            "may be done with this model follows from all of those above."
             + (f" Their texts: {', '.join(map(code, card.licences))}." if card.licences else "")
             + "\n"
         )

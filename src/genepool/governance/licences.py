@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -57,9 +56,7 @@ def licence_of(path: Path) -> str | None:
     """
     directory = path if path.is_dir() else path.parent
     front = _front_matter(directory / "README.md")
-    declared = front.get("license")
-    if declared == "other" and isinstance(front.get("license_name"), str):
-        declared = front["license_name"]
+    declared = _own_name(front) or front.get("license")
     if isinstance(declared, list):
         parts = cast("list[Any]", declared)
         declared = ", ".join(str(part) for part in parts)
@@ -105,9 +102,9 @@ def licence_terms(
     for checkpoint in checkpoints:
         for place in (*checkpoint.origins, checkpoint.directory or checkpoint.path):
             front = _front_matter((place if place.is_dir() else place.parent) / "README.md")
-            name, link = front.get("license_name"), front.get("license_link")
-            if front.get("license") != "other" or one_line(str(name).strip().lower()) != licence:
+            if _own_name(front) != licence:
                 continue
+            link = front.get("license_link")
             own = next((file for file in _LINKED if file in files), None)
             url = link if isinstance(link, str) and link.startswith(("https://", "http://")) else ""
             told = {"license": "other", "license_name": licence, "license_link": own or url}
@@ -140,7 +137,7 @@ def licence_files(
         given = dict(zip((f"{name}.base", name), places, strict=False))
         for label, place in (given or {name: checkpoint.directory}).items():
             found[label] = {} if place is None or not place.is_dir() else copied(place, is_licence)
-    texts = [frozenset(map(_digest, files.values())) for files in found.values()]
+    texts = [frozenset(map(file_digest, files.values())) for files in found.values()]
     if licence != "other":
         texts = [text for text in texts if text]
     if len(set(texts)) < 2:
@@ -156,10 +153,6 @@ def licence_files(
     return out
 
 
-def _digest(data: bytes | Path) -> str:
-    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
-
-
 def hub_id(path: str) -> str | None:
     """`org/name`, or `org/name@revision` where that was named, of a seed that came from the Hugging
     Face hub, as far as its path tells."""
@@ -171,12 +164,20 @@ def hub_id(path: str) -> str | None:
     return path if known else None
 
 
+def _own_name(front: dict[str, Any]) -> str | None:
+    """The name of a licence that the hub has none for: an identifier, and so without blanks."""
+    name = front.get("license_name")
+    if not isinstance(name, str) or str(front.get("license")).lower() != "other":
+        return None
+    return one_line("-".join(name.lower().split())) or None
+
+
 def _front_matter(path: Path) -> dict[str, Any]:
     """The YAML between the first two lines of dashes; empty where there is none, or it is damaged.
 
     A seed's card is not ours to refuse: one that cannot be read declares nothing.
     """
-    lines = [line.rstrip() for line in _read(path).split("\n")]
+    lines = [line.rstrip() for line in _read(path).lstrip().split("\n")]
     if lines[0] != "---" or "---" not in lines[1:]:
         return {}
     from genepool.yaml_documents import parse_yaml

@@ -30,7 +30,6 @@ def member_card(
     number: int,
     seeds: tuple[CardSeed, ...],
     family: Family,
-    library: str,
     *,
     recipe: bool,
 ) -> Card:
@@ -41,7 +40,6 @@ def member_card(
         number: its id.
         seeds: of the pool.
         family: the seeds, opened.
-        library: that loads such a model, for the hub; "" leaves it out.
         recipe: whether `genepool.json` is enough to make the model again.
     """
     strategy = str(pool.meta()["pins"]["strategy"].get("name", ""))
@@ -78,7 +76,6 @@ def member_card(
         seeds=seeds,
         how=how,
         tags=(*(() if number in names else ("merge",)), "genepool", strategy or "evolution"),
-        library=library,
         notices=family.notices,
         tasks=tuple(task.name for task in tasks),
         scores=(*scores, replace(this, member=number)),

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.built import without_remarks
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.files import SAFETY_CHECKER
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
@@ -199,18 +200,9 @@ def noise_seed(name: str) -> int:
 @contextlib.contextmanager
 def quiet() -> Generator[None, None, None]:
     """Without the progress bars and remarks of diffusers and transformers."""
-    log = _DF.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+    with without_remarks(_DF), quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 # What is needed

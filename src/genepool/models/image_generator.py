@@ -180,5 +180,4 @@ IMAGE_GENERATOR = Kind(
     build=_build,
     pinned_files=_pinned_files,
     told=_told,
-    library=lambda _first: "diffusers",
 )

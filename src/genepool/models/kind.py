@@ -10,8 +10,6 @@ from typing import Any
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.layout import Layout
-from genepool.checkpoints.model_files.side_files import side_files
-from genepool.checkpoints.pipelines.files import pipeline_files
 from genepool.errors import ConfigError, MissingExtraError
 from genepool.materialise.cpu import SeedsPlace
 from genepool.models.live import LiveModel
@@ -103,18 +101,6 @@ def _nothing_told(_options: Options, _first: Checkpoint, _texts: Sequence[str]) 
     return ()
 
 
-def _library(first: Checkpoint) -> str:
-    if first.pipeline is not None or first.evolving:
-        return "diffusers"
-    directory = first.directory
-    return "transformers" if directory and (directory / CONFIG).is_file() else ""
-
-
-def _model_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
-    pipeline = first.pipeline
-    return side_files(first, dtype) if pipeline is None else pipeline_files(first, pipeline, dtype)
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of live model.
@@ -129,10 +115,6 @@ class Kind:
         pinned_files: what the pool pins beside weights, by name.
         told: what is good to know about such a model, one line each, where these are the texts that
             tasks let it draw from.
-        library: the library that loads a model like the first seed, for the hub; "" where none is
-            known.
-        model_files: files that a new checkpoint takes from the first seed, when its merged tensors
-            are converted to a dtype (None: are not): name to the file to copy or its new content.
     """
 
     name: str
@@ -142,8 +124,6 @@ class Kind:
     build: Callable[[Building], LiveModel]
     pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = _nothing_pinned
     told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = _nothing_told
-    library: Callable[[Checkpoint], str] = _library
-    model_files: Callable[[Checkpoint, str | None], dict[str, bytes | Path]] = _model_files
 
 
 def refuse_others(options: Options, own: Sequence[str]) -> None:

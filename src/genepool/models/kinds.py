@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.errors import CheckpointError
 from genepool.models.arrays import ARRAYS
 from genepool.models.image_generator import IMAGE_GENERATOR
 from genepool.models.kind import Kind, Options
@@ -27,12 +26,3 @@ def kind_of(options: Options, first: Checkpoint) -> Kind:
         kind = next(kind for kind in KINDS if kind.name == options.kind)
     kind.check(options, first)
     return kind
-
-
-def kind_of_seed(first: Checkpoint) -> Kind:
-    """The kind that a seed is taken for where nothing else is said; plain arrays where it does not
-    say it either, because its config.json cannot be read."""
-    try:
-        return kind_of(Options(), first)
-    except CheckpointError:
-        return ARRAYS

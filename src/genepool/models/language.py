@@ -12,7 +12,7 @@ from types import MethodType
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.model_files.configs import read_json
+from genepool.checkpoints.model_files.configs import model_config, optional_json
 from genepool.checkpoints.model_files.side_files import RARE, pinned_digests
 from genepool.errors import ConfigError
 from genepool.messages import at, shown
@@ -158,17 +158,6 @@ def repeats(text: str) -> bool:
     return False
 
 
-def read_config(directory: Path | None) -> dict[str, Any] | None:
-    """The config.json of a checkpoint directory; None if there is none, or no directory.
-
-    Raises:
-        CheckpointError: it cannot be read, or is not a JSON object.
-    """
-    if directory is None or not (directory / CONFIG).exists():
-        return None
-    return read_json(directory / CONFIG)
-
-
 def is_language_model(config: dict[str, Any]) -> bool:
     """Whether a config.json names an architecture of transformers that continues text."""
     named = config.get("architectures")
@@ -181,7 +170,7 @@ def is_language_model(config: dict[str, Any]) -> bool:
 def _is_meant(options: Options, first: Checkpoint) -> bool:
     if options.network is not None:
         return False
-    config = read_config(first.directory)
+    config = model_config(first.directory)
     return config is not None and is_language_model(config)
 
 
@@ -199,7 +188,7 @@ def _check(options: Options, first: Checkpoint) -> None:
                 "parts; leave out one of them"
             )
         require_package("accelerate", "llm", "a model on several devices")
-    if read_config(first.directory) is None:
+    if model_config(first.directory) is None:
         raise ConfigError(
             f"model: kind 'transformers' needs the first seed to be a directory with a "
             f"config.json; {at(first.path)} is none"
@@ -238,7 +227,7 @@ def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> Pinne
 def _told(_options: Options, first: Checkpoint, _texts: Sequence[str]) -> tuple[str, ...]:
     """What steers replies besides the model's weights."""
     file = (first.directory or first.path) / GENERATION
-    settings = read_json(file) if file.is_file() else {}
+    settings = optional_json(file) or {}
     steering = {
         key: value
         for key, usual in _STEERING.items()
@@ -269,5 +258,4 @@ LANGUAGE_MODEL = Kind(
     build=_build,
     pinned_files=_pinned_files,
     told=_told,
-    library=lambda _first: "transformers",
 )

@@ -22,7 +22,7 @@ import transformers
 from transformers import core_model_loading
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.model_files.built import NotBuilt, build_config
+from genepool.checkpoints.model_files.built import NotBuilt, build_config, without_remarks
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import TORCH_DTYPES
@@ -424,19 +424,9 @@ def _tokenizer(directory: Path, needed: bool) -> Any:
     return found
 
 
-@contextlib.contextmanager
-def quiet() -> Generator[None, None, None]:
+def quiet() -> contextlib.AbstractContextManager[None]:
     """Without transformers' progress bars and remarks."""
-    log = _TF.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+    return without_remarks(_TF)
 
 
 def with_own_weights(kind: Any, directory: Path, **given: Any) -> Any:

@@ -31,7 +31,6 @@ from genepool.errors import InputError, WriteError
 from genepool.governance import markdown
 from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
 from genepool.messages import at, one_line, some
-from genepool.models.kinds import kind_of_seed
 from genepool.output.methods.layer_values import Values
 from genepool.output.methods.registry import METHODS, specify
 from genepool.output.methods.specification import Combined, Options, Specification, cache_for
@@ -109,7 +108,6 @@ def merge_models(
         how=f"A merge of {len(seeds)} models by hand, with genepool: "
         f"{markdown.text(combined.text)}.",
         tags=("merge", "genepool"),
-        library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
         rebuild=rebuild_command((*seeds, *givers)),
         givers=givers,

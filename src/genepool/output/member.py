@@ -23,7 +23,6 @@ from genepool.governance.card import CardPictures, CardSeed, card_seed
 from genepool.governance.member_card import member_card
 from genepool.messages import one_line
 from genepool.models.image_generator import pinned_name
-from genepool.models.kinds import kind_of_seed
 from genepool.output.write.model import (
     Exported,
     PathLike,
@@ -88,8 +87,7 @@ def export(
         "strategy": meta["pins"]["strategy"].get("name"),
     }
     _require_components(pool, details.get("components", {}))
-    library = kind_of_seed(checkpoints[0]).library(checkpoints[0])
-    card = member_card(pool, number, known, family, library, recipe="recipe" in details)
+    card = member_card(pool, number, known, family, recipe="recipe" in details)
     card = replace(card, caveat=caveat, pictures=None if converted else _pictures(pool, number))
     if converted:
         card = replace(card, scores=(), guards=(), measures=())

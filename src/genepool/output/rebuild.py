@@ -16,7 +16,6 @@ from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
 from genepool.messages import some
-from genepool.models.kinds import kind_of_seed
 from genepool.output.member import moved
 from genepool.output.recipe_file import RecipeFile, RecipeSeed, read_recipe
 from genepool.output.write.model import Exported, PathLike, write_model
@@ -177,7 +176,6 @@ def _rebuilt_card(read: RecipeFile, family: Family, places: Mapping[str, PathLik
         seeds=known,
         how=f"A merge of {len(known)} models, made again from its recipe by genepool.",
         tags=("merge", "genepool"),
-        library=kind_of_seed(family.checkpoints[0]).library(family.checkpoints[0]),
         notices=family.notices,
         rebuild=rebuild_command((*known, *givers)),
         givers=givers,

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from genepool.checkpoints.model_files.built import without_remarks
 from genepool.threads import Progress
 
 # Neither's annotations are complete enough to check against.
@@ -267,18 +268,9 @@ def one_thread() -> Generator[None, None, None]:
 @contextlib.contextmanager
 def _alone() -> Generator[None, None, None]:
     """One thread, no remarks or progress bars of the libraries; torch's random numbers stay."""
-    logs = _DF.utils.logging, _TF.utils.logging
-    levels = [log.get_verbosity() for log in logs]
-    for log in logs:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        with one_thread(), cast("Any", torch.random).fork_rng(devices=[]):
-            yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.set_verbosity(level)
-            log.enable_progress_bar()
+    chance = cast("Any", torch.random)
+    with without_remarks(_DF, _TF), one_thread(), chance.fork_rng(devices=[]):
+        yield
 
 
 def tokenizer(words: Sequence[str]) -> Any:

@@ -136,6 +136,11 @@ LLAMA, GEMMA = small("llama"), small("gemma3_text")
         (small("gemma2"), {"final_logit_softcapping": None}, "softcapping is null against 30.0"),
         (small("opt"), {"do_layer_norm_before": False}, "do_layer_norm_before is false against tr"),
         (small("mamba2"), {"time_step_limit": [0.0, 1.0]}, "time_step_limit is"),
+        ({"model_type": "t5"}, {"feed_forward_proj": "gelu"}, 'dense_act_fn is "gelu" against'),
+        ({"model_type": "t5"}, {"relative_attention_max_distance": 64}, "max_distance is 64 again"),
+        (small("falcon_h1"), {"lm_head_multiplier": 0.5}, "lm_head_multiplier is 0.5 against 1.0"),
+        ({"model_type": "llava"}, {"projector_hidden_act": "relu"}, 'hidden_act is "relu" against'),
+        ({"model_type": "mobilenet_v2"}, {"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06 again"),
     ],
 )  # fmt: skip
 def test_a_key_that_is_absent_means_its_default(
@@ -160,6 +165,8 @@ def test_a_key_that_is_absent_means_its_default(
         ({"model_type": "gpt2"}, {"n_inner": None, "activation_function": "gelu_new"}),
         (LLAMA, {"hidden_act": "swish"}),
         ({"model_type": "gpt2"}, {"activation_function": "gelu_accurate"}),
+        ({"model_type": "gpt2"}, {"activation_function": "gelu_pytorch_tanh"}),
+        ({"model_type": "bert"}, {"hidden_act": "gelu_python"}),
         (small("mamba2"), {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
         (small("mamba2", time_step_limit=[0.0, float("inf")]),
          {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
@@ -223,6 +230,12 @@ def test_what_is_told(tmp_path: Path) -> None:
         "tokenizer_config": {"eos_token": "b"}
     })  # fmt: skip
     assert "has a chat template and" in other.notices[0]
+    assert (
+        "has a chat template and"
+        in family(  # A tokenizer need not have a configuration.
+            tmp_path / "6", {}, {"tokenizer_config": {"chat_template": "x"}}
+        ).notices[0]
+    )
     alone = family(tmp_path / "3", {}, {"tokenizer": None})
     assert "has no tokenizer" in alone.notices[0]
     bare = family(tmp_path / "4", {"config": None}, {})
@@ -230,7 +243,16 @@ def test_what_is_told(tmp_path: Path) -> None:
     assert family(tmp_path / "5", {}, {"config": None}).notices == ()
 
 
-@pytest.mark.parametrize("file", ["generation_config", "preprocessor_config"])
+def test_a_quantisation_that_the_weights_do_not_have_is_told(tmp_path: Path) -> None:
+    config = {**CONFIG, "quantization_config": {"quant_method": "bitnet"}}
+    (notice,) = family(tmp_path, {"config": config}, {"config": config}).notices
+    assert "and they are not; what is written does not say so" in notice
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["generation_config", "preprocessor_config", "processor_config", "sentence_bert_config"],
+)
 def test_settings_that_the_result_will_not_have_are_told(tmp_path: Path, file: str) -> None:
     settings: dict[str, Any] = {file: {"eos_token_id": [2, 3], "transformers_version": "4.1"}}
     (notice,) = family(tmp_path, {}, settings).notices

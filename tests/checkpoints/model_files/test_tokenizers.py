@@ -12,6 +12,7 @@ import torch
 import genepool
 from genepool.checkpoints.family import Family, find_source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.model_files import configs
 from genepool.checkpoints.model_files.side_files import pinned_digests
 from genepool.checkpoints.model_files.tokenizer_files import compare_tokenizer_settings
 from genepool.checkpoints.model_files.vocabularies import read_vocabulary
@@ -81,6 +82,10 @@ def test_an_adapter_without_a_tokenizer_has_the_bases(tmp_path: Path) -> None:
     (alone / "chat_template.jinja").write_text("own")
     (notice,) = opened(alone, base).notices
     assert notice.startswith(f"{alone} holds a chat template but no tokenizer")
+    # Nor have tokens that were added without those before them.
+    added = adapter(tmp_path / "adapter-added", added_tokens={"think": 4}, tokenizer_config={})
+    (notice,) = opened(added, base).notices
+    assert f"{added} holds tokenizer_config.json and added_tokens.json but no tok" in notice
 
 
 @pytest.mark.parametrize(
@@ -197,6 +202,36 @@ def test_pieces_are_compared(tmp_path: Path) -> None:
         notices(same, words(tmp_path, "added", pieces(*VOCABULARY), tokenizer_config=added))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens", {"new": 4}),
+        ("tokenizer_config", {"added_tokens_decoder": {"4": {"content": "new"}}}),
+    ],
+)
+def test_tokens_that_tokenizer_json_does_not_have_itself(
+    tmp_path: Path, name: str, content: dict[str, Any]
+) -> None:
+    plain = model(tmp_path / "plain", rows=6)
+    added = model(tmp_path / "added", rows=6, **{name: content})
+    for pair, verb in (((plain, added), "has besides"), ((added, plain), "lacks")):
+        with pytest.raises(CheckpointError, match=rf"it {verb} the tokens 'new' \(id 4\)"):
+            notices(*pair)
+    # What it has itself, under whatever id, is only said again.
+    known = {"added_tokens_decoder": {"3": {"content": "c"}, "2": {"content": "d"}}}
+    assert not notices(plain, model(tmp_path / "known", rows=6, tokenizer_config=known))
+
+
+def test_merges_beside_a_vocabulary_are_compared(tmp_path: Path) -> None:
+    files: dict[str, Any] = {"tokenizer": None, "vocab": {"a": 0, "b": 1, "ab": 2}}
+    a, b = (model(tmp_path / name, **files) for name in "ab")
+    assert not notices(a, b)
+    (a / "merges.txt").write_text("a b\n")
+    assert "its tokens are the same" in "".join(notices(a, b))
+    (b / "merges.txt").write_text("a b\n")
+    assert not notices(a, b)
+
+
 def test_only_ends_of_lines_part_the_tokens_of_a_list(tmp_path: Path) -> None:
     tokens = ["<unk>", "\u2028", "a\x85", "\x1c", "b"]
     for ends, last in (("\n", "\n"), ("\n", ""), ("\r\n", "\r\n")):
@@ -204,6 +239,16 @@ def test_only_ends_of_lines_part_the_tokens_of_a_list(tmp_path: Path) -> None:
         found = read_vocabulary(tmp_path)
         assert found is not None and list(found.ids) == tokens
         assert list(found.ids.values()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.model", "qwen.tiktoken"])
+def test_files_of_tokens_are_bounded(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text("one\ntwo\nthree\n")
+    monkeypatch.setattr(configs, "_MAX", 9)
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read: is over 9 bytes"):
+        read_vocabulary(tmp_path)
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:

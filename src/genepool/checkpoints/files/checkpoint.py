@@ -16,9 +16,9 @@ from typing import Any, cast
 import numpy as np
 
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, conversion, map_file
+from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.pipelines.components import Pipeline
 from genepool.checkpoints.quantised import require_unquantised
-from genepool.documents import read_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 from genepool.threads import available_threads
@@ -29,7 +29,6 @@ _SINGLE = "model.safetensors"
 # What a pool has in its directory.
 _POOL = "pool.sqlite"
 _INDEX = ".safetensors.index.json"
-_MAX_INDEX = 100_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WEIGHTS = ("pytorch_model", "model", "adapter_model", "consolidated")
 # One of several shards.
@@ -290,13 +289,7 @@ def _training_advice(directory: Path, names: Sequence[str]) -> str:
 
 def _open_shards(directory: Path, index_name: str) -> list[MappedFile]:
     path = safe_target(directory, index_name)
-    try:
-        index: Any = read_json(path, _MAX_INDEX)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{at(path)}: cannot be read as JSON: {one_line(error)}") from error
-    entries: Any = (
-        cast("dict[str, Any]", index).get("weight_map") if isinstance(index, dict) else None
-    )
+    entries: Any = read_json(path).get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise CheckpointError(
             f"{at(path)}: expected an object 'weight_map' from tensor names to file names"

@@ -81,8 +81,8 @@ def recall_digests(
             checkpoint.remember_digest(digest)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a whole file, as 64 hex digits.
+def file_digest(path: Path | bytes) -> str:
+    """SHA-256 of a whole file, or of what is to be in one, as 64 hex digits.
 
     A large one is read only where it is new or has changed: its digest is known by path, size and
     dates in the cache of all runs, if there is one that can be written.
@@ -90,6 +90,8 @@ def file_digest(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    if isinstance(path, bytes):
+        return hashlib.sha256(path).hexdigest()
     with path.open("rb") as file:
         stamp = Stamp.of(os.fstat(file.fileno()))
         cache = shared_cache() if stamp.size >= _LARGE else None

@@ -52,6 +52,9 @@ DTYPES: dict[str, DType] = {
 
 FLOATING = tuple(code for code, dtype in DTYPES.items() if dtype.floating)
 
+# Bits of a value's fraction: of more, a weight loses digits.
+FRACTIONS = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
+
 # As torch, and with it Hugging Face's config.json, calls the floating dtypes.
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

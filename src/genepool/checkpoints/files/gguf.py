@@ -21,6 +21,8 @@ from genepool.checkpoints.files.atomic import new_directory, sync_directory
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
+from genepool.checkpoints.files.dtypes import FRACTIONS, TORCH_NAMES
+from genepool.checkpoints.model_files.built import without_remarks
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import at, one_line, pass_on, some
 
@@ -30,9 +32,13 @@ _LEFT_OUT = ".left_out"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Layers of Gemma 2 and 3 with 27B, by which llama.cpp knows them.
 _LARGE_GEMMA = {"gemma2": 46, "gemma3_text": 62}
-# Types of a file's weights that lose digits in what they are unpacked to.
-_FINER = {"BF16": ("F16", "F32", "F64"), "F16": ("F32", "F64"), "F32": ("F64",)}
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+# Fields of the file by the names that cards have for them.
+_LICENCE = (
+    ("license", "general.license"),
+    ("license_name", "general.license.name"),
+    ("license_link", "general.license.link"),
+)
+_FURTHER_TEMPLATES = "tokenizer.chat_template."
 
 
 def is_gguf(path: Path) -> bool:
@@ -140,11 +146,8 @@ def complete(config: Any) -> None:
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
 
 
-def _left_out(path: Path, model: Any, dtype: str) -> str:
+def _left_out(reader: Any, model: Any, dtype: str) -> str:
     """What transformers has passed over in a file, and what is rounded; "" for nothing."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
     positions = [t.name for t in reader.tensors if t.name.startswith("rope_")]
     positions += [name for name in reader.fields if name.endswith(".rope.scaling.factor")]
     size = sum(int(t.n_elements) for t in reader.tensors if not t.name.startswith("rope_"))
@@ -158,16 +161,27 @@ def _left_out(path: Path, model: Any, dtype: str) -> str:
         )
     if further > 0:
         told.append(f"{further} numbers, for which the model has no place (biases?)")
+    if templates := [name for name in reader.fields if name.startswith(_FURTHER_TEMPLATES)]:
+        told.append(f"{some(templates)}, so that what is made has the default chat template alone")
     texts = [f"transformers passes over {' and over '.join(told)}"] if told else []
     sizes: Counter[str] = Counter()
     for tensor in reader.tensors:
         sizes[tensor.tensor_type.name] += int(tensor.n_elements)
     ((stored, _),) = sizes.most_common(1)
-    if stored in _FINER[dtype]:
+    if FRACTIONS.get(stored, 0) > FRACTIONS[dtype]:
         texts.append(
             f"its weights are {stored}, rounded to {dtype} here; a run file may name another dtype"
         )
     return "; ".join(texts)
+
+
+def _licence(reader: Any) -> str:
+    """What a file says of its licence, as the front matter of a card; "" if it says nothing."""
+    said = {
+        key: reader.fields[field].contents() for key, field in _LICENCE if field in reader.fields
+    }
+    lines = [f"{key}: {json.dumps(value)}" for key, value in said.items()]
+    return "\n".join(["---", *lines, "---", ""]) if lines else ""
 
 
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
@@ -179,43 +193,43 @@ def _damaged(path: Path, error: BaseException) -> CheckpointError:
 
 def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None:
     """Write the model as transformers does; quiet, since its bars are about its own cache."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    from gguf import GGUFReader
+
     config = getattr(transformers, "GgufConfig", None)
     # Releases that can also keep weights packed have to be told; older ones always unpack.
     extra = {} if config is None else {"quantization_config": config(dequantize=True)}
     place, file = str(path.resolve().parent), path.resolve().name
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            model, told = transformers.AutoModelForCausalLM.from_pretrained(
-                place,
-                gguf_file=file,
-                dtype=DTYPES[dtype],
-                trust_remote_code=False,
-                output_loading_info=True,
-                **extra,
+    with (
+        without_remarks(transformers),
+        warnings.catch_warnings(),
+        redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            place,
+            gguf_file=file,
+            dtype=TORCH_NAMES[dtype],
+            trust_remote_code=False,
+            output_loading_info=True,
+            **extra,
+        )
+        if missing := sorted(told["missing_keys"]):
+            # transformers makes them up, other ones each time.
+            raise CheckpointError(
+                f"{at(path)}: holds no {some(missing)}; is it one of several parts of a model "
+                "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
+                "WHOLE"
             )
-            if missing := sorted(told["missing_keys"]):
-                # transformers makes them up, other ones each time.
-                raise CheckpointError(
-                    f"{at(path)}: holds no {some(missing)}; is it one of several parts of a model "
-                    "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
-                    "WHOLE"
-                )
-            if left_out := _left_out(path, model, dtype):
-                (directory / _LEFT_OUT).write_text(left_out, "utf-8")
-            model.config.quantization_config = None
-            del model.config.quantization_config
-            complete(model.config)
-            model.save_pretrained(directory, max_shard_size="5GB")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                place, gguf_file=file, trust_remote_code=False
-            )
-            tokenizer.save_pretrained(directory)
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        reader = GGUFReader(path)
+        if left_out := _left_out(reader, model, dtype):
+            (directory / _LEFT_OUT).write_text(left_out, "utf-8")
+        if licence := _licence(reader):
+            (directory / "README.md").write_text(licence, "utf-8")
+        model.config.quantization_config = None
+        del model.config.quantization_config
+        complete(model.config)
+        model.save_pretrained(directory, max_shard_size="5GB")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            place, gguf_file=file, trust_remote_code=False
+        )
+        tokenizer.save_pretrained(directory)

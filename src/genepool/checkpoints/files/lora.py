@@ -345,7 +345,11 @@ class _Plan:
             close = [n for n in tensors if bare(n) == bare(wanted)]
         if len(close) == 1:
             return close[0]
-        cause = "is the adapter of another base, or the weight tied?"
+        cause = (
+            "is the adapter of another base, or the weight tied? If it fits there under names that "
+            "transformers alone has, merge it into its base first (in peft: "
+            "model.merge_and_unload())"
+        )
         if ".experts." in wanted and any(".experts." in n for n in tensors):
             cause = (
                 "one of the two has its experts one by one, and the other has them fused; merge "

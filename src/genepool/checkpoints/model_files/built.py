@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,6 +18,23 @@ from genepool.messages import one_line, pass_on, spoken
 _LAYERS = re.compile(r"(.*_)?(n|num)_(.*_)?layers?|layers|(en|de)coder_layers")
 _MOST_LAYERS = 10_000
 _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
+
+
+@contextlib.contextmanager
+def without_remarks(*libraries: Any) -> Generator[None, None, None]:
+    """Without what transformers or diffusers print: remarks and progress bars."""
+    logs = [library.utils.logging for library in libraries]
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, (level, bars) in zip(logs, before, strict=True):
+            log.set_verbosity(level)
+            if bars:
+                log.enable_progress_bar()
 
 
 class NotBuilt(Exception):
@@ -51,16 +69,12 @@ def build_config(raw: Mapping[str, Any]) -> Any:
             "transformers may (pip install -U transformers). Code that comes with a model is never "
             "run"
         )
-    log = made.utils.logging
-    level = log.get_verbosity()
-    log.set_verbosity_error()
     try:
-        return known[name].from_dict({**copy.deepcopy(decoded(dict(raw))), "model_type": name})
+        with without_remarks(made):
+            return known[name].from_dict({**copy.deepcopy(decoded(dict(raw))), "model_type": name})
     except BaseException as error:
         pass_on(error)
         raise NotBuilt(f"not a usable '{one_line(kind)}' config: {spoken(error)}") from error
-    finally:
-        log.set_verbosity(level)
 
 
 def built_values(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, cast
@@ -36,26 +37,47 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file that is there.
+
+    Raises:
+        CheckpointError: it cannot be read, or is far larger than such files are.
+    """
+    try:
+        return documents.read_bytes(path, _MAX)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CheckpointError(f"{at(path)}: cannot be read: {reason or one_line(error)}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, each line of which ends in `\\n`; see `read_file`."""
+    text = read_file(path).decode("utf-8", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 # What must agree: it decides what the weights mean. What differs besides is told.
 _MUST = {
     *("model_type", "architectures", "vocab_size", "tie_word_embeddings", "rope"),
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "d_ff", "ffn_dim"),
     *("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_attention_heads", "n_head"),
-    *("num_heads", "num_key_value_heads", "head_dim", "hidden_act", "activation_function"),
-    *("hidden_activation", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"),
+    *("num_heads", "num_key_value_heads", "head_dim", "afn", "feed_forward_proj"),
     *("attention_bias", "mlp_bias", "use_bias", "use_parallel_residual", "parallel_attn"),
     *("alibi", "layer_types", "num_experts", "num_local_experts", "n_routed_experts"),
     *("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "logit_scale"),
-    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
-    *("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
+    *("query_pre_attn_scalar", "logits_scaling", "relative_attention_max_distance"),
     *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "image_size", "patch_size"),
-    *("rope_local_base_freq", "rotary_dim", "no_rope_layers", "activation", "afn", "norm_epsilon"),
+    *("rope_local_base_freq", "rotary_dim", "no_rope_layers", "scale_decoder_outputs"),
     *("qkv_bias", "attention_out_bias", "lm_head_bias", "enable_bias", "do_layer_norm_before"),
     *("routed_scaling_factor", "scoring_func", "n_group", "topk_group", "use_qk_norm"),
     *("qk_layernorm", "apply_residual_connection_post_layernorm", "position_embedding_type"),
     *("scale_embedding", "embedding_scale", "scale_emb", "scale_depth", "dim_model_base"),
-    *("mlp_hidden_act", "mamba_hidden_act", "time_step_limit", "clip_qkv"),
+    *("time_step_limit", "clip_qkv"),
 }
+# And so do functions between the weights, what keeps divisors from 0, limits and factors.
+_MUST_BY_END = re.compile(
+    r"(.*_)?(act|act_fn|activation|activation_function|eps|epsilon|soft_?cap(ping)?|multipliers?)"
+)
 # What says nothing about the model's function, or is of its training only. Pools pin the rest.
 _UNPINNED = {
     *("torch_dtype", "dtype", "_name_or_path", "name_or_path", "_model_name_or_path"),
@@ -69,6 +91,7 @@ _SILENT = {
     *("activation_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"),
     *("output_attentions", "output_hidden_states", "return_dict", "torchscript", "init_std"),
     *("layerdrop", "chunk_size_feed_forward", "problem_type", "_diffusers_version"),
+    *("__version__", "processor_class"),
 }
 # How rotary settings are spelt beside each other, and what they are called here.
 _ROPE = {
@@ -81,9 +104,10 @@ _ROPE_SETS = ("rope_parameters", "rope_scaling")
 _ROPE_DEFAULTS = {
     "type": "default", "partial": 1.0, "beta_fast": 32, "beta_slow": 1, "truncate": True,
 }  # fmt: skip
-# Activations that transformers knows by several names.
+# Activations that transformers knows by several names; they are one formula, but for rounding.
 _ACTIVATIONS = {
-    "swish": "silu", "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new",
+    "swish": "silu", "gelu_python": "gelu", "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new",
 }  # fmt: skip
 # Stands for a key that a configuration does not have.
 _ABSENT: Any = object()
@@ -194,7 +218,8 @@ def _require_same_labels(first: dict[str, Any], other: dict[str, Any], pair: str
 
 
 def _must(field: str) -> bool:
-    return field.rsplit(".", 1)[-1] in _MUST or _in_rope(field)
+    leaf = field.rsplit(".", 1)[-1]
+    return leaf in _MUST or _MUST_BY_END.fullmatch(leaf) is not None or _in_rope(field)
 
 
 def _in_rope(field: str) -> bool:
@@ -213,6 +238,15 @@ def optional_json(path: Path) -> dict[str, Any] | None:
         CheckpointError: it cannot be read, or holds something else.
     """
     return read_json(path) if path.is_file() else None
+
+
+def model_config(directory: Path | None) -> dict[str, Any] | None:
+    """The config.json of a model's directory; None where there is none, or no directory.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not a JSON object.
+    """
+    return None if directory is None else optional_json(directory / "config.json")
 
 
 def pinned_settings(path: Path, also_silent: Set[str] = frozenset()) -> bytes:
@@ -249,9 +283,9 @@ def ties_embeddings(directory: Path | None) -> bool | None:
     Raises:
         CheckpointError: config.json cannot be read.
     """
-    if directory is None or not (directory / "config.json").is_file():
+    raw = model_config(directory)
+    if raw is None:
         return None
-    raw = read_json(directory / "config.json")
     if raw.get(_TIE) is not None:
         return raw[_TIE] is True
     try:
@@ -265,9 +299,7 @@ def ties_embeddings(directory: Path | None) -> bool | None:
 
 def language_config(directory: Path | None) -> dict[str, Any]:
     """The part of config.json that describes the language model; empty if there is none."""
-    if directory is None or not (directory / "config.json").is_file():
-        return {}
-    return _language_part(read_json(directory / "config.json"))
+    return _language_part(model_config(directory) or {})
 
 
 def _language_part(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.files.dtypes import TORCH_NAMES
-from genepool.checkpoints.model_files.configs import pinned_settings, read_json
+from genepool.checkpoints.model_files.configs import model_config, pinned_settings, read_file
 from genepool.checkpoints.model_files.tokenizer_files import (
     FURTHER_TEMPLATES,
     SETTINGS,
@@ -25,7 +25,6 @@ from genepool.checkpoints.model_files.tokenizer_files import (
 )
 from genepool.documents import list_of, mapping_of, parse_json
 from genepool.documents import read_json as document
-from genepool.errors import CheckpointError
 from genepool.messages import at, some
 
 RARE = "tokenizer's further files"
@@ -152,10 +151,7 @@ def _digests(directory: Path) -> dict[str, str]:
     if not (directory / _MODULES).is_file():
         return {}
     files = {_MODULES: safe_target(directory, _MODULES), **_modules(directory)}
-    return {
-        name: hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
-        for name, data in files.items()
-    }
+    return {name: file_digest(data) for name, data in files.items()}
 
 
 def with_dtype(files: Mapping[str, bytes | Path], dtype: str | None) -> dict[str, bytes | Path]:
@@ -241,9 +237,7 @@ def pinned_digests(model: Path, tokenizer: Path) -> dict[str, str]:
 def code_notice(first: Checkpoint) -> str | None:
     """What to say of code that the model needs and that stays where it is, if there is any."""
     directory = first.directory
-    if directory is None or not (directory / "config.json").is_file():
-        return None
-    if "auto_map" not in read_json(directory / "config.json"):
+    if directory is None or "auto_map" not in (model_config(directory) or {}):
         return None
     code = sorted(path.name for path in directory.glob("*.py") if path.is_file())
     if not code:
@@ -251,6 +245,16 @@ def code_notice(first: Checkpoint) -> str | None:
     return (
         f"{at(directory)} brings code of its own ({some(code)}); what is written never holds code: "
         "copy it there yourself, if you trust it"
+    )
+
+
+def plain_notice(first: Checkpoint) -> str | None:
+    """What to say of a configuration that calls for a quantisation, of weights that have none."""
+    if not (model_config(first.directory) or {}).get("quantization_config"):
+        return None
+    return (
+        f"{at(first.path)}: its config.json says that the weights are quantised "
+        "(quantization_config), and they are not; what is written does not say so"
     )
 
 
@@ -281,10 +285,7 @@ def _settle(content: Any, dtype: str | None) -> bool:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except OSError as error:
-        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error
+    return read_file(path) if path.is_file() else b""
 
 
 def _joined(parts: list[bytes]) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from genepool.checkpoints.model_files.configs import differing_fields, optional_json
-from genepool.errors import CheckpointError
+from genepool.checkpoints.model_files.configs import differing_fields, optional_json, read_text
 from genepool.messages import at, one_line, some
 
 # Files that say, together, how text becomes tokens; and what goes with them, as JSON objects.
@@ -65,9 +64,9 @@ def chat_templates(directory: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     if (directory / _TEMPLATE).is_file():
-        found["default"] = _text(directory / _TEMPLATE)
+        found["default"] = read_text(directory / _TEMPLATE)
     for name in further_templates(directory):
-        found[Path(name).stem] = _text(directory / name)
+        found[Path(name).stem] = read_text(directory / name)
     for name in () if found else ("tokenizer_config.json", "chat_template.json"):
         given: Any = (optional_json(directory / name) or {}).get("chat_template")
         if isinstance(given, str):
@@ -98,7 +97,7 @@ def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
         what = "another chat template" if changed == ["default"] else "other chat templates"
         names = "" if changed == ["default"] else f" ({some(changed)})"
         notices.append(f"{at(other)}: {what}{names} than in {at(first)} (the first seed's is kept)")
-    elif changed and _tokenized(first) and _tokenized(other):
+    elif changed and holds_tokenizer(first) and holds_tokenizer(other):
         has, lacks = (other, first) if theirs else (first, other)
         kept = "the result will have none" if theirs else "it is kept"
         notices.append(f"{at(has)} has a chat template and {at(lacks)} has none ({kept})")
@@ -187,10 +186,3 @@ def _tokenized(directory: Path) -> bool:
 def _named(entry: Any) -> tuple[Any, Any]:
     fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
     return fields.get("name", "default"), fields.get("template", entry)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace")
-    except OSError as error:
-        raise CheckpointError(f"{at(path)}: cannot be read: {error.strerror or error}") from error

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.model_files.configs import optional_json, read_json
+from genepool.checkpoints.model_files.configs import optional_json, read_file, read_json, read_text
 from genepool.checkpoints.model_files.tied import embedding_rows
 from genepool.checkpoints.model_files.tokenizer_files import (
+    SETTINGS,
     chat_templates,
     holds_tokenizer,
     rare_vocabularies,
@@ -25,6 +26,7 @@ _FILES = (
     *("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"),
     "sentencepiece.bpe.model",
 )
+_MERGES = "merges.txt"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,16 +45,26 @@ class Vocabulary:
 
 
 def same_files(first: Path, other: Path) -> bool:
-    """Whether two directories hold the same tokenizer file, byte for byte, or neither has one."""
+    """Whether two directories hold the same tokenizer file, byte for byte, and the same further
+    tokens; or neither has one."""
     ours, theirs = _file(first), _file(other)
     if ours is None or theirs is None:
         return ours is theirs
-    return (
-        ours.name == theirs.name
-        and ours.stat().st_size == theirs.stat().st_size
-        and ours.read_bytes() == theirs.read_bytes()
-        and (ours.name == "tokenizer.json" or _added(first) == _added(other))
-    )
+    if ours.name != theirs.name or not _same_bytes(ours, theirs):
+        return False
+    if ours.name == "vocab.json" and not _same_bytes(first / _MERGES, other / _MERGES):
+        return False
+    if _added(first) == _added(other):
+        return True
+    a, b = read_vocabulary(first), read_vocabulary(other)
+    return a is not None and b is not None and bool(a.ids) and a.ids == b.ids
+
+
+def _same_bytes(ours: Path, theirs: Path) -> bool:
+    if not (ours.is_file() and theirs.is_file()):
+        return ours.is_file() == theirs.is_file()
+    alike = ours.stat().st_size == theirs.stat().st_size
+    return alike and read_file(ours) == read_file(theirs)
 
 
 def read_vocabulary(directory: Path) -> Vocabulary | None:
@@ -67,21 +79,24 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     if file.name not in _FILES:
         return Vocabulary(file, {}, _content(file))
     if file.suffix == ".model":
-        content = file.read_bytes()
+        content = read_file(file)
         pieces = _pieces(content)
         if pieces is None:
             return Vocabulary(file, {}, content)
         ids = {token: number for number, token in enumerate(pieces)}
-        return Vocabulary(file, {**ids, **_added(directory)}, b"")
-    if file.name == "tokenizer.json":
+    elif file.name == "tokenizer.json":
+        # Tokens that it does not have itself get the ids behind its own.
         ids = _tokenizer_ids(file)
+        taken = set(ids.values())
+        more = {t: n for t, n in _added(directory).items() if n not in taken and t not in ids}
+        return Vocabulary(file, {**ids, **more}, b"")
     elif file.name == "vocab.json":
-        ids = {**_whole(file, read_json(file)), **_added(directory)}
+        ids = _whole(file, read_json(file))
     else:
         # Not `splitlines`: that also parts at characters that are tokens, such as U+2028.
-        lines = file.read_text("utf-8", errors="replace").removesuffix("\n").split("\n")
-        ids = {**{token: number for number, token in enumerate(lines)}, **_added(directory)}
-    return Vocabulary(file, ids, b"")
+        lines = read_text(file).removesuffix("\n").split("\n")
+        ids = {token: number for number, token in enumerate(lines)}
+    return Vocabulary(file, {**ids, **_added(directory)}, b"")
 
 
 def _file(directory: Path) -> Path | None:
@@ -92,13 +107,13 @@ def _file(directory: Path) -> Path | None:
 def _content(file: Path) -> bytes:
     """What says, in a file of a rarer form, which token has which id."""
     if file.suffix != ".json":
-        return file.read_bytes()
+        return read_file(file)
     content = read_json(file)
     return json.dumps([content.get("vocab"), content.get("special_tokens")]).encode()
 
 
 def _added(directory: Path) -> dict[str, int]:
-    """The tokens that were added to a tokenizer without tokenizer.json, wherever that is said."""
+    """The tokens that were added to a tokenizer, by what is said beside its own file."""
     file = directory / "tokenizer_config.json"
     given: Any = (optional_json(file) or {}).get("added_tokens_decoder") or {}
     try:
@@ -274,12 +289,17 @@ def with_own_tokenizer(folded: Checkpoint, adapter: Path) -> Checkpoint:
     """
     own, base = chat_templates(adapter), chat_templates(folded.directory or adapter)
     if not holds_tokenizer(adapter):
-        if not own or own == base:
+        home = folded.directory or adapter
+        found = [
+            n for n in SETTINGS if optional_json(adapter / n) not in (None, optional_json(home / n))
+        ]
+        found += ["a chat template"] if own and own != base else []
+        if not found:
             return folded
         return _told(
             folded,
-            f"{at(adapter)} holds a chat template but no tokenizer: tokenizer and chat template of "
-            "the base are used; to use its own, save the tokenizer beside it",
+            f"{at(adapter)} holds {' and '.join(found)} but no tokenizer: tokenizer and chat "
+            "template of the base are used; to use its own, save the tokenizer beside it",
         )
     folded = replace(folded, tokenizer=adapter)
     ours = None if folded.directory is None else read_vocabulary(folded.directory)

@@ -105,7 +105,7 @@ def component_digest(component: Component, *, weights: bool = True) -> str:
     """
     files = component_files(component) if weights else _small_files(component)
     with ThreadPoolExecutor(available_threads(), thread_name_prefix="genepool-digest") as pool:
-        found = pool.map(_sha256, files.values())
+        found = pool.map(file_digest, files.values())
         parts = [[name, digest] for name, digest in zip(files, found, strict=True)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -179,7 +179,3 @@ def _weights(component: Component) -> Files:
 
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _sha256(data: bytes | Path) -> str:
-    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)

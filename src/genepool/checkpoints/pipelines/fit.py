@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from genepool.checkpoints.model_files.configs import read_json
+from genepool.checkpoints.model_files.configs import optional_json
 from genepool.checkpoints.model_files.vocabularies import comparable, conflict, read_vocabulary
 from genepool.checkpoints.pipelines.agreement import read_config
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
@@ -73,8 +73,8 @@ def _require_tokens(
                 f"{here} does not fit {there}: {reason} in {at(own)}, whose tokens the text "
                 "encoder knows; take both from one seed"
             )
-    path = pipeline.components[tokenizer].directory / "tokenizer_config.json"
-    longest = read_json(path).get("model_max_length") if path.is_file() else None
+    settings = optional_json(pipeline.components[tokenizer].directory / "tokenizer_config.json")
+    longest = (settings or {}).get("model_max_length")
     positions = config.get("max_position_embeddings")
     if not (isinstance(longest, int) and isinstance(positions, int)):
         return

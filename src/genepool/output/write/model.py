@@ -151,7 +151,8 @@ def write_model(
             check(place)
 
     first = family.checkpoints[0]
-    card = replace(card, notices=tuple(_published(card.notices, card.seeds, family)))
+    notices = tuple(_published(card.notices, card.seeds, family))
+    card = replace(card, library=_library(first), notices=notices)
     card = _of_images(card, details, first, writing.dtype)
     licence = common_licence([seed.licence for seed in (*card.seeds, *card.givers)])
     names = [seed.name for seed in card.seeds]
@@ -179,6 +180,14 @@ def write_model(
         check=look,
     )
     return Exported(target, str(document["genome"]), document, family.notices)
+
+
+def _library(first: Checkpoint) -> str:
+    """What loads a model like the first seed; "" where that is not known."""
+    if first.pipeline is not None or first.evolving:
+        return "diffusers"
+    directory = first.directory
+    return "transformers" if directory and (directory / "config.json").is_file() else ""
 
 
 def _published(notices: Sequence[str], seeds: Sequence[CardSeed], family: Family) -> list[str]:

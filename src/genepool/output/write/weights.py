@@ -24,13 +24,14 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, all_finite, as_float32, from_float32
 from genepool.checkpoints.files.header import header
 from genepool.checkpoints.layout import Layout
+from genepool.checkpoints.model_files.side_files import side_files
+from genepool.checkpoints.pipelines.files import pipeline_files
 from genepool.checkpoints.pipelines.variants import weights_stem
 from genepool.core.genome import Genome
 from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.materialise.cpu import Destination, express_piece
 from genepool.materialise.tensor_table import prepare_sources, require_finite
 from genepool.messages import at, one_line
-from genepool.models.kinds import kind_of_seed
 from genepool.output.own_files import require_free, require_own_checkpoint
 from genepool.output.write import stream
 from genepool.output.write.stream import Bytes
@@ -179,8 +180,8 @@ def write_tensors(
     every tensor is aligned). Of a pipeline, each component that evolves has such files in a folder
     of its own, named as its library finds them. Where the first seed is a directory, its other
     files (configuration, tokenizer, whole components of a pipeline, ...) are copied, as
-    `Kind.model_files` says. Nothing is visible under `directory`
-    until all of it is on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
+    `side_files` and `pipeline_files` say. Nothing is visible under `directory` until all of it is
+    on disk. Memory: 16 MB per thread, and hardly more than 256 MB.
 
     Args:
         produce: called as produce(tensor, start, stop, destination) for pieces of at most 2**19
@@ -208,7 +209,13 @@ def write_tensors(
     """
     _require_arguments(metadata or {}, extra or {})
     head = {**(metadata or {}), "format": first.metadata.get("format", "pt")}
-    others = {**kind_of_seed(first).model_files(first, writing.dtype), **(extra or {})}
+    pipeline = first.pipeline
+    own_files = (
+        side_files(first, writing.dtype)
+        if pipeline is None
+        else pipeline_files(first, pipeline, writing.dtype)
+    )
+    others = {**own_files, **(extra or {})}
     files: list[_File] = []
     parts = _parts(first, layout, writing.dtype)
     for part in parts:
