@@ -84,9 +84,9 @@ def test_merges_that_make_no_sense(place: Path, options: list[str], word: str) -
 def test_weights_that_sum_to_zero_but_for_rounding(place: Path) -> None:
     weights = [word for weight in ("0.1", "0.2", "-0.3") for word in ("--weight", weight)]
     models = [seed(place, n) for n in (1, 2, 3)]
-    refused(place, ["merge", *models, "--method", "linear", *weights], "sum to 0", (1,))
+    refused(place, ["merge", *models, "--method", "linear", *weights], "sum to 0")
     method = ["--method", "task-arithmetic", "--base", models[2], "--normalise"]
-    refused(place, ["merge", *models, *method, *weights], "sum to 0", (1,))
+    refused(place, ["merge", *models, *method, *weights], "sum to 0")
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
