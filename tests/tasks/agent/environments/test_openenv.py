@@ -161,6 +161,7 @@ def real() -> Generator[str, None, None]:
     thread.start()
     try:
         while not server.started:
+            assert thread.is_alive()
             time.sleep(0.005)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
