@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from genepool.output.write.model import Exported
 
 
-class _MethodName(click.ParamType[str]):
+# Before click 8.4 it takes no type.
+class _MethodName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """The name of a method of merging by hand; `specify` refuses others."""
 
     name = "method"
@@ -282,11 +283,11 @@ def merge(
     shard_size: str,
     as_json: bool,
 ) -> None:
-    """Merge the checkpoints A B... once, by hand.
+    """Merge checkpoints once, by hand.
 
-    Each is a safetensors file, a directory as Hugging Face writes it, a pipeline as diffusers
-    writes it, a LoRA adapter as peft writes it, a GGUF file, an id of the Hugging Face Hub, or a
-    URL (s3://BUCKET/FOLDER). The result has A's configuration and tokenizer.
+    Each of A B... is a safetensors file, a directory as Hugging Face writes it, a pipeline as
+    diffusers writes it, a LoRA adapter as peft writes it, a GGUF file, an id of the Hugging Face
+    Hub, or a URL (s3://BUCKET/FOLDER). The result has A's configuration and tokenizer.
 
     A configuration of mergekit (CONFIG.yaml) may stand for the models. What it says is done, or
     refused; options that are given besides come before it.
