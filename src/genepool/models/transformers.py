@@ -170,8 +170,9 @@ def _forget_longest_text(model: Any) -> None:
         # Where kinds of layers differ, each has its own, and its name before what it keeps.
         for name in [name for name in kept if name.endswith(length)]:
             if first is not None and kept[name] != first:
-                own = f"{name.removesuffix(length)}inv_freq"
-                original = getattr(module, f"{name.removesuffix(length)}original_inv_freq")
+                # Some releases, such as 5.8, write None where there is one kind.
+                kind = name.removesuffix(length).removeprefix("None_")
+                own, original = f"{kind}inv_freq", getattr(module, f"{kind}original_inv_freq")
                 setattr(module, own, original.to(getattr(module, own).device))
                 kept[name] = first
 

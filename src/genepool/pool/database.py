@@ -176,7 +176,7 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
                 db = _connect(f"{address}&immutable=1")
             else:
                 db = _connect(address)
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):  # what it quotes may be no UTF-8
             pass  # reported by the caller's first query
     return db
 
