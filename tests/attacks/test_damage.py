@@ -366,14 +366,13 @@ def test_looking_at_the_log_leaves_the_locks_that_are_held_on_it(tmp_path: Path)
     assert "BlockingIOError" in done.stderr, done
 
 
-@pytest.mark.parametrize(("before", "byte"), [(4, 0xCC), (2, 0x80), (0, 0xCC)])
-def test_a_schema_that_is_no_text_is_one_line(tmp_path: Path, before: int, byte: int) -> None:
+@pytest.mark.parametrize(("place", "byte"), [(0, 0xCC), (3, 0x80), (7, 0xFF)])
+def test_a_schema_that_is_no_text_is_one_line(tmp_path: Path, place: int, byte: int) -> None:
     """SQLite quotes it in its message, which Python could not decode."""
     evolve(write_run(tmp_path, budget=2))
     file = tmp_path / "pool" / DATABASE
     content = bytearray(file.read_bytes())
-    # Before the statement stands the name of its table.
-    content[content.index(b"CREATE TABLE") - before] = byte
+    content[content.index(b"tableepisodes") + len("table") + place] = byte
     file.write_bytes(content)
     for command in (["status"], ["show"], ["export", "-o", str(tmp_path / "out")]):
         code, _, error = run_cli([command[0], str(tmp_path / "pool"), *command[1:]])
