@@ -63,7 +63,7 @@ _TEMPLATE = (
 
 def make(work: Path, walks: list[Any], names: tuple[str, ...], *, smoke: bool = False) -> None:
     """WORK/examples and WORK/models/NAME of each name; nothing is made twice."""
-    counts = {"tune": 60, "train": 12, "test": 12} if smoke else COUNTS
+    counts = {"tune": 60, "train": 6, "test": 6} if smoke else COUNTS
     sets = {"maths": problems({**counts, "tune": 2 * counts["tune"]}), **skills(counts)}
     for task, examples in sets.items():
         data.write(work / "examples", task, examples)

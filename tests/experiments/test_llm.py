@@ -12,18 +12,25 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "experiments/llm"
 
 
-@pytest.mark.slow
-def test_the_experiment_runs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the experiment has run: its models, pools and page."""
+    folder = tmp_path_factory.mktemp("llm")
     done = subprocess.run(
         [
             *(sys.executable, str(FOLDER / "run.py"), "smoke"),
-            *("--work", str(tmp_path / "work"), "--out", str(tmp_path)),
+            *("--work", str(folder / "work"), "--out", str(folder)),
         ],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results.json").read_text())
+    return folder
+
+
+@pytest.mark.slow
+def test_the_experiment_runs(made: Path) -> None:
+    found = json.loads((made / "results.json").read_text())
     labels = {"slerp", "ga", "no-attraction", "no-split", "m2n2"}
     assert labels <= set(found["miniature"]["rows"])
     assert found["miniature"]["runs"] == 2
@@ -34,7 +41,7 @@ def test_the_experiment_runs(tmp_path: Path) -> None:
     assert found["verify"]["test scores that differ"] == 0
     assert found["verify"]["rebuilt tensors that differ"] == 0 < found["verify"]["tensors"]
     assert 0 < found["breakdown"]["share of the forward pass"] < 1
-    assert (tmp_path / "champions.png").stat().st_size > 10_000
+    assert (made / "champions.png").stat().st_size > 10_000
 
 
 GENERATE = """
@@ -42,11 +49,10 @@ import json, sys
 from pathlib import Path
 import torch
 import data
-from miniature import make, opened
+from miniature import opened
 from scoring import encoded, exact
 
 work = Path(sys.argv[1])
-make(work, smoke=True)
 model, tokenizer = opened(work / "models/maths")
 
 
@@ -73,10 +79,9 @@ print(json.dumps([generated, exact(model, tokenizer, examples)]))
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_greedy_generation(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", GENERATE, str(tmp_path)], capture_output=True, text=True, cwd=FOLDER
-    )
+def test_scores_are_those_of_greedy_generation(made: Path) -> None:
+    command = [sys.executable, "-c", GENERATE, str(made / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER)
     assert done.returncode == 0, done.stderr
     generated, scored = json.loads(done.stdout.splitlines()[-1])
     assert generated == scored

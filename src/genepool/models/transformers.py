@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -47,6 +48,11 @@ _TODAY = "".join(
         " }}{%- endmacro -%}{{ '' }}",
     )
 )
+
+# Of each model those of its modules that turn positions: to look for them among all takes as long as
+# a small model's pass on a GPU.
+_ROTARY = WeakKeyDictionary[Any, list[Any]]()
+_LENGTH = "max_seq_len_cached"
 
 # Nothing is chosen by measuring, and weights are read where they lie: they are others for each
 # child. Each of these can be set otherwise by a variable of the environment.
@@ -163,15 +169,17 @@ def inference(model: Any) -> Generator[None, None, None]:
 
 def _forget_longest_text(model: Any) -> None:
     """Turn positions as at first: dynamic RoPE turns them as the longest text so far needed it."""
-    length = "max_seq_len_cached"
-    for module in model.modules():
+    if (rotary := _ROTARY.get(model)) is None:
+        found = [module for module in model.modules() if "original_max_seq_len" in vars(module)]
+        rotary = _ROTARY[model] = found
+    for module in rotary:
         kept = cast("dict[str, Any]", vars(module))
-        first = kept.get("original_max_seq_len")
+        first = kept["original_max_seq_len"]
         # Where kinds of layers differ, each has its own, and its name before what it keeps.
-        for name in [name for name in kept if name.endswith(length)]:
-            if first is not None and kept[name] != first:
+        for name in [name for name in kept if name.endswith(_LENGTH)]:
+            if kept[name] != first:
                 # Some releases, such as 5.8, write None where there is one kind.
-                kind = name.removesuffix(length).removeprefix("None_")
+                kind = name.removesuffix(_LENGTH).removeprefix("None_")
                 own, original = f"{kind}inv_freq", getattr(module, f"{kind}original_inv_freq")
                 setattr(module, own, original.to(getattr(module, own).device))
                 kept[name] = first
