@@ -65,7 +65,7 @@ class Proxy:
 
     def asked(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """What the shop answers."""
-        to = http.client.HTTPConnection(str(self.target.hostname), self.target.port, timeout=30)
+        to = http.client.HTTPConnection(str(self.target.hostname), self.target.port, timeout=120)
         try:
             to.request(method, path, body or None, {"Content-Type": "application/json"})
             answer = to.getresponse()

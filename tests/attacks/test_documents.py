@@ -33,7 +33,7 @@ from tests.quick import quick
 from tests.runs import contents, write_run
 
 # Far more than any of this takes on a busy machine, far less than what it would take unbounded.
-PATIENCE = 60
+PATIENCE = 240
 
 
 @pytest.fixture(autouse=True)

@@ -231,9 +231,9 @@ def _alive(pid: int) -> bool:
 
 
 def _until(done: Any) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not done():
-        assert time.monotonic() < end, "nothing happened for a minute"
+        assert time.monotonic() < end, "nothing happened for minutes"
         time.sleep(0.05)
 
 
@@ -279,7 +279,7 @@ def test_workers_of_a_comparison_end_with_it(tmp_path: Path, number: int) -> Non
     try:
         _until(lambda: bool(list(tmp_path.glob("pid-*"))))
         driver.send_signal(number)
-        driver.wait(timeout=60)
+        driver.wait(timeout=240)
     finally:
         driver.kill()
         driver.wait()

@@ -216,7 +216,7 @@ def test_two_processes_copy_once(served: tuple[Server, Path]) -> None:
     url = f"{server.url}/one.safetensors"
     server.faults["one.safetensors"] = "slow"
     both = [start(url), start(url)]
-    digests = {process.communicate(timeout=60)[0] for process in both}
+    digests = {process.communicate(timeout=240)[0] for process in both}
     assert len(digests) == 1 and len(digests.pop()) == 65
     assert server.fetched["/one.safetensors"] == 1
 
@@ -238,7 +238,7 @@ def test_waiting_for_another_process_is_told(
         fcntl.flock(held, fcntl.LOCK_EX)
 
         def release() -> None:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 240
             while not caplog.messages and time.monotonic() < end:
                 time.sleep(0.01)
             fcntl.flock(held, fcntl.LOCK_UN)
@@ -258,7 +258,7 @@ def test_ctrl_c_in_the_middle(served: tuple[Server, Path], tmp_path: Path) -> No
     while not server.fetched:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode not in (0, 1) or not copies(tmp_path)
     assert "one.safetensors" not in copies(tmp_path)
     server.faults.clear()

@@ -30,7 +30,7 @@ SHOP = Shop(*made())
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     """A client of the built-in shop."""
-    with serve(SHOP) as url, httpx.Client(base_url=url, timeout=30) as opened:
+    with serve(SHOP) as url, httpx.Client(base_url=url, timeout=120) as opened:
         yield opened
 
 
@@ -189,7 +189,7 @@ def test_wrong_methods_and_paths(client: httpx.Client) -> None:
 def test_a_body_without_an_end_is_refused(client: httpx.Client) -> None:
     """The server reads no further than a body may be long."""
     host, port = client.base_url.host, client.base_url.port
-    with socket.create_connection((host, port), timeout=30) as raw:
+    with socket.create_connection((host, port), timeout=120) as raw:
         raw.sendall(b"POST /step HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
         for _ in range(5):
@@ -208,7 +208,7 @@ def test_the_readmes_python(capsys: pytest.CaptureFixture[str]) -> None:
 class TestCommand:
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(FOLDER), *options]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
     @pytest.mark.parametrize("as_module", [False, True])
     def test_it_says_where_it_listens(self, as_module: bool, tmp_path: Path) -> None:
@@ -228,14 +228,14 @@ class TestCommand:
                 r"(http://127\.0\.0\.1:\d+) sells 900 products and has 300 goals\n", line
             )
             assert found, line
-            with httpx.Client(base_url=found[1], timeout=30) as client:
+            with httpx.Client(base_url=found[1], timeout=120) as client:
                 session = client.post("/create").json()
                 wish = walkthrough(SHOP, 0)[0]
                 page = client.post("/step", json={"env_idx": session, "action": wish}).json()
             # Text, back, page, next, and three strings for each of four products.
             assert page["state"].count(" [SEP] ") == 1 + 3 + 3 * 4
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 130
+            assert process.wait(timeout=120) == 130
 
     def test_one_line_for_what_is_wrong(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

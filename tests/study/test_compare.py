@@ -475,7 +475,7 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) 
         wait_for(process, out, target)
         assert process.poll() is None
         kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert target <= scored(out) < 4 * _EACH
         assert not (out / "curves.csv").exists()
     process = start(file, out)
@@ -498,7 +498,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
             process.wait(timeout=draws.uniform(0.1, whole))
         with contextlib.suppress(ProcessLookupError):
             (os.kill if number % 2 else os.killpg)(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         if process.returncode == 0:
             check_same(out, undisturbed)
             shutil.rmtree(out)
@@ -518,7 +518,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_goes_on_to_the_same_bytes(
     wait_for(process, out, 60)
     workers = workers_of(process)
     reach(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 130
     assert error.splitlines()[-1] == (
         "genepool: interrupted; what was scored is kept, and the same command goes on"
@@ -550,7 +550,7 @@ def test_a_worker_that_dies_ends_it_in_one_line(tmp_path: Path, undisturbed: Pat
     process = start(file, out)
     wait_for(process, out, 40)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "died (signal SIGKILL" in error.splitlines()[-1]
     assert "Traceback" not in error

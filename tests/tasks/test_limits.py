@@ -67,7 +67,7 @@ def test_an_alarm_that_is_swallowed_goes_off_again(
     lost: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(limits, "_AGAIN", 0.05)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     survived: list[int] = []
     with pytest.raises(EvaluationError, match="time limit"), time_limit(0.05, "it"):
         for number in range(lost):
@@ -127,7 +127,7 @@ def test_a_timer_of_somebody_else_goes_on() -> None:
     try:
         with pytest.raises(EvaluationError), time_limit(0.02, "it"):
             _forever()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not rung and time.monotonic() < deadline:
             time.sleep(0.01)
         assert [moment - start >= 0.19 for moment in rung] == [True]

@@ -61,7 +61,7 @@ def test_what_two_make_at_once_is_made_once(
     opened: Callable[[], MappedFile] = tensors if kind == "tensors" else unpacked
     with ThreadPoolExecutor(2) as threads:
         both = [threads.submit(opened), threads.submit(opened)]
-        assert begun.acquire(timeout=60)
+        assert begun.acquire(timeout=240)
         time.sleep(0.2)
         go.set()
         files = [each.result() for each in both]

@@ -344,7 +344,7 @@ def test_a_worker_that_scores_otherwise_ends_the_run(tmp_path: Path, way: str) -
     try:
         submitted(run, made, 1)
         ready.set()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         if way == "random":
             # Nobody could tell who is right.
             submitted(run, made, 20)

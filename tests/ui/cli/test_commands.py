@@ -210,7 +210,7 @@ def test_interrupting_keeps_everything(tmp_path: Path, told: signal.Signals) -> 
                 break
             time.sleep(0.05)
         process.send_signal(told)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 130, error

@@ -38,7 +38,7 @@ def digest(file):
 print("read")
 """
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     (line,) = ended.stderr.splitlines()
     assert line == (
