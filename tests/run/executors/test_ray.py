@@ -195,20 +195,21 @@ def by_url(
 
 @pytest.mark.slow
 def test_the_contract(tmp_path: Path, cluster: Cluster) -> None:
-    import ray
+    from ray import is_initialized
 
     from genepool.run.executors.ray import RayExecutor
 
     def make(run: Run) -> RayExecutor:
-        data = {**run.given.data, "executor": "ray", "workers": 2}
-        inputs = open_inputs(load_run({**data, "ray": {"address": cluster.address, "wait": 240}}, tmp_path))
+        ray = {"address": cluster.address, "wait": 240}
+        data = {**run.given.data, "executor": "ray", "workers": 2, "ray": ray}
+        inputs = open_inputs(load_run(data, tmp_path))
         return RayExecutor(inputs, pins_of(inputs, tmp_path))
 
     check_executor(make, tmp_path)
     assert until(lambda: not workers())
     # No thread that was late has joined a cluster of its own accord.
     time.sleep(1)
-    assert not ray.is_initialized()
+    assert not is_initialized()
 
 
 @pytest.mark.slow
