@@ -55,13 +55,6 @@ CASES = [
     Case("network", None, "bfloat16"),
     Case("language", None, "float16"),
 ]
-QUICK = [
-    Case("arrays", None, "float16"),
-    Case("arrays", None, "bfloat16", 0.05),
-    Case("network", "float32", "float16"),
-    Case("network", "bfloat16", "float16"),
-    Case("language", "float32", "bfloat16"),
-]
 
 
 def write_case(folder: Path, case: Case, **changes: Any) -> dict[str, Any]:
@@ -130,20 +123,11 @@ def rescored(folder: Path, cases: list[Case]) -> Rescored:
     return {case.name: (recorded[case.name], found[case.name]) for case in cases}
 
 
-def check(scores: Rescored) -> None:
-    for name, (recorded, found) in scores.items():
-        assert len(recorded) == exam.COUNT * 3 // 4
-        assert found[: len(recorded)] == recorded, name
-
-
-@pytest.mark.slow
-def test_exported_files_score_what_the_pool_says(tmp_path: Path) -> None:
-    check(rescored(tmp_path, QUICK))
-
-
 @pytest.mark.slow
 def test_exported_files_of_every_dtype_score_what_the_pool_says(tmp_path: Path) -> None:
-    check(rescored(tmp_path, CASES))
+    for name, (recorded, found) in rescored(tmp_path, CASES).items():
+        assert len(recorded) == exam.COUNT * 3 // 4
+        assert found[: len(recorded)] == recorded, name
 
 
 @pytest.fixture(scope="module")

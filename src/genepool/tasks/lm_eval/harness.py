@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
 import importlib
 import logging
 import os
@@ -95,8 +96,13 @@ def open_harness_task(name: str, include: Path | None, directory: Path) -> Any:
             if name in mine.task_index:
                 return _load(mine, name, name)
             own = list(mine.all_tasks)
-        # Thousands of files are indexed, so only if need be.
-        return _load(_MANAGER(), name, name, own)
+        return _load(_everything(), name, name, own)
+
+
+@functools.cache
+def _everything() -> Any:
+    """All tasks of the harness: thousands of files are read, so only if need be, and once."""
+    return _MANAGER()
 
 
 def _require_bounded(paths: Iterable[Path]) -> None:
