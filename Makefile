@@ -108,13 +108,15 @@ $(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
 	@if command -v cc > /dev/null; then $(call install,dev$(comma)textworld); else \
 		echo "There is no C compiler, which TextWorld is installed with: its tests are skipped"; \
 		$(call install,dev); fi
-	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/|/transformers/models/' $(VENV) > /dev/null 2>&1 || true
+	@$(BIN)/python -m compileall -q -j 0 -x '$(RARE)' $(VENV) > /dev/null 2>&1 || true
 	@touch $@ $(PICTURES_READY) $(SHOP_READY) $(DEMO_READY)
 
 # -qq: errors, but no warnings. Python compiles what it imports, which is a small part of all that is
 # installed; only for development, where hundreds of processes start, it is compiled beforehand, by
-# as many processes as there are cores, without tests of other packages and hundreds of architectures.
-# (Some packages hold files that are no Python 3: no matter.)
+# as many processes as there are cores, without what is seldom or never imported: tests of other
+# packages, hundreds of architectures, and packages of which little is used. (Some packages hold files
+# that are no Python 3: no matter.)
+RARE := /(tests?|transformers/models|diffusers|fontTools|nltk|peft|pip|playwright|ray|setuptools|spacy)/
 comma := ,
 install = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-compile \
 	-c constraints.txt -e '.[$(1)]'

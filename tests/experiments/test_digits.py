@@ -23,8 +23,8 @@ FOLDER = ROOT / "experiments"
 @pytest.mark.parametrize(
     ("data", "variants"),
     [
-        ("digits", "m2n2,map-elites,cma-es,m2n2-archive-5,m2n2-alpha-2.0"),
-        ("mnist", "m2n2,m2n2-archive-5"),
+        ("digits", "m2n2,cma-es,m2n2-archive-5,m2n2-alpha-2.0"),
+        ("mnist", "m2n2"),
     ],
 )
 def test_the_experiment_runs(
@@ -43,7 +43,8 @@ def test_the_experiment_runs(
         for row in found["runs"][start].values():
             assert (row["seeds"], row["budget"]) == ([0], 30)
             assert 0.05 < row["final"]["test"][0] <= 1
-    plots = {"accuracy.png", "diversity.png", "competition.png"}
+    swept = {"competition.png"} if "archive" in variants else set[str]()
+    plots = {"accuracy.png", "diversity.png", *swept}
     assert {path.name for path in tmp_path.glob("*.png")} == plots
     before = (tmp_path / "results.json").read_bytes()
     done = subprocess.run([*words, "--collect"], capture_output=True, text=True)

@@ -16,8 +16,8 @@ import pytest
 from genepool.pool.reader import Pool
 from tests.runs import contents, write_run
 
-# 50 by hand (GENEPOOL_CRASHES=50), 4 where every minute counts.
-CRASHES = int(os.environ.get("GENEPOOL_CRASHES", "4"))
+# 50 by hand (GENEPOOL_CRASHES=50), 3 where every minute counts.
+CRASHES = int(os.environ.get("GENEPOOL_CRASHES", "3"))
 _EVOLVE = "import sys; from genepool.run.evolve import evolve; evolve(sys.argv[1])"
 
 # Slow enough that a kill lands anywhere in a run: each child takes a few milliseconds.

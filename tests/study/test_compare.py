@@ -470,7 +470,7 @@ def check_same(out: Path, undisturbed: Path) -> None:
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) -> None:
     file, out = slow_run(tmp_path), tmp_path / "out"
     # The parent alone, so that its workers have to notice; then all of them at once.
-    for target, kill in ((30, os.kill), (110, os.killpg), (200, os.kill)):
+    for target, kill in ((30, os.kill), (180, os.killpg)):
         process = start(file, out)
         wait_for(process, out, target)
         assert process.poll() is None
@@ -492,7 +492,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     whole = float((undisturbed.parent / "seconds").read_text())
     file, out = slow_run(tmp_path), tmp_path / "out"
     draws = random.Random()
-    for number in range(4):
+    for number in range(2):
         process = start(file, out)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=draws.uniform(0.1, whole))
