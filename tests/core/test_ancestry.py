@@ -142,8 +142,7 @@ def test_random_ancestries(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("angle", ANGLES)
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("angle", "count"), [*((angle, 3) for angle in ANGLES), ("global", 2)])
 def test_a_thousand_merges_deep(angle: Angle, count: int) -> None:
     draws = np.random.default_rng(count)
     size = 1000

@@ -147,8 +147,16 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0, 0.2, 0.5, None])
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, signal.SIGINT),
+        (0.2, signal.SIGTERM),
+        (0.5, signal.SIGINT),
+        (None, signal.SIGINT),
+        (None, signal.SIGTERM),
+    ],
+)
 def test_the_process_group_is_told_to_end(
     tmp_path: Path, seconds: float | None, told: signal.Signals
 ) -> None:

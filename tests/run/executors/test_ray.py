@@ -94,7 +94,7 @@ def cluster() -> Generator[Cluster, None, None]:
 def ray_run(directory: Path, cluster: Cluster, *, ray: Any = None, **changes: Any) -> Path:
     # Where much else runs, a worker takes its time to start.
     options = {"address": cluster.address, "wait": 240, **(ray or {})}
-    settings = {"executor": "ray", "workers": 3, "in_flight": 3, "ray": options, **changes}
+    settings = {"executor": "ray", "workers": 2, "in_flight": 3, "ray": options, **changes}
     file = slow_run(directory, **{key: settings[key] for key in settings if key != "tasks"})
     if "tasks" in changes:
         file = write_run(directory, **settings)
@@ -220,7 +220,7 @@ def test_killed_workers_and_a_lost_node_change_nothing(
     changes: dict[str, Any] = {"budget": 150}
     expected = run_serial(tmp_path / "whole", **changes)
     server, settings = by_url
-    file = ray_run(tmp_path / "ray", cluster, **changes, **settings)
+    file = ray_run(tmp_path / "ray", cluster, workers=3, **changes, **settings)
     pool = file.parent / "pool"
     process = start(file)
     assert until(lambda: evaluations(pool) >= 20 and len(workers()) == 3)
