@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import genepool
 from genepool.checkpoints.family import Source, make_family, open_source
-from genepool.checkpoints.pipelines.single_file import conversion
+from genepool.checkpoints.pipelines.single_file import conversion, require_denoiser
 from genepool.errors import CheckpointError
 from tests.late import diffusers
 from tests.pipelines import Kind, single_file, tiny_pipeline
@@ -134,6 +134,21 @@ def test_the_command_that_converts_is_python(files: tuple[Path, Path], tmp_path:
         node.value for node in ast.walk(ast.parse(words[2])) if isinstance(node, ast.Constant)
     ]
     assert set(strings) == {str(odd), str(odd.with_suffix(""))}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kind"),
+    [("joint_blocks", "StableDiffusion3Pipeline"), ("double_blocks", "FluxPipeline")],
+)
+def test_a_file_whose_denoiser_is_no_unet_evolves_as_a_directory(
+    tmp_path: Path, blocks: str, kind: str
+) -> None:
+    """It was loaded as Stable Diffusion, and so was it to be converted."""
+    names = [f"model.diffusion_model.{blocks}.0.weight", "first_stage_model.conv_in.weight"]
+    save_file({name: torch.zeros(2, 2) for name in names}, tmp_path / "a.safetensors")
+    (single,) = opened(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=f"this is one of {kind}.* import {kind} as P"):
+        require_denoiser(single)
 
 
 UNFIT: dict[str, tuple[Callable[[Tensors], Any], str]] = {

@@ -27,6 +27,8 @@ _PREFIXES = {
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
+# Denoisers that are no U-Nets: what their blocks are called, and their kind.
+_TRANSFORMERS = {"joint_blocks.": "StableDiffusion3Pipeline", "double_blocks.": "FluxPipeline"}
 # Averages over the training, which such files may hold besides; and marks of what was trained, of
 # which the last one says that the noise went on until nothing else was left.
 _AVERAGES = "model_ema."
@@ -154,7 +156,8 @@ def compare_single_files(first: Checkpoint, other: Checkpoint) -> list[str]:
 
 
 def require_denoiser(single: Checkpoint) -> None:
-    """Refuse to evolve more of a file than its denoiser, which a merge by hand can do alone.
+    """Refuse to evolve more of a file than its denoiser, and one that is no U-Net: a merge by hand
+    can do that alone.
 
     Raises:
         CheckpointError: it says what to do.
@@ -165,11 +168,25 @@ def require_denoiser(single: Checkpoint) -> None:
             f"in a run: leave 'components' out, or convert each seed to a directory: "
             f"{conversion(single)}"
         )
+    kind = _pipeline_class(single)
+    if kind in _TRANSFORMERS.values():
+        raise CheckpointError(
+            f"{at(single.path)}: in a run, single files are those of Stable Diffusion 1, 2 and XL, "
+            f"and this is one of {kind}: convert each seed to a directory: {conversion(single)}"
+        )
+
+
+def _pipeline_class(single: Checkpoint) -> str:
+    """What diffusers calls the kind of a single file, as far as names of its denoiser say."""
+    for blocks, kind in _TRANSFORMERS.items():
+        if any(name.startswith(_DENOISER + blocks) for name in single.tensors):
+            return kind
+    return "StableDiffusionXLPipeline" if is_xl(single) else "StableDiffusionPipeline"
 
 
 def conversion(single: Checkpoint) -> str:
     """A shell command, one line, that makes a pipeline's directory of a single file."""
-    kind = "StableDiffusionXLPipeline" if is_xl(single) else "StableDiffusionPipeline"
+    kind = _pipeline_class(single)
     source, target = str(single.path), str(single.path.with_suffix(""))
     code = f"from diffusers import {kind} as P; P.from_single_file({source!r})"
     return f"python -c {shlex.quote(f'{code}.save_pretrained({target!r})')}"
