@@ -76,6 +76,16 @@ def opened(folder: Path, function: str = "score", **options: Any) -> Function:
     return task
 
 
+def test_held_out_examples_that_are_selection_examples_too_are_told(folder: Path) -> None:
+    """Under another id; without ids they are refused."""
+    (folder / "more.json").write_text(
+        json.dumps([{"id": "x", "value": 0.25}, {"value": 9, "id": 1}])
+    )
+    (told,) = opened(folder, held_out_examples="more.json").notices
+    assert told.startswith("1 of 2 held-out examples also stand among the selection examples")
+    assert opened(folder, held_out=0.5).notices == ()
+
+
 def model(bias: float = 0.25) -> dict[str, Any]:
     return {"bias": np.array([bias], dtype=np.float32)}
 

@@ -77,6 +77,17 @@ def example_ids(examples: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple(str(value) for value in given), tuple(digests)
 
 
+def contents(examples: Sequence[Any]) -> tuple[str, ...]:
+    """A digest of each example without its field "id", of examples that `example_ids` has named."""
+    nameless = [
+        {key: value for key, value in cast("Mapping[str, Any]", example).items() if key != "id"}
+        if isinstance(example, Mapping)
+        else example
+        for example in examples
+    ]
+    return tuple(_digest(position, example) for position, example in enumerate(nameless))
+
+
 def own_copy(example: Any) -> Any:
     """An example that a function may change: the next model is given another one.
 

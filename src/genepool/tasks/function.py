@@ -16,10 +16,10 @@ from genepool.models.live import Answering
 from genepool.models.user_code import load_function
 from genepool.settings import Section
 from genepool.tasks.checks import checked_indices, checked_scores, content_digest, require_unique
-from genepool.tasks.example_files import example_ids, own_copy, read_examples
+from genepool.tasks.example_files import contents, example_ids, own_copy, read_examples
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import BlockedTask, train_size
+from genepool.tasks.stored import BlockedTask, copies_told, train_size
 from genepool.tasks.task import evaluator
 
 
@@ -125,6 +125,9 @@ class Function(BlockedTask):
         # The function's name, not its code; an id is the field "id", or a digest of the example.
         digest = content_digest(["function 1", options.function, settings, *ids, *digests])
         super().__init__(ids, len(train), digest)
+        # Without ids two examples alike have been refused.
+        nameless = contents(self._examples) if test and ids != digests else ()
+        self.notices = copies_told(nameless[: len(train)], nameless[len(train) :])
 
     @property
     def binary(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -52,6 +52,22 @@ def class_by_class(stored: Labels, selection: Labels, held_out: Labels) -> tuple
     return (
         f"the examples are stored class by class: those for selection have "
         f"{count(found.size, 'label')}{held} {others.size}; store them in a mixed order",
+    )
+
+
+def copies_told(selection: Iterable[Hashable], held_out: Sequence[Hashable]) -> tuple[str, ...]:
+    """A line where held-out examples are selection examples under another id.
+
+    Args:
+        selection: the content of each, without its id.
+        held_out: likewise.
+    """
+    known = set(selection)
+    if not (copies := sum(content in known for content in held_out)):
+        return ()
+    return (
+        f"{copies:,} of {count(len(held_out), 'held-out example')} also stand among the selection "
+        "examples, so that held-out scores promise too much; leave them out on one side",
     )
 
 

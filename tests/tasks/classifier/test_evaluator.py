@@ -66,9 +66,19 @@ def test_examples_that_are_stored_class_by_class_are_told(
     labels: NDArray[np.int64], options: dict[str, Any], told: str | None, tmp_path: Path
 ) -> None:
     """Held-out examples come from the end, and a limit leaves the first ones."""
-    np.savez(tmp_path / "data.npz", x=np.ones((100, 2), np.float32), y=labels)
+    inputs = np.arange(200, dtype=np.float32).reshape(100, 2)
+    np.savez(tmp_path / "data.npz", x=inputs, y=labels)
     notices = opened(tmp_path, data="data.npz", **options).notices
     assert [*notices] == [] if told is None else told in notices[0]
+
+
+def test_held_out_examples_that_are_selection_examples_too_are_told(tmp_path: Path) -> None:
+    inputs = np.arange(200, dtype=np.float32).reshape(100, 2)
+    inputs[[90, 97]] = inputs[[3, 4]]
+    np.savez(tmp_path / "data.npz", x=inputs, y=np.arange(100) % 3)
+    (told,) = opened(tmp_path, data="data.npz", held_out=0.1).notices
+    assert told.startswith("2 of 10 held-out examples also stand among the selection examples")
+    assert opened(tmp_path, data="data.npz", held_out=0.1, limit=3).notices == ()
 
 
 class Linear(torch.nn.Module):

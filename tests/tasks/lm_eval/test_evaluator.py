@@ -249,6 +249,22 @@ def test_the_digest_covers_what_changes_scores(tmp_path: Path) -> None:
     assert opened(tmp_path, **base).digest not in digests | {same}
 
 
+@pytest.mark.parametrize("kind", ["generate_until", "multiple_choice", "loglikelihood_rolling"])
+def test_held_out_documents_that_are_asked_in_selection_too_are_told(
+    tmp_path: Path, kind: str
+) -> None:
+    """Whatever their number in the data set, and whichever examples their prompts show besides."""
+    write_task(tmp_path, kind)
+    asked = [*sums(22, 4)]
+    for split, rows in (("test", asked), ("train", [*sums(7, 5), *asked[3:5]])):
+        lines = [json.dumps({**row, "id": number}) for number, row in enumerate(rows)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    given: dict[str, Any] = {"task": "sums.yaml", "held_out_split": "train", "fewshot": 1}
+    given["bounds"] = [1.0, 2000.0] if kind == "loglikelihood_rolling" else None
+    (told,) = opened(tmp_path, **given).notices
+    assert told.startswith("2 of 9 held-out examples also stand among the selection examples")
+
+
 def test_bounds_turn_and_scale(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "loglikelihood_rolling")

@@ -19,7 +19,7 @@ from genepool.settings import Section
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
 from genepool.tasks.datasets import Labelled
-from genepool.tasks.stored import StoredTask, class_by_class, train_size
+from genepool.tasks.stored import StoredTask, class_by_class, copies_told, train_size
 from genepool.tasks.task import evaluator
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Classifier(StoredTask):
             raise ConfigError(f"scale: {options.scale} makes inputs overflow float32")
         if options.shape is not None:
             inputs = _reshaped(inputs, options.shape)
-        self.notices = class_by_class(stored, train.labels, test.labels)
+        sides = ([hash(row.tobytes()) for row in side.inputs] for side in (train, test))
+        self.notices = class_by_class(stored, train.labels, test.labels) + copies_told(*sides)
         self._inputs = inputs
         self._labels = np.concatenate([train.labels, test.labels])
         self._batch = options.batch

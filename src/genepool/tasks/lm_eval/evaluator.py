@@ -22,7 +22,7 @@ from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import BlockedTask, class_by_class, train_size
+from genepool.tasks.stored import BlockedTask, class_by_class, copies_told, train_size
 from genepool.tasks.task import evaluator
 
 # Metrics that are 0 or 1 for each example, whatever the model says.
@@ -412,6 +412,9 @@ class LmEval(BlockedTask):
             parts = [*train, *rest[:: len(rest) // _LABELLED + 1]], train, test
             labels = [np.array(harness.targets(self._task, part), dtype=str) for part in parts]
             self.notices += class_by_class(*labels)
+        self.notices += copies_told(
+            *(harness.questions(self._task, part) for part in (train, test))
+        )
         if hidden := harness.unanswerable(self._task, [*train, *test]):
             self.notices += (
                 f"{hidden} of {len(train) + len(test)} examples have no right answer among their "

@@ -10,6 +10,7 @@ import copy
 import difflib
 import functools
 import importlib
+import json
 import logging
 import os
 import warnings
@@ -337,6 +338,19 @@ def targets(task: Any, docs: Sequence[Any]) -> list[str]:
     try:
         with quiet():
             return [str(task.doc_to_target(doc)) for doc in docs]
+    except BaseException as error:
+        pass_on(error)
+        return []
+
+
+def questions(task: Any, docs: Sequence[Any]) -> list[str]:
+    """What documents ask and what is right, without the examples that a prompt shows besides."""
+    parts = [task.doc_to_text, task.doc_to_target]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        parts.append(task.doc_to_choice)
+    try:
+        with quiet():
+            return [json.dumps([part(doc) for part in parts], default=str) for doc in docs]
     except BaseException as error:
         pass_on(error)
         return []
