@@ -80,7 +80,7 @@ def test_another_head_is_merged_and_told(tmp_path: Path, dtype: torch.dtype) -> 
     [
         *(("gemma", {}), ("gpt2", {}), ("llama", {"tie_word_embeddings": True}), ("opt", {})),
         ("nomic_bert", {}),  # A constant of its class, which no file has.
-        ("vision-encoder-decoder", {"tie_word_embeddings": False, "decoder": {"model_type": "opt"}}),
+        ("encoder-decoder", {"tie_word_embeddings": False, "decoder": {"model_type": "opt"}}),
     ],
 )
 def test_a_key_that_is_absent_ties_by_default(
