@@ -368,7 +368,7 @@ def test_other_files_than_beside_the_recipe_are_told(tmp_path: Path) -> None:
     seeds = {name: save(tmp_path / name, {"fc": torch.randn(2, 2)}) for name in "ab"}
     for seed in seeds.values():
         (seed / "config.json").write_text('{"hidden_size": 2}')
-    done = merge(*seeds.values(), tmp_path / "out", ratio=0.2)
+    done = merge(seeds["a"], seeds["b"], tmp_path / "out", ratio=0.2)
     assert rebuild(done.directory, tmp_path / "same", seeds=seeds).changed == ()
     (seeds["a"] / "config.json").write_text('{"hidden_size": 2, "scale": 3}')
     (line,) = rebuild(done.directory, tmp_path / "again", seeds=seeds).changed
