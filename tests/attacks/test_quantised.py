@@ -160,6 +160,11 @@ LAYOUTS: dict[str, Callable[[str], Tensors]] = {
         f"{n}.s": real(1, COLUMNS, dtype=F16),
         f"{n}.workspace": whole(16, dtype=I32),
     },
+    "DFloat11": lambda n: {
+        f"{n}.encoded_exponent": whole(ROWS * COLUMNS // 3),
+        f"{n}.sign_mantissa": whole(ROWS * COLUMNS),
+        f"{n}.luts": whole(4, 256),
+    },
     "MLX": lambda n: {
         f"{n}.weight": whole(ROWS, COLUMNS // 8, dtype=I32).view(torch.uint32),
         f"{n}.scales": real(ROWS, 1),

@@ -341,6 +341,19 @@ def test_a_gguf_file_that_is_cut_short(tmp_path: Path) -> None:
     refused(merging("folder", "base"), "it holds 'model.gguf': name that file itself")
 
 
+def test_an_adapter_in_a_gguf_file_is_no_model(tmp_path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((2, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    refused(merging("lora.gguf", "lora.gguf"), "holds an adapter and no model; give the adapter")
+
+
 @pytest.mark.slow
 def test_gguf_files_that_hold_less_or_more_than_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

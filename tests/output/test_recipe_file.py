@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file, save_file
 
@@ -21,6 +22,7 @@ from genepool.output.rebuild import rebuild
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.attacks.test_seeds import adapter, model
+from tests.build import save
 from tests.cli import run_cli
 from tests.quick import quick
 from tests.runs import write_run
@@ -360,6 +362,17 @@ def test_rebuilding_from_other_seeds(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no seed named 'seed9'"):
         rebuild(done.directory, tmp_path / "again", seeds={**wrong, "seed9": tmp_path})
     assert not (tmp_path / "again").exists()
+
+
+def test_other_files_than_beside_the_recipe_are_told(tmp_path: Path) -> None:
+    seeds = {name: save(tmp_path / name, {"fc": torch.randn(2, 2)}) for name in "ab"}
+    for seed in seeds.values():
+        (seed / "config.json").write_text('{"hidden_size": 2}')
+    done = merge(seeds["a"], seeds["b"], tmp_path / "out", ratio=0.2)
+    assert rebuild(done.directory, tmp_path / "same", seeds=seeds).changed == ()
+    (seeds["a"] / "config.json").write_text('{"hidden_size": 2, "scale": 3}')
+    (line,) = rebuild(done.directory, tmp_path / "again", seeds=seeds).changed
+    assert line.startswith(f"{done.directory} has other content in 'config.json': what was written")
 
 
 def test_a_dense_genome_is_made_again_by_its_pool(tmp_path: Path) -> None:

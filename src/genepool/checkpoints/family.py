@@ -21,6 +21,7 @@ from genepool.checkpoints.model_files.configs import compare_configs, language_c
 from genepool.checkpoints.model_files.side_files import code_notice, module_notices, plain_notice
 from genepool.checkpoints.model_files.tied import tie_notice, without_tied_copies
 from genepool.checkpoints.model_files.tokenizer_files import (
+    FEEDING,
     compare_settings,
     compare_tokenizer_settings,
 )
@@ -57,11 +58,6 @@ from genepool.messages import at, count, one_line, some
 # As bases are called that hold 4 or 8 bits a weight.
 _QUANTISED = re.compile(r"bnb|[48][-_]?bit|int[48]|gptq|awq|nf4", re.IGNORECASE)
 
-# Beside config.json, what says how a model is fed and how it generates.
-_SETTINGS = (
-    *("generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("processor_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
-)
 Words = Literal["same", "common"]
 GGUFType = Literal["BF16", "F16", "F32"]
 
@@ -404,7 +400,7 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
     if first.words is not None and other.words is not None and first.words != other.words:
         notices += _compare_tokenizers(first.words, other.words, partial, words)
         notices += compare_tokenizer_settings(first.words, other.words)
-    for name in _SETTINGS:
+    for name in FEEDING:
         notices += compare_settings(name, ours, theirs, missed=_has_config(ours))
     return notices
 

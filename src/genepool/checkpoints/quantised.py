@@ -32,6 +32,7 @@ _LAYOUTS = tuple(
         (r"q_weight|trellis|Qidxs", True, "ExLlama or QuIP", ""),
         (r"codes|dense_weights|col_vals", True, "AQLM or SpQR", ""),
         (r"B", True, "Marlin", ""),
+        (r"encoded_exponent|sign_mantissa", True, "DFloat11", ""),
         (r"weight\._(?:data|scale|shift|packed)(?:\.\w+)*", False, "quanto", ""),
         (r"weight:\w+|weight_qdata", False, "torchao", _DEQUANTISE),
         (r"weight\.(?:tensor_impl|layout_tensor)\..+", False, "torchao", _DEQUANTISE),

@@ -48,13 +48,14 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     advance: Progress | None = None,
-    check: Callable[[str, Path], None] | None = None,
+    check: Callable[[Checkpoint, str, Path], None] | None = None,
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
-    Arguments and errors are those of `genepool.export`, but for `check`: it is called with why the
-    pool's scores are not of these very weights ("" if they are) and with the directory in which
-    everything lies before it gets its name; what it raises gives the export up.
+    Arguments and errors are those of `genepool.export`, but for `check`: it is called with the
+    first seed, with why the pool's scores are not of these very weights ("" if they are) and with
+    the directory in which everything lies before it gets its name; what it raises gives the export
+    up.
     """
     writing = Writing(dtype, shard_bytes, overwrite)
     scored, entries = pool.seeds_scored, len(pool.header.seeds)
@@ -91,7 +92,7 @@ def export(
     card = replace(card, caveat=caveat, pictures=None if converted else _pictures(pool, number))
     if converted:
         card = replace(card, scores=(), guards=(), measures=())
-    verify = None if check is None else partial(check, caveat)
+    verify = None if check is None else partial(check, checkpoints[0], caveat)
     return write_model(genome, details, card, family, directory, writing, advance, verify)
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.lora import is_adapter, without_doubt
+from genepool.checkpoints.model_files.configs import read_file
+from genepool.checkpoints.model_files.side_files import copied, goes_along
 from genepool.checkpoints.pipelines.components import Component
 from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.checkpoints.pipelines.lora_files import lora_file
 from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
-from genepool.messages import some
+from genepool.messages import at, some
 from genepool.output.member import moved
 from genepool.output.recipe_file import RecipeFile, RecipeSeed, read_recipe
 from genepool.output.write.model import Exported, PathLike, write_model
@@ -73,7 +75,9 @@ def rebuild(
     if not isinstance(made, Recipe):
         made = made.combine(family, [seed.name for seed in read.seeds]).made
     card = _rebuilt_card(read, family, seeds)
-    return write_model(made, read.details, card, family, directory, writing, advance)
+    written = write_model(made, read.details, card, family, directory, writing, advance)
+    home = Path(recipe) if Path(recipe).is_dir() else Path(recipe).parent
+    return replace(written, changed=_changed(home, written.directory))
 
 
 def _recipe_seeds(read: RecipeFile, seeds: Mapping[str, PathLike]) -> list[Checkpoint]:
@@ -155,6 +159,17 @@ def _require_components(read: RecipeFile, family: Family) -> None:
                 f"{found[:12]}) than the recipe was made with ({digest[:12]}); give the very same "
                 "files"
             )
+
+
+def _changed(home: Path, written: Path) -> tuple[str, ...]:
+    """What to say of files beside the weights that are others than those beside the recipe."""
+    found = [
+        name
+        for name in copied(written, goes_along)
+        if (home / name).is_file() and read_file(home / name) != read_file(written / name)
+    ]
+    text = f"{at(home)} has other content in {some(found)}: what was written has the first seed's"
+    return (text,) if found else ()
 
 
 def _rebuilt_card(read: RecipeFile, family: Family, places: Mapping[str, PathLike]) -> Card:

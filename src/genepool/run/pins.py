@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from pydantic_core import to_jsonable_python
 
+from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import remember_digests
 from genepool.checkpoints.model_files.side_files import RARE
 from genepool.checkpoints.pipelines.directory import INDEX
@@ -20,6 +21,7 @@ from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
+from genepool.run.run_file import Run
 from genepool.settings import as_recorded
 
 # Files beside weights that were not pinned from the beginning.
@@ -109,7 +111,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "early_stop": config.early_stop,
             "layout": inputs.layout.digest,
             "rounding": EXPORTED,
-            "companions": _digests(inputs),
+            "companions": model_file_digests(run, inputs.checkpoints[0]),
         },
     )
 
@@ -124,10 +126,14 @@ def opening(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _pinned_files(inputs: Inputs) -> PinnedFiles:
-    """What the model needs beside its weights."""
-    options, first = inputs.run.config.model.plain, inputs.checkpoints[0]
-    return kind_of(options, first).pinned_files(options, first, inputs.run.directory)
+def model_file_digests(run: Run, first: Checkpoint) -> dict[str, str]:
+    """Digests, by name, of what a model of a run needs beside its weights."""
+    return {name: part.digest for name, part in _pinned_files(run, first).items() if part.digest}
+
+
+def _pinned_files(run: Run, first: Checkpoint) -> PinnedFiles:
+    options = run.config.model.plain
+    return kind_of(options, first).pinned_files(options, first, run.directory)
 
 
 def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
@@ -190,19 +196,19 @@ def check_model_files(pool: Pool, inputs: Inputs, found: dict[str, str] | None =
     Raises:
         PoolError: naming what differs.
     """
-    now = _digests(inputs) if found is None else found
+    run, first = inputs.run, inputs.checkpoints[0]
+    for name in changed_model_files(pool, found or model_file_digests(run, first)):
+        places = _pinned_files(run, first)
+        place = places[name].place if name in places else first.path
+        raise _refusal(pool, f"another {name} than {place} holds now")
+
+
+def changed_model_files(pool: Pool, now: Mapping[str, str]) -> list[str]:
+    """The names of pinned files that have other digests now than when the pool was made."""
     # A pool that is older than one of these pins does not say.
     then: dict[str, str] = pool.meta()["pins"].get("companions", now)
     then = {**{name: now[name] for name in _LATER & now.keys()}, **then}
-    for name in sorted({*then, *now}):
-        if then.get(name) != now.get(name):
-            places, own = _pinned_files(inputs), inputs.checkpoints[0].path
-            place = places[name].place if name in places else own
-            raise _refusal(pool, f"another {name} than {place} holds now")
-
-
-def _digests(inputs: Inputs) -> dict[str, str]:
-    return {name: part.digest for name, part in _pinned_files(inputs).items() if part.digest}
+    return [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
 
 
 def _refusal(pool: Pool, what: str) -> PoolError:

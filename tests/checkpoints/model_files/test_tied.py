@@ -76,11 +76,18 @@ def test_another_head_is_merged_and_told(tmp_path: Path, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "key"), [("gemma", None), ("gpt2", None), ("llama", True), ("opt", None)]
+    ("kind", "besides"),
+    [
+        *(("gemma", {}), ("gpt2", {}), ("llama", {"tie_word_embeddings": True}), ("opt", {})),
+        ("nomic_bert", {}),  # A constant of its class, which no file has.
+        ("encoder-decoder", {"tie_word_embeddings": False, "decoder": {"model_type": "opt"}}),
+    ],
 )
-def test_a_key_that_is_absent_ties_by_default(tmp_path: Path, kind: str, key: bool | None) -> None:
+def test_a_key_that_is_absent_ties_by_default(
+    tmp_path: Path, kind: str, besides: dict[str, Any]
+) -> None:
     head, embeddings = "lm_head.weight", "model.embed_tokens.weight"
-    config = {"model_type": kind, **({} if key is None else {"tie_word_embeddings": key})}
+    config = {"model_type": kind, **besides}
     for name, copied in (("a", True), ("b", False)):
         words = torch.randn(6, 4)
         tensors = {embeddings: words, "model.layers.0.mlp.weight": torch.randn(4, 4)}

@@ -86,6 +86,12 @@ def test_an_adapter_without_a_tokenizer_has_the_bases(tmp_path: Path) -> None:
     added = adapter(tmp_path / "adapter-added", added_tokens={"think": 4}, tokenizer_config={})
     (notice,) = opened(added, base).notices
     assert f"{added} holds tokenizer_config.json and added_tokens.json but no tok" in notice
+    # What says how a model is fed and generates is the base's, too.
+    fed: dict[str, Any] = {"generation_config": {"min_length": 1}, "processor_config": {"size": 3}}
+    other = adapter(tmp_path / "adapter-fed", **fed)
+    model(base, rows=6, processor_config={"size": 3})
+    (notice,) = opened(other, base).notices
+    assert notice.startswith(f"{other} holds 'generation_config.json' with other values than")
 
 
 @pytest.mark.parametrize(

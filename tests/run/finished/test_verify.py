@@ -27,7 +27,7 @@ from genepool.run.finished.verify import export
 from tests import exam
 from tests.cli import run_cli
 from tests.golden.runs import unpin
-from tests.lms import write_lm
+from tests.lms import rewrite_config, write_lm
 from tests.quick import quick
 
 Rescored = dict[str, tuple[list[float], list[float]]]
@@ -170,6 +170,20 @@ def test_an_export_that_scores_otherwise_is_refused(
         assert list(tmp_path.iterdir()) == []
         done = export(pool, "best", tmp_path / "out", verify=False)
     assert done.verified == 0 and done.unverified == ""
+
+
+@pytest.mark.slow
+def test_files_that_have_changed_since_the_run_are_told(tmp_path: Path) -> None:
+    run = write_case(tmp_path / "run", Case("language", None, "float32"), budget=3)
+    evolve(run)
+    with Pool(run["pool"]) as pool:
+        assert export(pool, "best", tmp_path / "same").changed == ()
+        for seed in run["seeds"]:
+            rewrite_config(Path(seed), rms_norm_eps=0.1)
+        with pytest.raises(GenepoolError, match=r"scores otherwise .* another configuration than"):
+            export(pool, "best", tmp_path / "no")
+        (line,) = export(pool, "best", tmp_path / "out", verify=False).changed
+    assert line.startswith(f"{run['seeds'][0]}: another configuration than when the pool was made")
 
 
 def test_where_it_cannot_be_verified_it_says_why(half: Path, tmp_path: Path) -> None:

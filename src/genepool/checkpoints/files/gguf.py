@@ -205,6 +205,13 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
         redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
+        reader = GGUFReader(path)
+        kind = reader.fields.get("general.type")
+        if kind is not None and kind.contents() == "adapter":
+            raise CheckpointError(
+                f"{at(path)}: holds an adapter and no model; give the adapter as peft wrote it, "
+                "with its base, or the model that it was folded into"
+            )
         model, told = transformers.AutoModelForCausalLM.from_pretrained(
             place,
             gguf_file=file,
@@ -220,7 +227,6 @@ def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None
                 "(-00001-of-...)? Then join them first, with: llama-gguf-split --merge FIRST "
                 "WHOLE"
             )
-        reader = GGUFReader(path)
         if left_out := _left_out(reader, model, dtype):
             (directory / _LEFT_OUT).write_text(left_out, "utf-8")
         if licence := _licence(reader):

@@ -104,7 +104,11 @@ def decoded(value: Any) -> Any:
 @lru_cache(maxsize=64)
 def _values(raw: str) -> tuple[dict[str, Any] | None, str]:
     try:
-        values = build_config(json.loads(raw)).to_dict()
+        config = build_config(json.loads(raw))
+        values = config.to_dict()
+        # Some classes have this one as a constant, which is in no file.
+        if (tied := getattr(config, "tie_word_embeddings", None)) is not None:
+            values.setdefault("tie_word_embeddings", tied)
         # As a file would hold them: keys are text, what JSON has no type for is its name.
         return cast("dict[str, Any]", json.loads(json.dumps(values, default=str))), ""
     except NotBuilt as error:

@@ -286,6 +286,9 @@ def ties_embeddings(directory: Path | None) -> bool | None:
     raw = model_config(directory)
     if raw is None:
         return None
+    if str(raw.get("model_type")).endswith("encoder-decoder") and raw.get("decoder"):
+        # Two models in one: the decoder's own embeddings and head, by its own configuration.
+        raw = mapping_of(raw["decoder"])
     if raw.get(_TIE) is not None:
         return raw[_TIE] is True
     try:

@@ -16,6 +16,11 @@ VOCABULARIES = (
     *("spiece.model", "sentencepiece.bpe.model"),
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# Beside config.json, what says how a model is fed and how it generates.
+FEEDING = (
+    *("generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("processor_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
 _TELLING = (
     *("add_bos_token", "add_eos_token", "add_prefix_space", "bos_token", "eos_token", "unk_token"),
     *("do_lower_case", "strip_accents", "legacy"),

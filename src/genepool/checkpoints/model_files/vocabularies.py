@@ -13,13 +13,15 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import optional_json, read_file, read_json, read_text
 from genepool.checkpoints.model_files.tied import embedding_rows
 from genepool.checkpoints.model_files.tokenizer_files import (
+    FEEDING,
     SETTINGS,
     chat_templates,
+    compare_settings,
     holds_tokenizer,
     rare_vocabularies,
 )
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line
+from genepool.messages import at, one_line, some
 
 # The first of these that a directory holds says which token has which id; else one of a rarer form.
 _FILES = (
@@ -287,9 +289,12 @@ def with_own_tokenizer(folded: Checkpoint, adapter: Path) -> Checkpoint:
     Raises:
         CheckpointError: it has tokens beyond the rows of the embeddings, or cannot be read.
     """
-    own, base = chat_templates(adapter), chat_templates(folded.directory or adapter)
+    home = folded.directory or adapter
+    own, base = chat_templates(adapter), chat_templates(home)
+    if others := [name for name in FEEDING if compare_settings(name, home, adapter, missed=True)]:
+        text = f"{at(adapter)} holds {some(others)} with other values than the base has, whose are"
+        folded = _told(folded, f"{text} used; to use the adapter's, copy them into its folder")
     if not holds_tokenizer(adapter):
-        home = folded.directory or adapter
         found = [
             n for n in SETTINGS if optional_json(adapter / n) not in (None, optional_json(home / n))
         ]

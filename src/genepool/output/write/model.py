@@ -37,6 +37,8 @@ class Exported:
         notices: what was told of the seeds, one line each, with the paths of this machine.
         verified: number of examples on which it was scored again, as the pool says; 0: was not.
         unverified: why it was not, where that was to be tried.
+        changed: of files beside the weights that were others when the model was made, one line
+            each: it was not made or scored with these.
     """
 
     directory: Path
@@ -45,6 +47,7 @@ class Exported:
     notices: tuple[str, ...] = ()
     verified: int = 0
     unverified: str = ""
+    changed: tuple[str, ...] = ()
 
 
 def describe_seeds(

@@ -10,7 +10,7 @@ from genepool.checkpoints.family import Family, Source
 from genepool.errors import ConfigError
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs, open_inputs
-from genepool.run.run_file import recorded_run
+from genepool.run.run_file import Run, recorded_run
 
 # Seconds for which somebody in a hurry waits for an environment that is not there.
 _PATIENCE = 10.0
@@ -30,19 +30,28 @@ def reopen(
     Raises:
         GenepoolError: what the tasks need is not there, or they have other examples or settings.
     """
-    meta = pool.meta()
-    # Pools of older releases do not say where the run file lay; mostly beside the pool.
-    directory = Path(meta.get("directory") or pool.path.absolute().parent)
-    config = meta["config"]
-    if hurry:
-        config = {**config, "tasks": [_hurried(task) for task in config["tasks"]]}
-    run = recorded_run(config, directory, str(pool.path))
+    run = run_of(pool, hurry=hurry)
     inputs = open_inputs(run, (sources, family))
     entries, tasks = (*pool.tasks(), *pool.guards()), (*inputs.tasks, *inputs.guards)
     for entry, task in zip(entries, tasks, strict=True):
         if entry.digest != task.digest:
             raise ConfigError(f"task '{entry.name}' has other examples or settings now")
     return inputs
+
+
+def run_of(pool: Pool, *, hurry: bool = False) -> Run:
+    """The run that a pool was made by; `hurry` as for `reopen`.
+
+    Raises:
+        GenepoolError: what it names is not there.
+    """
+    meta = pool.meta()
+    # Pools of older releases do not say where the run file lay; mostly beside the pool.
+    directory = Path(meta.get("directory") or pool.path.absolute().parent)
+    config = meta["config"]
+    if hurry:
+        config = {**config, "tasks": [_hurried(task) for task in config["tasks"]]}
+    return recorded_run(config, directory, str(pool.path))
 
 
 def _hurried(task: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -29,7 +29,8 @@ from genepool.output.write.weights import SHARD_BYTES
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Part, Scorer
-from genepool.run.finished.reopen import reopen
+from genepool.run.finished.reopen import reopen, run_of
+from genepool.run.pins import changed_model_files, model_file_digests
 from genepool.threads import Progress
 
 # Seconds of scoring up to which an export is verified unless told otherwise.
@@ -91,8 +92,10 @@ def export(
             )
     number = member_number(pool, str(member))
     found: list[str | int] = []
+    changed: list[str] = []
 
-    def check(caveat: str, written: Path) -> None:
+    def check(first: Checkpoint, caveat: str, written: Path) -> None:
+        changed.extend(_changed_files(pool, first))
         if verify is False:
             return
         try:
@@ -107,6 +110,10 @@ def export(
             if verify:
                 raise InputError(f"{at(Path(directory))}: cannot be verified: {error}") from None
             found.append(str(error))
+        except GenepoolError as error:
+            if changed:
+                raise GenepoolError(". ".join((str(error), *changed))) from error
+            raise
 
     exported = out.export(
         pool,
@@ -119,11 +126,27 @@ def export(
         advance=advance,
         check=check,
     )
+    exported = replace(exported, changed=tuple(changed))
     for result in found:
         if isinstance(result, int):
             return replace(exported, verified=result)
         return replace(exported, unverified=result)
     return exported
+
+
+def _changed_files(pool: Pool, first: Checkpoint) -> list[str]:
+    """What to say of files beside the first seed's weights that are others than in the run."""
+    if first.pipeline is not None or first.evolving:
+        return []  # Other components are refused, and the rest was compared where these are.
+    try:
+        changed = changed_model_files(pool, model_file_digests(run_of(pool), first))
+    except GenepoolError:  # An evaluator that is not installed here, say.
+        return []
+    return [
+        f"{at(first.path)}: another {name} than when the pool was made; what is written has the "
+        "one of now, with which no member was scored"
+        for name in changed
+    ]
 
 
 def _require_picture(scorer: Scorer) -> None:

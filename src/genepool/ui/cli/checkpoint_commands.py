@@ -94,6 +94,8 @@ def export(
         if number < len(seeds_there) and member == "best":
             name = seeds_there[number].name
             progress.notice(f"no child has beaten the best seed: this is {name} as it is")
+        for notice in written.changed:
+            progress.notice(notice)
     _report_checkpoint(written, as_json)
 
 
@@ -142,6 +144,8 @@ def rebuild(
             overwrite=overwrite,
             advance=progress.advance,
         )
+        for notice in written.changed:
+            progress.notice(notice)
     _report_checkpoint(written, as_json)
 
 
