@@ -25,7 +25,7 @@ from genepool.checkpoints.files import hub
 from genepool.checkpoints.files.atomic import sync_directory
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.errors import CheckpointError, GenepoolError, MissingExtraError
-from genepool.messages import one_line, pass_on, spoken
+from genepool.messages import failures_as, one_line, spoken
 
 _FORMAT = "genepool copy of a url 1"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://[^\s?#]+", re.ASCII)
@@ -98,13 +98,9 @@ def fetch(url: str, variant: str = "") -> Path:
         GenepoolError: the cache cannot be written, or has no room.
     """
     require_url(url)
-    try:
+    what = f"'{url}': cannot be fetched"
+    with failures_as(CheckpointError, what, passing=GenepoolError, told=spoken):
         return _Store(url.rstrip("/")).copy(variant)
-    except GenepoolError:
-        raise
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(f"'{url}': cannot be fetched: {spoken(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.device_memory import device_names, free_bytes
 from genepool.materialise.torch import TORCH_DTYPES, destination
-from genepool.messages import cause, one_line, pass_on, some
+from genepool.messages import failures_as, one_line, some
 from genepool.models.kind import AUTO, Options
 from genepool.models.live import LiveModel
 
@@ -132,7 +132,11 @@ def put_on(model: Any, options: Options) -> None:
         ConfigError: a device is not there, is of another kind than `options.device` or has no
             room, the map names what is no module, or it takes apart what must stay together.
     """
-    try:
+    where = f"device '{one_line(options.device)}'"
+    if options.device_map is not None:
+        where = "the devices of 'device_map'"
+    what = f"model: the language model cannot be put on {where}"
+    with failures_as(ConfigError, what, passing=ConfigError):
         if options.device_map is None:
             model.to(device=torch.device(options.device))
             return
@@ -140,16 +144,6 @@ def put_on(model: Any, options: Options) -> None:
         # What accelerate does not notice shows when the model computes.
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device))
-    except ConfigError:
-        raise
-    except BaseException as error:
-        pass_on(error)
-        where = f"device '{one_line(options.device)}'"
-        if options.device_map is not None:
-            where = "the devices of 'device_map'"
-        raise ConfigError(
-            f"model: the language model cannot be put on {where}: {cause(error)}"
-        ) from error
 
 
 def _spread(model: Any, device: str, given: Mapping[str, str]) -> None:

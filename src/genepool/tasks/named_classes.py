@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from genepool.errors import ConfigError, GenepoolError
-from genepool.messages import cause, one_line, pass_on, some
+from genepool.messages import failures_as, one_line, some
 from genepool.models.user_code import load_object
 
 _Class = TypeVar("_Class", bound=type[Any])
@@ -89,15 +89,9 @@ class NamedClasses:
                 f"{some(sorted(found))}; uninstall all but one"
             )
         (point,) = found.values()
-        try:
+        what = f"{self._kind} '{name}' ({point.value}) cannot be loaded"
+        with failures_as(ConfigError, what, passing=GenepoolError):
             loaded = point.load()
-        except GenepoolError:
-            raise
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(
-                f"{self._kind} '{name}' ({point.value}) cannot be loaded: {cause(error)}"
-            ) from error
         # The decorator on the class, if there is one, has registered the same class by now.
         return self._registered.setdefault(name, self._require(name, loaded))
 

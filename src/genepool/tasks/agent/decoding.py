@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from genepool.errors import EvaluationError
-from genepool.messages import cause, pass_on
+from genepool.messages import failures_as
 from genepool.models.language import LanguageModel, before_reply
 
 # Where the next turn begins in a conversation without a chat template.
@@ -89,18 +89,14 @@ def _rendered(
     *,
     add_generation_prompt: bool,
 ) -> list[str]:
-    try:
+    what = "the tokenizer's chat template cannot be used for agents"
+    with failures_as(EvaluationError, what):
         return [
             tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
             )
             for messages in conversations
         ]
-    except BaseException as error:
-        pass_on(error)
-        raise EvaluationError(
-            f"the tokenizer's chat template cannot be used for agents: {cause(error)}"
-        ) from error
 
 
 def room(value: LanguageModel, wanted: int) -> int:

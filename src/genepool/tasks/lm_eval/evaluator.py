@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.messages import at, failures_as, one_line, some
 from genepool.models.language import LanguageModel
 from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
@@ -254,19 +254,14 @@ class LmEval(BlockedTask):
             harness.quiet(),
             inference(model.model),
             harness.own_lengths(model.model),
+            failures_as(EvaluationError, f"{self._what} failed", passing=EvaluationError),
         ):
-            try:
-                requests = self._rendered(model)
-                if not self._looked:
-                    self._look(model, requests)
-                answered = harness.ask(self._lm(model), [requests[row] for row in rows])
-                docs = [self._docs[row] for row in rows]
-                return answered, harness.metrics(self._task, docs, answered, self._filter)
-            except EvaluationError:
-                raise
-            except BaseException as error:
-                pass_on(error)
-                raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
+            requests = self._rendered(model)
+            if not self._looked:
+                self._look(model, requests)
+            answered = harness.ask(self._lm(model), [requests[row] for row in rows])
+            docs = [self._docs[row] for row in rows]
+            return answered, harness.metrics(self._task, docs, answered, self._filter)
 
     def _look(self, model: LanguageModel, requests: list[list[Any]]) -> None:
         """Tell, once, what the tokenizer does to prompts."""
@@ -421,14 +416,9 @@ class LmEval(BlockedTask):
         return train, test, (*own, *ids[: options.held_out_limit])
 
     def _prompts(self, template: LanguageModel | None) -> list[list[Any]]:
-        try:
-            with self._harness.quiet():
-                return self._harness.prompts(self._task, self._docs, self._options.system, template)
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(
-                f"{self._what}: its prompts cannot be made: {cause(error)}"
-            ) from error
+        what = f"{self._what}: its prompts cannot be made"
+        with failures_as(ConfigError, what), self._harness.quiet():
+            return self._harness.prompts(self._task, self._docs, self._options.system, template)
 
 
 def _parts(doc: object, requests: Sequence[Any]) -> list[str]:

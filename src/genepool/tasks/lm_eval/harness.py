@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from genepool.documents import Unreadable, read_bytes
 from genepool.errors import ConfigError
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.messages import at, cause, failures_as, one_line, pass_on, some
 from genepool.models.language import LanguageModel
 from genepool.yaml_documents import texts_under
 
@@ -194,12 +194,8 @@ def documents(task: Any, split: str | None) -> list[Any]:
         "test": task.test_docs,
         None: lambda: task.eval_docs,
     }
-    try:
-        with quiet():
-            found = list(give[split]())
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(f"{name}: its examples cannot be read: {cause(error)}") from error
+    with failures_as(ConfigError, f"{name}: its examples cannot be read"), quiet():
+        found = list(give[split]())
     if not found:
         raise ConfigError(f"{name} holds no examples" + (f" in split '{split}'" if split else ""))
     return found

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from genepool.errors import EpisodeError, MissingExtraError
-from genepool.messages import blamed, one_line, pass_on, shown
+from genepool.messages import blamed, failures_as, one_line, pass_on, shown
 from genepool.models.user_code import load_function
 from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
@@ -139,11 +139,8 @@ class Gymnasium:
                 pass_on(error)
 
     def _call(self, method: str, ask: Callable[[], Any]) -> Any:
-        try:
+        with failures_as(EpisodeError, f"{self._what(method)} failed", told=blamed):
             return ask()
-        except BaseException as error:
-            pass_on(error)
-            raise EpisodeError(f"{self._what(method)} failed: {blamed(error)}") from error
 
     def _turn(self, method: str, seen: Any, info: Any) -> Turn:
         key = self._options.observation

@@ -19,7 +19,7 @@ from pydantic import Field
 from genepool.checkpoints.files.atomic import new_directory
 from genepool.checkpoints.files.cache import shared_cache
 from genepool.errors import EpisodeError, MissingExtraError
-from genepool.messages import cause, one_line, pass_on, some
+from genepool.messages import failures_as, one_line, some
 from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.tasks_and_texts import FORM
@@ -275,12 +275,7 @@ def _forget(newest: Path) -> None:
 @contextlib.contextmanager
 def _quietly(what: str) -> Generator[None, None, None]:
     """TextWorld's code: it warns of things that do not matter, and what it raises is told."""
-    with warnings.catch_warnings():
+    told = f"the environment 'textworld': {what} failed"
+    with warnings.catch_warnings(), failures_as(EpisodeError, told):
         warnings.simplefilter("ignore")
-        try:
-            yield
-        except BaseException as error:
-            pass_on(error)
-            raise EpisodeError(
-                f"the environment 'textworld': {what} failed: {cause(error)}"
-            ) from error
+        yield
