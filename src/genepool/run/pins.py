@@ -126,7 +126,7 @@ def opening(inputs: Inputs) -> dict[str, Any]:
 
 def _pinned_files(inputs: Inputs) -> PinnedFiles:
     """What the model needs beside its weights."""
-    options, first = inputs.run.config.model.plain, inputs.checkpoints[0]
+    options, first = inputs.run.config.model, inputs.checkpoints[0]
     return kind_of(options, first).pinned_files(options, first, inputs.run.directory)
 
 
