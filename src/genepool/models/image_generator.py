@@ -25,7 +25,7 @@ from genepool.checkpoints.pipelines.files import (
     written_components,
 )
 from genepool.documents import at_home
-from genepool.errors import CheckpointError, ConfigError
+from genepool.errors import CheckpointError, ConfigError, require_packages
 from genepool.messages import at, some
 from genepool.models.kind import (
     Building,
@@ -34,12 +34,14 @@ from genepool.models.kind import (
     PinnedFile,
     PinnedFiles,
     refuse_others,
-    require_package,
 )
 from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
 OPTIONS = ("scheduler", "steps", "guidance", "size", "configs")
+
+# What drawing needs.
+PACKAGES = ("torch", "transformers", "diffusers", "accelerate")
 
 # Of denoisers that are told how strongly to be guided, whether they have learnt to be.
 _GUIDED = "guidance_embeds"
@@ -103,13 +105,8 @@ def _check(options: Options, first: Checkpoint) -> None:
         )
 
 
-def _require_packages() -> None:
-    for package in ("torch", "transformers", "diffusers", "accelerate"):
-        require_package(package, "pictures", "an image generator")
-
-
 def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
-    _require_packages()
+    require_packages("pictures", "an image generator", *PACKAGES)
     from genepool.models.diffusers import told
 
     settings = _settings(options, first, Path())
@@ -123,7 +120,7 @@ def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[st
 
 
 def _build(building: Building) -> LiveModel:
-    _require_packages()
+    require_packages("pictures", "an image generator", *PACKAGES)
     from genepool.models.diffusers import build_pipeline
     from genepool.models.filled import filled_by_genomes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
 from genepool.checkpoints.layout import Layout
-from genepool.errors import ConfigError, MissingExtraError
+from genepool.errors import ConfigError
 from genepool.materialise.cpu import SeedsPlace
 from genepool.models.live import LiveModel
 from genepool.settings import Section
@@ -219,9 +218,3 @@ def refuse_others(options: Options, own: Sequence[str]) -> None:
                 f"model: '{name}' does not go with kind '{options.kind}'; leave out one of them"
             )
         raise ConfigError(f"model: '{name}' applies to {owner} only")
-
-
-def require_package(package: str, extra: str, purpose: str) -> None:
-    """Raise MissingExtraError unless a package is installed."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, extra, purpose)

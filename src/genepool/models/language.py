@@ -14,7 +14,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import model_config, optional_json
 from genepool.checkpoints.model_files.side_files import RARE, pinned_digests
-from genepool.errors import ConfigError
+from genepool.errors import ConfigError, require_packages
 from genepool.messages import at, shown
 from genepool.models.kind import (
     CONFIG,
@@ -25,7 +25,6 @@ from genepool.models.kind import (
     PinnedFile,
     PinnedFiles,
     refuse_others,
-    require_package,
 )
 from genepool.models.live import LiveModel
 
@@ -187,7 +186,7 @@ def _check(options: Options, first: Checkpoint) -> None:
                 "model: 'torch_compile' compiles a model whole, and one with a 'device_map' is in "
                 "parts; leave out one of them"
             )
-        require_package("accelerate", "llm", "a model on several devices")
+        require_packages("llm", "a model on several devices", "accelerate")
     if model_config(first.directory) is None:
         raise ConfigError(
             f"model: kind 'transformers' needs the first seed to be a directory with a "
@@ -196,8 +195,7 @@ def _check(options: Options, first: Checkpoint) -> None:
 
 
 def _build(building: Building) -> LiveModel:
-    require_package("torch", "llm", "a language model")
-    require_package("transformers", "llm", "a language model")
+    require_packages("llm", "a language model", "torch", "transformers")
     from genepool.models.filled import filled_by_genomes
     from genepool.models.transformers import build_language_model
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.naming import unwrapped
-from genepool.errors import CheckpointError, ConfigError
+from genepool.errors import CheckpointError, ConfigError, require_packages
 from genepool.messages import at, blamed, failures_as, one_line, some
-from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
+from genepool.models.kind import Building, Kind, Options, refuse_others
 from genepool.models.live import LiveModel
 from genepool.models.user_code import load_function
 
@@ -39,7 +39,7 @@ def _build(building: Building) -> LiveModel:
             device or dtype cannot be used.
         CheckpointError: the network and the checkpoints differ in names or shapes.
     """
-    require_package("torch", "torch", "a model with a 'network'")
+    require_packages("torch", "a model with a 'network'", "torch")
     import torch
 
     from genepool.models.filled import WHICH_ARCHITECTURE, filled_by_genomes

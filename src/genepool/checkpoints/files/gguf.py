@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
 from genepool.checkpoints.files.dtypes import FRACTIONS, TORCH_NAMES
 from genepool.checkpoints.model_files.built import without_remarks
-from genepool.errors import CheckpointError, MissingExtraError
+from genepool.errors import CheckpointError, require_packages
 from genepool.messages import at, one_line, pass_on, some
 
 _FORMAT = "genepool unpacked gguf 3"
@@ -102,9 +101,8 @@ def _version(package: str) -> str:
 
 
 def _unpack(path: Path, dtype: str, target: Path) -> None:
-    for package in ("transformers", "torch", "gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "gguf", f"the GGUF seed {at(path)}")
+    needed = ("transformers", "torch", "gguf", "accelerate")
+    require_packages("gguf", f"the GGUF seed {at(path)}", *needed)
     import transformers
 
     try:

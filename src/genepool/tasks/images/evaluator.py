@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.errors import ConfigError, EvaluationError, MissingExtraError
+from genepool.errors import ConfigError, EvaluationError, require_packages
 from genepool.messages import count, is_text, one_line, shown, some
 from genepool.models.live import Drawing, refuse_one_colour
 from genepool.tasks.checks import checked_indices, content_digest, require_unique
@@ -51,9 +50,7 @@ class Images(BlockedTask):
             CheckpointError: the tower cannot be loaded.
             MissingExtraError: a package that it needs is not installed.
         """
-        for package in ("torch", "transformers", "PIL"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, "pictures", "the evaluator 'images'")
+        require_packages("pictures", "the evaluator 'images'", "torch", "transformers", "PIL")
         self._options, self._batch = options, options.batch
         train, test = _examples(options, directory)
         self._examples = [*train, *test]

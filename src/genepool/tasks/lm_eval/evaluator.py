@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from genepool.errors import ConfigError, EvaluationError, MissingExtraError
+from genepool.errors import ConfigError, EvaluationError, require_packages
 from genepool.messages import at, failures_as, one_line, some
 from genepool.models.language import LanguageModel
 from genepool.settings import Section
@@ -154,9 +153,8 @@ class LmEval(BlockedTask):
             ConfigError: there is no such task, split, metric or filter; the data set cannot be
                 loaded or is empty; or the metric needs bounds.
         """
-        for package in ("torch", "transformers", "lm_eval", "datasets"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, "llm", "the evaluator 'lm-eval'")
+        needed = ("torch", "transformers", "lm_eval", "datasets")
+        require_packages("llm", "the evaluator 'lm-eval'", *needed)
         from genepool.tasks.lm_eval import harness
 
         self._harness = harness

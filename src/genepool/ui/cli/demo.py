@@ -98,7 +98,7 @@ def _print_json(
 
 
 def _pictures_thread() -> contextlib.AbstractContextManager[None]:
-    pictures.require_packages()
+    pictures.require_installed()
     from genepool.study.generators import one_thread
 
     return one_thread()

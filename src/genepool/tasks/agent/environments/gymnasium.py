@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from genepool.errors import EpisodeError, MissingExtraError
+from genepool.errors import EpisodeError, require_packages
 from genepool.messages import blamed, failures_as, one_line, pass_on, shown
 from genepool.models.user_code import load_function
 from genepool.settings import Section
@@ -83,9 +82,8 @@ class Gymnasium:
         self._make: Callable[..., Any]
         if ":" in options.make and not _VERSION.search(options.make):
             self._make = load_function(options.make, directory)
-        elif importlib.util.find_spec("gymnasium") is None:
-            raise MissingExtraError("gymnasium", "agents", f"the environment '{options.make}'")
         else:
+            require_packages("agents", f"the environment '{options.make}'", "gymnasium")
             self._make = partial(_make_registered, options.make)
         self._made: Any = None
 

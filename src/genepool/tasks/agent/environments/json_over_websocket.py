@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import logging
 import socket
@@ -13,7 +12,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from genepool.documents import Unreadable, parse_json
-from genepool.errors import MissingExtraError
+from genepool.errors import require_packages
 from genepool.messages import one_line, shown
 from genepool.tasks.agent.environments.json_over_http import MOST, JsonServer
 
@@ -31,8 +30,7 @@ class JsonSocket:
         Raises:
             MissingExtraError: the package for WebSockets is not installed.
         """
-        if importlib.util.find_spec("websockets") is None:
-            raise MissingExtraError("websockets", "agents", f"the server {server.url}")
+        require_packages("agents", f"the server {server.url}", "websockets")
         self._server = server
         self._path = path
         self._timeout = timeout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import importlib.util
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from genepool.checkpoints.files.atomic import new_directory
 from genepool.checkpoints.files.cache import shared_cache
-from genepool.errors import EpisodeError, MissingExtraError
+from genepool.errors import EpisodeError, require_packages
 from genepool.messages import failures_as, one_line, some
 from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
@@ -91,8 +90,7 @@ class TextWorld:
         Raises:
             MissingExtraError: TextWorld is not installed.
         """
-        if importlib.util.find_spec("textworld") is None:
-            raise MissingExtraError("textworld", "textworld", "the environment 'textworld'")
+        require_packages("textworld", "the environment 'textworld'", "textworld")
         self._options = options
         self._id = ""
         self._playing: Any = None
