@@ -30,7 +30,7 @@ from genepool.output.write.model import (
     describe_seeds,
     write_model,
 )
-from genepool.output.write.weights import SHARD_BYTES, Writing
+from genepool.output.write.weights import Writing
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.pool.records import REFERENCE
@@ -42,21 +42,19 @@ def export(
     pool: Pool,
     member: int | str,
     directory: PathLike,
+    writing: Writing = Writing(),
     *,
     seeds: Mapping[str, PathLike] | None = None,
-    dtype: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    overwrite: bool = False,
     advance: Progress | None = None,
     check: Callable[[str, Path], None] | None = None,
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
-    Arguments and errors are those of `genepool.export`, but for `check`: it is called with why the
-    pool's scores are not of these very weights ("" if they are) and with the directory in which
-    everything lies before it gets its name; what it raises gives the export up.
+    Arguments and errors are those of `genepool.export`, `writing` is its dtype, shard_bytes and
+    overwrite, and `check` is called with why the pool's scores are not of these very weights ("" if
+    they are) and with the directory in which everything lies before it gets its name; what it
+    raises gives the export up.
     """
-    writing = Writing(dtype, shard_bytes, overwrite)
     scored, entries = pool.seeds_scored, len(pool.header.seeds)
     if scored < entries:
         raise PoolError(
@@ -70,7 +68,7 @@ def export(
     checkpoints = family.checkpoints
     known = _card_seeds(pool, sources, checkpoints)
     meta = pool.meta()
-    converted, caveat = _caveat(pool, family, dtype)
+    converted, caveat = _caveat(pool, family, writing.dtype)
     details: dict[str, Any] = {
         **describe_seeds(
             known,
