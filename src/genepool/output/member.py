@@ -42,7 +42,7 @@ def export(
     pool: Pool,
     member: int | str,
     directory: PathLike,
-    writing: Writing = Writing(),
+    writing: Writing | None = None,
     *,
     seeds: Mapping[str, PathLike] | None = None,
     advance: Progress | None = None,
@@ -55,6 +55,7 @@ def export(
     they are) and with the directory in which everything lies before it gets its name; what it
     raises gives the export up.
     """
+    writing = writing or Writing()
     scored, entries = pool.seeds_scored, len(pool.header.seeds)
     if scored < entries:
         raise PoolError(
