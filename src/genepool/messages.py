@@ -18,10 +18,10 @@ def one_line(text: object) -> str:
     return plain if len(plain) <= 400 else plain[:380] + "... (cut)"
 
 
-def words(value: object) -> str:
+def words(value: object, text: Callable[[object], str] = str) -> str:
     """`str(value)`, also of an object of a user's whose own text cannot be made."""
     try:
-        return str(value)
+        return text(value)
     except BaseException as error:
         pass_on(error)
         return f"({type(value).__name__}, whose text cannot be made)"
@@ -29,11 +29,7 @@ def words(value: object) -> str:
 
 def shown(value: object) -> str:
     """`repr(value)` in one line, also of an object of a user's whose own text cannot be made."""
-    try:
-        return one_line(repr(value))
-    except BaseException as error:
-        pass_on(error)
-        return f"({type(value).__name__}, whose text cannot be made)"
+    return one_line(words(value, repr))
 
 
 def is_text(value: str) -> bool:

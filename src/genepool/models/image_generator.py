@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from genepool.messages import at, some
 from genepool.models.kind import (
     Building,
     Kind,
+    OfSeeds,
     Options,
     PinnedFile,
     PinnedFiles,
@@ -57,13 +58,12 @@ class ImageGenerator:
     Attributes:
         pipeline: a text-to-image pipeline of diffusers; the same object for every genome.
         call: what it is called with besides prompts and noise, such as the number of steps.
-        of_seeds: calls a function with the live model holding each seed in turn, and gives what it
-            returned; afterwards the model is as it was. None where there are no seeds at hand.
+        of_seeds: see `OfSeeds`; None where there are no seeds at hand.
     """
 
     pipeline: Any
     call: Mapping[str, Any]
-    of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
+    of_seeds: OfSeeds | None = None
 
     def pictures(self, prompts: Sequence[str], ids: Sequence[str]) -> NDArray[np.uint8]:
         """See `Drawing`.

@@ -162,14 +162,6 @@ class PinnedFile:
 PinnedFiles = Mapping[str, PinnedFile]
 
 
-def _nothing_pinned(_options: Options, _first: Checkpoint, _directory: Path) -> PinnedFiles:
-    return {}
-
-
-def _nothing_told(_options: Options, _first: Checkpoint, _texts: Sequence[str]) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of live model.
@@ -191,8 +183,8 @@ class Kind:
     is_meant: Callable[[Options, Checkpoint], bool]
     check: Callable[[Options, Checkpoint], None]
     build: Callable[[Building], LiveModel]
-    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = _nothing_pinned
-    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = _nothing_told
+    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = lambda *_: {}
+    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = lambda *_: ()
 
 
 def refuse_others(options: Options, own: Sequence[str]) -> None:

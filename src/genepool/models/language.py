@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import model_config, optional_json
 from genepool.checkpoints.model_files.side_files import RARE, pinned_digests
+from genepool.documents import list_of
 from genepool.errors import ConfigError, require_packages
 from genepool.messages import at, shown
 from genepool.models.kind import (
@@ -21,6 +22,7 @@ from genepool.models.kind import (
     GENERATION,
     Building,
     Kind,
+    OfSeeds,
     Options,
     PinnedFile,
     PinnedFiles,
@@ -64,14 +66,13 @@ class LanguageModel:
         tokenizer: its transformers tokenizer, which pads on the left and has a token to pad with
             if the model has any that will do; None where the first seed comes without one.
         directory: whose config.json the model was built from.
-        of_seeds: calls a function with the live model holding each seed in turn, and gives what it
-            returned; afterwards the model is as it was. None where there are no seeds at hand.
+        of_seeds: see `OfSeeds`; None where there are no seeds at hand.
     """
 
     model: Any
     tokenizer: Any
     directory: Path
-    of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
+    of_seeds: OfSeeds | None = None
 
     @property
     def arguments(self) -> tuple[Any, Any]:
@@ -159,10 +160,9 @@ def repeats(text: str) -> bool:
 
 def is_language_model(config: dict[str, Any]) -> bool:
     """Whether a config.json names an architecture of transformers that continues text."""
-    named = config.get("architectures")
-    architectures = cast("list[object]", named) if isinstance(named, list) else []
     return isinstance(config.get("model_type"), str) and any(
-        isinstance(name, str) and name.endswith(_GENERATIVE) for name in architectures
+        isinstance(name, str) and name.endswith(_GENERATIVE)
+        for name in list_of(config.get("architectures"))
     )
 
 

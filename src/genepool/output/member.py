@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import recall_digests
 from genepool.checkpoints.files.lora import without_doubt
 from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.documents import mapping_of
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.governance.card import CardPictures, CardSeed, card_seed
 from genepool.governance.member_card import member_card
@@ -226,8 +227,7 @@ def _card_seeds(
     given: list[Any] = pool.meta()["config"].get("seeds", [])
     out: list[CardSeed] = []
     for number, seed in enumerate(pool.seeds()):
-        entry: Any = given[number] if number < len(given) else None
-        options = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        options = mapping_of(given[number] if number < len(given) else None)
         licence = str(options.get("licence") or "")
         out.append(card_seed(seed.name, sources[number], checkpoints[number], licence))
     return tuple(out)

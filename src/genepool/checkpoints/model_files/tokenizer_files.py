@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.model_files.configs import differing_fields, optional_json, read_text
+from genepool.documents import mapping_of
 from genepool.messages import at, one_line, some
 
 # Files that say, together, how text becomes tokens; and what goes with them, as JSON objects.
@@ -184,5 +185,5 @@ def _tokenized(directory: Path) -> bool:
 
 
 def _named(entry: Any) -> tuple[Any, Any]:
-    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+    fields = mapping_of(entry)
     return fields.get("name", "default"), fields.get("template", entry)

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.images.options import ImagesOptions
 from genepool.tasks.images.references import Read, reader
 from genepool.tasks.images.scorers import Examples, Picky, open_scorer
-from genepool.tasks.stored import BlockedTask, train_size
+from genepool.tasks.stored import BlockedTask, divided
 from genepool.tasks.task import evaluator
 from genepool.threads import available_threads
 
@@ -259,16 +260,9 @@ def _examples(
     options: ImagesOptions, directory: Path
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Selection examples and held-out ones."""
-    train = _mappings(options.examples, options, directory)
-    if options.held_out_examples is not None:
-        if options.held_out is not None:
-            raise ConfigError(
-                "'held_out' and 'held_out_examples' exclude each other; give one of them"
-            )
-        test = _mappings(options.held_out_examples, options, directory)
-    else:
-        n = train_size(len(train), options.held_out or 0.0)
-        train, test = train[:n], train[n:]
+    read = partial(_mappings, options=options, directory=directory)
+    stored = read(options.examples)
+    train, test = divided(stored, options.held_out, options.held_out_examples, read)
     return train[: options.limit], test[: options.held_out_limit]
 
 
