@@ -34,7 +34,10 @@ class NamedClasses:
         self._registered: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[_Class], _Class]:
-        """A decorator that makes a class known by a name.
+        """A decorator that makes a class known by a name (lower case letters, digits, `-`, `_`).
+
+        A package makes its classes known without being imported first by an entry point in the
+        group; one in a module beside the run file can also be named `module:Class` there.
 
         Raises:
             ConfigError: the name is malformed or taken by another class, or the class has no
@@ -60,7 +63,8 @@ class NamedClasses:
         return register
 
     def find(self, name: str, directory: Path | None = None) -> type[Any]:
-        """The class of that name; its module is imported only now.
+        """The class of that name; its module is imported only now. Its `Options` are a pydantic
+        model, and it is called as `cls(options, directory)`.
 
         Args:
             name: as registered, as an entry point says, or `module:Class`.
