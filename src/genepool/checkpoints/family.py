@@ -468,23 +468,19 @@ def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str
             "is another token"
         )
     first = checkpoints[0]
-    rows = {
-        name: number
-        for name, tensor in first.tensors.items()
-        if depth_key(name)[0] != 1
-        and all(_has_rows(c, name, tensor, n) for c, n in zip(checkpoints, sizes, strict=True))
-    }
+    rows: dict[str, int] = {}
+    for name, tensor in first.tensors.items():
+        held = [checkpoint.tensors.get(name) for checkpoint in checkpoints]
+        shapes = [None if other is None else other.shape for other in held]
+        wanted = [(size, *tensor.shape[1:]) for size in sizes]
+        if depth_key(name)[0] != 1 and shapes == wanted:
+            rows[name] = number
     if number == sizes[0] and len(set(sizes)) == 1:
         return {}, "all seeds have the same tokens"
     return rows, (
         f"the tokens with ids 0 to {number - 1} are the same in all seeds, and their rows of "
         f"{some(rows)} merge; {count(sizes[0] - number, 'further row')} come from {at(first.path)}"
     )
-
-
-def _has_rows(checkpoint: Checkpoint, name: str, tensor: Tensor, rows: int) -> bool:
-    other = checkpoint.tensors.get(name)
-    return other is not None and other.shape[:1] == (rows,) and other.shape[1:] == tensor.shape[1:]
 
 
 def _share(first: Checkpoint, layout: Layout) -> str:

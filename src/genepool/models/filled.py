@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -55,7 +56,10 @@ def filled_by_genomes(
             _fill(matched.pop(name), first.tensors[name])
     passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
     tensors = {**matched, **dict.fromkeys(passed_over)}
-    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors), module)
+    destinations: dict[str, Destination | None] = {}
+    with contextlib.suppress(InputError):  # on another device, or strided
+        destinations = {n: None if t is None else destination(t) for n, t in tensors.items()}
+    return LiveModel(value, MappingProxyType(destinations), MappingProxyType(tensors), module)
 
 
 def _match(
@@ -104,17 +108,6 @@ def _fill(tensor: torch.Tensor, source: Tensor) -> None:
     # The network may hold the constant in another dtype than the file.
     values = torch.from_numpy(as_float32(source.raw, source.dtype))  # pyright: ignore
     tensor.copy_(values.reshape(tensor.shape))
-
-
-def _destinations(
-    tensors: Mapping[str, torch.Tensor | None],
-) -> Mapping[str, Destination | None]:
-    try:
-        return MappingProxyType(
-            {name: None if held is None else destination(held) for name, held in tensors.items()}
-        )
-    except InputError:  # on another device, or strided
-        return {}
 
 
 def own_dtype(layout: Layout) -> torch.dtype:

@@ -123,7 +123,11 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
                     raise
                 if isinstance(error, OSError) and error.errno in _NO_ROOM:
                     raise
-                raise _damaged(path, error) from error
+                raise CheckpointError(
+                    f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, "
+                    "or of an architecture that it does not know): "
+                    f"{type(error).__name__}: {one_line(error)}"
+                ) from error
             for file in temporary.iterdir():
                 file.chmod(mode)
                 with file.open("rb") as handle:
@@ -180,13 +184,6 @@ def _licence(reader: Any) -> str:
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in said.items()]
     return "\n".join(["---", *lines, "---", ""]) if lines else ""
-
-
-def _damaged(path: Path, error: BaseException) -> CheckpointError:
-    return CheckpointError(
-        f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, or of an "
-        f"architecture that it does not know): {type(error).__name__}: {one_line(error)}"
-    )
 
 
 def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None:

@@ -84,7 +84,8 @@ class Images(BlockedTask):
         self._digest = content_digest(
             ["images 1", json.dumps(settings), str(len(train)), self._scorer.digest]
             + [*ids, *self._prompts, *seen, *self._labels]
-            + ([] if self._scorer.tower_alone else [*digests])
+            # Of the rest of an example nothing but a function knows.
+            + ([] if self._scorer.function is None else [*digests])
         )
         self._picky = Picky(self._scorer, ids[: self._n], allowed=options.noise == "allow")
         self.notices = self._picky.at_opening(None if self._read is None else self._reference)
@@ -245,10 +246,11 @@ class Images(BlockedTask):
 
     def _look_at_references(self) -> tuple[str, ...]:
         """Digests of the real pictures; each is read now, so that none is found missing later."""
+        tower = self._scorer.tower if self._scorer.kind == "reference" else None
 
         def look(place: int) -> str:
             picture = self._reference(place)
-            if self._scorer.sees_references and (reason := self._scorer.refuses(picture.shape)):
+            if tower is not None and (reason := tower.refuses(picture.shape)):
                 raise ConfigError(f"the picture of example '{one_line(self._ids[place])}' {reason}")
             return content_digest([picture])
 

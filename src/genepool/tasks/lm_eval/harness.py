@@ -283,8 +283,10 @@ def own_lengths(model: Any) -> Generator[None, None, None]:
 
 def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Answers to the requests of each document, in copies of them."""
-    copies = [[_unanswered(request) for request in one] for one in requests]
+    copies = [[copy.copy(request) for request in one] for one in requests]
     every = [request for one in copies for request in one]
+    for request in every:
+        request.resps, request.filtered_resps = [], {}
     for kind in dict.fromkeys(request.request_type for request in every):
         same = [request for request in every if request.request_type == kind]
         repeated = [request for request in same for _ in range(request.repeats or 1)]
@@ -292,12 +294,6 @@ def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
         for request, answer in zip(repeated, answers, strict=True):
             request.resps.append(answer)
     return copies
-
-
-def _unanswered(request: Any) -> Any:
-    fresh = copy.copy(request)
-    fresh.resps, fresh.filtered_resps = [], {}
-    return fresh
 
 
 def cut(lm: Any, requests: Sequence[Sequence[Any]]) -> int:

@@ -24,11 +24,14 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         status: of `Pool.status`.
     """
     done, budget = status["evaluations"], status["budget"]
+    failed: list[tuple[str, str]] = []
+    if (last := status["last_failure"]) is not None:
+        failed = [("failed", f"last member {last['member']}: {plain(last['error'])}")]
     _facts(
         out,
         ("pool", plain(status["pool"])),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
-        *_failure(status["last_failure"]),
+        *failed,
         ("examples", _saved(status)),
         *_subsets(status["rounds"]),
         *_rule(scored_as_exported=status["scored_as_exported"]),
@@ -292,14 +295,6 @@ def _verdicts(status: dict[str, Any]) -> str:
     if status["failed"]:
         parts.append(f"{number(status['failed'])} failed")
     return f" ({', '.join(parts)})"
-
-
-def _failure(last: dict[str, Any] | None) -> list[tuple[str, str]]:
-    return (
-        []
-        if last is None
-        else [("failed", f"last member {last['member']}: {plain(last['error'])}")]
-    )
 
 
 def _saved(status: dict[str, Any]) -> str:
