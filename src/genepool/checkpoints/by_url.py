@@ -262,7 +262,9 @@ class _Store:
 
                 self._each(copy, list(wanted))
         except OSError as error:
-            if error.errno not in _NO_ROOM and _writable(home):
+            place = home if home.is_dir() else home.parent
+            writable = place.is_dir() and os.access(place, os.W_OK)
+            if error.errno not in _NO_ROOM and writable:
                 raise
             raise cannot_write(home, error) from error
 
@@ -318,8 +320,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _writable(home: Path) -> bool:
-    place = home if home.is_dir() else home.parent
-    return place.is_dir() and os.access(place, os.W_OK)

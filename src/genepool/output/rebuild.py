@@ -54,8 +54,12 @@ def rebuild(
             "that it came from makes it again: genepool export POOL MEMBER -o DIR"
         )
     names = [seed.name for seed in (*read.seeds, *read.givers)]
+    if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
+        raise InputError(
+            f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
+        )
     family = make_family(
-        _recipe_seeds(read, seeds),
+        [_recipe_seed(seed, read.evolving, seeds) for seed in read.seeds],
         read.chromosomes,
         partial=read.partial,
         vocabulary=read.vocabulary,
@@ -74,15 +78,6 @@ def rebuild(
         made = made.combine(family, [seed.name for seed in read.seeds]).made
     card = _rebuilt_card(read, family, seeds)
     return write_model(made, read.details, card, family, directory, writing, advance)
-
-
-def _recipe_seeds(read: RecipeFile, seeds: Mapping[str, PathLike]) -> list[Checkpoint]:
-    names = [seed.name for seed in (*read.seeds, *read.givers)]
-    if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
-        raise InputError(
-            f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
-        )
-    return [_recipe_seed(seed, read.evolving, seeds) for seed in read.seeds]
 
 
 def _recipe_seed(

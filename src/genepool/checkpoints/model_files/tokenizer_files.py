@@ -110,7 +110,7 @@ def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
         for key in _TELLING
         if a.get(key) != b.get(key) and (key.startswith("add_") or (key in a and key in b))
     ]
-    if fields and _tokenized(first) and _tokenized(other):
+    if fields and (first / config).is_file() and (other / config).is_file():
         notices.append(_others(other, first, fields, config))
     return notices + compare_settings("special_tokens_map.json", first, other)
 
@@ -178,10 +178,6 @@ def pinned_templates(directory: Path) -> bytes:
     if found.keys() <= {"default"}:
         return found.get("default", "").strip().encode()
     return json.dumps([{"name": n, "template": text} for n, text in found.items()]).encode()
-
-
-def _tokenized(directory: Path) -> bool:
-    return (directory / "tokenizer_config.json").is_file()
 
 
 def _named(entry: Any) -> tuple[Any, Any]:

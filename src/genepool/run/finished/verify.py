@@ -87,8 +87,8 @@ def export(
             try:
                 hurry = verify is None
                 scorer = _scorer(opened, written, hurry=hurry) if is_pipeline(written) else None
-                if scorer is not None:
-                    _require_picture(scorer)
+                if scorer is not None and isinstance(scorer.value, ImageGenerator):
+                    _require_picture(scorer.value)
                 if caveat:
                     raise _Unverifiable(caveat)
                 found.append(_verify(opened, number, written, scorer, hurry=hurry))
@@ -109,18 +109,16 @@ def export(
     return exported
 
 
-def _require_picture(scorer: Scorer) -> None:
+def _require_picture(generator: ImageGenerator) -> None:
     """Let a pipeline that was written draw a picture.
 
     Raises:
         GenepoolError: it fails, or the picture holds NaN or is of one colour.
     """
-    generator = scorer.value
-    if isinstance(generator, ImageGenerator):
-        try:
-            generator.pictures(["a picture"], ["genepool"])
-        except EvaluationError as error:
-            raise GenepoolError(f"what was written was not kept: {error}") from error
+    try:
+        generator.pictures(["a picture"], ["genepool"])
+    except EvaluationError as error:
+        raise GenepoolError(f"what was written was not kept: {error}") from error
 
 
 def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hurry: bool) -> int:

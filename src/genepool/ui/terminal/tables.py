@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +11,9 @@ from rich.table import Table
 from genepool.messages import count, measured, percent
 from genepool.pool.records import measure_names
 from genepool.ui.terminal.console import cell, children, duration, number, pace, plain
+
+if TYPE_CHECKING:
+    from genepool.run.evolve import Result
 
 # Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
 _LISTED, _TASKS = 10, 5
@@ -157,15 +160,16 @@ def print_episode(out: Console, told: dict[str, Any]) -> None:
     )
 
 
-def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
+def print_session(out: Console, result: Result) -> None:
     """What a call of `evolve` did, in one line."""
-    if session == 0 and not status["evaluations"]:
-        out.print("no children were asked for: the budget is 0")
-    elif session == 0:
-        are = "is" if status["evaluations"] == 1 else "are"
-        out.print(f"nothing to do: {children(status['evaluations'])} {are} already scored")
-    else:
+    done, session, seconds = result.status["evaluations"], result.session, result.seconds
+    if session:
         out.print(f"{children(session)} in {duration(seconds)} ({pace(session, seconds)})")
+    elif done:
+        are = "is" if done == 1 else "are"
+        out.print(f"nothing to do: {children(done)} {are} already scored")
+    else:
+        out.print("no children were asked for: the budget is 0")
 
 
 def print_scores(out: Console, rows: list[tuple[str, float | None, float | None, str]]) -> None:
