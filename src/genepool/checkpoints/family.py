@@ -104,23 +104,20 @@ def find_source(
     """
     found = locate(path, directory)
     place = Path(found)
-    if not (place.is_absolute() and place.is_dir() and adapters.is_adapter(place)):
-        here = place.is_absolute() and place.exists()
-        if base is not None and here and lora_file(place) is None:
+    if place.is_absolute() and place.is_dir() and adapters.is_adapter(place):
+        base = base or adapters.named_base(place)
+        if base is None:
             raise CheckpointError(
-                f"{at(place)}: a base is given, but this is no adapter (it has no "
-                f"{adapters.CONFIG}, or whole weights beside it) and no LoRA of an image "
-                "generator; leave out the base"
+                f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
+                "(base_model_name_or_path); say which: {path: ..., base: ...} in a run file, "
+                "--adapter-base on the command line"
             )
-        return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
-    named = base or adapters.named_base(place)
-    if named is None:
+    elif base is not None and place.is_absolute() and place.exists() and lora_file(place) is None:
         raise CheckpointError(
-            f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
-            "(base_model_name_or_path); say which: {path: ..., base: ...} in a run file, "
-            "--adapter-base on the command line"
+            f"{at(place)}: a base is given, but this is no adapter (it has no {adapters.CONFIG}, "
+            "or whole weights beside it) and no LoRA of an image generator; leave out the base"
         )
-    return Source(found, locate(named, directory), dict(rename or {}), dtype)
+    return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
 
 
 def locate(text: str, directory: Path) -> str:

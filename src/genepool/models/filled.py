@@ -50,25 +50,6 @@ def filled_by_genomes(
     Raises:
         CheckpointError: the network and the checkpoint differ in names, ties or shapes.
     """
-    matched = _match(held, saved, pair, layout, first)
-    for name in layout.carried:
-        if name in matched and DTYPES[first.tensors[name].dtype].floating:
-            _fill(matched.pop(name), first.tensors[name])
-    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
-    tensors = {**matched, **dict.fromkeys(passed_over)}
-    destinations: dict[str, Destination | None] = {}
-    with contextlib.suppress(InputError):  # on another device, or strided
-        destinations = {n: None if t is None else destination(t) for n, t in tensors.items()}
-    return LiveModel(value, MappingProxyType(destinations), MappingProxyType(tensors), module)
-
-
-def _match(
-    held: Mapping[str, torch.Tensor],
-    saved: Sequence[str],
-    pair: str,
-    layout: Layout,
-    first: Checkpoint,
-) -> dict[str, torch.Tensor]:
     names = (*(slot.name for slot in layout.slots), *layout.carried)
     matched = {name: held[name] for name in names if name in held}
     owners: dict[tuple[torch.device, int], str] = {}
@@ -97,7 +78,15 @@ def _match(
             f"'{one_line(name)}' is {list(held[name].shape)} in the network and "
             f"{list(shapes[name])} in the checkpoint"
         )
-    return matched
+    for name in layout.carried:
+        if name in matched and DTYPES[first.tensors[name].dtype].floating:
+            _fill(matched.pop(name), first.tensors[name])
+    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
+    tensors = {**matched, **dict.fromkeys(passed_over)}
+    destinations: dict[str, Destination | None] = {}
+    with contextlib.suppress(InputError):  # on another device, or strided
+        destinations = {n: None if t is None else destination(t) for n, t in tensors.items()}
+    return LiveModel(value, MappingProxyType(destinations), MappingProxyType(tensors), module)
 
 
 def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:

@@ -158,19 +158,15 @@ def repeats(text: str) -> bool:
     return False
 
 
-def is_language_model(config: dict[str, Any]) -> bool:
-    """Whether a config.json names an architecture of transformers that continues text."""
+def _is_meant(options: Options, first: Checkpoint) -> bool:
+    """Whether config.json names an architecture of transformers that continues text."""
+    if options.network is not None:
+        return False
+    config = model_config(first.directory) or {}
     return isinstance(config.get("model_type"), str) and any(
         isinstance(name, str) and name.endswith(_GENERATIVE)
         for name in list_of(config.get("architectures"))
     )
-
-
-def _is_meant(options: Options, first: Checkpoint) -> bool:
-    if options.network is not None:
-        return False
-    config = model_config(first.directory)
-    return config is not None and is_language_model(config)
 
 
 def _check(options: Options, first: Checkpoint) -> None:

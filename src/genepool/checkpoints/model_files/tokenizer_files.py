@@ -76,7 +76,9 @@ def chat_templates(directory: Path) -> dict[str, str]:
         if isinstance(given, dict):
             pairs = list(cast("dict[Any, Any]", given).items())
         elif isinstance(given, list):
-            pairs = [_named(entry) for entry in cast("list[Any]", given)]
+            for entry in cast("list[Any]", given):
+                fields = mapping_of(entry)
+                pairs.append((fields.get("name", "default"), fields.get("template", entry)))
         if pairs:
             return {str(name): str(text) for name, text in pairs}
     return found
@@ -178,8 +180,3 @@ def pinned_templates(directory: Path) -> bytes:
     if found.keys() <= {"default"}:
         return found.get("default", "").strip().encode()
     return json.dumps([{"name": n, "template": text} for n, text in found.items()]).encode()
-
-
-def _named(entry: Any) -> tuple[Any, Any]:
-    fields = mapping_of(entry)
-    return fields.get("name", "default"), fields.get("template", entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -65,12 +65,14 @@ class Images(BlockedTask):
         ids, digests = example_ids(named)
         require_unique(ids, options.examples)
         super().__init__(ids, len(train), "")
-        self._prompts = self._texts("prompt", options.prompt)
+        self._prompts = self._texts("prompt", "no prompt", options.prompt, _is_prompt)
         self._languages = {
-            name: self._texts(f"languages.{one_line(name)}", key)
+            name: self._texts(f"languages.{one_line(name)}", "no prompt", key, _is_prompt)
             for name, key in options.languages.items()
         }
-        self._labels = () if options.group is None else self._groups(options.group)
+        self._labels: tuple[str, ...] = ()
+        if options.group is not None:
+            self._labels = self._texts("group", "none", options.group, _is_label)
         wanted = options.score == "reference" or options.pictures is not None
         self._read: Read | None = None
         seen: tuple[str, ...] = ()
@@ -216,28 +218,17 @@ class Images(BlockedTask):
 
     # Opening
 
-    def _texts(self, option: str, key: str) -> tuple[str, ...]:
-        """The prompts under a key, one for each example."""
+    def _texts(
+        self, option: str, lack: str, key: str, fits: Callable[[Any], bool]
+    ) -> tuple[str, ...]:
+        """What stands under a key as text, one for each example, if it fits."""
         for name, example in zip(self._ids, self._examples, strict=True):
-            value = example.get(key)
-            if not isinstance(value, str) or not value.strip() or not is_text(value):
+            if not fits(value := example.get(key)):
                 raise ConfigError(
-                    f"{option}: example '{one_line(name)}' has no prompt under "
-                    f"'{one_line(key)}': got {shown(value)}; its keys are {some(example, 12)}"
+                    f"{option}: example '{one_line(name)}' has {lack} under '{one_line(key)}': "
+                    f"got {shown(value)}; its keys are {some(example, 12)}"
                 )
-        return tuple(example[key] for example in self._examples)
-
-    def _groups(self, key: str) -> tuple[str, ...]:
-        out: list[str] = []
-        for name, example in zip(self._ids, self._examples, strict=True):
-            value = example.get(key)
-            if not isinstance(value, (str, int)) or not is_text(str(value)):
-                raise ConfigError(
-                    f"group: example '{one_line(name)}' has none under '{one_line(key)}': got "
-                    f"{shown(value)}; its keys are {some(example, 12)}"
-                )
-            out.append(str(value))
-        return tuple(out)
+        return tuple(str(example[key]) for example in self._examples)
 
     def _reference(self, place: int) -> UInt8:
         if self._read is None:
@@ -256,6 +247,14 @@ class Images(BlockedTask):
 
         with ThreadPoolExecutor(available_threads()) as pool:
             return tuple(pool.map(look, range(len(self._examples))))
+
+
+def _is_prompt(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and is_text(value)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, (str, int)) and is_text(str(value))
 
 
 def _examples(
