@@ -183,8 +183,12 @@ class Kind:
     is_meant: Callable[[Options, Checkpoint], bool]
     check: Callable[[Options, Checkpoint], None]
     build: Callable[[Building], LiveModel]
-    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = lambda *_: {}
-    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = lambda *_: ()
+    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = (
+        lambda _options, _first, _directory: {}
+    )
+    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = (
+        lambda _options, _first, _texts: ()
+    )
 
 
 def refuse_others(options: Options, own: Sequence[str]) -> None:

@@ -83,8 +83,9 @@ class Images(BlockedTask):
         if self._read is not None:
             seen = self._look_at_references()
         settings = options.model_dump(include={"score", "device", "resize", "batch"})
+        tower = "" if self._scorer.tower is None else self._scorer.tower.digest
         self._digest = content_digest(
-            ["images 1", json.dumps(settings), str(len(train)), self._scorer.digest]
+            ["images 1", json.dumps(settings), str(len(train)), tower]
             + [*ids, *self._prompts, *seen, *self._labels]
             # Of the rest of an example nothing but a function knows.
             + ([] if self._scorer.function is None else [*digests])

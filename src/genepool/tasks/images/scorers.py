@@ -62,11 +62,6 @@ class Scorer:
     function: Callable[..., object] | None = None
     _known: dict[int, Float32] = field(default_factory=dict[int, Float32], repr=False)
 
-    @property
-    def digest(self) -> str:
-        """Of what decides scores besides the examples."""
-        return "" if self.tower is None else self.tower.digest
-
     def score(self, pictures: UInt8, places: Sequence[int]) -> Float32:
         """Score the pictures of a block.
 
