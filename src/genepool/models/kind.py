@@ -46,7 +46,7 @@ def _everything(given: object) -> object:
 class Options(Section):
     """What a run file says of the model; `ModelOptions` knows the kinds that there are."""
 
-    kind: str = AUTO
+    kind: str = Field(default=AUTO, description="Tasks are given a model of this kind.")
     network: str | None = Field(
         default=None,
         description="This 'module:function' takes no arguments and returns a torch network whose "
