@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "Turn",
     "environment",
+    "environment_names",
     "find_environment",
     "open_environment",
 ]
@@ -136,6 +137,9 @@ environment = _known.register
 
 find_environment = _known.find
 """The environment class of a name."""
+
+environment_names = _known.names
+"""The names that `find_environment` knows, sorted."""
 
 
 def open_environment(
