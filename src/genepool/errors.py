@@ -7,6 +7,7 @@ expected, what was got, and what to do.
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -75,6 +76,22 @@ class MissingExtraError(GenepoolError):
             f"{purpose} needs the package '{package}', which is not installed: {installing(extra)}"
             + (_SMALL_TORCH if package == "torch" else "")
         )
+
+
+def require_packages(extra: str, purpose: str, *packages: str) -> None:
+    """Refuse before anything is read or run; importing them here would take seconds.
+
+    Args:
+        extra: of genepool, that installs them.
+        purpose: what needs them.
+        packages: as they are imported.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra, purpose)
 
 
 _SMALL_TORCH = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 from genepool.errors import TimeIsUp
@@ -17,10 +18,10 @@ def one_line(text: object) -> str:
     return plain if len(plain) <= 400 else plain[:380] + "... (cut)"
 
 
-def words(value: object) -> str:
+def words(value: object, text: Callable[[object], str] = str) -> str:
     """`str(value)`, also of an object of a user's whose own text cannot be made."""
     try:
-        return str(value)
+        return text(value)
     except BaseException as error:
         pass_on(error)
         return f"({type(value).__name__}, whose text cannot be made)"
@@ -28,11 +29,7 @@ def words(value: object) -> str:
 
 def shown(value: object) -> str:
     """`repr(value)` in one line, also of an object of a user's whose own text cannot be made."""
-    try:
-        return one_line(repr(value))
-    except BaseException as error:
-        pass_on(error)
-        return f"({type(value).__name__}, whose text cannot be made)"
+    return one_line(words(value, repr))
 
 
 def is_text(value: str) -> bool:
@@ -131,6 +128,36 @@ def pass_on(error: BaseException) -> None:
     """
     if isinstance(error, (KeyboardInterrupt, GeneratorExit, TimeIsUp)) or of_device_memory(error):
         raise error
+
+
+@contextlib.contextmanager
+def failures_as(
+    kind: Callable[[str], Exception],
+    text: str,
+    end: str = "",
+    *,
+    passing: type[BaseException] | tuple[()] = (),
+    told: Callable[[BaseException], str] = cause,
+) -> Generator[None, None, None]:
+    """What code of a user's or of a library raises inside is told as an error of ours.
+
+    Args:
+        kind: of that error.
+        text: what failed; a colon and the cause follow.
+        end: what follows the cause.
+        passing: errors of this kind are raised as they are.
+        told: gives the cause in one line; `blamed` names the place in a user's code too.
+
+    Raises:
+        Exception: of that kind; but see `pass_on`.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except BaseException as error:
+        pass_on(error)
+        raise kind(f"{text}: {told(error)}{end}") from error
 
 
 def of_device_memory(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from genepool.governance.licences import common_licence, hub_id, licence_of
 from genepool.output.by_hand import blend, merge
 from genepool.output.member import export
 from genepool.output.rebuild import rebuild
+from genepool.output.write.weights import Writing
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from tests.attacks.test_seeds import adapter, model
@@ -43,7 +44,7 @@ def test_a_recipe_gives_the_same_tensors(tmp_path: Path, dtype: str | None, sour
     run = write_run(tmp_path, budget=30, chromosomes={"weights": ["*.weight"]})
     evolve(run)
     with Pool(tmp_path / "pool") as pool:
-        done = export(pool, "best", tmp_path / "out", dtype=dtype, shard_bytes=400)
+        done = export(pool, "best", tmp_path / "out", Writing(dtype, 400))
     recipe = {
         "file": tmp_path / "out/genepool.json",
         "directory": tmp_path / "out",

@@ -25,7 +25,7 @@ from genepool.checkpoints.files import hub
 from genepool.checkpoints.files.atomic import sync_directory
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
 from genepool.errors import CheckpointError, GenepoolError, MissingExtraError
-from genepool.messages import one_line, pass_on, spoken
+from genepool.messages import failures_as, one_line, spoken
 
 _FORMAT = "genepool copy of a url 1"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://[^\s?#]+", re.ASCII)
@@ -98,13 +98,9 @@ def fetch(url: str, variant: str = "") -> Path:
         GenepoolError: the cache cannot be written, or has no room.
     """
     require_url(url)
-    try:
+    what = f"'{url}': cannot be fetched"
+    with failures_as(CheckpointError, what, passing=GenepoolError, told=spoken):
         return _Store(url.rstrip("/")).copy(variant)
-    except GenepoolError:
-        raise
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(f"'{url}': cannot be fetched: {spoken(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +262,9 @@ class _Store:
 
                 self._each(copy, list(wanted))
         except OSError as error:
-            if error.errno not in _NO_ROOM and _writable(home):
+            place = home if home.is_dir() else home.parent
+            writable = place.is_dir() and os.access(place, os.W_OK)
+            if error.errno not in _NO_ROOM and writable:
                 raise
             raise cannot_write(home, error) from error
 
@@ -322,8 +320,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _writable(home: Path) -> bool:
-    place = home if home.is_dir() else home.parent
-    return place.is_dir() and os.access(place, os.W_OK)

@@ -100,23 +100,20 @@ def find_source(
     """
     found = locate(path, directory)
     place = Path(found)
-    if not (place.is_absolute() and place.is_dir() and adapters.is_adapter(place)):
-        here = place.is_absolute() and place.exists()
-        if base is not None and here and lora_file(place) is None:
+    if place.is_absolute() and place.is_dir() and adapters.is_adapter(place):
+        base = base or adapters.named_base(place)
+        if base is None:
             raise CheckpointError(
-                f"{at(place)}: a base is given, but this is no adapter (it has no "
-                f"{adapters.CONFIG}, or whole weights beside it) and no LoRA of an image "
-                "generator; leave out the base"
+                f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
+                "(base_model_name_or_path); say which: {path: ..., base: ...} in a run file, "
+                "--adapter-base on the command line"
             )
-        return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
-    named = base or adapters.named_base(place)
-    if named is None:
+    elif base is not None and place.is_absolute() and place.exists() and lora_file(place) is None:
         raise CheckpointError(
-            f"{at(place)}: an adapter whose {adapters.CONFIG} names no base model "
-            "(base_model_name_or_path); say which: {path: ..., base: ...} in a run file, "
-            "--adapter-base on the command line"
+            f"{at(place)}: a base is given, but this is no adapter (it has no {adapters.CONFIG}, "
+            "or whole weights beside it) and no LoRA of an image generator; leave out the base"
         )
-    return Source(found, locate(named, directory), dict(rename or {}), dtype)
+    return Source(found, base and locate(base, directory), dict(rename or {}), dtype)
 
 
 def locate(text: str, directory: Path) -> str:
@@ -464,23 +461,19 @@ def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str
             "is another token"
         )
     first = checkpoints[0]
-    rows = {
-        name: number
-        for name, tensor in first.tensors.items()
-        if depth_key(name)[0] != 1
-        and all(_has_rows(c, name, tensor, n) for c, n in zip(checkpoints, sizes, strict=True))
-    }
+    rows: dict[str, int] = {}
+    for name, tensor in first.tensors.items():
+        held = [checkpoint.tensors.get(name) for checkpoint in checkpoints]
+        shapes = [None if other is None else other.shape for other in held]
+        wanted = [(size, *tensor.shape[1:]) for size in sizes]
+        if depth_key(name)[0] != 1 and shapes == wanted:
+            rows[name] = number
     if number == sizes[0] and len(set(sizes)) == 1:
         return {}, "all seeds have the same tokens"
     return rows, (
         f"the tokens with ids 0 to {number - 1} are the same in all seeds, and their rows of "
         f"{some(rows)} merge; {count(sizes[0] - number, 'further row')} come from {at(first.path)}"
     )
-
-
-def _has_rows(checkpoint: Checkpoint, name: str, tensor: Tensor, rows: int) -> bool:
-    other = checkpoint.tensors.get(name)
-    return other is not None and other.shape[:1] == (rows,) and other.shape[1:] == tensor.shape[1:]
 
 
 def _share(first: Checkpoint, layout: Layout) -> str:

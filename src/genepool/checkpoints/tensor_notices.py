@@ -75,14 +75,10 @@ def _rounded(first: Checkpoint, other: Checkpoint, layout: Layout) -> str | None
 
 def _double(checkpoints: Sequence[Checkpoint], layout: Layout) -> list[str]:
     """Weights of float64, which are computed with as float32."""
-    found = [
-        checkpoint
-        for checkpoint in checkpoints
-        if any(checkpoint.tensors[slot.name].dtype == "F64" for slot in layout.slots)
-    ]
     return [
         f"{at(checkpoint.path)}: weights in F64, which are rounded to float32 where they merge"
-        for checkpoint in found
+        for checkpoint in checkpoints
+        if any(checkpoint.tensors[slot.name].dtype == "F64" for slot in layout.slots)
     ]
 
 

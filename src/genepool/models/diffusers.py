@@ -31,7 +31,7 @@ from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings, re
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.messages import at, failures_as, one_line, some
 from genepool.models.filled import own_dtype
 from genepool.models.kind import Building, Options
 from genepool.models.live import refuse_one_colour
@@ -97,16 +97,10 @@ def build_pipeline(building: Building) -> tuple[Any, dict[str, Any], dict[str, t
             if component is None:
                 continue
             make = _empty if name in first.pipeline.evolving else _whole
-            try:
+            what = f"the component '{one_line(name)}' cannot be loaded by diffusers"
+            text = f"{at(component.directory)}: {what} {_DF.__version__}"
+            with failures_as(CheckpointError, text, passing=CheckpointError):
                 made[name] = make(component, dtype, device)
-            except CheckpointError:
-                raise
-            except BaseException as error:
-                pass_on(error)
-                raise CheckpointError(
-                    f"{at(component.directory)}: the component '{one_line(name)}' cannot be loaded "
-                    f"by diffusers {_DF.__version__}: {cause(error)}"
-                ) from error
             if name in first.pipeline.evolving:
                 held.update(_held(component, made[name]))
         _require_no_moves(first, made, dtype)
@@ -130,20 +124,12 @@ def _from_single_file(
     if place is not None:
         given |= {"config": str(building.directory / at_home(place)), "local_files_only": True}
     call = _call(kind, building)
-    with quiet():
-        try:
-            pipeline = kind.from_single_file(str(own), torch_dtype=dtype, **given).to(device)
-            name = options.scheduler or type(pipeline.scheduler).__name__
-            pipeline.scheduler = _scheduler(name, pipeline.scheduler, **noise_settings(first))
-        except ConfigError:
-            raise
-        except BaseException as error:
-            pass_on(error)
-            advice = "" if place else "; name a directory with its settings (model.configs)"
-            raise CheckpointError(
-                f"{at(own)}: cannot be loaded as a single file by diffusers {_DF.__version__}: "
-                f"{cause(error)}{advice}"
-            ) from error
+    what = f"{at(own)}: cannot be loaded as a single file by diffusers {_DF.__version__}"
+    advice = "" if place else "; name a directory with its settings (model.configs)"
+    with quiet(), failures_as(CheckpointError, what, advice, passing=ConfigError):
+        pipeline = kind.from_single_file(str(own), torch_dtype=dtype, **given).to(device)
+        name = options.scheduler or type(pipeline.scheduler).__name__
+        pipeline.scheduler = _scheduler(name, pipeline.scheduler, **noise_settings(first))
     pipeline.set_progress_bar_config(disable=True)
     for tensor in (*pipeline.unet.parameters(), *pipeline.unet.buffers()):
         tensor.data = tensor.data.clone()  # See `_empty`.
@@ -169,12 +155,9 @@ def draw(
     with quiet(), chance.fork_rng(), torch.inference_mode():
         # For what draws beside the noise that it is given.
         chance.manual_seed(0)
-        try:
+        with failures_as(EvaluationError, "the pipeline failed"):
             out = pipeline(prompt=list(prompts), generator=noise, output_type="np", **call)
             found = np.asarray(out.images, dtype=np.float32)
-        except BaseException as error:
-            pass_on(error)
-            raise EvaluationError(f"the pipeline failed: {cause(error)}") from error
     if found.ndim != 4 or found.shape[0] != len(ids) or found.shape[3] != 3:
         raise EvaluationError(
             f"expected {len(ids)} pictures of three colours from the pipeline; got an array of "
@@ -306,14 +289,10 @@ def _cut(components: Mapping[str, Component], texts: Sequence[str], most: int | 
 
 
 def _device(name: str) -> torch.device:
-    try:
+    what = f"model: the pipeline cannot be put on device '{one_line(name)}'"
+    with failures_as(ConfigError, what):
         device = torch.device(name)
         torch.empty(1, device=device)
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(
-            f"model: the pipeline cannot be put on device '{one_line(name)}': {cause(error)}"
-        ) from error
     return device
 
 
@@ -420,14 +399,9 @@ def _assembled(kind: Any, first: Checkpoint, made: Mapping[str, Any]) -> Any:
     # Whether there is a watermark would depend on a package that is there or not.
     given |= {"requires_safety_checker": False, "add_watermarker": False}
     settings = {name: value for name, value in given.items() if name in parameters}
-    try:
+    what = f"the components do not make a '{kind.__name__}' of diffusers {_DF.__version__}"
+    with failures_as(CheckpointError, f"{at(first.path)}: {what}"):
         return kind(**made, **settings)
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(
-            f"{at(first.path)}: the components do not make a '{kind.__name__}' of diffusers "
-            f"{_DF.__version__}: {cause(error)}"
-        ) from error
 
 
 def _scheduler(name: str, own: Any, **noise: Any) -> Any:
@@ -440,11 +414,8 @@ def _scheduler(name: str, own: Any, **noise: Any) -> Any:
         )
     # Latents may be beyond -1 and 1: DDIM and DDPM would cut them off, unless told otherwise.
     noise["clip_sample"] = own.config.get("clip_sample", False)
-    try:
+    with failures_as(ConfigError, f"model.scheduler: {name} cannot be used"):
         made = found.from_config(own.config, **noise)
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(f"model.scheduler: {name} cannot be used: {cause(error)}") from error
     taken, trained = inspect.signature(found.__init__).parameters, {**dict(own.config), **noise}
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         if key not in taken and trained.get(key) not in (None, False, "epsilon"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -18,7 +19,7 @@ from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.device_memory import device_names, free_bytes
 from genepool.materialise.torch import TORCH_DTYPES, destination
-from genepool.messages import cause, one_line, pass_on, some
+from genepool.messages import failures_as, one_line, some
 from genepool.models.kind import AUTO, Options
 from genepool.models.live import LiveModel
 
@@ -49,22 +50,6 @@ def filled_by_genomes(
     Raises:
         CheckpointError: the network and the checkpoint differ in names, ties or shapes.
     """
-    matched = _match(held, saved, pair, layout, first)
-    for name in layout.carried:
-        if name in matched and DTYPES[first.tensors[name].dtype].floating:
-            _fill(matched.pop(name), first.tensors[name])
-    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
-    tensors = {**matched, **dict.fromkeys(passed_over)}
-    return LiveModel(value, _destinations(tensors), MappingProxyType(tensors), module)
-
-
-def _match(
-    held: Mapping[str, torch.Tensor],
-    saved: Sequence[str],
-    pair: str,
-    layout: Layout,
-    first: Checkpoint,
-) -> dict[str, torch.Tensor]:
     names = (*(slot.name for slot in layout.slots), *layout.carried)
     matched = {name: held[name] for name in names if name in held}
     owners: dict[tuple[torch.device, int], str] = {}
@@ -93,7 +78,15 @@ def _match(
             f"'{one_line(name)}' is {list(held[name].shape)} in the network and "
             f"{list(shapes[name])} in the checkpoint"
         )
-    return matched
+    for name in layout.carried:
+        if name in matched and DTYPES[first.tensors[name].dtype].floating:
+            _fill(matched.pop(name), first.tensors[name])
+    passed_over = [slot.name for slot in layout.slots if slot.name not in matched]
+    tensors = {**matched, **dict.fromkeys(passed_over)}
+    destinations: dict[str, Destination | None] = {}
+    with contextlib.suppress(InputError):  # on another device, or strided
+        destinations = {n: None if t is None else destination(t) for n, t in tensors.items()}
+    return LiveModel(value, MappingProxyType(destinations), MappingProxyType(tensors), module)
 
 
 def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:
@@ -104,17 +97,6 @@ def _fill(tensor: torch.Tensor, source: Tensor) -> None:
     # The network may hold the constant in another dtype than the file.
     values = torch.from_numpy(as_float32(source.raw, source.dtype))  # pyright: ignore
     tensor.copy_(values.reshape(tensor.shape))
-
-
-def _destinations(
-    tensors: Mapping[str, torch.Tensor | None],
-) -> Mapping[str, Destination | None]:
-    try:
-        return MappingProxyType(
-            {name: None if held is None else destination(held) for name, held in tensors.items()}
-        )
-    except InputError:  # on another device, or strided
-        return {}
 
 
 def own_dtype(layout: Layout) -> torch.dtype:
@@ -132,7 +114,11 @@ def put_on(model: Any, options: Options) -> None:
         ConfigError: a device is not there, is of another kind than `options.device` or has no
             room, the map names what is no module, or it takes apart what must stay together.
     """
-    try:
+    where = f"device '{one_line(options.device)}'"
+    if options.device_map is not None:
+        where = "the devices of 'device_map'"
+    what = f"model: the language model cannot be put on {where}"
+    with failures_as(ConfigError, what, passing=ConfigError):
         if options.device_map is None:
             model.to(device=torch.device(options.device))
             return
@@ -140,16 +126,6 @@ def put_on(model: Any, options: Options) -> None:
         # What accelerate does not notice shows when the model computes.
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=model.device))
-    except ConfigError:
-        raise
-    except BaseException as error:
-        pass_on(error)
-        where = f"device '{one_line(options.device)}'"
-        if options.device_map is not None:
-            where = "the devices of 'device_map'"
-        raise ConfigError(
-            f"model: the language model cannot be put on {where}: {cause(error)}"
-        ) from error
 
 
 def _spread(model: Any, device: str, given: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,24 @@ from genepool.checkpoints.pipelines.files import (
     written_components,
 )
 from genepool.documents import at_home
-from genepool.errors import CheckpointError, ConfigError
+from genepool.errors import CheckpointError, ConfigError, require_packages
 from genepool.messages import at, some
 from genepool.models.kind import (
     Building,
     Kind,
+    OfSeeds,
     Options,
     PinnedFile,
     PinnedFiles,
     refuse_others,
-    require_package,
 )
 from genepool.models.live import LiveModel
 
 # Options of a run file's `model` that only image generators have.
 OPTIONS = ("scheduler", "steps", "guidance", "size", "configs")
+
+# What drawing needs.
+PACKAGES = ("torch", "transformers", "diffusers", "accelerate")
 
 # Of denoisers that are told how strongly to be guided, whether they have learnt to be.
 _GUIDED = "guidance_embeds"
@@ -55,13 +58,12 @@ class ImageGenerator:
     Attributes:
         pipeline: a text-to-image pipeline of diffusers; the same object for every genome.
         call: what it is called with besides prompts and noise, such as the number of steps.
-        of_seeds: calls a function with the live model holding each seed in turn, and gives what it
-            returned; afterwards the model is as it was. None where there are no seeds at hand.
+        of_seeds: see `OfSeeds`; None where there are no seeds at hand.
     """
 
     pipeline: Any
     call: Mapping[str, Any]
-    of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
+    of_seeds: OfSeeds | None = None
 
     def pictures(self, prompts: Sequence[str], ids: Sequence[str]) -> NDArray[np.uint8]:
         """See `Drawing`.
@@ -103,13 +105,8 @@ def _check(options: Options, first: Checkpoint) -> None:
         )
 
 
-def _require_packages() -> None:
-    for package in ("torch", "transformers", "diffusers", "accelerate"):
-        require_package(package, "pictures", "an image generator")
-
-
 def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[str, ...]:
-    _require_packages()
+    require_packages("pictures", "an image generator", *PACKAGES)
     from genepool.models.diffusers import told
 
     settings = _settings(options, first, Path())
@@ -123,7 +120,7 @@ def _told(options: Options, first: Checkpoint, texts: Sequence[str]) -> tuple[st
 
 
 def _build(building: Building) -> LiveModel:
-    _require_packages()
+    require_packages("pictures", "an image generator", *PACKAGES)
     from genepool.models.diffusers import build_pipeline
     from genepool.models.filled import filled_by_genomes
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.files.dtypes import TORCH_NAMES, floating_named
 from genepool.checkpoints.layout import Layout
-from genepool.errors import ConfigError, MissingExtraError
+from genepool.errors import ConfigError
 from genepool.materialise.cpu import SeedsPlace
 from genepool.models.live import LiveModel
+from genepool.settings import Section
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -23,44 +26,110 @@ OfSeeds = Callable[[Callable[[], Any]], list[Any]]
 afterwards the model is as it was."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """`ModelOptions`, as kinds see them; by default those of a run file that says nothing.
+def _torch_name(given: object) -> object:
+    code = floating_named(given) if isinstance(given, str) else None
+    return given if code is None else TORCH_NAMES[code]
 
-    Attributes:
-        kind: the name of a kind, or "auto".
-        network: `module:function` that makes the network.
-        device: where the model runs, as torch writes it.
-        device_map: names of modules to devices, for a model on several; {"": AUTO} leaves it to
-            accelerate, and None means one device.
-        seeds: where the seeds lie while children are made from them.
-        dtype: what it computes in, as torch writes it; None leaves it to the kind.
-        tokenizer: directory of a tokenizer.
-        cache_implementation: what a language model remembers a text in while it goes on with it.
-        max_cache_len: tokens that a static cache has room for, at least.
-        torch_compile: whether torch compiles a language model.
-        scheduler: the class of an image generator's scheduler, in diffusers.
-        steps: of denoising.
-        guidance: how strongly pictures are drawn towards their prompts.
-        configs: directory of a pipeline with the settings of an image generator in a single file.
-        size: [height, width] of pictures, in pixels.
-    """
 
-    kind: str = "auto"
-    network: str | None = None
-    device: str = "cpu"
-    device_map: Mapping[str, str] | None = None
-    seeds: SeedsPlace = "auto"
-    dtype: str | None = None
-    tokenizer: str | None = None
-    cache_implementation: str | None = None
-    max_cache_len: int | None = None
-    torch_compile: bool = False
-    scheduler: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    configs: str | None = None
-    size: Sequence[int] | None = None
+def _both(given: object) -> object:
+    return [given, given] if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+def _everything(given: object) -> object:
+    if given is None or isinstance(given, Mapping):
+        return cast("object", given)
+    if given != AUTO:
+        raise ValueError(f"expected a mapping, or the word '{AUTO}'")
+    return {"": AUTO}
+
+
+class Options(Section):
+    """What a run file says of the model; `ModelOptions` knows the kinds that there are."""
+
+    kind: str = Field(default=AUTO, description="Tasks are given a model of this kind.")
+    network: str | None = Field(
+        default=None,
+        description="This 'module:function' takes no arguments and returns a torch network whose "
+        "parameters and buffers have the checkpoint's names.",
+    )
+    device: str = Field(
+        default="cpu",
+        description="A network, language model or image generator runs here; it is written as in "
+        "torch: 'cpu', 'cuda:0'.",
+    )
+    device_map: Annotated[dict[str, str] | None, BeforeValidator(_everything)] = Field(
+        default=None,
+        description="A language model that is too large for one GPU lies on several of the kind "
+        "of 'device', as accelerate spreads it: with 'auto' evenly on all of this machine, and "
+        "with a mapping, from names of modules to devices, as that says.",
+    )
+    seeds: SeedsPlace = Field(
+        default="auto",
+        description="Where the seeds lie while children of a model on a GPU are made from them. "
+        "With 'device' they lie on the GPU and are read at the speed of its memory; with 'host' "
+        "they lie in the main memory and come over for each child, which takes tens of times as "
+        "long. By default they are on the GPU if they fit there beside the model and its work. "
+        "Scores are the same in each case.",
+    )
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32", "float64"] | None, BeforeValidator(_torch_name)
+    ] = Field(
+        default=None,
+        description="The model computes in this type; by default a network keeps the dtypes that "
+        "it comes with, and a language model or an image generator has the one that most of the "
+        "first seed's weights have; on a CPU an image generator has float32.",
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        description="A language model's tokenizer is read from this directory; by default it is "
+        "the first seed's.",
+    )
+    cache_implementation: Literal["static"] | None = Field(
+        default=None,
+        description="With 'static' a language model that generates keeps what it has read in "
+        "memory of a fixed size, as in transformers' GenerationConfig; by default it grows.",
+    )
+    max_cache_len: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="A static cache has room for so many tokens, or for those that a call needs if "
+        "that is more; by default for those that it needs.",
+    )
+    torch_compile: bool = Field(
+        default=False,
+        description="With it torch compiles the language model, anew for each shape that it reads: "
+        "whole texts that are scored, and each next token where the cache is static.",
+    )
+    scheduler: str | None = Field(
+        default=None,
+        description="An image generator draws with a scheduler of this class, as diffusers calls "
+        "it ('DPMSolverMultistepScheduler'), with the settings of the pipeline's own as far as "
+        "they apply; by default it is the pipeline's own.",
+    )
+    steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None,
+        description="An image generator draws a picture in so many steps of denoising; by default "
+        "it takes as many as its class in diffusers, often 50.",
+    )
+    guidance: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="An image generator is guided by the prompt so strongly (guidance_scale); by "
+        "default its class in diffusers says how strongly.",
+    )
+    configs: str | None = Field(
+        default=None,
+        description="The configurations, tokenizers and scheduler of image generators in single "
+        "files are read from this pipeline's directory; by default diffusers finds out which they "
+        "are and fetches them from the Hub.",
+    )
+    size: Annotated[
+        Annotated[list[Annotated[int, Field(ge=8, le=16384)]], Field(min_length=2, max_length=2)]
+        | None,
+        BeforeValidator(_both),
+    ] = Field(
+        default=None,
+        description="An image generator's pictures have so many pixels: [height, width], or one "
+        "number for both; by default they have the size that it was made for.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +162,6 @@ class PinnedFile:
 PinnedFiles = Mapping[str, PinnedFile]
 
 
-def _nothing_pinned(_options: Options, _first: Checkpoint, _directory: Path) -> PinnedFiles:
-    return {}
-
-
-def _nothing_told(_options: Options, _first: Checkpoint, _texts: Sequence[str]) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of live model.
@@ -122,8 +183,12 @@ class Kind:
     is_meant: Callable[[Options, Checkpoint], bool]
     check: Callable[[Options, Checkpoint], None]
     build: Callable[[Building], LiveModel]
-    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = _nothing_pinned
-    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = _nothing_told
+    pinned_files: Callable[[Options, Checkpoint, Path], PinnedFiles] = (
+        lambda _options, _first, _directory: {}
+    )
+    told: Callable[[Options, Checkpoint, Sequence[str]], tuple[str, ...]] = (
+        lambda _options, _first, _texts: ()
+    )
 
 
 def refuse_others(options: Options, own: Sequence[str]) -> None:
@@ -149,9 +214,3 @@ def refuse_others(options: Options, own: Sequence[str]) -> None:
                 f"model: '{name}' does not go with kind '{options.kind}'; leave out one of them"
             )
         raise ConfigError(f"model: '{name}' applies to {owner} only")
-
-
-def require_package(package: str, extra: str, purpose: str) -> None:
-    """Raise MissingExtraError unless a package is installed."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, extra, purpose)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +14,19 @@ from typing import Any, cast
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.model_files.configs import model_config, optional_json
 from genepool.checkpoints.model_files.side_files import RARE, pinned_digests
-from genepool.errors import ConfigError
+from genepool.documents import list_of
+from genepool.errors import ConfigError, require_packages
 from genepool.messages import at, shown
 from genepool.models.kind import (
     CONFIG,
     GENERATION,
     Building,
     Kind,
+    OfSeeds,
     Options,
     PinnedFile,
     PinnedFiles,
     refuse_others,
-    require_package,
 )
 from genepool.models.live import LiveModel
 
@@ -65,14 +66,13 @@ class LanguageModel:
         tokenizer: its transformers tokenizer, which pads on the left and has a token to pad with
             if the model has any that will do; None where the first seed comes without one.
         directory: whose config.json the model was built from.
-        of_seeds: calls a function with the live model holding each seed in turn, and gives what it
-            returned; afterwards the model is as it was. None where there are no seeds at hand.
+        of_seeds: see `OfSeeds`; None where there are no seeds at hand.
     """
 
     model: Any
     tokenizer: Any
     directory: Path
-    of_seeds: Callable[[Callable[[], Any]], list[Any]] | None = None
+    of_seeds: OfSeeds | None = None
 
     @property
     def arguments(self) -> tuple[Any, Any]:
@@ -158,20 +158,15 @@ def repeats(text: str) -> bool:
     return False
 
 
-def is_language_model(config: dict[str, Any]) -> bool:
-    """Whether a config.json names an architecture of transformers that continues text."""
-    named = config.get("architectures")
-    architectures = cast("list[object]", named) if isinstance(named, list) else []
-    return isinstance(config.get("model_type"), str) and any(
-        isinstance(name, str) and name.endswith(_GENERATIVE) for name in architectures
-    )
-
-
 def _is_meant(options: Options, first: Checkpoint) -> bool:
+    """Whether config.json names an architecture of transformers that continues text."""
     if options.network is not None:
         return False
-    config = model_config(first.directory)
-    return config is not None and is_language_model(config)
+    config = model_config(first.directory) or {}
+    return isinstance(config.get("model_type"), str) and any(
+        isinstance(name, str) and name.endswith(_GENERATIVE)
+        for name in list_of(config.get("architectures"))
+    )
 
 
 def _check(options: Options, first: Checkpoint) -> None:
@@ -187,7 +182,7 @@ def _check(options: Options, first: Checkpoint) -> None:
                 "model: 'torch_compile' compiles a model whole, and one with a 'device_map' is in "
                 "parts; leave out one of them"
             )
-        require_package("accelerate", "llm", "a model on several devices")
+        require_packages("llm", "a model on several devices", "accelerate")
     if model_config(first.directory) is None:
         raise ConfigError(
             f"model: kind 'transformers' needs the first seed to be a directory with a "
@@ -196,8 +191,7 @@ def _check(options: Options, first: Checkpoint) -> None:
 
 
 def _build(building: Building) -> LiveModel:
-    require_package("torch", "llm", "a language model")
-    require_package("transformers", "llm", "a language model")
+    require_packages("llm", "a language model", "torch", "transformers")
     from genepool.models.filled import filled_by_genomes
     from genepool.models.transformers import build_language_model
 

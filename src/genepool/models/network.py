@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.naming import unwrapped
-from genepool.errors import CheckpointError, ConfigError
-from genepool.messages import at, blamed, cause, one_line, pass_on, some
-from genepool.models.kind import Building, Kind, Options, refuse_others, require_package
+from genepool.errors import CheckpointError, ConfigError, require_packages
+from genepool.messages import at, blamed, failures_as, one_line, some
+from genepool.models.kind import Building, Kind, Options, refuse_others
 from genepool.models.live import LiveModel
 from genepool.models.user_code import load_function
 
@@ -38,7 +39,7 @@ def _build(building: Building) -> LiveModel:
             device or dtype cannot be used.
         CheckpointError: the network and the checkpoints differ in names or shapes.
     """
-    require_package("torch", "torch", "a model with a 'network'")
+    require_packages("torch", "a model with a 'network'", "torch")
     import torch
 
     from genepool.models.filled import WHICH_ARCHITECTURE, filled_by_genomes
@@ -46,15 +47,10 @@ def _build(building: Building) -> LiveModel:
     options, layout, first = building.options, building.layout, building.first
     dtype = options.dtype
     network = _make(building)
-    try:
+    what = f"model: the network cannot be put on device '{one_line(options.device)}'"
+    with failures_as(ConfigError, f"{what} as {dtype}" if dtype else what):
         device = torch.device(options.device)
         network.to(device=device, dtype=getattr(torch, dtype) if dtype else None)
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(
-            f"model: the network cannot be put on device '{one_line(options.device)}'"
-            f"{f' as {dtype}' if dtype else ''}: {cause(error)}"
-        ) from error
     network.eval()
     network.requires_grad_(False)
     named = dict(network.named_parameters(remove_duplicate=False))
@@ -72,13 +68,9 @@ def _make(building: Building) -> torch.nn.Module:
 
     function = building.options.network or ""
     make = load_function(function, building.directory)
-    try:
+    what = f"network '{function}' failed when it was made"
+    with failures_as(ConfigError, what, told=partial(blamed, function=make)):
         network = make()
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(
-            f"network '{function}' failed when it was made: {blamed(error, make)}"
-        ) from error
     if not isinstance(network, torch.nn.Module):
         raise ConfigError(
             f"network '{function}': expected it to return a torch network (torch.nn.Module); "

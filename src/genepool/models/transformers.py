@@ -27,7 +27,7 @@ from genepool.checkpoints.model_files.built import NotBuilt, build_config, witho
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import TORCH_DTYPES
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.messages import at, cause, failures_as, one_line, pass_on, some
 from genepool.models.filled import own_dtype, put_on
 from genepool.models.kind import CONFIG, GENERATION, Building, Options
 
@@ -193,7 +193,8 @@ def _make(directory: Path, first: Checkpoint, dtype: torch.dtype) -> Any:
         for name, tensor in first.tensors.items()
         if tensor.dtype in TORCH_DTYPES
     }
-    try:
+    what = f"{at(directory / CONFIG)}: transformers {_TF.__version__} cannot build the model"
+    with failures_as(CheckpointError, what):
         model, report = make.from_pretrained(
             None,
             config=config,
@@ -202,12 +203,6 @@ def _make(directory: Path, first: Checkpoint, dtype: torch.dtype) -> Any:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(
-            f"{at(directory / CONFIG)}: transformers {_TF.__version__} cannot build the "
-            f"model: {cause(error)}"
-        ) from error
     _require_fit(report, directory, first)
     model.generation_config = _generation_config(directory, model.generation_config)
     return model
@@ -270,11 +265,8 @@ def _generation_config(directory: Path, made: Any) -> Any:
         return made
     # A score must not depend on how fast a machine is.
     given = {**read_json(file), "max_time": None}
-    try:
+    with failures_as(CheckpointError, f"{at(file)}: cannot be used"):
         return _TF.GenerationConfig(**given)
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(f"{at(file)}: cannot be used: {cause(error)}") from error
 
 
 def _set_up_generation(model: Any, options: Options) -> None:
@@ -384,14 +376,9 @@ def held_as_saved(model: Any, directory: Path) -> dict[str, torch.Tensor]:
     state = cast("Mapping[str, torch.Tensor]", model.state_dict())
     owned = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
     windows = {name: tensor.as_subclass(_Window) for name, tensor in state.items()}
-    try:
+    what = "transformers cannot say how the model's parameters are stored in a checkpoint"
+    with failures_as(CheckpointError, f"{at(directory / CONFIG)}: {what}"):
         saved: Mapping[str, torch.Tensor] = _reverted(model, windows)
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(
-            f"{at(directory / CONFIG)}: transformers cannot say how the model's parameters are "
-            f"stored in a checkpoint: {cause(error)}"
-        ) from error
     held = {name: tensor.as_subclass(torch.Tensor) for name, tensor in saved.items()}
     computed = [n for n, t in held.items() if t.untyped_storage().data_ptr() not in owned]
     if computed:
@@ -410,15 +397,10 @@ def _tokenizer(directory: Path, needed: bool) -> Any:
                 f"{some(_TOKENIZER[:2])} or the like)"
             )
         return None
-    try:
+    with failures_as(CheckpointError, f"{at(directory)}: its tokenizer cannot be loaded"):
         found: Any = _TF.AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=False, local_files_only=True
         )
-    except BaseException as error:
-        pass_on(error)
-        raise CheckpointError(
-            f"{at(directory)}: its tokenizer cannot be loaded: {cause(error)}"
-        ) from error
     if "strftime_now" in str(found.chat_template):
         given: Any = found.chat_template
         several = isinstance(given, dict)
@@ -472,21 +454,14 @@ def load_tower(directory: Path) -> tuple[Any, Any, Any]:
         named: Sequence[str] = _config(directory).architectures or ()
         own = [name for name in named if name.endswith(("Model", "ModelWithProjection"))]
         kind = getattr(_TF, own[0], _TF.AutoModel) if own else _TF.AutoModel
-        try:
+        what = f"transformers {_TF.__version__} cannot load it as a model that sees pictures"
+        with failures_as(CheckpointError, f"{at(directory)}: {what}", passing=CheckpointError):
             model = with_own_weights(kind, directory, dtype=torch.float32, trust_remote_code=False)
             processor = None
             if any((directory / name).is_file() for name in _PROCESSOR):
                 # Without a word it would be another one, with other pixels, beside torchvision.
                 given["backend"] = "pil"
                 processor = _TF.AutoImageProcessor.from_pretrained(str(directory), **given)
-        except CheckpointError:
-            raise
-        except BaseException as error:
-            pass_on(error)
-            raise CheckpointError(
-                f"{at(directory)}: transformers {_TF.__version__} cannot load it as a model that "
-                f"sees pictures: {cause(error)}"
-            ) from error
         words = _tokenizer(directory, needed=False)
         if words is not None:
             words.padding_side = "right"

@@ -33,7 +33,7 @@ from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
 from genepool.messages import at, one_line, some
 from genepool.output.methods.layer_values import Values
 from genepool.output.methods.registry import METHODS, specify
-from genepool.output.methods.specification import Combined, Options, Specification, cache_for
+from genepool.output.methods.specification import Options, Specification, cache_for
 from genepool.output.write.model import (
     Exported,
     PathLike,
@@ -99,7 +99,11 @@ def merge_models(
     combined = specification.combine(family, [seed.name for seed in seeds])
     details: dict[str, Any] = {
         **describe_seeds(seeds, sources, family, partial=bool(opening.partial), givers=givers),
-        **_describe(combined),
+        **(
+            {"genome": combined.digest}
+            if callable(combined.made)
+            else describe_genome(combined.made)
+        ),
         **combined.settings,
     }
     card = Card(
@@ -209,11 +213,6 @@ def blend(
     opening = Opening(partial, vocabulary, adapter_base, components or {})
     writing = Writing(dtype, shard_bytes, overwrite)
     return merge_models(given, specification, opening, directory, writing, advance)
-
-
-def _describe(combined: Combined) -> dict[str, Any]:
-    made = combined.made
-    return {"genome": combined.digest} if callable(made) else describe_genome(made)
 
 
 def _open(

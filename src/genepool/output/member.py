@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import recall_digests
 from genepool.checkpoints.files.lora import without_doubt
 from genepool.checkpoints.pipelines.components import EVOLVE
+from genepool.documents import mapping_of
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.governance.card import CardPictures, CardSeed, card_seed
 from genepool.governance.member_card import member_card
@@ -30,7 +31,7 @@ from genepool.output.write.model import (
     describe_seeds,
     write_model,
 )
-from genepool.output.write.weights import SHARD_BYTES, Writing
+from genepool.output.write.weights import Writing
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.pool.records import REFERENCE
@@ -42,22 +43,20 @@ def export(
     pool: Pool,
     member: int | str,
     directory: PathLike,
+    writing: Writing | None = None,
     *,
     seeds: Mapping[str, PathLike] | None = None,
-    dtype: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    overwrite: bool = False,
     advance: Progress | None = None,
     check: Callable[[Checkpoint, str, Path], None] | None = None,
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
-    Arguments and errors are those of `genepool.export`, but for `check`: it is called with the
-    first seed, with why the pool's scores are not of these very weights ("" if they are) and with
-    the directory in which everything lies before it gets its name; what it raises gives the export
-    up.
+    Arguments and errors are those of `genepool.export`, `writing` is its dtype, shard_bytes and
+    overwrite, and `check` is called with the first seed, with why the pool's scores are not of
+    these very weights ("" if they are) and with the directory in which everything lies before it
+    gets its name; what it raises gives the export up.
     """
-    writing = Writing(dtype, shard_bytes, overwrite)
+    writing = writing or Writing()
     scored, entries = pool.seeds_scored, len(pool.header.seeds)
     if scored < entries:
         raise PoolError(
@@ -71,7 +70,7 @@ def export(
     checkpoints = family.checkpoints
     known = _card_seeds(pool, sources, checkpoints)
     meta = pool.meta()
-    converted, caveat = _caveat(pool, family, dtype)
+    converted, caveat = _caveat(pool, family, writing.dtype)
     details: dict[str, Any] = {
         **describe_seeds(
             known,
@@ -228,8 +227,7 @@ def _card_seeds(
     given: list[Any] = pool.meta()["config"].get("seeds", [])
     out: list[CardSeed] = []
     for number, seed in enumerate(pool.seeds()):
-        entry: Any = given[number] if number < len(given) else None
-        options = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        options = mapping_of(given[number] if number < len(given) else None)
         licence = str(options.get("licence") or "")
         out.append(card_seed(seed.name, sources[number], checkpoints[number], licence))
     return tuple(out)

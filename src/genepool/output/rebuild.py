@@ -56,8 +56,12 @@ def rebuild(
             "that it came from makes it again: genepool export POOL MEMBER -o DIR"
         )
     names = [seed.name for seed in (*read.seeds, *read.givers)]
+    if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
+        raise InputError(
+            f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
+        )
     family = make_family(
-        _recipe_seeds(read, seeds),
+        [_recipe_seed(seed, read.evolving, seeds) for seed in read.seeds],
         read.chromosomes,
         partial=read.partial,
         vocabulary=read.vocabulary,
@@ -78,15 +82,6 @@ def rebuild(
     written = write_model(made, read.details, card, family, directory, writing, advance)
     home = Path(recipe) if Path(recipe).is_dir() else Path(recipe).parent
     return replace(written, changed=_changed(home, written.directory))
-
-
-def _recipe_seeds(read: RecipeFile, seeds: Mapping[str, PathLike]) -> list[Checkpoint]:
-    names = [seed.name for seed in (*read.seeds, *read.givers)]
-    if unknown := sorted(set(seeds) - set(names) - {f"{name}.base" for name in names}):
-        raise InputError(
-            f"the recipe has no seed named '{unknown[0]}'; its seeds: {', '.join(names)}"
-        )
-    return [_recipe_seed(seed, read.evolving, seeds) for seed in read.seeds]
 
 
 def _recipe_seed(

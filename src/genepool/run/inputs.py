@@ -152,9 +152,9 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         remarks += [f"task '{entry.settings.name}': {text}" for text in told]
     _require_use(run, (*tasks, *guards))
     texts = [text for task in (*tasks, *guards) for text in _texts_drawn_from(task)]
-    options = run.config.model.plain
+    options = run.config.model
     if options.configs is not None:
-        options = replace(options, configs=str(run.resolve(options.configs)))
+        options = options.model_copy(update={"configs": str(run.resolve(options.configs))})
     try:
         told = kind_of(options, first).told(options, first, texts)
     except ConfigError as error:

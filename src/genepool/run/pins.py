@@ -132,7 +132,7 @@ def model_file_digests(run: Run, first: Checkpoint) -> dict[str, str]:
 
 
 def _pinned_files(run: Run, first: Checkpoint) -> PinnedFiles:
-    options = run.config.model.plain
+    options = run.config.model
     return kind_of(options, first).pinned_files(options, first, run.directory)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from itertools import pairwise
@@ -22,7 +21,7 @@ from genepool.core.genome import Genome, breed, recipe
 from genepool.core.rng import generator, pick
 from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.core.subsets import Subsets
-from genepool.errors import ConfigError, MissingExtraError
+from genepool.errors import ConfigError
 from genepool.strategies.problem import REJECTED, Outcome, Plan, Problem, Proposal, Trial
 
 Float32 = NDArray[np.float32]
@@ -402,13 +401,3 @@ def put_back(archive: Archive, trial: Trial) -> Archive:
     if trial.member is None or trial.slot is None or trial.scores is None:
         return archive
     return archive.replaced(trial.slot, trial.member, trial.scores)
-
-
-def require_package(package: str, strategy: str) -> None:
-    """Refuse before anything is read or run; importing it here would take seconds.
-
-    Raises:
-        MissingExtraError: the package is not installed.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, "strategies", f"strategy '{strategy}'")

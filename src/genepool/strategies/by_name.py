@@ -10,7 +10,7 @@ import difflib
 from importlib import metadata
 
 from genepool.errors import ConfigError
-from genepool.messages import cause, pass_on
+from genepool.messages import failures_as
 from genepool.strategies.base import Strategy
 from genepool.strategies.cma_es import CmaEs
 from genepool.strategies.ga import GA
@@ -54,13 +54,8 @@ def find_strategy(name: str) -> type[Strategy]:
     if len(points) > 1:
         raise ConfigError(f"strategy '{name}' is claimed by {', '.join(sorted(points))}")
     (point,) = points.values()
-    try:
+    with failures_as(ConfigError, f"strategy '{name}' ({point.value}) cannot be loaded"):
         found = point.load()
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(
-            f"strategy '{name}' ({point.value}) cannot be loaded: {cause(error)}"
-        ) from error
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise ConfigError(
             f"strategy '{name}' ({point.value}): expected a subclass of "

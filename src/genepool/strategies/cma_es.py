@@ -30,8 +30,8 @@ from genepool.core.archive import Archive, Member, empty_archive
 from genepool.core.genome import Genome, Recipe, Vector, compose, recipe
 from genepool.core.rng import generator
 from genepool.core.slerp import slerp_weights
-from genepool.errors import ConfigError
-from genepool.strategies.base import Strategy, put_back, require_package, survival
+from genepool.errors import ConfigError, require_packages
+from genepool.strategies.base import Strategy, put_back, survival
 from genepool.strategies.problem import Outcome, Problem, Proposal, Trial
 
 Float64 = NDArray[np.float64]
@@ -139,7 +139,7 @@ class CmaEs(Strategy, frozen=True):
 
     def check(self, in_flight: int) -> None:
         """Refuse more than a generation in flight."""
-        require_package("cma", self.name)
+        require_packages("strategies", f"strategy '{self.name}'", "cma")
         if in_flight > self.population:
             raise ConfigError(
                 f"in_flight: cma-es can have at most one generation in flight (population "

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.files.atomic import new_directory, sync_directory, write_bytes
 from genepool.core.genome import Genome, recipe, seed_recipe
-from genepool.errors import PoolError, WriteError
+from genepool.errors import PoolError, WriteError, require_packages
 from genepool.messages import at
-from genepool.models.kind import require_package
+from genepool.models.image_generator import PACKAGES
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.progress import task_scores
@@ -71,10 +71,9 @@ class Scored:
     tasks: Sequence[Mapping[str, Any]]
 
 
-def require_packages() -> None:
+def require_installed() -> None:
     """Raise MissingExtraError unless everything is installed that the demo needs."""
-    for package in ("torch", "transformers", "diffusers", "accelerate"):
-        require_package(package, "pictures", "the pictures demo")
+    require_packages("pictures", "the pictures demo", *PACKAGES)
 
 
 def prepare(
@@ -98,7 +97,7 @@ def prepare(
         PoolError: the directory cannot be written, or something else was begun in it.
         MissingExtraError: a package that it needs is not installed.
     """
-    require_packages()
+    require_installed()
     config = _config(budget, seed)
     file, seeds = directory / "run.yaml", directory / "seeds"
     require_same(file, config)

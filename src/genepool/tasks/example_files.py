@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genepool.documents import parse_json, read_text
 from genepool.errors import ConfigError
-from genepool.messages import at, blamed, cause, is_text, one_line, pass_on, shown
+from genepool.messages import at, blamed, cause, failures_as, is_text, one_line, shown
 from genepool.models.user_code import load_object
 from genepool.tasks import datasets
 from genepool.tasks.checks import content_digest
@@ -212,11 +212,8 @@ def _from_object(source: str, directory: Path) -> list[Any]:
         )
     found = load_object(source, directory)
     if callable(found):
-        try:
+        with failures_as(ConfigError, f"'{source}' failed", told=blamed):
             found = found()
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(f"'{source}' failed: {blamed(error)}") from error
     if isinstance(found, np.ndarray):
         return _rows(cast("NDArray[Any]", found).copy()) if found.ndim else []
     if not isinstance(found, Sequence) or isinstance(found, (str, bytes)):

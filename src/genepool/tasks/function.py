@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from genepool.errors import ConfigError, EvaluationError
+from genepool.errors import EvaluationError
 from genepool.messages import blamed, one_line, pass_on, shown
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
@@ -19,7 +20,7 @@ from genepool.tasks.checks import checked_indices, checked_scores, content_diges
 from genepool.tasks.example_files import contents, example_ids, own_copy, read_examples
 from genepool.tasks.garbage import GarbageCheck
 from genepool.tasks.limits import time_limit
-from genepool.tasks.stored import BlockedTask, copies_told, train_size
+from genepool.tasks.stored import BlockedTask, copies_told, divided
 from genepool.tasks.task import evaluator
 
 
@@ -103,16 +104,8 @@ class Function(BlockedTask):
         self._check_garbage = GarbageCheck(self._what)
         self._function: Callable[..., object] = load_function(options.function, directory)
         source = options.examples or f"{options.function.partition(':')[0]}:examples"
-        train = read_examples(source, directory)
-        if options.held_out_examples is not None:
-            if options.held_out is not None:
-                raise ConfigError(
-                    "'held_out' and 'held_out_examples' exclude each other; give one of them"
-                )
-            test = read_examples(options.held_out_examples, directory)
-        else:
-            n = train_size(len(train), options.held_out or 0.0)
-            train, test = train[:n], train[n:]
+        stored, read = read_examples(source, directory), partial(read_examples, directory=directory)
+        train, test = divided(stored, options.held_out, options.held_out_examples, read)
         train = train[: options.limit]
         self._examples = [*train, *test]
         ids, digests = example_ids(self._examples)

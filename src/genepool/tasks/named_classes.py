@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from genepool.errors import ConfigError, GenepoolError
-from genepool.messages import cause, one_line, pass_on, some
+from genepool.messages import failures_as, one_line, some
 from genepool.models.user_code import load_object
 
 _Class = TypeVar("_Class", bound=type[Any])
@@ -34,7 +34,10 @@ class NamedClasses:
         self._registered: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[_Class], _Class]:
-        """A decorator that makes a class known by a name.
+        """A decorator that makes a class known by a name (lower case letters, digits, `-`, `_`).
+
+        A package makes its classes known without being imported first by an entry point in the
+        group; one in a module beside the run file can also be named `module:Class` there.
 
         Raises:
             ConfigError: the name is malformed or taken by another class, or the class has no
@@ -60,7 +63,8 @@ class NamedClasses:
         return register
 
     def find(self, name: str, directory: Path | None = None) -> type[Any]:
-        """The class of that name; its module is imported only now.
+        """The class of that name; its module is imported only now. Its `Options` are a pydantic
+        model, and it is called as `cls(options, directory)`.
 
         Args:
             name: as registered, as an entry point says, or `module:Class`.
@@ -89,15 +93,9 @@ class NamedClasses:
                 f"{some(sorted(found))}; uninstall all but one"
             )
         (point,) = found.values()
-        try:
+        what = f"{self._kind} '{name}' ({point.value}) cannot be loaded"
+        with failures_as(ConfigError, what, passing=GenepoolError):
             loaded = point.load()
-        except GenepoolError:
-            raise
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(
-                f"{self._kind} '{name}' ({point.value}) cannot be loaded: {cause(error)}"
-            ) from error
         # The decorator on the class, if there is one, has registered the same class by now.
         return self._registered.setdefault(name, self._require(name, loaded))
 

@@ -34,6 +34,31 @@ def train_size(size: int, held_out: float) -> int:
     return n
 
 
+def divided(
+    stored: list[_Found],
+    held_out: float | None,
+    held_out_examples: str | None,
+    read: Callable[[str], list[_Found]],
+) -> tuple[list[_Found], list[_Found]]:
+    """Examples for selection and held-out ones, as the options of these two names say.
+
+    Args:
+        stored: examples.
+        held_out: a share of them, from the end.
+        held_out_examples: where others are, which are held out.
+        read: reads these.
+
+    Raises:
+        ConfigError: both options are given, or none would stay for selection.
+    """
+    if held_out_examples is None:
+        n = train_size(len(stored), held_out or 0.0)
+        return stored[:n], stored[n:]
+    if held_out is not None:
+        raise ConfigError("'held_out' and 'held_out_examples' exclude each other; give one of them")
+    return stored, read(held_out_examples)
+
+
 def class_by_class(stored: Labels, selection: Labels, held_out: Labels) -> tuple[str, ...]:
     """A line where examples are stored class by class, so that parts of them are of few classes.
 

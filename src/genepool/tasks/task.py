@@ -14,9 +14,9 @@ bits of what a language model computes) fixes the batches: see `Blocked`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -300,42 +300,16 @@ def require_task(task: Task) -> None:
             raise ConfigError(f"'{name}' of the evaluator: expected {what}; got {shown(got)}")
 
 
-_Class = TypeVar("_Class", bound=type[Any])
 _known = NamedClasses("evaluator", "genepool.evaluators")
 
+evaluator = _known.register
+"""Register a class as an evaluator; also `genepool.evaluator`."""
 
-def evaluator(name: str) -> Callable[[_Class], _Class]:
-    """Register a class as the evaluator `name` (lower case letters, digits, `-` and `_`).
+find_evaluator = _known.find
+"""The evaluator class of a name; `cls(options, directory)` opens a task."""
 
-    A package makes its evaluators known without being imported first by an entry point in the group
-    `genepool.evaluators`; an evaluator in a module beside the run file can also be named
-    `module:Class` there.
-
-    Raises:
-        ConfigError: the name is malformed or taken by another class, or the class has no `Options`.
-    """
-    return _known.register(name)
-
-
-def find_evaluator(name: str, directory: Path | None = None) -> type[Any]:
-    """The evaluator class of that name; its module is imported only now.
-
-    It has `Options`, a pydantic model, and `cls(options, directory)` opens a task.
-
-    Args:
-        name: as registered, as an entry point says, or `module:Class`.
-        directory: where such a module is looked for first; None means the current folder.
-
-    Raises:
-        ConfigError: there is none (the message lists those there are), two packages claim the name,
-            or its module cannot be imported.
-    """
-    return _known.find(name, directory)
-
-
-def evaluator_names() -> tuple[str, ...]:
-    """The names that `find_evaluator` knows, sorted."""
-    return _known.names()
+evaluator_names = _known.names
+"""The names that `find_evaluator` knows, sorted."""
 
 
 def open_task(name: str, options: Mapping[str, Any], directory: Path) -> Task:

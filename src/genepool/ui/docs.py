@@ -63,7 +63,8 @@ def _commands() -> str:
         usage = " ".join(command.collect_usage_pieces(context))
         out.append(f"### {context.command_path}\n")
         out.append(f"```\n{context.command_path} {usage}\n```\n")
-        out.append(_unwrapped(command.help or "") + "\n")
+        paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+        out.append("\n\n".join(" ".join(text.split()) for text in paragraphs) + "\n")
         for parameter in command.params:
             # What an argument means is said in the command's text.
             record = parameter.get_help_record(context)
@@ -202,11 +203,6 @@ def _bounded(text: str, metadata: list[Any]) -> str:
 
 def _round(limit: float) -> str:
     return "2^63" if limit == 2**63 else f"{limit:,}"
-
-
-def _unwrapped(text: str) -> str:
-    paragraphs = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def main(*places: Path) -> None:

@@ -228,11 +228,12 @@ def _open_directory(directory: Path) -> Checkpoint:
             f"{at(directory)}: holds {len(files)} safetensors files ({some(files)}) and no "
             f"{_SINGLE} or index that says how they belong together; name one of them"
         )
+    packed = [name for name in names if name.endswith(".gguf")]
     raise CheckpointError(
         f"{at(directory)}: the directory holds no safetensors file"
         + (
             pickle_advice(directory, names)
-            or _gguf_advice(names)
+            or (f"; it holds {some(packed)}: name that file itself" if packed else "")
             or _snapshot_advice(directory)
             or _training_advice(directory, names)
             or f"; expected {_SINGLE} or model{_INDEX}"
@@ -251,11 +252,6 @@ def pickle_advice(directory: Path, names: Sequence[str], target: str = _SINGLE) 
         f"; {some(pickles)} may hold a pickle, which genepool does not load: convert it with: "
         f"{command}"
     )
-
-
-def _gguf_advice(names: Sequence[str]) -> str:
-    found = [name for name in names if name.endswith(".gguf")]
-    return f"; it holds {some(found)}: name that file itself" if found else ""
 
 
 def _snapshot_advice(directory: Path) -> str:

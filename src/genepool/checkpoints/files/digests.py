@@ -129,7 +129,8 @@ def known_mapped(file: MappedFile) -> str:
         CheckpointError: it has been cut short.
     """
     file.check()
-    return _known(file.place, file.stamp, partial(_piece, memoryview(file.mapping)))
+    content = memoryview(file.mapping)
+    return _known(file.place, file.stamp, lambda place: content[place : place + _WIDTH])
 
 
 def _write(place: Path, digests: Mapping[str, str]) -> None:
@@ -169,10 +170,6 @@ def _stamp(checkpoint: Checkpoint, rename: Mapping[str, str]) -> str:
 def _piece_of(file: BinaryIO, place: int) -> bytes:
     file.seek(place)
     return file.read(_WIDTH)
-
-
-def _piece(content: memoryview, place: int) -> memoryview:
-    return content[place : place + _WIDTH]
 
 
 def _known(path: Path, stamp: Stamp, read: Callable[[int], bytes | memoryview]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.digests import known_file
 from genepool.checkpoints.files.dtypes import FRACTIONS, TORCH_NAMES
 from genepool.checkpoints.model_files.built import without_remarks
-from genepool.errors import CheckpointError, MissingExtraError
+from genepool.errors import CheckpointError, require_packages
 from genepool.messages import at, one_line, pass_on, some
 
 _FORMAT = "genepool unpacked gguf 3"
@@ -102,9 +101,8 @@ def _version(package: str) -> str:
 
 
 def _unpack(path: Path, dtype: str, target: Path) -> None:
-    for package in ("transformers", "torch", "gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "gguf", f"the GGUF seed {at(path)}")
+    needed = ("transformers", "torch", "gguf", "accelerate")
+    require_packages("gguf", f"the GGUF seed {at(path)}", *needed)
     import transformers
 
     try:
@@ -125,7 +123,11 @@ def _unpack(path: Path, dtype: str, target: Path) -> None:
                     raise
                 if isinstance(error, OSError) and error.errno in _NO_ROOM:
                     raise
-                raise _damaged(path, error) from error
+                raise CheckpointError(
+                    f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, "
+                    "or of an architecture that it does not know): "
+                    f"{type(error).__name__}: {one_line(error)}"
+                ) from error
             for file in temporary.iterdir():
                 file.chmod(mode)
                 with file.open("rb") as handle:
@@ -182,13 +184,6 @@ def _licence(reader: Any) -> str:
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in said.items()]
     return "\n".join(["---", *lines, "---", ""]) if lines else ""
-
-
-def _damaged(path: Path, error: BaseException) -> CheckpointError:
-    return CheckpointError(
-        f"{at(path)}: transformers cannot unpack this GGUF file (damaged, cut short, or of an "
-        f"architecture that it does not know): {type(error).__name__}: {one_line(error)}"
-    )
 
 
 def _convert(transformers: Any, path: Path, dtype: str, directory: Path) -> None:

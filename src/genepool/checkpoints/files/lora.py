@@ -52,6 +52,7 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|base_layer\.weight)"
 )
+_HEAD = re.compile(r"(.*\.)?(lm_head|embed_out)\.")
 # Trained rows of an embedding, and the whole of it, where it was resized before.
 _TOKENS = re.compile(r"(.+)\.token_adapter\.(trainable_tokens_delta|base_layer\.weight)")
 _OTHER = re.compile(r"(^|\.)(lora_|trainable_tokens|token_adapter|hada_|ia3_|oft_)")
@@ -208,7 +209,8 @@ class _Plan:
         self._weights = weights
         # Of a tied head, which the base does not store: the embeddings under the head's name.
         self._tied = tied_embeddings(base)
-        self._head = next((n for n in map(_head_of, weights.tensors) if n), "lm_head.weight")
+        heads = (_HEAD.match(name.removeprefix(_PREFIX)) for name in weights.tensors)
+        self._head = next((f"{found[0]}weight" for found in heads if found), "lm_head.weight")
         if self._tied is not None:
             head = replace(self._tied, name=self._head)
             base = replace(base, tensors={**base.tensors, self._head: head})
@@ -477,9 +479,3 @@ def _converted(tensor: Tensor, dtype: str) -> Raw:
     if tensor.dtype == dtype:
         return tensor.raw
     return from_float32(as_float32(tensor.raw, tensor.dtype), dtype)
-
-
-def _head_of(name: str) -> str | None:
-    """The head's weight that a tensor of an adapter belongs to, if it is the head's."""
-    found = re.match(r"(.*\.)?(lm_head|embed_out)\.", name.removeprefix(_PREFIX))
-    return f"{found[0]}weight" if found else None

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from genepool.errors import installing
-from genepool.messages import one_line, pass_on, spoken
+from genepool.messages import failures_as, one_line, spoken
 
 # Numbers of layers: a configuration makes a list with an entry for each.
 _LAYERS = re.compile(r"(.*_)?(n|num)_(.*_)?layers?|layers|(en|de)coder_layers")
@@ -69,12 +69,9 @@ def build_config(raw: Mapping[str, Any]) -> Any:
             "transformers may (pip install -U transformers). Code that comes with a model is never "
             "run"
         )
-    try:
-        with without_remarks(made):
-            return known[name].from_dict({**copy.deepcopy(decoded(dict(raw))), "model_type": name})
-    except BaseException as error:
-        pass_on(error)
-        raise NotBuilt(f"not a usable '{one_line(kind)}' config: {spoken(error)}") from error
+    what = f"not a usable '{one_line(kind)}' config"
+    with failures_as(NotBuilt, what, told=spoken), without_remarks(made):
+        return known[name].from_dict({**copy.deepcopy(decoded(dict(raw))), "model_type": name})
 
 
 def built_values(raw: Mapping[str, Any]) -> dict[str, Any]:

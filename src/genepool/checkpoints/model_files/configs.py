@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,7 +159,7 @@ def compare_configs(first: Path, other: Path, *, partial: bool, vocabulary: bool
         return []
     fields.sort(key=lambda field: not _must(field))
     more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
-    listed = "; ".join(_against(field, left, right) for field in fields[:4])
+    listed = "; ".join(against(field, left, right) for field in fields[:4])
     text = f"{at(theirs)} differs from {at(ours)}: {listed}{more} (the first seed's is kept)"
     if reason and any(left.get(f) is None or right.get(f) is None for f in fields):
         text += (
@@ -200,7 +200,7 @@ def _refuse(fields: list[str], left: dict[str, Any], right: dict[str, Any], pair
             if field.rsplit(".", 1)[-1] == "vocab_size"
             else "are they of one architecture and size?"
         )
-        raise CheckpointError(f"{pair}: {_against(field, left, right)}; {cause}")
+        raise CheckpointError(f"{pair}: {against(field, left, right)}; {cause}")
 
 
 def _require_same_labels(first: dict[str, Any], other: dict[str, Any], pair: str) -> None:
@@ -226,8 +226,12 @@ def _in_rope(field: str) -> bool:
     return field.startswith("rope.") or ".rope." in field
 
 
-def _against(field: str, left: dict[str, Any], right: dict[str, Any]) -> str:
-    ours, theirs = (_shown(side[field]) if field in side else "absent" for side in (left, right))
+def against(field: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
+    """What two configurations say of a field, in words."""
+    ours, theirs = (
+        one_line(json.dumps(side[field]))[:120] if field in side else "absent"
+        for side in (left, right)
+    )
     return f"{one_line(field)} is {theirs} against {ours}"
 
 
@@ -379,7 +383,3 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, str) and isinstance(b, str):
         return _ACTIVATIONS.get(a, a) == _ACTIVATIONS.get(b, b)
     return a == b
-
-
-def _shown(value: Any) -> str:
-    return one_line(json.dumps(value))[:120]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import json
 import re
@@ -159,9 +160,10 @@ def with_dtype(files: Mapping[str, bytes | Path], dtype: str | None) -> dict[str
     of a quantisation, since weights that are written never are quantised."""
     found = dict(files)
     if (config := found.get("config.json")) is not None:
-        data = config.read_bytes() if isinstance(config, Path) else config
-        changed = _of_plain_weights(data, dtype)
-        found["config.json"] = config if changed is None else changed
+        with contextlib.suppress(ValueError):
+            content: Any = parse_json(config.read_bytes() if isinstance(config, Path) else config)
+            if _settle(content, None if dtype is None else TORCH_NAMES[dtype]):
+                found["config.json"] = (json.dumps(content, indent=2) + "\n").encode()
     return found
 
 
@@ -256,16 +258,6 @@ def plain_notice(first: Checkpoint) -> str | None:
         f"{at(first.path)}: its config.json says that the weights are quantised "
         "(quantization_config), and they are not; what is written does not say so"
     )
-
-
-def _of_plain_weights(data: bytes, dtype: str | None) -> bytes | None:
-    """A transformers configuration as it holds for the weights that are written; None: as it is."""
-    try:
-        content: Any = parse_json(data)
-    except ValueError:
-        return None
-    changed = _settle(content, None if dtype is None else TORCH_NAMES[dtype])
-    return (json.dumps(content, indent=2) + "\n").encode() if changed else None
 
 
 def _settle(content: Any, dtype: str | None) -> bool:

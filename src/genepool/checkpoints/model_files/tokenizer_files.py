@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.model_files.configs import differing_fields, optional_json, read_text
+from genepool.documents import mapping_of
 from genepool.messages import at, one_line, some
 
 # Files that say, together, how text becomes tokens; and what goes with them, as JSON objects.
@@ -80,7 +81,9 @@ def chat_templates(directory: Path) -> dict[str, str]:
         if isinstance(given, dict):
             pairs = list(cast("dict[Any, Any]", given).items())
         elif isinstance(given, list):
-            pairs = [_named(entry) for entry in cast("list[Any]", given)]
+            for entry in cast("list[Any]", given):
+                fields = mapping_of(entry)
+                pairs.append((fields.get("name", "default"), fields.get("template", entry)))
         if pairs:
             return {str(name): str(text) for name, text in pairs}
     return found
@@ -114,7 +117,7 @@ def compare_tokenizer_settings(first: Path, other: Path) -> list[str]:
         for key in _TELLING
         if a.get(key) != b.get(key) and (key.startswith("add_") or (key in a and key in b))
     ]
-    if fields and _tokenized(first) and _tokenized(other):
+    if fields and (first / config).is_file() and (other / config).is_file():
         notices.append(_others(other, first, fields, config))
     return notices + compare_settings("special_tokens_map.json", first, other)
 
@@ -182,12 +185,3 @@ def pinned_templates(directory: Path) -> bytes:
     if found.keys() <= {"default"}:
         return found.get("default", "").strip().encode()
     return json.dumps([{"name": n, "template": text} for n, text in found.items()]).encode()
-
-
-def _tokenized(directory: Path) -> bool:
-    return (directory / "tokenizer_config.json").is_file()
-
-
-def _named(entry: Any) -> tuple[Any, Any]:
-    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-    return fields.get("name", "default"), fields.get("template", entry)

@@ -20,6 +20,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     holds_tokenizer,
     rare_vocabularies,
 )
+from genepool.documents import mapping_of
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
@@ -178,10 +179,7 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
 
 def _tokenizer_ids(file: Path) -> dict[str, int]:
     content = read_json(file)
-    model: Any = content.get("model")
-    vocabulary: Any = (
-        cast("dict[str, Any]", model).get("vocab") if isinstance(model, dict) else None
-    )
+    vocabulary: Any = mapping_of(content.get("model")).get("vocab")
     if isinstance(vocabulary, list):  # a Unigram model: pairs of token and score
         pairs = cast("list[Any]", vocabulary)
         try:

@@ -7,13 +7,13 @@ which is told.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_weights, safe_target
 from genepool.checkpoints.model_files.configs import (
+    against,
     compare_configs,
     differing_fields,
     read_json,
@@ -214,13 +214,13 @@ def _compare_evolving(ours: Pipeline, theirs: Pipeline, name: str, partial: bool
         open_to = not known and not (key in left and key in right)
         if key not in _FREE and not open_to and not (partial and key in _OF_THE_WHOLE):
             raise CheckpointError(
-                f"{pair}: {_against(key, left, right)}; are they of one architecture and size?"
+                f"{pair}: {against(key, left, right)}; are they of one architecture and size?"
             )
     notices = _told(a.directory, b.directory, left, right)
     if not known and (
         odd := sorted((left.keys() ^ right.keys()) - _SILENT - {*_differing(left, right)})
     ):
-        listed = "; ".join(_against(key, left, right) for key in sorted(odd))
+        listed = "; ".join(against(key, left, right) for key in sorted(odd))
         notices.append(
             f"{at(b.directory)} and {at(a.directory)}: {listed}; what an absent key means is not "
             f"known of {one_line(a.class_name)} (the package diffusers, or a newer one, knows it)"
@@ -248,7 +248,7 @@ def _told(
     end: str = "the first seed's is kept",
 ) -> list[str]:
     """A notice of how the settings of two places differ, if they do."""
-    listed = "; ".join(_against(key, left, right) for key in _differing(left, right))
+    listed = "; ".join(against(key, left, right) for key in _differing(left, right))
     return [f"{at(there)} differs from {at(here)}: {listed} ({end})"] if listed else []
 
 
@@ -269,13 +269,6 @@ def _meaning(value: Any, *, zero: bool) -> Any:
         return None
     parts: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
     return parts[0] if all(part == parts[0] for part in parts) else parts
-
-
-def _against(key: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
-    ours, theirs = (
-        one_line(json.dumps(side[key]))[:120] if key in side else "absent" for side in (left, right)
-    )
-    return f"{one_line(key)} is {theirs} against {ours}"
 
 
 def _compare_vocabularies(ours: Pipeline, theirs: Pipeline, encoder: str) -> list[str]:

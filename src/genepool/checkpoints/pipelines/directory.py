@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from genepool.checkpoints.files.checkpoint import (
     Checkpoint,
@@ -20,6 +20,7 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.order import in_order
 from genepool.checkpoints.pipelines.variants import find_weights
+from genepool.documents import list_of
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, shown, some
 
@@ -145,9 +146,9 @@ def _alone(directory: Path, name: str) -> Component:
         config = read_json(path)
         own = config.get("_class_name") or config.get("tokenizer_class")
         library = "diffusers" if "_class_name" in config else "transformers"
-        listed = config.get("architectures")
-        if own is None and isinstance(listed, list) and listed:
-            own = cast("list[Any]", listed)[0]
+        listed = list_of(config.get("architectures"))
+        if own is None and listed:
+            own = listed[0]
         if isinstance(own, str):
             return Component(name, library, own, directory)
     raise CheckpointError(
@@ -214,7 +215,7 @@ def _part(component: Component) -> str:
 def _components(directory: Path, index: Mapping[str, Any], variant: str) -> dict[str, Component]:
     found: dict[str, Component] = {}
     for name, value in index.items():
-        pair = cast("list[Any]", value) if isinstance(value, list) else []
+        pair = list_of(value)
         if name.startswith("_") or len(pair) != 2 or not all(isinstance(x, str) for x in pair):
             continue  # a setting of the pipeline, or a component that is left out (null)
         if not name.isidentifier() or len(name) > _LONGEST:

@@ -8,7 +8,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, safe_target
 from genepool.checkpoints.files.digests import file_digest
@@ -18,6 +18,7 @@ from genepool.checkpoints.model_files.side_files import copied, goes_along, with
 from genepool.checkpoints.pipelines.components import Component, Pipeline
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.checkpoints.pipelines.variants import require_weights
+from genepool.documents import mapping_of
 from genepool.errors import CheckpointError
 from genepool.messages import at
 from genepool.threads import available_threads
@@ -156,8 +157,7 @@ def _weights(component: Component) -> Files:
     if not leading.endswith(".json"):
         return {f"{stem}.safetensors": place(leading)}
     index = read_json(place(leading))
-    entries = index.get("weight_map")
-    where = cast("dict[str, str]", entries) if isinstance(entries, dict) else {}
+    where: dict[str, str] = mapping_of(index.get("weight_map"))
     shards = sorted(set(map(str, where.values())))
     if not shards or any(Path(name).name != name for name in shards):
         raise CheckpointError(

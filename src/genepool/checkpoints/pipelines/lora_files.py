@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from genepool.checkpoints.files.low_rank import LowRank, fold
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.pipelines.components import Pipeline
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
-from genepool.documents import parse_json
+from genepool.documents import mapping_of, parse_json
 from genepool.errors import CheckpointError
 from genepool.messages import at, one_line, some
 
@@ -208,9 +208,8 @@ def _scales(weights: MappedFile) -> dict[str, float]:
         raise CheckpointError(
             f"{at(weights.path)}: its metadata cannot be read as JSON: {one_line(error)}"
         ) from error
-    entries = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     found: dict[str, float] = {}
-    for key, value in entries.items():
+    for key, value in mapping_of(content).items():
         component, _, option = key.partition(".")
         if option in _PATTERNED and value:
             raise _unfoldable(weights, f"was trained with {one_line(option)}")

@@ -61,16 +61,8 @@ class Options:
     def plain(self) -> Options:
         """The same options, with numbers of Python in the place of those of numpy, which JSON does
         not know, and of which `True` is not Python's."""
-        return replace(
-            self,
-            ratio=_plain(self.ratio),
-            split=_plain(self.split),
-            weights=_plain(self.weights),
-            density=_plain(self.density),
-            seed=_plain(self.seed),
-            normalise=_plain(self.normalise),
-            scale=_plain(self.scale),
-        )
+        numbers = [field.name for field in fields(self) if field.name not in ("angle", "base")]
+        return replace(self, **{name: _plain(getattr(self, name)) for name in numbers})
 
     def given(self) -> list[str]:
         """The names of the options that were given."""

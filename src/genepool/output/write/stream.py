@@ -105,20 +105,15 @@ def _write_at(handle: int, view: memoryview, offset: int) -> None:
         try:
             written = os.pwrite(handle, view, offset)
         except OSError as error:
-            # Past the cache the file system may ask for other sizes; another thread may have been
-            # told so before.
+            # Past the cache the file system may ask for other sizes, so that it goes on through it;
+            # another thread may have been told so before.
             if error.errno != errno.EINVAL or not again:
                 raise
             again = False
-            _through_cache(handle)
+            if sys.platform == "linux":
+                import fcntl
+
+                flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+                fcntl.fcntl(handle, fcntl.F_SETFL, flags & ~os.O_DIRECT)
             continue
         view, offset = view[written:], offset + written
-
-
-def _through_cache(handle: int) -> None:
-    """Go on through the page cache."""
-    if sys.platform == "linux":
-        import fcntl
-
-        flags = fcntl.fcntl(handle, fcntl.F_GETFL)
-        fcntl.fcntl(handle, fcntl.F_SETFL, flags & ~os.O_DIRECT)

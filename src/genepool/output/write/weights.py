@@ -353,7 +353,7 @@ def _require_space(target: Path, needed: int) -> None:
         )
 
 
-def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entry]:
+def _parts(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Part]:
     index = {slot.name: i for i, slot in enumerate(layout.slots)}
     merged = {slot.name: slot.stop - slot.start for slot in layout.slots}
     entries = [
@@ -367,11 +367,7 @@ def _entries(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Entr
         )
         for tensor in first.tensors.values()
     ]
-    return sorted(entries, key=lambda e: (-DTYPES[e.dtype].size, depth_key(e.name)))
-
-
-def _parts(first: Checkpoint, layout: Layout, dtype: str | None) -> list[_Part]:
-    entries = _entries(first, layout, dtype)
+    entries.sort(key=lambda e: (-DTYPES[e.dtype].size, depth_key(e.name)))
     if first.pipeline is None:
         return [_Part("", "model", "", tuple(entries))]
     parts: list[_Part] = []

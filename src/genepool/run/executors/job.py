@@ -128,20 +128,11 @@ class Job:
             block.refusal = refusal
             block.left = {other for other in block.left if other < number}
 
-    def again(self) -> None:
-        """Ask the present block once more, from its beginning."""
-        self.block = None
-
     def leave(self, worker: int) -> None:
         """A worker does no more; what it has not answered is anybody's."""
         if (held := self.crew.pop(worker, None)) is not None:
             block, number = held
             block.asked[number] -= 1
-
-    @property
-    def abandoned(self) -> bool:
-        """There is no answer, and nobody is at it."""
-        return self.answer is None and not self.crew
 
     @property
     def over(self) -> bool:

@@ -13,7 +13,7 @@ from genepool.messages import one_line
 from genepool.run.executors.installation import require_same_modules
 from genepool.run.executors.remote import answer, unforeseen
 from genepool.run.executors.scorer import Scorer
-from genepool.run.inputs import Inputs, open_inputs
+from genepool.run.inputs import open_inputs
 from genepool.run.pins import Pins, pins_of, require_same_tasks
 from genepool.run.run_file import Given, resolve
 
@@ -54,7 +54,13 @@ class Node:
         self._name = name
         try:
             self._inputs = open_inputs(resolve(assignment.given))
-            _require_same(_pins(self._inputs), assignment.pins)
+            sources, checkpoints = self._inputs.sources, self._inputs.checkpoints
+            pool = self._inputs.run.resolve(self._inputs.run.config.pool)
+            # The seeds are read, unless their digests are known here: in the pool, or in the cache.
+            recall_digests(checkpoints, [source.rename for source in sources], pool)
+            with tempfile.TemporaryDirectory() as folder:
+                found = pins_of(self._inputs, shared_cache() or Path(folder))
+            _require_same(found, assignment.pins)
             require_same_tasks(self._inputs, assignment.pins.digests)
             self._scorer = Scorer(
                 self._inputs, assignment.threads, as_exported=assignment.as_exported
@@ -74,14 +80,6 @@ class Node:
         except CheckpointError as error:
             reply = b"fail" + str(error).encode(errors="backslashreplace")
         return b"fail" + f"{self._name}: ".encode() + reply[4:] if reply[:4] == b"fail" else reply
-
-
-def _pins(inputs: Inputs) -> Pins:
-    """Read the seeds, unless their digests are known here: in the pool, or in the cache."""
-    renames = [source.rename for source in inputs.sources]
-    recall_digests(inputs.checkpoints, renames, inputs.run.resolve(inputs.run.config.pool))
-    with tempfile.TemporaryDirectory() as folder:
-        return pins_of(inputs, shared_cache() or Path(folder))
 
 
 def _require_same(found: Pins, expected: Pins) -> None:

@@ -271,7 +271,8 @@ class RemoteExecutor:
                     with self._ready:
                         job.leave(number)
                         # Of two who saw each other at it, both may have left it for other work.
-                        if job.abandoned and job not in self._waiting:
+                        abandoned = job.answer is None and not job.crew
+                        if abandoned and job not in self._waiting:
                             self._waiting.appendleft(job)
                             self._ready.notify_all()
         except Lost as lost:
@@ -291,7 +292,12 @@ class RemoteExecutor:
             if job.answer is None:
                 job.losses += 1
                 if job.losses >= self._losses:
-                    error = lost.error if job.losses == 1 else _deadly(job, lost)
+                    error = lost.error
+                    if job.losses > 1:
+                        error = GenepoolError(
+                            f"{job.losses} workers were lost one after another while they scored "
+                            f"one model; the last one: {lost}"
+                        )
                     self._fail(error)  # At once, before another worker takes the job.
                     raise error from None
                 self._waiting.appendleft(job)
@@ -358,7 +364,7 @@ class RemoteExecutor:
             job.answer = found
         elif found is not None and self._confirm and job.refused is None:
             job.refused = found
-            job.again()
+            job.block = None  # It is asked once more, from its beginning.
             self._waiting.appendleft(job)
         elif found is not None:
             job.answer = Evaluation(None, found.text, seconds)
@@ -399,13 +405,6 @@ class RemoteExecutor:
             if not self._closing:
                 self._failed = self._failed or error
             self._ready.notify_all()
-
-
-def _deadly(job: Job, lost: Lost) -> GenepoolError:
-    return GenepoolError(
-        f"{job.losses} workers were lost one after another while they scored one model; the last "
-        f"one: {lost}"
-    )
 
 
 def _compare(worker: Worker, standard: _Standard) -> None:

@@ -120,7 +120,6 @@ class Scorer:
                 as_exported=as_exported,
                 seeds=run.config.model.seeds,
             )
-        self._value: Any = self._model.value
         self._unchanged = None
         if self._model.module is not None:
             # Late: it needs torch.
@@ -142,7 +141,7 @@ class Scorer:
     @property
     def value(self) -> Any:
         """The live model, as tasks are given it."""
-        return self._value
+        return self._model.value
 
     def load(self, genome: Genome) -> None:
         """Materialise a genome into the live model, unless it is there already."""
@@ -219,7 +218,7 @@ class Scorer:
             EvaluationError: the model could not be scored.
         """
         with self._memory("to score"):
-            if settle(self._inputs.tasks, self._value, plan):
+            if settle(self._inputs.tasks, self.value, plan):
                 return
         done, total = 0, plan.scores.size
         while not plan.done:
@@ -248,18 +247,15 @@ class Scorer:
         Raises:
             EvaluationError: the model could not be scored.
         """
-        with self._memory("to score"):
-            return self._scores(indices, part)
-
-    def _scores(self, indices: NDArray[np.int64], part: Part) -> NDArray[np.float32]:
         inputs = self._inputs
         parts = {"train": inputs.examples, "held-out": inputs.held_out}
         examples = parts.get(part, inputs.guard_examples)
         if examples is None:
             raise RuntimeError(f"there are no {part} examples")
         out = np.empty(indices.size, dtype=np.float32)
-        for number, mine, positions in examples.locate(indices):
-            out[mine] = self._task_scores(part, number, positions)
+        with self._memory("to score"):
+            for number, mine, positions in examples.locate(indices):
+                out[mine] = self._task_scores(part, number, positions)
         return out
 
     def _task_scores(
@@ -273,7 +269,7 @@ class Scorer:
 
         def ask() -> NDArray[np.float32]:
             with self._left_as_it_was(what, (part, number)), own_failures(type(task), f"{what}: "):
-                found = task.score(self._value, indices, held_out=held_out)
+                found = task.score(self.value, indices, held_out=held_out)
             try:
                 return checked_scores(found, indices.size, binary=task.binary)
             except EvaluationError:
@@ -343,7 +339,7 @@ class Scorer:
         for entry, task in entries:
             if isinstance(task, Measured):
                 with self._memory("to score"), own_failures(type(task), f"task '{entry.name}': "):
-                    named = {str(key): float(n) for key, n in task.measures(self._value).items()}
+                    named = {str(key): float(n) for key, n in task.measures(self.value).items()}
                 found += [Measure(entry.name, name, named[name]) for name in sorted(named)]
         for measure in found:
             if not math.isfinite(measure.value):
@@ -367,7 +363,7 @@ class Scorer:
         if not isinstance(drawing, Drawn):
             raise InputError(f"task {task} has no pictures")
         with self._memory("to score"), own_failures(type(drawing)):
-            return drawing.drawn(self._value, indices, held_out=held_out)
+            return drawing.drawn(self.value, indices, held_out=held_out)
 
     def transcripts(self, task: int, indices: NDArray[np.int64], *, held_out: bool) -> list[str]:
         """What the loaded genome does in episodes of a task, each as JSON.
@@ -384,5 +380,5 @@ class Scorer:
         if not isinstance(acting, Transcribed):
             raise InputError(f"task {task} has no episodes")
         with self._memory("to score"), own_failures(type(acting)):
-            found = acting.transcripts(self._value, indices, held_out=held_out)
+            found = acting.transcripts(self.value, indices, held_out=held_out)
             return [json.dumps(one) for one in found]

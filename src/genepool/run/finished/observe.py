@@ -5,7 +5,7 @@ Nobody is selected by either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,23 +48,19 @@ def observe(session: Session, members: Mapping[int, Genome]) -> None:
 
 def _pictures(session: Session, members: Mapping[int, Genome]) -> Iterator[Picture]:
     """The same held-out examples by each member, and others by whoever is best at them."""
-    pool = session.pool
-    start = 0
+    pool, start = session.pool, 0
     for number, task in enumerate(session.inputs.tasks):
-        stop = start + len(task.samples)
+        stop, batch = start + len(task.samples), batch_of(task)
         if isinstance(task, Drawn):
-            batch = batch_of(task)
-            for indices in (evenly(len(task.held_out), batch=batch),) if task.held_out else ():
-                yield from _references(session, number, indices, held_out=True)
-                for member, genome in members.items():
-                    yield from _drawn(session, number, member, genome, indices, held_out=True)
+            if task.held_out:
+                indices = evenly(len(task.held_out), batch=batch)
+                drawn = [(member, genome, indices) for member, genome in members.items()]
+                yield from _drawn(session, number, indices, drawn, held_out=True)
             indices = evenly(len(task.samples), batch=batch)
-            yield from _references(session, number, indices, held_out=False)
             best = best_members(pool, start + indices)
-            genomes = pool.genomes(set(best.tolist()))
-            for member in sorted(genomes):
-                mine = indices[best == member]
-                yield from _drawn(session, number, member, genomes[member], mine, held_out=False)
+            genomes = sorted(pool.genomes(set(best.tolist())).items())
+            drawn = [(member, genome, indices[best == member]) for member, genome in genomes]
+            yield from _drawn(session, number, indices, drawn, held_out=False)
         start = stop
 
 
@@ -118,39 +114,37 @@ def batch_of(task: Task) -> int:
 def _drawn(
     session: Session,
     number: int,
-    member: int,
-    genome: Genome,
     indices: NDArray[np.int64],
+    members: Sequence[tuple[int, Genome, NDArray[np.int64]]],
     *,
     held_out: bool,
 ) -> Iterator[Picture]:
-    pictures = session.executor.pictures(genome, number, indices, held_out=held_out)
-    yield from _kept(session, number, member, indices, pictures, held_out=held_out)
+    """The real pictures of a task's examples, if there are any, and what members draw.
 
-
-def _references(
-    session: Session, number: int, indices: NDArray[np.int64], *, held_out: bool
-) -> Iterator[Picture]:
-    task = session.inputs.tasks[number]
-    real = task.references(indices, held_out=held_out) if isinstance(task, Drawn) else None
-    if real is not None:
-        yield from _kept(session, number, REFERENCE, indices, real, held_out=held_out)
-
-
-def _kept(
-    session: Session,
-    number: int,
-    member: int,
-    indices: NDArray[np.int64],
-    pictures: NDArray[np.uint8],
-    *,
-    held_out: bool,
-) -> Iterator[Picture]:
+    Args:
+        session: whose task.
+        number: of the task.
+        indices: int64[n], the examples.
+        members: each with those of the examples that it draws.
+        held_out: which of the task's examples.
+    """
     from genepool.tasks.png import to_png
 
     task = session.inputs.tasks[number]
-    captions = task.captions(indices, held_out=held_out) if isinstance(task, Drawn) else ()
+    if not isinstance(task, Drawn):
+        return
     name = session.inputs.run.config.contested[number].name
     part = "held-out" if held_out else "train"
-    for example, caption, picture in zip(indices.tolist(), captions, pictures, strict=True):
-        yield Picture(member, name, part, example, str(caption), to_png(picture, SIDE))
+
+    def kept(
+        member: int, examples: NDArray[np.int64], pictures: NDArray[np.uint8]
+    ) -> Iterator[Picture]:
+        captions = task.captions(examples, held_out=held_out)
+        for example, caption, picture in zip(examples.tolist(), captions, pictures, strict=True):
+            yield Picture(member, name, part, example, str(caption), to_png(picture, SIDE))
+
+    if (real := task.references(indices, held_out=held_out)) is not None:
+        yield from kept(REFERENCE, indices, real)
+    for member, genome, mine in members:
+        pictures = session.executor.pictures(genome, number, mine, held_out=held_out)
+        yield from kept(member, mine, pictures)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from genepool.checkpoints.family import Family, Source
 from genepool.errors import ConfigError
@@ -50,11 +48,11 @@ def run_of(pool: Pool, *, hurry: bool = False) -> Run:
     directory = Path(meta.get("directory") or pool.path.absolute().parent)
     config = meta["config"]
     if hurry:
-        config = {**config, "tasks": [_hurried(task) for task in config["tasks"]]}
+        tasks = [
+            {**task, "patience": min(_PATIENCE, task.get("patience", _PATIENCE))}
+            if task.get("evaluator") == "agent"
+            else task
+            for task in config["tasks"]
+        ]
+        config = {**config, "tasks": tasks}
     return recorded_run(config, directory, str(pool.path))
-
-
-def _hurried(task: Mapping[str, Any]) -> Mapping[str, Any]:
-    if task.get("evaluator") != "agent":
-        return task
-    return {**task, "patience": min(_PATIENCE, task.get("patience", _PATIENCE))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +26,7 @@ from genepool.messages import at
 from genepool.models.image_generator import ImageGenerator
 from genepool.output import member as out
 from genepool.output.write.model import Exported, PathLike
-from genepool.output.write.weights import SHARD_BYTES
+from genepool.output.write.weights import SHARD_BYTES, Writing
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Part, Scorer
@@ -77,55 +78,37 @@ def export(
         GenepoolError: what was written scores otherwise or draws nothing, or it cannot be verified
             and `verify` is true. Nothing is left at `directory`.
     """
-    if not isinstance(pool, Pool):
-        with Pool(pool) as opened:
-            return export(
-                opened,
-                member,
-                directory,
-                seeds=seeds,
-                dtype=dtype,
-                shard_bytes=shard_bytes,
-                overwrite=overwrite,
-                advance=advance,
-                verify=verify,
-            )
-    number = member_number(pool, str(member))
     found: list[str | int] = []
     changed: list[str] = []
+    with contextlib.nullcontext(pool) if isinstance(pool, Pool) else Pool(pool) as opened:
+        number = member_number(opened, str(member))
 
-    def check(first: Checkpoint, caveat: str, written: Path) -> None:
-        changed.extend(_changed_files(pool, first))
-        if verify is False:
-            return
-        try:
-            hurry = verify is None
-            scorer = _scorer(pool, written, hurry=hurry) if is_pipeline(written) else None
-            if scorer is not None:
-                _require_picture(scorer)
-            if caveat:
-                raise _Unverifiable(caveat)
-            found.append(_verify(pool, number, written, scorer, hurry=hurry))
-        except _Unverifiable as error:
-            if verify:
-                raise InputError(f"{at(Path(directory))}: cannot be verified: {error}") from None
-            found.append(str(error))
-        except GenepoolError as error:
-            if changed:
-                raise GenepoolError(". ".join((str(error), *changed))) from error
-            raise
+        def check(first: Checkpoint, caveat: str, written: Path) -> None:
+            changed.extend(_changed_files(opened, first))
+            if verify is False:
+                return
+            try:
+                hurry = verify is None
+                scorer = _scorer(opened, written, hurry=hurry) if is_pipeline(written) else None
+                if scorer is not None and isinstance(scorer.value, ImageGenerator):
+                    _require_picture(scorer.value)
+                if caveat:
+                    raise _Unverifiable(caveat)
+                found.append(_verify(opened, number, written, scorer, hurry=hurry))
+            except _Unverifiable as error:
+                if verify:
+                    text = f"{at(Path(directory))}: cannot be verified: {error}"
+                    raise InputError(text) from None
+                found.append(str(error))
+            except GenepoolError as error:
+                if changed:
+                    raise GenepoolError(". ".join((str(error), *changed))) from error
+                raise
 
-    exported = out.export(
-        pool,
-        number,
-        directory,
-        seeds=seeds,
-        dtype=dtype,
-        shard_bytes=shard_bytes,
-        overwrite=overwrite,
-        advance=advance,
-        check=check,
-    )
+        writing = Writing(dtype, shard_bytes, overwrite)
+        exported = out.export(
+            opened, number, directory, writing, seeds=seeds, advance=advance, check=check
+        )
     exported = replace(exported, changed=tuple(changed))
     for result in found:
         if isinstance(result, int):
@@ -149,18 +132,16 @@ def _changed_files(pool: Pool, first: Checkpoint) -> list[str]:
     ]
 
 
-def _require_picture(scorer: Scorer) -> None:
+def _require_picture(generator: ImageGenerator) -> None:
     """Let a pipeline that was written draw a picture.
 
     Raises:
         GenepoolError: it fails, or the picture holds NaN or is of one colour.
     """
-    generator = scorer.value
-    if isinstance(generator, ImageGenerator):
-        try:
-            generator.pictures(["a picture"], ["genepool"])
-        except EvaluationError as error:
-            raise GenepoolError(f"what was written was not kept: {error}") from error
+    try:
+        generator.pictures(["a picture"], ["genepool"])
+    except EvaluationError as error:
+        raise GenepoolError(f"what was written was not kept: {error}") from error
 
 
 def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hurry: bool) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from genepool.errors import EvaluationError
-from genepool.messages import cause, pass_on
+from genepool.messages import failures_as
 from genepool.models.language import LanguageModel, before_reply
 
 # Where the next turn begins in a conversation without a chat template.
@@ -89,18 +89,14 @@ def _rendered(
     *,
     add_generation_prompt: bool,
 ) -> list[str]:
-    try:
+    what = "the tokenizer's chat template cannot be used for agents"
+    with failures_as(EvaluationError, what):
         return [
             tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
             )
             for messages in conversations
         ]
-    except BaseException as error:
-        pass_on(error)
-        raise EvaluationError(
-            f"the tokenizer's chat template cannot be used for agents: {cause(error)}"
-        ) from error
 
 
 def room(value: LanguageModel, wanted: int) -> int:
@@ -130,6 +126,26 @@ def endings(value: LanguageModel, start: str, actions: Sequence[str]) -> list[li
     return [one or [tokenizer.pad_token_id or 0] for one in found]
 
 
+def laid(
+    rows: Sequence[Sequence[int]], length: int, *, left: bool, pad: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of rows, and a mask of where they are, int64[rows, length] each.
+
+    Args:
+        rows: token ids.
+        length: of the longest row, at least.
+        left: whether what is padded comes before the row, or behind it.
+        pad: token id that stands there.
+    """
+    ids = torch.full((len(rows), length), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        where = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[at, where] = torch.tensor(row, dtype=torch.int64)
+        mask[at, where] = 1
+    return ids, mask
+
+
 def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> list[str]:
     """What the model says after each row of token ids, asked together, as text.
 
@@ -141,13 +157,8 @@ def continued(value: LanguageModel, rows: Sequence[list[int]], limit: int) -> li
     words = value.tokenizer
     if words.pad_token_id is None:
         raise EvaluationError("the tokenizer has no token to pad with, nor one that ends a text")
-    device = value.model.device
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), words.pad_token_id, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for at, row in enumerate(rows):
-        ids[at, length - len(row) :] = torch.tensor(row)
-        mask[at, length - len(row) :] = 1
+    device, length = value.model.device, max(map(len, rows))
+    ids, mask = laid(rows, length, left=True, pad=words.pad_token_id)
     found = value.model.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),

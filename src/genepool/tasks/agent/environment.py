@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from genepool.tasks.named_classes import NamedClasses
 
@@ -130,36 +130,16 @@ class Exclusive(Protocol):
         ...
 
 
-_Class = TypeVar("_Class", bound=type[Any])
 _known = NamedClasses("environment", "genepool.environments")
 
+environment = _known.register
+"""Register a class as an environment."""
 
-def environment(name: str) -> Callable[[_Class], _Class]:
-    """Register a class as the environment `name` (lower case letters, digits, `-` and `_`).
+find_environment = _known.find
+"""The environment class of a name."""
 
-    A package makes its environments known without being imported first by an entry point in the
-    group `genepool.environments`; one in a module beside the run file can also be named
-    `module:Class` there.
-
-    Raises:
-        ConfigError: the name is malformed or taken by another class, or the class has no `Options`.
-    """
-    return _known.register(name)
-
-
-def find_environment(name: str, directory: Path | None = None) -> type[Any]:
-    """The environment class of that name; its module is imported only now.
-
-    Raises:
-        ConfigError: there is none (the message lists those there are), two packages claim the name,
-            or its module cannot be imported.
-    """
-    return _known.find(name, directory)
-
-
-def environment_names() -> tuple[str, ...]:
-    """The names that `find_environment` knows, sorted."""
-    return _known.names()
+environment_names = _known.names
+"""The names that `find_environment` knows, sorted."""
 
 
 def open_environment(

@@ -66,7 +66,10 @@ class Agent(BlockedTask):
             ConfigError: environment, policy or options are of no use.
             EpisodeError: the environment is broken, has no such tasks, or does not repeat itself.
         """
-        low, high = _scale(options)
+        scale = options.scale
+        if len(scale) != 2 or not -math.inf < scale[0] < scale[1] < math.inf:
+            raise ConfigError(f"scale: expected [lo, hi] with lo below hi; got {scale}")
+        low, high = scale
         self._options, self._low, self._high = options, low, high
         self._batch = options.batch
         self._policy = open_policy(options, directory)
@@ -297,13 +300,6 @@ def _about(environment: Environment) -> tuple[bool, bool, str, str | None]:
     exclusive = isinstance(environment, Exclusive) and environment.exclusive
     own = str(environment.digest) if isinstance(environment, Digested) else None
     return remote, exclusive, told, own
-
-
-def _scale(options: AgentOptions) -> tuple[float, float]:
-    given = options.scale
-    if len(given) != 2 or not np.isfinite(given).all() or not given[0] < given[1]:
-        raise ConfigError(f"scale: expected [lo, hi] with lo below hi; got {given}")
-    return given[0], given[1]
 
 
 def _read(path: Path) -> str:

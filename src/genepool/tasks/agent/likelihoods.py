@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from genepool.models.language import LanguageModel
+from genepool.tasks.agent.decoding import laid
 
 # Tokens that are read at once, with what is kept of those before them, at most; and tokens of
 # actions, of which there are logits.
@@ -164,7 +165,7 @@ def _read(model: Any, prompts: list[list[int]], *, whole: bool) -> _Read:
         prompts: token ids.
         whole: nothing goes on from there.
     """
-    ids, mask = _laid(prompts, max(map(len, prompts)), left=True)
+    ids, mask = laid(prompts, max(map(len, prompts)), left=True)
     given = {} if len(prompts) == 1 else {"attention_mask": mask, "position_ids": _positions(mask)}
     read = _asked(model, ids, 1, use_cache=True, **given)
     cache = getattr(read, "past_key_values", None)
@@ -204,8 +205,8 @@ def _read_on(
     longest, most = max(lengths), max(map(len, more))
     least = min(map(len, more))
     # What is padded stands behind: no token that counts has it before itself.
-    ids, behind = _laid(more, most, left=False)
-    _, before = _laid([known.prompts[row][:n] for row, n in starts], longest, left=True)
+    ids, behind = laid(more, most, left=False)
+    _, before = laid([known.prompts[row][:n] for row, n in starts], longest, left=True)
     mask = torch.cat([before, behind], dim=1)
     pads = [known.length - len(known.prompts[row]) for row in rows]
     stops = [pad + length for pad, length in zip(pads, lengths, strict=True)]
@@ -325,8 +326,8 @@ def _rest(model: Any, read: _Read, lines: Sequence[_Line]) -> list[list[float]]:
         logits = _asked(model, whole, said, use_cache=False).logits[:, -said:]
     else:
         places = [line.at for line in lines]
-        ids, behind = _laid(rows, said, left=False)
-        _, before = _laid([read.prompts[at] for at in places], read.length, left=True)
+        ids, behind = laid(rows, said, left=False)
+        _, before = laid([read.prompts[at] for at in places], read.length, left=True)
         mask = torch.cat([before, behind], dim=1)
         positions = _positions(mask)[:, -said:]
         if any(len(line.endings) > 1 for line in lines):
@@ -389,25 +390,6 @@ def _rows(most: int, lengths: Sequence[int], tokens: int) -> int:
             break
         count += 1
     return count
-
-
-def _laid(
-    rows: Sequence[Sequence[int]], length: int, *, left: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of rows, and a mask of where they are, int64[rows, length] each.
-
-    Args:
-        rows: token ids.
-        length: of the longest row, at least.
-        left: whether what is padded comes before the row, or behind it.
-    """
-    ids = torch.zeros((len(rows), length), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for at, row in enumerate(rows):
-        where = slice(length - len(row), length) if left else slice(0, len(row))
-        ids[at, where] = torch.tensor(row, dtype=torch.int64)
-        mask[at, where] = 1
-    return ids, mask
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from genepool.errors import ConfigError, EpisodeError, EvaluationError
-from genepool.messages import blamed, cause, count, one_line, pass_on, shown
+from genepool.messages import blamed, count, failures_as, one_line, shown
 from genepool.models.language import LanguageModel
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
@@ -92,7 +91,8 @@ class Generate:
         context = decoding.room(value, self.context)
         replies = [Reply("", None, CONTEXT)] * len(asked)
         going = [at for at, p in enumerate(prompts) if len(p) + self.max_new_tokens <= context]
-        with value.asked(), _told("generate"):
+        what = "policy 'generate': the model failed"
+        with value.asked(), failures_as(EvaluationError, what, passing=EvaluationError):
             texts = decoding.continued(value, [prompts[at] for at in going], self.max_new_tokens)
         for at, text in zip(going, texts, strict=True):
             replies[at] = Reply(text, action_in(text))
@@ -157,7 +157,8 @@ class Choose:
                 replies[at] = _chosen(actions[0])
             else:
                 offered[at], ends[at] = actions, rows
-        with value.asked(), _told("choose"):
+        what = "policy 'choose': the model failed"
+        with value.asked(), failures_as(EvaluationError, what, passing=EvaluationError):
             known = reader.likelihoods([prompts[at] for at in ends], list(ends.values()))
         for (at, actions), likelihoods in zip(offered.items(), known, strict=True):
             best = max(range(len(actions)), key=likelihoods.__getitem__)
@@ -203,19 +204,17 @@ class Call:
         return partial(self._replies, model)
 
     def _replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:
-        try:
+        with failures_as(
+            EvaluationError,
+            f"policy '{self.name}' failed",
+            passing=EvaluationError,
+            told=partial(blamed, function=self.function),
+        ):
             if isinstance(model, Answering):
                 with model.asked():
                     found: object = self.function(*model.arguments, list(asked))
             else:
                 found = self.function(model, list(asked))
-        except EvaluationError:
-            raise
-        except BaseException as error:
-            pass_on(error)
-            raise EvaluationError(
-                f"policy '{self.name}' failed: {blamed(error, self.function)}"
-            ) from error
         texts = list(cast("Sequence[object]", found)) if isinstance(found, (list, tuple)) else []
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if len(texts) != len(asked) or wrong is not None:
@@ -224,18 +223,6 @@ class Call:
                 f"{shown(cast('object', found) if wrong is None else wrong)}"
             )
         return [Reply(text, action_in(text)) for text in cast("list[str]", texts)]
-
-
-@contextlib.contextmanager
-def _told(policy: str) -> Generator[None, None, None]:
-    """Whatever fails inside is told as a model that cannot be asked."""
-    try:
-        yield
-    except EvaluationError:
-        raise
-    except BaseException as error:
-        pass_on(error)
-        raise EvaluationError(f"policy '{policy}': the model failed: {cause(error)}") from error
 
 
 def _language_model(model: Any, policy: str) -> LanguageModel:

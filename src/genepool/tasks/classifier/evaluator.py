@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -109,7 +109,12 @@ class Classifier(StoredTask):
         if not bool(np.isfinite(inputs).all()):
             raise ConfigError(f"scale: {options.scale} makes inputs overflow float32")
         if options.shape is not None:
-            inputs = _reshaped(inputs, options.shape)
+            if math.prod(options.shape) != math.prod(inputs.shape[1:]):
+                raise ConfigError(
+                    f"shape: {list(options.shape)} has {math.prod(options.shape)} values, but an "
+                    f"example has {math.prod(inputs.shape[1:])} (shape {list(inputs.shape[1:])})"
+                )
+            inputs = inputs.reshape(inputs.shape[0], *options.shape)
         sides = ([hash(row.tobytes()) for row in side.inputs] for side in (train, test))
         self.notices = class_by_class(stored, train.labels, test.labels) + copies_told(*sides)
         self._inputs = inputs
@@ -119,7 +124,8 @@ class Classifier(StoredTask):
         # The batch too: another may change the last bits of a network's logits.
         settings = f"{n} {self._batch or _BATCH}"
         digest = content_digest(["classifier 1", settings, self._inputs, self._labels])
-        super().__init__(_ids(n, test.labels.size), n, digest)
+        ids = (*(f"train-{i}" for i in range(n)), *(f"test-{i}" for i in range(test.labels.size)))
+        super().__init__(ids, n, digest)
         self._mlp: Mlp | None = None
         self._network: NetworkScorer | None = None
 
@@ -231,16 +237,3 @@ def _read(options: ClassifierOptions, directory: Path) -> tuple[Labelled, Labell
 
     train = pair("images", "labels")
     return train, pair("test_images", "test_labels") if "test_images" in files else None
-
-
-def _reshaped(inputs: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
-    if math.prod(shape) != math.prod(inputs.shape[1:]):
-        raise ConfigError(
-            f"shape: {list(shape)} has {math.prod(shape)} values, but an example has "
-            f"{math.prod(inputs.shape[1:])} (shape {list(inputs.shape[1:])})"
-        )
-    return inputs.reshape(inputs.shape[0], *shape)
-
-
-def _ids(train: int, test: int) -> tuple[str, ...]:
-    return (*(f"train-{i}" for i in range(train)), *(f"test-{i}" for i in range(test)))

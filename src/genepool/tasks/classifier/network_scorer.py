@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from genepool.errors import EvaluationError
-from genepool.messages import cause, one_line, pass_on
+from genepool.messages import failures_as, one_line
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -89,14 +89,9 @@ class NetworkScorer:
         self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
     ) -> NDArray[np.float64]:
         batch = torch.from_numpy(self._buffer).to(device=device, dtype=dtype)  # pyright: ignore
-        try:
-            with torch.inference_mode():
-                logits: Any = network(batch)
-        except BaseException as error:
-            pass_on(error)
-            raise EvaluationError(
-                f"the network failed on a batch of shape {self._buffer.shape}: {cause(error)}"
-            ) from error
+        what = f"the network failed on a batch of shape {self._buffer.shape}"
+        with failures_as(EvaluationError, what), torch.inference_mode():
+            logits: Any = network(batch)
         if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise EvaluationError(

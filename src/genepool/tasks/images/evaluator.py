@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genepool.errors import ConfigError, EvaluationError, MissingExtraError
+from genepool.errors import ConfigError, EvaluationError, require_packages
 from genepool.messages import count, is_text, one_line, shown, some
 from genepool.models.live import Drawing, refuse_one_colour
 from genepool.tasks.checks import checked_indices, content_digest, require_unique
@@ -22,7 +22,7 @@ from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.images.options import ImagesOptions
 from genepool.tasks.images.references import Read, reader
 from genepool.tasks.images.scorers import Examples, Picky, open_scorer
-from genepool.tasks.stored import BlockedTask, train_size
+from genepool.tasks.stored import BlockedTask, divided
 from genepool.tasks.task import evaluator
 from genepool.threads import available_threads
 
@@ -51,9 +51,7 @@ class Images(BlockedTask):
             CheckpointError: the tower cannot be loaded.
             MissingExtraError: a package that it needs is not installed.
         """
-        for package in ("torch", "transformers", "PIL"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, "pictures", "the evaluator 'images'")
+        require_packages("pictures", "the evaluator 'images'", "torch", "transformers", "PIL")
         self._options, self._batch = options, options.batch
         train, test = _examples(options, directory)
         self._examples = [*train, *test]
@@ -67,12 +65,14 @@ class Images(BlockedTask):
         ids, digests = example_ids(named)
         require_unique(ids, options.examples)
         super().__init__(ids, len(train), "")
-        self._prompts = self._texts("prompt", options.prompt)
+        self._prompts = self._texts("prompt", "no prompt", options.prompt, _is_prompt)
         self._languages = {
-            name: self._texts(f"languages.{one_line(name)}", key)
+            name: self._texts(f"languages.{one_line(name)}", "no prompt", key, _is_prompt)
             for name, key in options.languages.items()
         }
-        self._labels = () if options.group is None else self._groups(options.group)
+        self._labels: tuple[str, ...] = ()
+        if options.group is not None:
+            self._labels = self._texts("group", "none", options.group, _is_label)
         wanted = options.score == "reference" or options.pictures is not None
         self._read: Read | None = None
         seen: tuple[str, ...] = ()
@@ -83,10 +83,12 @@ class Images(BlockedTask):
         if self._read is not None:
             seen = self._look_at_references()
         settings = options.model_dump(include={"score", "device", "resize", "batch"})
+        tower = "" if self._scorer.tower is None else self._scorer.tower.digest
         self._digest = content_digest(
-            ["images 1", json.dumps(settings), str(len(train)), self._scorer.digest]
+            ["images 1", json.dumps(settings), str(len(train)), tower]
             + [*ids, *self._prompts, *seen, *self._labels]
-            + ([] if self._scorer.tower_alone else [*digests])
+            # Of the rest of an example nothing but a function knows.
+            + ([] if self._scorer.function is None else [*digests])
         )
         self._picky = Picky(self._scorer, ids[: self._n], allowed=options.noise == "allow")
         self.notices = self._picky.at_opening(None if self._read is None else self._reference)
@@ -217,28 +219,17 @@ class Images(BlockedTask):
 
     # Opening
 
-    def _texts(self, option: str, key: str) -> tuple[str, ...]:
-        """The prompts under a key, one for each example."""
+    def _texts(
+        self, option: str, lack: str, key: str, fits: Callable[[Any], bool]
+    ) -> tuple[str, ...]:
+        """What stands under a key as text, one for each example, if it fits."""
         for name, example in zip(self._ids, self._examples, strict=True):
-            value = example.get(key)
-            if not isinstance(value, str) or not value.strip() or not is_text(value):
+            if not fits(value := example.get(key)):
                 raise ConfigError(
-                    f"{option}: example '{one_line(name)}' has no prompt under "
-                    f"'{one_line(key)}': got {shown(value)}; its keys are {some(example, 12)}"
+                    f"{option}: example '{one_line(name)}' has {lack} under '{one_line(key)}': "
+                    f"got {shown(value)}; its keys are {some(example, 12)}"
                 )
-        return tuple(example[key] for example in self._examples)
-
-    def _groups(self, key: str) -> tuple[str, ...]:
-        out: list[str] = []
-        for name, example in zip(self._ids, self._examples, strict=True):
-            value = example.get(key)
-            if not isinstance(value, (str, int)) or not is_text(str(value)):
-                raise ConfigError(
-                    f"group: example '{one_line(name)}' has none under '{one_line(key)}': got "
-                    f"{shown(value)}; its keys are {some(example, 12)}"
-                )
-            out.append(str(value))
-        return tuple(out)
+        return tuple(str(example[key]) for example in self._examples)
 
     def _reference(self, place: int) -> UInt8:
         if self._read is None:
@@ -247,10 +238,11 @@ class Images(BlockedTask):
 
     def _look_at_references(self) -> tuple[str, ...]:
         """Digests of the real pictures; each is read now, so that none is found missing later."""
+        tower = self._scorer.tower if self._scorer.kind == "reference" else None
 
         def look(place: int) -> str:
             picture = self._reference(place)
-            if self._scorer.sees_references and (reason := self._scorer.refuses(picture.shape)):
+            if tower is not None and (reason := tower.refuses(picture.shape)):
                 raise ConfigError(f"the picture of example '{one_line(self._ids[place])}' {reason}")
             return content_digest([picture])
 
@@ -258,20 +250,21 @@ class Images(BlockedTask):
             return tuple(pool.map(look, range(len(self._examples))))
 
 
+def _is_prompt(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and is_text(value)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, (str, int)) and is_text(str(value))
+
+
 def _examples(
     options: ImagesOptions, directory: Path
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Selection examples and held-out ones."""
-    train = _mappings(options.examples, options, directory)
-    if options.held_out_examples is not None:
-        if options.held_out is not None:
-            raise ConfigError(
-                "'held_out' and 'held_out_examples' exclude each other; give one of them"
-            )
-        test = _mappings(options.held_out_examples, options, directory)
-    else:
-        n = train_size(len(train), options.held_out or 0.0)
-        train, test = train[:n], train[n:]
+    read = partial(_mappings, options=options, directory=directory)
+    stored = read(options.examples)
+    train, test = divided(stored, options.held_out, options.held_out_examples, read)
     return train[: options.limit], test[: options.held_out_limit]
 
 

@@ -62,25 +62,6 @@ class Scorer:
     function: Callable[..., object] | None = None
     _known: dict[int, Float32] = field(default_factory=dict[int, Float32], repr=False)
 
-    @property
-    def digest(self) -> str:
-        """Of what decides scores besides the examples."""
-        return "" if self.tower is None else self.tower.digest
-
-    @property
-    def tower_alone(self) -> bool:
-        """Whether nothing but prompts and real pictures of the examples decides scores."""
-        return self.function is None
-
-    @property
-    def sees_references(self) -> bool:
-        """Whether the tower sees the real pictures."""
-        return self.tower is not None and self.kind == "reference"
-
-    def refuses(self, shape: tuple[int, ...]) -> str | None:
-        """Why the tower takes no pictures of this shape; None if it does, or there is none."""
-        return None if self.tower is None else self.tower.refuses(shape)
-
     def score(self, pictures: UInt8, places: Sequence[int]) -> Float32:
         """Score the pictures of a block.
 
@@ -163,21 +144,19 @@ def open_scorer(options: ImagesOptions, directory: Path, examples: Examples) -> 
             f"score: '{options.score}' needs a 'tower', a model that sees pictures; or name a "
             "function: 'module:function'"
         )
-    tower = None if options.tower is None else _open_tower(options.tower, options, directory)
-    if options.score == "prompt" and tower is not None and (reason := tower.why_no_prompts):
+    if options.tower is None:
+        return Scorer(options.score, examples, None, function)
+    from genepool.tasks.images.tower import Tower
+
+    place = fetched(locate(options.tower, directory))
+    if not (place / "config.json").is_file():
+        raise ConfigError(f"tower: {at(place)} is no directory of a model (it has no config.json)")
+    tower = Tower(place, options.device, resize=options.resize)
+    if options.score == "prompt" and (reason := tower.why_no_prompts):
         raise ConfigError(
             f"score: 'prompt' needs a tower that reads text too, such as CLIP or SigLIP; {reason}"
         )
     return Scorer(options.score, examples, tower, function)
-
-
-def _open_tower(name: str, options: ImagesOptions, directory: Path) -> Tower:
-    from genepool.tasks.images.tower import Tower
-
-    place = fetched(locate(name, directory))
-    if not (place / "config.json").is_file():
-        raise ConfigError(f"tower: {at(place)} is no directory of a model (it has no config.json)")
-    return Tower(place, options.device, resize=options.resize)
 
 
 class Picky:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import at, cause, one_line, pass_on
+from genepool.messages import at, failures_as, one_line
 from genepool.models.transformers import load_tower, quiet
 from genepool.tasks.checks import content_digest
 
@@ -58,14 +58,10 @@ class Tower:
                     "sees no pictures; expected CLIP, SigLIP, DINOv2 or the like"
                 )
             self._see = model
-        try:
+        what = f"device: the tower cannot be put on '{one_line(device)}'"
+        with failures_as(ConfigError, what):
             self._device = torch.device(device)
             model.to(self._device)
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(
-                f"device: the tower cannot be put on '{one_line(device)}': {cause(error)}"
-            ) from error
         self._config: Any = model.config
         found = open_checkpoint(directory).digest()
         files = [(directory / name) for name in _FILES if (directory / name).is_file()]
@@ -147,17 +143,14 @@ class Tower:
         return int(text.max_position_embeddings)
 
     def _asked(self, ask: Any, what: str, ids: Sequence[str]) -> Float32:
-        with quiet(), torch.inference_mode():
-            try:
-                found = _vectors(ask()).to("cpu", torch.float32).reshape(len(ids), -1).numpy()
-            except BaseException as error:
-                pass_on(error)
-                raise EvaluationError(f"the tower {at(self._directory)}: {cause(error)}") from error
+        tower = f"the tower {at(self._directory)}"
+        with quiet(), torch.inference_mode(), failures_as(EvaluationError, tower):
+            found = _vectors(ask()).to("cpu", torch.float32).reshape(len(ids), -1).numpy()
         for name, one in zip(ids, found, strict=True):
             if not np.isfinite(one).all():
                 raise EvaluationError(
-                    f"the tower {at(self._directory)}: its features of the {what} of example "
-                    f"'{one_line(name)}' hold NaN or infinity"
+                    f"{tower}: its features of the {what} of example '{one_line(name)}' hold NaN "
+                    "or infinity"
                 )
         length = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
         return (found / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -15,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from genepool.errors import ConfigError, EvaluationError, MissingExtraError
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.errors import ConfigError, EvaluationError, require_packages
+from genepool.messages import at, failures_as, one_line, some
 from genepool.models.language import LanguageModel
 from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
@@ -154,9 +153,8 @@ class LmEval(BlockedTask):
             ConfigError: there is no such task, split, metric or filter; the data set cannot be
                 loaded or is empty; or the metric needs bounds.
         """
-        for package in ("torch", "transformers", "lm_eval", "datasets"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingExtraError(package, "llm", "the evaluator 'lm-eval'")
+        needed = ("torch", "transformers", "lm_eval", "datasets")
+        require_packages("llm", "the evaluator 'lm-eval'", *needed)
         from genepool.tasks.lm_eval import harness
 
         self._harness = harness
@@ -254,19 +252,14 @@ class LmEval(BlockedTask):
             harness.quiet(),
             inference(model.model),
             harness.own_lengths(model.model),
+            failures_as(EvaluationError, f"{self._what} failed", passing=EvaluationError),
         ):
-            try:
-                requests = self._rendered(model)
-                if not self._looked:
-                    self._look(model, requests)
-                answered = harness.ask(self._lm(model), [requests[row] for row in rows])
-                docs = [self._docs[row] for row in rows]
-                return answered, harness.metrics(self._task, docs, answered, self._filter)
-            except EvaluationError:
-                raise
-            except BaseException as error:
-                pass_on(error)
-                raise EvaluationError(f"{self._what} failed: {cause(error)}") from error
+            requests = self._rendered(model)
+            if not self._looked:
+                self._look(model, requests)
+            answered = harness.ask(self._lm(model), [requests[row] for row in rows])
+            docs = [self._docs[row] for row in rows]
+            return answered, harness.metrics(self._task, docs, answered, self._filter)
 
     def _look(self, model: LanguageModel, requests: list[list[Any]]) -> None:
         """Tell, once, what the tokenizer does to prompts."""
@@ -424,14 +417,9 @@ class LmEval(BlockedTask):
         return train, test, (*own, *ids[: options.held_out_limit])
 
     def _prompts(self, template: LanguageModel | None) -> list[list[Any]]:
-        try:
-            with self._harness.quiet():
-                return self._harness.prompts(self._task, self._docs, self._options.system, template)
-        except BaseException as error:
-            pass_on(error)
-            raise ConfigError(
-                f"{self._what}: its prompts cannot be made: {cause(error)}"
-            ) from error
+        what = f"{self._what}: its prompts cannot be made"
+        with failures_as(ConfigError, what), self._harness.quiet():
+            return self._harness.prompts(self._task, self._docs, self._options.system, template)
 
 
 def _parts(doc: object, requests: Sequence[Any]) -> list[str]:

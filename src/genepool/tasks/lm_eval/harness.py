@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from genepool.documents import Unreadable, read_bytes
 from genepool.errors import ConfigError
-from genepool.messages import at, cause, one_line, pass_on, some
+from genepool.messages import at, cause, failures_as, one_line, pass_on, some
 from genepool.models.language import LanguageModel
 from genepool.yaml_documents import texts_under
 
@@ -201,12 +201,8 @@ def documents(task: Any, split: str | None) -> list[Any]:
         "test": task.test_docs,
         None: lambda: task.eval_docs,
     }
-    try:
-        with quiet():
-            found = list(give[split]())
-    except BaseException as error:
-        pass_on(error)
-        raise ConfigError(f"{name}: its examples cannot be read: {cause(error)}") from error
+    with failures_as(ConfigError, f"{name}: its examples cannot be read"), quiet():
+        found = list(give[split]())
     if not found:
         raise ConfigError(f"{name} holds no examples" + (f" in split '{split}'" if split else ""))
     return found
@@ -294,8 +290,10 @@ def own_lengths(model: Any) -> Generator[None, None, None]:
 
 def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Answers to the requests of each document, in copies of them."""
-    copies = [[_unanswered(request) for request in one] for one in requests]
+    copies = [[copy.copy(request) for request in one] for one in requests]
     every = [request for one in copies for request in one]
+    for request in every:
+        request.resps, request.filtered_resps = [], {}
     for kind in dict.fromkeys(request.request_type for request in every):
         same = [request for request in every if request.request_type == kind]
         repeated = [request for request in same for _ in range(request.repeats or 1)]
@@ -303,12 +301,6 @@ def ask(lm: Any, requests: Sequence[Sequence[Any]]) -> list[list[Any]]:
         for request, answer in zip(repeated, answers, strict=True):
             request.resps.append(answer)
     return copies
-
-
-def _unanswered(request: Any) -> Any:
-    fresh = copy.copy(request)
-    fresh.resps, fresh.filtered_resps = [], {}
-    return fresh
 
 
 def cut(lm: Any, requests: Sequence[Sequence[Any]]) -> int:

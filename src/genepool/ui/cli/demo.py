@@ -98,7 +98,7 @@ def _print_json(
 
 
 def _pictures_thread() -> contextlib.AbstractContextManager[None]:
-    pictures.require_packages()
+    pictures.require_installed()
     from genepool.study.generators import one_thread
 
     return one_thread()
@@ -138,7 +138,7 @@ def _report(
     rows.append(("champion", champion["train"], champion["held_out"], _of(champion)))
     print_scores(out, rows)
     out.print()
-    print_session(out, result.status, result.session, result.seconds)
+    print_session(out, result)
     asked, total = result.status["examples_evaluated"], result.status["examples_total"]
     if total:
         out.print(f"early stop saved {percent(1 - asked / total)} of the example evaluations")
@@ -160,7 +160,7 @@ def _report_pictures(
     print_scores_by_task(out, models)
     out.print()
     out.print(f"the champion is {_of(champion)}")
-    print_session(out, result.status, result.session, result.seconds)
+    print_session(out, result)
     _print_places(directory, checkpoint, "pictures", file)
 
 

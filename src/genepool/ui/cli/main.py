@@ -47,7 +47,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.ClickException as error:
-        return _explain_usage(error)
+        path = "genepool"
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            path = error.ctx.command_path
+        complain(f"{error.format_message().rstrip('.')} (see `{path} --help`)")
+        return error.exit_code
     except BrokenPipeError:
         # The reader has left, as `| head` does. What is still buffered must not fail at exit.
         silence(1)
@@ -69,15 +73,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
     # A command returns nothing; click returns the code that `Exit` carries.
     return code if isinstance(code, int) else 0
-
-
-def _explain_usage(error: click.ClickException) -> int:
-    path = "genepool"
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        path = error.ctx.command_path
-    message = error.format_message().rstrip(".")
-    complain(f"{message} (see `{path} --help`)")
-    return error.exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -199,7 +199,7 @@ def _report(result: Result, as_json: bool) -> None:
     from genepool.ui.terminal.tables import print_session, print_status
 
     out, pool = console(), near(str(result.pool))
-    print_session(out, result.status, result.session, result.seconds)
+    print_session(out, result)
     print_status(out, {**result.status, "pool": pool})
     out.print()
     out.print(f"next: {plain(command('export', pool, '-o', 'champion'))}")

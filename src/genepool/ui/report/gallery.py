@@ -32,6 +32,7 @@ def galleries(
         captions = {picture.example: picture.caption for picture in same}
         members = dict.fromkeys(picture.member for picture in same)
         order = sorted(members, key=lambda m: (m != REFERENCE, m != champion, m))
+        drawn = {(picture.member, picture.example): _source(picture) for picture in same}
         out.append(
             {
                 "task": task,
@@ -39,7 +40,7 @@ def galleries(
                 "rows": [
                     {
                         "who": None if member == REFERENCE else who(member),
-                        "pictures": _row(same, member, sorted(captions)),
+                        "pictures": [drawn.get((member, one)) for one in sorted(captions)],
                     }
                     for member in order
                 ],
@@ -47,11 +48,6 @@ def galleries(
             }
         )
     return out
-
-
-def _row(pictures: Sequence[Picture], member: int, examples: Sequence[int]) -> list[str | None]:
-    found = {p.example: _source(p) for p in pictures if p.member == member}
-    return [found.get(example) for example in examples]
 
 
 def _niches(

@@ -204,7 +204,11 @@ def _key_numbers(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
     for key, name in (("held_out", "held-out"), ("train", "selection")):
         best = _best_seed(facts, key)
         if champion is not None and champion[key] is not None:
-            gain = "" if best is None else _gain(champion[key] - best[key])
+            gain = ""
+            if best is not None:
+                points = 100 * (champion[key] - best[key])
+                sign = "+" if points >= 0 else "−"
+                gain = f"{sign}{abs(points):.1f} points on the best seed"
             entries.append((f"champion, {name}", percent(champion[key]), gain))
     verdicts = f"{number(status['accepted'])} accepted into the archive"
     entries.append(("children scored", number(status["evaluations"]), verdicts))
@@ -213,11 +217,6 @@ def _key_numbers(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
         details = f"{number(asked)} asked of {number(total)}"
         entries.append(("examples saved", percent(1 - asked / total), details))
     return entries
-
-
-def _gain(points: float) -> str:
-    sign = "+" if points >= 0 else "−"
-    return f"{sign}{100 * abs(points):.1f} points on the best seed"
 
 
 def _result(facts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -105,10 +105,13 @@ def facts(pool: Pool, past: History, scores: ScoreMatrix) -> dict[str, Any]:
         "genomes": _genomes(pool, champion, scores),
         "config": meta["config"],
     }
-    for key, value in (
-        ("scores", _scores(scores)),
-        ("recipe", None if champion is None else _recipe(pool.genome(champion))),
-    ):
+    recipe: dict[str, Any] | str | None = None
+    if champion is not None:
+        genome = pool.genome(champion)
+        recipe = "dense"
+        if isinstance(genome, Recipe):
+            recipe = {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
+    for key, value in (("scores", _scores(scores)), ("recipe", recipe)):
         found[key] = value if len(json.dumps(value)) <= _PART_BYTES else None
     found["left_out"] = [key for key in ("scores", "recipe") if found[key] is None]
     return found
@@ -261,9 +264,3 @@ def _scores(scores: ScoreMatrix) -> dict[str, Any]:
         "members": list(scores.members),
         "archive": [row(values) for values in scores.archive],
     }
-
-
-def _recipe(genome: Genome) -> dict[str, Any] | str:
-    if isinstance(genome, Recipe):
-        return {"bounds": genome.bounds.tolist(), "coefs": genome.coefs.tolist()}
-    return "dense"

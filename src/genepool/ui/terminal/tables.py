@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +11,9 @@ from rich.table import Table
 from genepool.messages import count, measured, percent
 from genepool.pool.records import measure_names
 from genepool.ui.terminal.console import cell, children, duration, number, pace, plain
+
+if TYPE_CHECKING:
+    from genepool.run.evolve import Result
 
 # Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
 _LISTED, _TASKS = 10, 5
@@ -24,11 +27,14 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         status: of `Pool.status`.
     """
     done, budget = status["evaluations"], status["budget"]
+    failed: list[tuple[str, str]] = []
+    if (last := status["last_failure"]) is not None:
+        failed = [("failed", f"last member {last['member']}: {plain(last['error'])}")]
     _facts(
         out,
         ("pool", plain(status["pool"])),
         ("children", f"{number(done)} of {number(budget)}" + _verdicts(status)),
-        *_failure(status["last_failure"]),
+        *failed,
         ("examples", _saved(status)),
         *_subsets(status["rounds"]),
         *_rule(scored_as_exported=status["scored_as_exported"]),
@@ -43,15 +49,16 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
     if archive:
         out.print()
         out.print(f"archive, {len(archive)} members, best first")
-        table = _table("slot", "member", "selection", "genome")
-        for entry in archive[:_LISTED]:
-            table.add_row(
-                cell(entry["slot"]),
-                cell(_member(status, entry["member"])),
-                cell(percent(entry["train"])),
-                cell((entry["genome"] or "–")[:12]),
+        rows = [
+            (
+                entry["slot"],
+                _member(status, entry["member"]),
+                percent(entry["train"]),
+                (entry["genome"] or "–")[:12],
             )
-        out.print(table)
+            for entry in archive[:_LISTED]
+        ]
+        out.print(_table(("slot", "member", "selection", "genome"), rows))
         if len(archive) > _LISTED:
             out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
 
@@ -116,27 +123,22 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
     _facts(out, *facts)
     partial = any(task["asked"] < task["examples"] for task in member["tasks"])
     if len(member["tasks"]) > 1 or partial:
-        table = _table("task", "examples", "asked", "mean")
-        for task in member["tasks"]:
-            table.add_row(
-                cell(task["name"]),
-                cell(number(task["examples"])),
-                cell(number(task["asked"])),
-                cell(percent(task["mean"])),
-            )
+        rows = [
+            (task["name"], number(task["examples"]), number(task["asked"]), percent(task["mean"]))
+            for task in member["tasks"]
+        ]
         out.print()
-        out.print(table)
+        out.print(_table(("task", "examples", "asked", "mean"), rows))
     for measure in member["measures"]:
         name = f"{plain(measure['task'])}, {plain(measure['name'])}"
         out.print(f"{name}  {measured([measure['value']])[0]} (nobody competes for it)")
     if member["guards"]:
-        table = _table("guard", "score", "at least")
-        for guard in member["guards"]:
-            table.add_row(
-                cell(guard["name"]), cell(percent(guard["score"])), cell(percent(guard["bound"]))
-            )
+        rows = [
+            (guard["name"], percent(guard["score"]), percent(guard["bound"]))
+            for guard in member["guards"]
+        ]
         out.print()
-        out.print(table)
+        out.print(_table(("guard", "score", "at least"), rows))
 
 
 def print_episode(out: Console, told: dict[str, Any]) -> None:
@@ -158,23 +160,22 @@ def print_episode(out: Console, told: dict[str, Any]) -> None:
     )
 
 
-def print_session(out: Console, status: dict[str, Any], session: int, seconds: float) -> None:
+def print_session(out: Console, result: Result) -> None:
     """What a call of `evolve` did, in one line."""
-    if session == 0 and not status["evaluations"]:
-        out.print("no children were asked for: the budget is 0")
-    elif session == 0:
-        are = "is" if status["evaluations"] == 1 else "are"
-        out.print(f"nothing to do: {children(status['evaluations'])} {are} already scored")
-    else:
+    done, session, seconds = result.status["evaluations"], result.session, result.seconds
+    if session:
         out.print(f"{children(session)} in {duration(seconds)} ({pace(session, seconds)})")
+    elif done:
+        are = "is" if done == 1 else "are"
+        out.print(f"nothing to do: {children(done)} {are} already scored")
+    else:
+        out.print("no children were asked for: the budget is 0")
 
 
 def print_scores(out: Console, rows: list[tuple[str, float | None, float | None, str]]) -> None:
     """Models side by side: name, selection score, held-out score, remark."""
-    table = _table("", "selection", "held-out", "")
-    for name, train, held_out, remark in rows:
-        table.add_row(cell(name), cell(percent(train)), cell(percent(held_out)), cell(remark))
-    out.print(table)
+    cells = [(name, percent(train), percent(held), remark) for name, train, held, remark in rows]
+    out.print(_table(("", "selection", "held-out", ""), cells))
 
 
 def print_scores_by_task(out: Console, models: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -185,32 +186,30 @@ def print_scores_by_task(out: Console, models: Sequence[tuple[str, Mapping[str, 
         models: name, and `train`, `held_out` and `tasks` as in a pool's status.
     """
     names = [task["name"] for task in models[0][1]["tasks"]]
-    table = _table("", "selection", "held-out", *names)
+    rows: list[Sequence[str]] = []
     for name, model in models:
         means = [model["train"], model["held_out"], *(task["held_out"] for task in model["tasks"])]
-        table.add_row(cell(name), *(cell(percent(mean)) for mean in means))
-    out.print(table)
+        rows.append((name, *map(percent, means)))
+    out.print(_table(("", "selection", "held-out", *names), rows))
 
 
 def _print_measures(out: Console, status: dict[str, Any]) -> None:
     """What was measured of seeds and champion, and nobody competes for."""
     champion, seeds = status["champion"], status["seeds"]
     models = [*((seed["name"], seed) for seed in seeds), ("champion", champion)]
-    rows = {name: _by_name(model) for name, model in models if model and model["measures"]}
+    rows = {
+        name: {(entry["task"], entry["name"]): entry["value"] for entry in model["measures"]}
+        for name, model in models
+        if model and model["measures"]
+    }
     if not rows:
         return
     names = measure_names(key for row in rows.values() for key in row)
     out.print()
     out.print("measured besides, and never selected by")
-    table = _table("", *map(plain, names.values()))
     columns = [measured([row.get(key) for row in rows.values()]) for key in names]
-    for name, *values in zip(rows, *columns, strict=True):
-        table.add_row(*map(cell, (name, *values)))
-    out.print(table)
-
-
-def _by_name(model: dict[str, Any]) -> dict[tuple[str, str], float]:
-    return {(entry["task"], entry["name"]): entry["value"] for entry in model["measures"]}
+    heads = ("", *map(plain, names.values()))
+    out.print(_table(heads, zip(rows, *columns, strict=True)))
 
 
 def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> None:
@@ -220,17 +219,17 @@ def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> N
     checked = guards[0]["checked"]
     out.print()
     out.print(f"guards, which {number(guarded)} of {number(checked)} children asked broke")
-    table = _table("guard", "best seed", "at least", "champion", "broken")
-    for guard in guards:
-        best = guard["best_seed"]
-        table.add_row(
-            cell(guard["name"]),
-            cell(percent(None if best is None else best["score"])),
-            cell(percent(guard["bound"])),
-            cell(percent(guard["champion"])),
-            cell(number(guard["broken"])),
+    rows = [
+        (
+            guard["name"],
+            percent(None if guard["best_seed"] is None else guard["best_seed"]["score"]),
+            percent(guard["bound"]),
+            percent(guard["champion"]),
+            number(guard["broken"]),
         )
-    out.print(table)
+        for guard in guards
+    ]
+    out.print(_table(("guard", "best seed", "at least", "champion", "broken"), rows))
 
 
 def _facts(out: Console, *facts: tuple[str, str]) -> None:
@@ -239,12 +238,14 @@ def _facts(out: Console, *facts: tuple[str, str]) -> None:
         out.print(f"{name:<{width}}  {text}")
 
 
-def _table(*columns: str) -> Table:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Without lines; text on the left, numbers on the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=any(columns))
     for name in columns:
         left = name in ("", "genome", "task", "guard")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(cell, row))
     return table
 
 
@@ -267,12 +268,12 @@ def _models(status: dict[str, Any]) -> Table:
     names = names[:_TASKS] if len(names) > 1 else []
     held_out = any(model["held_out"] is not None for _, _, model in rows)
     heads = ["selection", *(["held-out"] if held_out else [])]
-    table = _table("", "member", *heads, *(f"{plain(name)}" for name in names))
+    cells: list[Sequence[Any]] = []
     for name, member, model in rows:
         scores = [model["train"], *([model["held_out"]] if held_out else [])]
         tasks = [_both(task, held_out) for task in model["tasks"][: len(names)]]
-        cells = (cell(text) for text in (name, member, *map(percent, scores), *tasks))
-        table.add_row(*cells)
+        cells.append((name, member, *map(percent, scores), *tasks))
+    table = _table(("", "member", *heads, *map(plain, names)), cells)
     if names:
         table.caption = "task by task: selection" + (" / held-out" if held_out else "")
         table.caption_justify = "left"
@@ -298,14 +299,6 @@ def _verdicts(status: dict[str, Any]) -> str:
     if status["failed"]:
         parts.append(f"{number(status['failed'])} failed")
     return f" ({', '.join(parts)})"
-
-
-def _failure(last: dict[str, Any] | None) -> list[tuple[str, str]]:
-    return (
-        []
-        if last is None
-        else [("failed", f"last member {last['member']}: {plain(last['error'])}")]
-    )
 
 
 def _saved(status: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -150,9 +150,7 @@ class AgentGym:
         status, value = self._ask("POST", "/step", body, expected, (404, 410, 500))
         if status >= 400 or at(value, "error") is not None:
             # So says a server that was started anew, of a session that it does not know.
-            self._lost()
-            got = f"HTTP {status} ({shown(value)})"
-            self._server.down("/step", expected, got, "see its log; the session is opened again")
+            self._forgotten("/step", expected, status, value)
         seen, reward, done = (
             _observation(value),
             number(at(value, "reward")),
@@ -207,10 +205,8 @@ class AgentGym:
         path = f"{path}?{self._session_key}={self._session}"
         status, value = self._ask("GET", path, None, expected, (404, 410))
         if status >= 400:
-            # As for a step: so says a server that was started anew.
-            self._lost()
-            got = f"HTTP {status} ({shown(value)})"
-            self._server.down(path, expected, got, "see its log; the session is opened again")
+            # As for a step.
+            self._forgotten(path, expected, status, value)
         if type(value) is not kind:
             self._server.wrong(path, expected, value)
         return value
@@ -240,6 +236,12 @@ class AgentGym:
         except ServerGone:
             self._lost()
             raise
+
+    def _forgotten(self, path: str, expected: str, status: int, value: Any) -> NoReturn:
+        """Say that the server does not know the session."""
+        self._lost()
+        got = f"HTTP {status} ({shown(value)})"
+        self._server.down(path, expected, got, "see its log; the session is opened again")
 
     def _lost(self) -> None:
         _losses[self._server.url] += 1

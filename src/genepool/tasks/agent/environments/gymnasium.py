@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,8 @@ from typing import Annotated, Any, cast
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from genepool.errors import EpisodeError, MissingExtraError
-from genepool.messages import blamed, one_line, pass_on, shown
+from genepool.errors import EpisodeError, require_packages
+from genepool.messages import blamed, failures_as, one_line, pass_on, shown
 from genepool.models.user_code import load_function
 from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
@@ -83,9 +82,8 @@ class Gymnasium:
         self._make: Callable[..., Any]
         if ":" in options.make and not _VERSION.search(options.make):
             self._make = load_function(options.make, directory)
-        elif importlib.util.find_spec("gymnasium") is None:
-            raise MissingExtraError("gymnasium", "agents", f"the environment '{options.make}'")
         else:
+            require_packages("agents", f"the environment '{options.make}'", "gymnasium")
             self._make = partial(_make_registered, options.make)
         self._made: Any = None
 
@@ -139,11 +137,8 @@ class Gymnasium:
                 pass_on(error)
 
     def _call(self, method: str, ask: Callable[[], Any]) -> Any:
-        try:
+        with failures_as(EpisodeError, f"{self._what(method)} failed", told=blamed):
             return ask()
-        except BaseException as error:
-            pass_on(error)
-            raise EpisodeError(f"{self._what(method)} failed: {blamed(error)}") from error
 
     def _turn(self, method: str, seen: Any, info: Any) -> Turn:
         key = self._options.observation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import logging
 import socket
@@ -13,7 +12,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from genepool.documents import Unreadable, parse_json
-from genepool.errors import MissingExtraError
+from genepool.errors import require_packages
 from genepool.messages import one_line, shown
 from genepool.tasks.agent.environments.json_over_http import MOST, JsonServer
 
@@ -21,20 +20,21 @@ from genepool.tasks.agent.environments.json_over_http import MOST, JsonServer
 _SILENT = logging.getLogger("genepool.websocket")
 _SILENT.disabled = True
 
+# Behind the server's address.
+PATH = "/ws"
+
 
 class JsonSocket:
     """A connection, which is opened when it is first needed."""
 
-    def __init__(self, server: JsonServer, path: str, timeout: float) -> None:
+    def __init__(self, server: JsonServer, timeout: float) -> None:
         """Open nothing yet.
 
         Raises:
             MissingExtraError: the package for WebSockets is not installed.
         """
-        if importlib.util.find_spec("websockets") is None:
-            raise MissingExtraError("websockets", "agents", f"the server {server.url}")
+        require_packages("agents", f"the server {server.url}", "websockets")
         self._server = server
-        self._path = path
         self._timeout = timeout
         self._socket: Any = None
         self._held = contextlib.ExitStack()
@@ -64,7 +64,7 @@ class JsonSocket:
             text: str | bytes = self._socket.recv(self._timeout)
         except TimeoutError:
             self.close()
-            self._server.late(self._path, expected)
+            self._server.late(PATH, expected)
         except (failures.WebSocketException, OSError, EOFError, ValueError) as raised:
             error = cast("Exception", raised)
             self.close()
@@ -73,14 +73,14 @@ class JsonSocket:
                 said: Any = getattr(one, "response", None)
                 if isinstance(one, failures.InvalidStatus):
                     status, body = (said.status_code, said.reason_phrase), bytes(said.body or b"")
-                    self._server.refuse(self._path, "a WebSocket", status, said.headers, body)
-            self._server.gone(self._path, expected, one_line(error) or type(error).__name__)
+                    self._server.refuse(PATH, "a WebSocket", status, said.headers, body)
+            self._server.gone(PATH, expected, one_line(error) or type(error).__name__)
         try:
             return parse_json(text)
         except Unreadable as error:
             self.close()
             got = f"no JSON ({error}): {shown(text[:60])}"
-            self._server.down(self._path, expected, got, "see whether this is the right server")
+            self._server.down(PATH, expected, got, "see whether this is the right server")
 
     def _require_silence(self, expected: str) -> None:
         """What comes unasked would be taken for the next answer, and so on."""
@@ -88,7 +88,7 @@ class JsonSocket:
             text = self._socket.recv(0)
             self.close()
             got = f"something unasked: {shown(text[:60])}"
-            self._server.down(self._path, expected, got, "see whether this is the right server")
+            self._server.down(PATH, expected, got, "see whether this is the right server")
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -102,7 +102,7 @@ class JsonSocket:
         parts = urlsplit(self._server.url)
         place = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         opened = client.connect(
-            f"ws{self._server.url.removeprefix('http')}{self._path}",
+            f"ws{self._server.url.removeprefix('http')}{PATH}",
             # With a socket of our own, no redirect is followed.
             sock=socket.create_connection(place, self._timeout),
             open_timeout=self._timeout,

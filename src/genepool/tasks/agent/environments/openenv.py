@@ -110,7 +110,7 @@ class OpenEnv:
         name = hashlib.sha256(options.url.encode()).hexdigest()[:16]
         self._mark = None if cache is None else cache / f"openenv-{name}"
         if options.transport == "websocket":
-            self._socket = JsonSocket(self._server, "/ws", options.timeout)
+            self._socket = JsonSocket(self._server, options.timeout)
         self._action: dict[str, Any] | None = None
         self._tasks = OpenEnvTasks(self._server, options.name)
         self._turn = Turn("")

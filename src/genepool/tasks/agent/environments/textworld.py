@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import importlib.util
 import os
 import re
 import shutil
@@ -18,8 +17,8 @@ from pydantic import Field
 
 from genepool.checkpoints.files.atomic import new_directory
 from genepool.checkpoints.files.cache import shared_cache
-from genepool.errors import EpisodeError, MissingExtraError
-from genepool.messages import cause, one_line, pass_on, some
+from genepool.errors import EpisodeError, require_packages
+from genepool.messages import failures_as, one_line, some
 from genepool.settings import Section
 from genepool.tasks.agent.environment import Step, Turn, environment
 from genepool.tasks.agent.environments.tasks_and_texts import FORM
@@ -91,8 +90,7 @@ class TextWorld:
         Raises:
             MissingExtraError: TextWorld is not installed.
         """
-        if importlib.util.find_spec("textworld") is None:
-            raise MissingExtraError("textworld", "textworld", "the environment 'textworld'")
+        require_packages("textworld", "the environment 'textworld'", "textworld")
         self._options = options
         self._id = ""
         self._playing: Any = None
@@ -275,12 +273,7 @@ def _forget(newest: Path) -> None:
 @contextlib.contextmanager
 def _quietly(what: str) -> Generator[None, None, None]:
     """TextWorld's code: it warns of things that do not matter, and what it raises is told."""
-    with warnings.catch_warnings():
+    told = f"the environment 'textworld': {what} failed"
+    with warnings.catch_warnings(), failures_as(EpisodeError, told):
         warnings.simplefilter("ignore")
-        try:
-            yield
-        except BaseException as error:
-            pass_on(error)
-            raise EpisodeError(
-                f"the environment 'textworld': {what} failed: {cause(error)}"
-            ) from error
+        yield
