@@ -127,7 +127,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         if not given.exists():
             there = [each.name for each in given.parent.glob("*")]
             close = difflib.get_close_matches(given.name, there, n=1)
-            hint = f"; did you mean {some(close)}?" if close else ""
+            hint = f" ({some(close)} is there)" if close else ""
             raise CheckpointError(f"{at(given)}: no such file or directory{hint}")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{at(given)}: cannot be read: {one_line(error)}") from error
