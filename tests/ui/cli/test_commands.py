@@ -149,7 +149,10 @@ def test_what_a_guard_turned_away_is_told(guarded: Path) -> None:
     assert len(turned) == status["guarded"] == guard["broken"] > 0
     text = ok("status", str(guarded))
     assert f", {len(turned)} guarded" in text
-    assert f"guards, which {len(turned)} of {guard['checked']} children asked broke" in text
+    assert (
+        f"guards; {len(turned)} of the {guard['checked']} children that were asked broke one"
+        in text
+    )
     best, bound = guard["best_seed"]["score"], guard["bound"]
     pattern = rf"^others +{100 * best:.1f} % +{100 * bound:.1f} % .* {len(turned)}\s*$"
     assert re.search(pattern, text, re.MULTILINE)
