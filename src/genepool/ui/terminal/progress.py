@@ -206,7 +206,7 @@ def _estimate(count: int, seconds: float) -> str:
     if count * seconds < _FIRST_LINE:
         return ""
     return (
-        f"{children(count)}: about {duration(count * seconds)} or less, at the "
+        f"{children(count)}: about {duration(count * seconds)}, at the "
         f"{duration(seconds)} of the fastest seed"
     )
 
