@@ -105,7 +105,10 @@ def export(
             found.append(_verify(pool, number, written, scorer, hurry=hurry))
         except _Unverifiable as error:
             if verify:
-                raise InputError(f"{at(Path(directory))}: cannot be verified: {error}") from None
+                raise InputError(
+                    f"{at(Path(directory))}: cannot be verified: {error}; it is written all the "
+                    "same where 'verify' is not asked for"
+                ) from None
             found.append(str(error))
 
     exported = out.export(
