@@ -49,8 +49,8 @@ _TODAY = "".join(
     )
 )
 
-# Of each model those of its modules that turn positions: to look for them among all takes as long as
-# a small model's pass on a GPU.
+# Of each model those of its modules that turn positions: to look for them among all takes as long
+# as a small model's pass on a GPU.
 _ROTARY = WeakKeyDictionary[Any, list[Any]]()
 _LENGTH = "max_seq_len_cached"
 

@@ -528,6 +528,7 @@ def test_what_is_not_there_has_its_neighbours_named(
     assert "did you mean 'pool'?" in refused("status", "pool/pool.sqlite")[1]
     assert "did you mean '../runs/pool'?" in refused("status", "../runs")[1]
     assert "did you mean" not in refused("status", "pool/nothing")[1]
+    assert "directory that stands behind 'pool' in it" in refused("status", "run.yaml")[1]
     assert "did you mean 'run.yaml'?" in refused("evolve", "run.yml")[1]
     assert "did you mean 'run.yaml'?" in refused("evolve", ".")[1]
     assert "this is a pool" in refused("evolve", "pool")[1]
