@@ -194,6 +194,7 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "line\nbreak").mkdir()
     refuse(tmp_path / "missing", "no such file or directory")
+    refuse(tmp_path / "foldr", r"no such file or directory \('folder' is there\)")
     refuse(tmp_path / "none", "the directory holds no safetensors file; expected model.safetensors")
     refuse(tmp_path / "dangling.safetensors", "a symbolic link to nothing")
     refuse(tmp_path / "loop.safetensors", "link to nothing|cannot be read")

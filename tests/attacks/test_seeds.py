@@ -450,6 +450,9 @@ def test_the_file_of_an_adapter(tmp_path: Path) -> None:
     file, told = "own/adapter_model.safetensors", "is the file of an adapter; name the folder"
     refused(merging("base", file), told)
     refused(merging(file, "base", "--partial"), told)
+    refused(
+        merging("base", file), "trained on: {path: ..., base: ...} in a run file, --adapter-base"
+    )
     refused(merging(file, "base", "--adapter-base", "base"), "name the folder that holds it")
 
 

@@ -202,7 +202,7 @@ def test_options_come_before_what_a_configuration_says(place: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"merge_method": "passthrough"}, "'passthrough' is not among slerp"),
+        ({"merge_method": "passthrough"}, "merge_method 'passthrough' has none; slerp, linear, "),
         ({"parameters": {"t": 0.3, "eps": 1}}, "but for 'eps', which has no counterpart"),
         ({"slices": "[0, 16]"}, "has 32 layers, and the configuration of mergekit takes 16"),
         ({"slices": "[0, x]"}, "layer_range [0, 'x'] has none"),
@@ -235,16 +235,33 @@ def test_a_configuration_stands_alone(place: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"merge_method": "passthrough"}, "'passthrough' is not among slerp"),
-        ({"merge_method": None, "slices": []}, "'None' is not among"),
+        ({"merge_method": "passthrough"}, "merge_method 'passthrough' has none; slerp, linear, "),
+        ({"merge_method": None, "merge_metod": "ties"}, "no merge_method; slerp, linear, "),
+        (
+            {"merge_method": None, "merge_metod": "ties"},
+            "dare_ties have; nor has 'merge_metod'; see",
+        ),
+        (
+            {
+                "parameters": {},
+                "models": [
+                    {"model": "a", "parameters": {"wieght": 1}},
+                    {"model": "b", "parameters": {"weight": 2}},
+                ],
+            },
+            "weight that is given for some of the models only has none; nor has 'wieght'",
+        ),
         ({"slices": [{"sources": []}, {"sources": []}]}, "slices of models have none"),
         ({"slices": [{"sources": [{"model": "a", "layer_range": [8, 16]}]}]}, "slices of models"),
-        ({"models": [{"model": "a+adapter"}]}, "'a+adapter' is no plain path"),
+        (
+            {"models": [{"model": "a+adapter"}]},
+            "'a+adapter', a model with an adapter, has none; name",
+        ),
         ({"models": [{"model": "a"}, {"model": "a"}]}, "a model is named twice"),
         ({"models": [{"model": "a", "parameters": {"weight": [0, 1]}}]}, "weight [0, 1] has none"),
         ({"models": "a"}, None),
         ({"base_model": None}, "dare_ties takes a base_model"),
-        ({"tokenizer_source": "union"}, "tokenizers of several sources"),
+        ({"tokenizer_source": "union"}, "tokenizer_source 'union' has none; without it"),
         ({"parameters": {"rescale": False}}, "'rescale' other than the default of dare_ties"),
         (
             {"merge_method": "ties", "parameters": {"rescale": True}},

@@ -257,6 +257,29 @@ def test_a_best_seed_that_finds_no_place_is_told(tmp_path: Path) -> None:
     assert all(text.startswith("seed 'seed3' has the best selection score of") for text in told)
 
 
+@pytest.mark.parametrize(
+    ("solved", "share", "told"),
+    [([[], []], 1.0, "ab"), ([[], [2]], 1.0, "a"), ([[0], [2, 3]], 1.0, ""), ([[], []], 0.5, "ab")],
+)
+def test_a_task_on_which_no_seed_scores_is_told(
+    tmp_path: Path, solved: list[list[int]], share: float, told: str
+) -> None:
+    name, notices = f"silent_{next(_NUMBERS)}", list[str]()
+
+    class Listener(Silence):
+        def notice(self, text: str) -> None:
+            notices.append(text)
+
+    lines = ["examples = list(range(4))"]
+    for task, right in zip("ab", solved, strict=True):
+        lines.append(f"def {task}(model, given): return [float(each in {right}) for each in given]")
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    tasks = [{"name": each, "evaluator": "function", "function": f"{name}:{each}"} for each in "ab"]
+    strategy = {"name": "m2n2", "archive": 2, "share": share}
+    evolve(write_run(tmp_path, tasks=tasks, strategy=strategy, budget=0), progress=Listener())
+    assert [text[6] for text in notices if "every seed scores 0 on every" in text] == list(told)
+
+
 def test_seeds_that_fail_on_held_out_examples_end_the_run(tmp_path: Path) -> None:
     name = f"held_{next(_NUMBERS)}"
     (tmp_path / f"{name}.py").write_text(_ON_HELD_OUT.format(condition="True"))

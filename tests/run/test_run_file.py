@@ -97,6 +97,7 @@ def test_a_run_travels_as_plain_values(tmp_path: Path) -> None:
 MISTAKES: dict[str, tuple[str, str]] = {
     # What stands in the file, and what is said of it.
     "bugdet: 5": ("bugdet", "unknown key; did you mean 'budget'?"),
+    "seed: [a, b]": ("seed", "input should be a whole number"),
     "in_flight: 0": ("in_flight", "input should be greater than or equal to 1 or 'auto'; got 0"),
     "executor: threads": (
         "executor",

@@ -58,6 +58,8 @@ def stops(model, examples): raise KeyboardInterrupt
 def short(model, examples): return [0.5]
 def large(model, examples): return [0.5] * (len(examples) - 1) + [1.5]
 def none(model, examples): return None
+def alone(examples): return [0.5] * len(examples)
+def adds(model, examples): return [example["value"] + "" for example in examples]
 """
 
 
@@ -261,6 +263,7 @@ class TestFailures:
             ("short", {}, "expected 8 scores, one per example; got list of shape (1,)"),
             ("large", {}, "the score of example 'q7' is 1.5"),
             ("none", {}, "got NoneType"),
+            ("alone", {}, "(it is called as function(model, examples))"),
             ("right", {}, "the score of example 'q0' is nan"),
             ("slow", {"time_limit": 0.05}, "longer than the time limit of 0.05 seconds"),
         ],
@@ -271,6 +274,11 @@ class TestFailures:
         with pytest.raises(EvaluationError) as caught:
             opened(folder, function, **options).score(model(float("nan")), np.arange(8))
         assert words in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_other_mistakes_are_not_blamed_on_the_call(self, folder: Path) -> None:
+        with pytest.raises(EvaluationError, match="TypeError: unsupported") as caught:
+            opened(folder, "adds").score(model(0), np.arange(8))
+        assert "it is called as" not in str(caught.value)
 
     def test_a_claim_of_binary_is_checked(self, folder: Path) -> None:
         with pytest.raises(EvaluationError, match=r"'q1' is 0\.125; expected 0 or 1"):

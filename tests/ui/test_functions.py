@@ -85,3 +85,11 @@ def test_looking_into_a_pool_loads_little(recipes: Path) -> None:
         [sys.executable, "-c", script, str(recipes)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_what_the_documents_name_is_there_after_one_import() -> None:
+    """As in a fresh process: elsewhere somebody may have imported it already."""
+    names = "genepool.core.fitness, genepool.errors.PoolWarning, genepool.testing.check_task"
+    code = f"import genepool; print('core' in dir(genepool), *({names}, ))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True <function fitness")

@@ -123,8 +123,8 @@ def _caveat(pool: Pool, family: Family, dtype: str | None) -> tuple[bool, str]:
     held = sorted({slot.dtype for slot in family.layout.slots})
     if dtype is not None and held != [dtype]:
         return True, (
-            f"scores were measured in {', '.join(held)}; this file is written as {dtype} and was "
-            "not scored"
+            f"scores were measured with weights in {', '.join(held)}; this file is written as "
+            f"{dtype} and was not scored"
         )
     if not pool.header.scored_as_exported and not set(held) <= {"F64", "F32"}:
         return False, (

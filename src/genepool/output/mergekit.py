@@ -138,9 +138,12 @@ def mergekit_advice(content: object) -> str | None:
     try:
         command = _command(entries)
     except _NoCounterpart as reason:
+        # Where a key is mistyped, these are what shows it.
+        idle = [key for key in _idle(entries) if key not in str(reason)]
+        besides = f"; nor has {some(idle, limit=9)}" if idle else ""
         return one_line(
-            f"this is a configuration of mergekit, and no command does the same here: {reason}; "
-            "see docs/merge-methods.md"
+            f"this is a configuration of mergekit, and no command does the same here: {reason}"
+            f"{besides}; see docs/merge-methods.md"
         )
     provisos = [*command.provisos]
     if command.layers is not None:
@@ -175,7 +178,8 @@ def _command(content: Mapping[str, Any]) -> MergeCommand:
     called = content.get("merge_method")
     method = _METHODS.get(str(called))
     if method is None:
-        raise _NoCounterpart(f"merge_method '{called}' is not among {', '.join(_METHODS)}")
+        what = "it has no merge_method" if called is None else f"merge_method '{called}' has none"
+        raise _NoCounterpart(f"{what}; {', '.join(_METHODS)} have")
     listed, shared, layers = _models(content)
     provisos: list[str] = []
     base = None if content.get("base_model") is None else _model(content["base_model"])
@@ -243,8 +247,14 @@ def _models(
                 raise _NoCounterpart(f"layer_range {ranges[0]} has none")
             layers = last
     source = content.get("tokenizer_source")
-    if "modules" in content or "tokenizer" in content or source not in (None, "base"):
-        raise _NoCounterpart("modules and tokenizers of several sources have none")
+    for key in ("modules", "tokenizer"):
+        if key in content:
+            raise _NoCounterpart(f"'{key}' has none")
+    if source not in (None, "base"):
+        raise _NoCounterpart(
+            f"tokenizer_source {source!r} has none; without it the tokenizer is the first model's, "
+            "and where others differ from that, '--vocabulary common' says what is merged"
+        )
     if content.get("chat_template") is not None:
         raise _NoCounterpart("chat_template has none")
     models = {
@@ -258,7 +268,12 @@ def _models(
 
 def _model(value: object) -> str:
     # What begins with a dash would be read as an option.
-    if not isinstance(value, str) or "+" in value or value[:1] in ("", "-"):
+    if isinstance(value, str) and "+" in value:
+        raise _NoCounterpart(
+            f"'{value}', a model with an adapter, has none; name the adapter alone in its place, "
+            "and the model with --adapter-base"
+        )
+    if not isinstance(value, str) or value[:1] in ("", "-"):
         raise _NoCounterpart(f"{value!r} is no plain path or id of a model")
     return value
 
@@ -295,6 +310,8 @@ def _each(
     values = [own.get(key, shared.get(key, default)) for own in models.values()]
     if all(value is None for value in values):
         return []
+    if None in values:
+        raise _NoCounterpart(f"{key} that is given for some of the models only has none")
     return [word for value in values for word in (f"--{key}", _number(value, key))]
 
 

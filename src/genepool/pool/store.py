@@ -55,7 +55,9 @@ class Store:
             undo.pop_all()
 
     def _meant(self) -> str:
-        """Pools that lie where one was looked for, in words."""
+        """Pools that lie where one was looked for, in words; or that a run file names it."""
+        if self.path.suffix.lower() in (".yaml", ".yml"):
+            return "; if this is a run file, name the directory that stands behind 'pool' in it"
         inside = {self.path.parent} if self.path.name == DATABASE else set[Path]()
         with contextlib.suppress(OSError, ValueError):
             inside |= {file.parent for file in self.path.glob(f"*/{DATABASE}")}

@@ -61,7 +61,7 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     # Where a run goes on, this has been looked at.
     for note in check_scores(session, problem.seeds, ()) if fresh else ():
         session.progress.notice(note)
-    _tell_of_the_best_seed(session)
+    _tell_of_the_seeds(session)
     sample_guards(session, problem.seeds)
     first = evolution.evaluations
     session.progress.stage("evolving")
@@ -102,10 +102,19 @@ def _score_seeds(session: Session, evolution: Evolution) -> None:
         session.progress.seed(SeedReport(name, record.train or 0.0, by_task, record.seconds))
 
 
-def _tell_of_the_best_seed(session: Session) -> None:
-    """Say it where the champion may be a worse one, because the best seed found no place."""
-    seeds = session.inputs.run.seeds
+def _tell_of_the_seeds(session: Session) -> None:
+    """Say it where no seed scores on a task, and where the best seed found no place, so that the
+    champion may be a worse one."""
+    seeds, examples = session.inputs.run.seeds, session.inputs.examples
     records = list(session.pool.records(last=len(seeds) - 1))
+    means = [examples.known_means(each.scores) for each in records if each.scores is not None]
+    for task, *of_seeds in zip(examples.tasks, *means, strict=True):
+        if not any(mean != 0 for mean in of_seeds):
+            session.progress.notice(
+                f"task '{task.name}': every seed scores 0 on every example, so that nobody is "
+                "selected by it until a child does better; look at what the seeds answer, and at "
+                "how that is judged"
+            )
     best = records[first_best({record.id: record.train or 0.0 for record in records})]
     if best.verdict is not Verdict.ACCEPTED:
         session.progress.notice(

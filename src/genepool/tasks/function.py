@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -170,7 +171,10 @@ class Function(BlockedTask):
             except BaseException as error:
                 pass_on(error)
                 hint = ""
-                if len(given) == 2 and given[1] is None:
+                if isinstance(error, TypeError) and not _takes(self._function, len(given) + 1):
+                    names = ", ".join([*("model", "tokenizer")[: len(given)], "examples"])
+                    hint = f" (it is called as function({names}))"
+                elif len(given) == 2 and given[1] is None:
                     hint = " (the first seed has no tokenizer; 'model.tokenizer' can name one)"
                 raise EvaluationError(
                     f"{what} failed: {blamed(error, self._function)}{hint}"
@@ -197,3 +201,14 @@ class Function(BlockedTask):
             got = len(told) if wrong is None else f"one that is {shown(wrong)}"
             raise EvaluationError(f"{self._what}: expected {n} answers as text; got {got}")
         return items[0], cast("Sequence[str]", told)
+
+
+def _takes(function: Callable[..., object], arguments: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as it tells."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+    return True

@@ -114,9 +114,16 @@ class NamedClasses:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
+            what = f"{one_line(first['msg'])}; got {one_line(first['input'])}"
+            if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+                known = list(found.Options.model_fields)
+                close = difflib.get_close_matches(where, known, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"known are {some(known, 20)}"
+                what = f"there is none of that name; {hint}"
+            elif first["type"] == "missing":
+                what = "this is required and was not given"
             raise ConfigError(
-                f"{self._kind} '{name}': option '{one_line(where)}': {one_line(first['msg'])}; "
-                f"got {one_line(first['input'])}"
+                f"{self._kind} '{name}': option '{one_line(where)}': {what}"
             ) from error
 
     def _points(self) -> list[metadata.EntryPoint]:

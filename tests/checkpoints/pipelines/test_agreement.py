@@ -172,10 +172,10 @@ def test_which_whole_components_are_taken_is_said(pair: tuple[Path, Path], tmp_p
     third = tiny_pipeline(tmp_path / "c", seed=4)
     edited(third, "scheduler/scheduler_config.json", timestep_spacing="trailing")
     (notice,) = make_family(opened(*pair, third)).notices
-    assert f"{third} has another scheduler, text_encoder, vae; taken as they are from" in notice
+    assert f"{third} has another scheduler, text_encoder, vae, which the result has from" in notice
     assert str(pair[0]) in notice
     (notice,) = make_family(opened(*pair, third), whole={"text_encoder": 2, "vae": 2}).notices
-    assert "has another scheduler; " in notice
+    assert "has another scheduler, which the" in notice and "'--component'" in notice
 
 
 def test_what_each_denoiser_was_trained_for_is_told(pair: tuple[Path, Path]) -> None:
@@ -200,7 +200,7 @@ def test_tokenizers_that_cut_or_pad_otherwise_are_others(pair: tuple[Path, Path]
     for key, value in (("model_max_length", 12), ("pad_token", "!")):
         edited(pair[1], "tokenizer/tokenizer_config.json", **{key: value})
         (notice,) = make_family(opened(*pair)).notices
-        assert "has another tokenizer; taken as they are from" in notice
+        assert "has another tokenizer, which the result has from" in notice
         shutil.copytree(pair[0], pair[1], dirs_exist_ok=True)
 
 

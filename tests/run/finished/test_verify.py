@@ -141,10 +141,13 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_another_dtype_claims_no_scores(half: Path, tmp_path: Path) -> None:
     with Pool(half) as pool:
         done = export(pool, "best", tmp_path / "out", dtype="F32")
-        with pytest.raises(InputError, match="cannot be verified: scores were measured in F16"):
+        with pytest.raises(
+            InputError,
+            match=r"cannot be verified: scores .* with weights in F16.*where .verify. is not",
+        ):
             export(pool, "best", tmp_path / "no", dtype="F32", verify=True)
         same = export(pool, "best", tmp_path / "same", dtype="F16")
-    assert "measured in F16" in done.unverified and same.verified
+    assert "measured with weights in F16" in done.unverified and same.verified
     card = (tmp_path / "out/README.md").read_text()
     assert (
         "this file is written as F32 and was not scored" in card and "exam, selection" not in card

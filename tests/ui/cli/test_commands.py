@@ -149,7 +149,10 @@ def test_what_a_guard_turned_away_is_told(guarded: Path) -> None:
     assert len(turned) == status["guarded"] == guard["broken"] > 0
     text = ok("status", str(guarded))
     assert f", {len(turned)} guarded" in text
-    assert f"guards, which {len(turned)} of {guard['checked']} children asked broke" in text
+    assert (
+        f"guards; {len(turned)} of the {guard['checked']} children that were asked broke one"
+        in text
+    )
     best, bound = guard["best_seed"]["score"], guard["bound"]
     pattern = rf"^others +{100 * best:.1f} % +{100 * bound:.1f} % .* {len(turned)}\s*$"
     assert re.search(pattern, text, re.MULTILINE)
@@ -525,6 +528,7 @@ def test_what_is_not_there_has_its_neighbours_named(
     assert "did you mean 'pool'?" in refused("status", "pool/pool.sqlite")[1]
     assert "did you mean '../runs/pool'?" in refused("status", "../runs")[1]
     assert "did you mean" not in refused("status", "pool/nothing")[1]
+    assert "directory that stands behind 'pool' in it" in refused("status", "run.yaml")[1]
     assert "did you mean 'run.yaml'?" in refused("evolve", "run.yml")[1]
     assert "did you mean 'run.yaml'?" in refused("evolve", ".")[1]
     assert "this is a pool" in refused("evolve", "pool")[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -124,7 +125,10 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         if given.is_symlink() and not given.exists():
             raise CheckpointError(f"{at(given)}: a symbolic link to nothing")
         if not given.exists():
-            raise CheckpointError(f"{at(given)}: no such file or directory")
+            there = [each.name for each in given.parent.glob("*")]
+            close = difflib.get_close_matches(given.name, there, n=1)
+            hint = f" ({some(close)} is there)" if close else ""
+            raise CheckpointError(f"{at(given)}: no such file or directory{hint}")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{at(given)}: cannot be read: {one_line(error)}") from error
     name = given.stem if given.name != _SINGLE else directory_name(given.parent)

@@ -115,8 +115,8 @@ def whole_differs(taken: Pipeline, other: Checkpoint, named: Collection[str]) ->
         return []
     homes = dict.fromkeys(at(taken.components[name].directory.parent) for name in differing)
     return [
-        f"{at(other.path)} has another {', '.join(differing)}; taken as they are from "
-        f"{' and '.join(homes)} ('components' in a run file says otherwise)"
+        f"{at(other.path)} has another {', '.join(differing)}, which the result has from "
+        f"{' and '.join(homes)}; '--component', or 'components' in a run file, says otherwise"
     ]
 
 

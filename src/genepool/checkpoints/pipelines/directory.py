@@ -176,7 +176,7 @@ def assembled(checkpoints: Sequence[Checkpoint], whole: Mapping[str, int]) -> Ch
         if pipeline is None or giver is None:
             raise CheckpointError(
                 f"{at(first.path)}: is no pipeline (it has no {INDEX}) and has no component "
-                f"{quoted}; leave out 'components'"
+                f"{quoted}; leave out 'components' (--component)"
             )
         if name in pipeline.evolving:
             raise CheckpointError(

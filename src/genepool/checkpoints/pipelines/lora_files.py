@@ -91,7 +91,11 @@ def require_folders(checkpoints: Sequence[Checkpoint]) -> None:
     """
     files = [checkpoint for checkpoint in checkpoints if is_lora(checkpoint.tensors)]
     if files and len(files) < len(checkpoints):
-        raise CheckpointError(f"{at(files[0].path)}: is the file of an adapter; {_FOLDER}")
+        raise CheckpointError(
+            f"{at(files[0].path)}: is the file of an adapter; {_FOLDER}; of an image generator's "
+            "say which pipeline it was trained on: {path: ..., base: ...} in a run file, "
+            "--adapter-base on the command line"
+        )
 
 
 def taken_as_it_is(place: Path, opened: Checkpoint) -> str | None:

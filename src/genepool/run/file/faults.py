@@ -105,6 +105,7 @@ def _fault(detail: Any, place: Place, known: list[str]) -> Fault:
     if detail["type"] == "extra_forbidden":
         return unknown_key(place, known)
     message, given = detail["msg"].removeprefix("Value error, "), detail.get("input")
+    message = message.replace("a valid integer", "a whole number")
     if detail["type"] == "model_type":
         message = "input should be a mapping"
     plain = isinstance(given, (str, int, float, type(None)))

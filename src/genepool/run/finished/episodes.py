@@ -59,7 +59,8 @@ def episode(
             name = inputs.run.config.contested[place].name
             part = "held-out" if held_out else "train"
             return {"task": name, "part": part, **json.loads(told)}
-    known = [id for place in acting for id in inputs.tasks[place].samples]
+    asked = [inputs.tasks[place] for place in acting]
+    known = [id for task in asked for id in (*task.samples, *task.held_out)]
     raise InputError(
         f"{pool.path}: no task has an episode '{one_line(id)}'; there are {some(known, 8)}"
     )

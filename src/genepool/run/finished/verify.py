@@ -97,8 +97,10 @@ def export(
                 found.append(_verify(opened, number, written, scorer, hurry=hurry))
             except _Unverifiable as error:
                 if verify:
-                    text = f"{at(Path(directory))}: cannot be verified: {error}"
-                    raise InputError(text) from None
+                    raise InputError(
+                        f"{at(Path(directory))}: cannot be verified: {error}; it is written all "
+                        "the same where 'verify' is not asked for"
+                    ) from None
                 found.append(str(error))
             except GenepoolError as error:
                 if changed:

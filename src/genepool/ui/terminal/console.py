@@ -89,7 +89,9 @@ def near(path: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, and beyond 99 hours `4 d 5 h`."""
+    """`2.5 ms`, `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, and beyond 99 hours `4 d 5 h`."""
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.1f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -206,8 +206,8 @@ def _estimate(count: int, seconds: float) -> str:
     if count * seconds < _FIRST_LINE:
         return ""
     return (
-        f"{children(count)}: at most about {duration(count * seconds)}, at the "
-        f"{duration(seconds)} that the fastest seed took"
+        f"{children(count)}: about {duration(count * seconds)}, at the "
+        f"{duration(seconds)} of the fastest seed"
     )
 
 

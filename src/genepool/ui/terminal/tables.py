@@ -218,7 +218,9 @@ def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> N
         return
     checked = guards[0]["checked"]
     out.print()
-    out.print(f"guards, which {number(guarded)} of {number(checked)} children asked broke")
+    out.print(
+        f"guards; {number(guarded)} of the {number(checked)} children that were asked broke one"
+    )
     rows = [
         (
             guard["name"],
