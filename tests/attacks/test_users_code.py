@@ -50,7 +50,8 @@ def test_arguments_that_do_not_fit(tmp_path: Path) -> None:
     task = open_task("function", {"function": "gp_blame:score", "examples": "e.jsonl"}, tmp_path)
     with pytest.raises(EvaluationError, match="takes 1 positional argument") as caught:
         task.score({}, np.arange(2))
-    assert str(caught.value).endswith(f"(in {file}, line 3)")
+    hint = "(it is called as function(model, examples))"
+    assert str(caught.value).endswith(f"(in {file}, line 3) {hint}")
 
 
 @pytest.mark.parametrize(
