@@ -12,6 +12,7 @@ four into the live U-Net, and merges two of them to disk. Memory is what belongs
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -126,6 +127,13 @@ def make_seeds(folder: Path, smoke: bool) -> list[Path]:
     return [folder / name for name in NAMES]
 
 
+@functools.cache
+def _weights(number: int) -> Any:
+    """float16[2**22], which the tensors of a seed repeat."""
+    base = (np.random.default_rng(1).standard_normal(2**22, np.float32) * 0.02).astype(np.float16)
+    return base + (np.random.default_rng(number).standard_normal(2**22) * 5e-4).astype(np.float16)
+
+
 def _write(place: Path, module: Any, number: int, dtype: Any) -> None:
     """A component of random weights; fine-tunes differ from one another by a few per cent."""
     import torch
@@ -140,9 +148,7 @@ def _write(place: Path, module: Any, number: int, dtype: Any) -> None:
         module.config.save_pretrained(place)
     stem = "diffusion_pytorch_model" if library == "diffusers" else "model"
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    draws = np.random.default_rng(1)
-    base = (draws.standard_normal(2**22, np.float32) * 0.02).astype(np.float16)
-    tuned = base + (np.random.default_rng(number).standard_normal(2**22) * 5e-4).astype(np.float16)
+    tuned = _weights(number)
 
     def tensor(name: str) -> memoryview:
         if "position_ids" in name:
