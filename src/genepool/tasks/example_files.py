@@ -82,7 +82,7 @@ def contents(examples: Sequence[Any]) -> tuple[str, ...]:
 
     Where an example is but its id, that is its content.
     """
-    nameless = [
+    nameless: list[Any] = [
         {key: value for key, value in cast("Mapping[str, Any]", example).items() if key != "id"}
         or example
         if isinstance(example, Mapping)
