@@ -14,6 +14,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.model_files import configs
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.licences import common_licence, hub_id, licence_of
 from genepool.output.by_hand import blend, merge
@@ -365,15 +366,22 @@ def test_rebuilding_from_other_seeds(tmp_path: Path) -> None:
     assert not (tmp_path / "again").exists()
 
 
-def test_other_files_than_beside_the_recipe_are_told(tmp_path: Path) -> None:
+def test_other_files_than_beside_the_recipe_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large they are: the model is written by then."""
+    monkeypatch.setattr(configs, "_MAX", 100)
     seeds = {name: save(tmp_path / name, {"fc": torch.randn(2, 2)}) for name in "ab"}
     for seed in seeds.values():
         (seed / "config.json").write_text('{"hidden_size": 2}')
+        (seed / "words.txt").write_text("word " * 100)
     done = merge(seeds["a"], seeds["b"], tmp_path / "out", ratio=0.2)
     assert rebuild(done.directory, tmp_path / "same", seeds=seeds).changed == ()
     (seeds["a"] / "config.json").write_text('{"hidden_size": 2, "scale": 3}')
     (line,) = rebuild(done.directory, tmp_path / "again", seeds=seeds).changed
     assert line.startswith(f"{done.directory} has other content in 'config.json': what was written")
+    (done.directory / "words.txt").unlink()
+    assert rebuild(done.directory, tmp_path / "last", seeds=seeds).changed == (line,)
 
 
 def test_a_dense_genome_is_made_again_by_its_pool(tmp_path: Path) -> None:

@@ -86,6 +86,9 @@ def test_held_out_examples_that_are_selection_examples_too_are_told(folder: Path
     (told,) = opened(folder, held_out_examples="more.json").notices
     assert told.startswith("1 of 2 held-out examples also stand among the selection examples")
     assert opened(folder, held_out=0.5).notices == ()
+    # An example that is but its id is no copy of others.
+    (folder / "ids.json").write_text(json.dumps([{"id": 1}, {"id": 2}]))
+    assert opened(folder, examples="ids.json", held_out=0.5).notices == ()
 
 
 def model(bias: float = 0.25) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,6 @@ from pathlib import Path
 from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.lora import is_adapter, without_doubt
-from genepool.checkpoints.model_files.configs import read_file
 from genepool.checkpoints.model_files.side_files import copied, goes_along
 from genepool.checkpoints.pipelines.components import Component
 from genepool.checkpoints.pipelines.files import component_digest, written_components
@@ -158,11 +159,11 @@ def _require_components(read: RecipeFile, family: Family) -> None:
 
 def _changed(home: Path, written: Path) -> tuple[str, ...]:
     """What to say of files beside the weights that are others than those beside the recipe."""
-    found = [
-        name
-        for name in copied(written, goes_along)
-        if (home / name).is_file() and read_file(home / name) != read_file(written / name)
-    ]
+    found: list[str] = []
+    for name in copied(written, goes_along):
+        with contextlib.suppress(OSError):  # The model is written: nothing here may fail.
+            if not filecmp.cmp(home / name, written / name, shallow=False):
+                found.append(name)
     text = f"{at(home)} has other content in {some(found)}: what was written has the first seed's"
     return (text,) if found else ()
 

@@ -78,9 +78,13 @@ def example_ids(examples: Sequence[Any]) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def contents(examples: Sequence[Any]) -> tuple[str, ...]:
-    """A digest of each example without its field "id", of examples that `example_ids` has named."""
-    nameless = [
+    """A digest of each example without its field "id", of examples that `example_ids` has named.
+
+    Where an example is but its id, that is its content.
+    """
+    nameless: list[Any] = [
         {key: value for key, value in cast("Mapping[str, Any]", example).items() if key != "id"}
+        or example
         if isinstance(example, Mapping)
         else example
         for example in examples

@@ -27,7 +27,7 @@ from genepool.run.finished.verify import export
 from tests import exam
 from tests.cli import run_cli
 from tests.golden.runs import unpin
-from tests.lms import rewrite_config, write_lm
+from tests.lms import rewrite_config, write_lm, write_tokenizer
 from tests.quick import quick
 
 Rescored = dict[str, tuple[list[float], list[float]]]
@@ -187,6 +187,21 @@ def test_files_that_have_changed_since_the_run_are_told(tmp_path: Path) -> None:
             export(pool, "best", tmp_path / "no")
         (line,) = export(pool, "best", tmp_path / "out", verify=False).changed
     assert line.startswith(f"{run['seeds'][0]}: another configuration than when the pool was made")
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_the_run_names_is_not_told_as_one_that_is_written(tmp_path: Path) -> None:
+    run = write_case(tmp_path / "run", Case("language", None, "float32"), budget=0)
+    run["model"] = {"tokenizer": str(tmp_path / "words")}
+    write_tokenizer(tmp_path / "words")
+    evolve(run)
+    shutil.rmtree(tmp_path / "words")
+    with Pool(run["pool"]) as pool:
+        assert export(pool, "best", tmp_path / "out", verify=False).changed == ()
+        for seed in run["seeds"]:
+            rewrite_config(Path(seed), rms_norm_eps=0.1)
+        (line,) = export(pool, 0, tmp_path / "other", verify=False).changed
+    assert "another configuration than" in line
 
 
 def test_where_it_cannot_be_verified_it_says_why(half: Path, tmp_path: Path) -> None:

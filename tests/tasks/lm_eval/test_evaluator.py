@@ -265,6 +265,20 @@ def test_held_out_documents_that_are_asked_in_selection_too_are_told(
     assert told.startswith("2 of 9 held-out examples also stand among the selection examples")
 
 
+def test_documents_are_not_compared_where_none_are_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Templates of thousands of documents take a minute."""
+    from genepool.tasks.lm_eval import harness
+
+    asked: list[object] = []
+    monkeypatch.setattr(harness, "questions", lambda *given: asked.append(given) or [])
+    opened(tmp_path, task=write_task(tmp_path))
+    assert asked == []
+    opened(tmp_path, task="sums.yaml", held_out=0.2)
+    assert len(asked) == 2
+
+
 def test_bounds_turn_and_scale(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "loglikelihood_rolling")

@@ -124,9 +124,13 @@ def _changed_files(pool: Pool, first: Checkpoint) -> list[str]:
     if first.pipeline is not None or first.evolving:
         return []  # Other components are refused, and the rest was compared where these are.
     try:
-        changed = changed_model_files(pool, model_file_digests(run_of(pool), first))
+        run = run_of(pool)
+        changed = changed_model_files(pool, model_file_digests(run, first))
     except GenepoolError:  # An evaluator that is not installed here, say.
         return []
+    if run.config.model.tokenizer is not None:
+        # The run's tokenizer is not the first seed's, and the first seed's is written.
+        changed = [name for name in changed if name in ("configuration", "generation settings")]
     return [
         f"{at(first.path)}: another {name} than when the pool was made; what is written has the "
         "one of now, with which no member was scored"

@@ -405,9 +405,9 @@ class LmEval(BlockedTask):
             parts = [*train, *rest[:: len(rest) // _LABELLED + 1]], train, test
             labels = [np.array(harness.targets(self._task, part), dtype=str) for part in parts]
             self.notices += class_by_class(*labels)
-        self.notices += copies_told(
-            *(harness.questions(self._task, part) for part in (train, test))
-        )
+        if test:
+            questions = [harness.questions(self._task, part) for part in (train, test)]
+            self.notices += copies_told(*questions)
         if hidden := harness.unanswerable(self._task, [*train, *test]):
             self.notices += (
                 f"{hidden} of {len(train) + len(test)} examples have no right answer among their "
