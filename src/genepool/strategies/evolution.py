@@ -82,12 +82,12 @@ class Evolution:
             early_stop: see `plan_for`; what survives is the same either way.
 
         Raises:
-            InputError: W is below 1, there are no seeds or no strategy, or this needs dense genomes
-                and the problem does not hold the weights of its seeds.
+            InputError: W is below 1, there are no seeds, the strategy is a name, or needs dense
+                genomes and the problem does not hold the weights of its seeds.
             ConfigError: the strategy's options do not go together, or do not fit the problem.
             MissingExtraError: the strategy needs a package that is not installed.
         """
-        if not isinstance(cast("object", strategy), Strategy):
+        if isinstance(cast("object", strategy), (str, type, Mapping)):
             raise InputError(f"expected a strategy, such as M2N2(); got {shown(strategy)}")
         if in_flight < 1 or not problem.seeds:
             raise InputError(
