@@ -7,13 +7,38 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from genepool.errors import InputError
+from genepool.faults import first_fault
+from genepool.messages import shown
+
+
+def made_in_python(self: BaseModel, /, *unnamed: object, **given: Any) -> None:
+    """`__init__` of settings: what is wrong with them is told in one line, as of a run file.
+
+    Raises:
+        InputError: there is no such setting, its value does not fit, or it has no name.
+    """
+    what = type(self).__name__
+    if unnamed:
+        known = ", ".join(type(self).model_fields)
+        raise InputError(f"{what}: expected options by name ({known}); got {shown(unnamed[0])}")
+    try:
+        BaseModel.__init__(self, **given)
+    except ValidationError as error:
+        raise InputError(first_fault(error, type(self), given, what)) from None
+
+
+# `model_validate` does not call it: of a run file every mistake is told.
+made_in_python.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 class Section(BaseModel):
     """Part of a run file: unknown keys and wrong types are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    __init__ = made_in_python
 
 
 def as_recorded(options: BaseModel, exclude: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ ROOMS = [
 ]  # fmt: skip
 
 # Loose modules that every room may use.
-COMMON = {"documents", "errors", "messages", "settings", "threads", "yaml_documents"}
+COMMON = {"documents", "errors", "faults", "messages", "settings", "threads", "yaml_documents"}
 
 # The shipped contract tests of extensions, used by none of the rooms, and the package's faces.
 BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": ROOMS}

@@ -77,7 +77,7 @@ def test_the_command_that_does_the_same_is_printed(tmp_path: Path, text: str) ->
     told = {
         SLERP: " (of models that have 32 layers, no more)",
         TIES: f" ({base})",
-        DARE: f" ({base}; but what dare keeps is drawn otherwise)",
+        DARE: f" ({base}; and what dare keeps is drawn otherwise)",
     }.get(text, "")
     line = f"genepool merge {SAME[text]} -o merged"
     file = tmp_path / "config.yml"
@@ -112,8 +112,9 @@ def test_what_the_command_leaves_out_is_told(text: str, changes: dict[str, Any],
     advice = mergekit_advice({**yaml.safe_load(text), **changes})
     assert advice is not None
     assert "this does the same" in advice
-    assert ("which has no counterpart" in advice) == bool(idle)
-    assert not idle or f"but for '{idle}'" in advice
+    assert ("there is no counterpart" in advice) == bool(idle)
+    assert not idle or f"for '{idle}'" in advice
+    assert advice.count("but ") <= 1
 
 
 def test_of_the_values_of_t_the_first_that_fits_holds() -> None:
@@ -203,7 +204,7 @@ def test_options_come_before_what_a_configuration_says(place: Path) -> None:
     ("changes", "words"),
     [
         ({"merge_method": "passthrough"}, "merge_method 'passthrough' has none; slerp, linear, "),
-        ({"parameters": {"t": 0.3, "eps": 1}}, "but for 'eps', which has no counterpart"),
+        ({"parameters": {"t": 0.3, "eps": 1}}, "but for 'eps' there is no counterpart"),
         ({"slices": "[0, 16]"}, "has 32 layers, and the configuration of mergekit takes 16"),
         ({"slices": "[0, x]"}, "layer_range [0, 'x'] has none"),
         ({"base_model": "--overwrite"}, "'--overwrite' is no plain path"),

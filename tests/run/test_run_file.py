@@ -173,6 +173,14 @@ def test_a_mistake_alone(tmp_path: Path, mistake: str) -> None:
     assert words in line
 
 
+@pytest.mark.parametrize("given", ["[a, b]", "\n- a\n- path: b", "[]"])
+def test_models_under_the_key_of_the_random_seed(tmp_path: Path, given: str) -> None:
+    rest = [FINE["pool"], FINE["tasks"]]
+    line, *others = refused(tmp_path, "\n".join([*rest, f"seed: {given}"]))
+    assert line == "line 3: seed: input should be a whole number; did you mean 'seeds'?"
+    assert [other.partition(": ")[2][:7] for other in others] == ["seeds: "] * (given == "[]")
+
+
 MANY = """\
 pool: pool
 seeds:

@@ -20,11 +20,13 @@ from genepool.core.genome import digest
 from genepool.errors import ConfigError, PoolError
 from genepool.output.member import export
 from genepool.output.rebuild import rebuild
+from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
 from genepool.run.run_file import load_run
 from genepool.strategies.by_name import BUILT_IN
 from genepool.strategies.cma_es import group_tensors
+from genepool.strategies.map_elites import cell_of
 from genepool.strategies.problem import Plan, Problem, Proposal
 from genepool.strategies.random import RandomMerge
 from genepool.strategies.sweep import Sweep
@@ -304,6 +306,39 @@ def test_a_child_of_several_splits_is_shown_and_made_again(tmp_path: Path) -> No
     assert f"split at {places} of the parameter axis" in " ".join(out.split())
 
 
+def test_a_slot_of_map_elites_is_told_as_its_cell(tmp_path: Path) -> None:
+    evolve(write_run(tmp_path, strategy=STRATEGIES[0], budget=12))
+    edges = [f"{20 * at}.0 % to {20 * at + 20}.0 %" for at in range(5)]
+    with Pool(tmp_path / "pool") as pool:
+        archive = pool.status()["archive"]
+        for entry in archive:
+            one, other = divmod(entry["slot"], 5)
+            assert cell_of([one / 5, other / 5], 5) == entry["slot"]
+            assert entry["cell"] == f"clouds (0) {edges[one]}, clouds (1, 2) {edges[other]}"
+            assert describe(pool, entry["member"])["cell"] == entry["cell"]
+    _, out, _ = run_cli(["show", str(tmp_path / "pool"), str(archive[0]["member"])])
+    assert archive[0]["cell"] in " ".join(out.split())
+    _, out, _ = run_cli(["status", str(tmp_path / "pool")])
+    assert "cell " in out and archive[0]["cell"].split(",")[0] in out
+
+
+@pytest.mark.parametrize(
+    ("strategy", "groups"),
+    [(STRATEGIES[2], ["hidden", "output"]), (STRATEGIES[3], ["*.weight", "the rest"])],
+    ids=["layers", "patterns"],
+)
+def test_the_groups_of_ratios_are_told(
+    tmp_path: Path, strategy: dict[str, Any], groups: list[str]
+) -> None:
+    evolve(write_run(tmp_path, strategy=strategy, budget=1))
+    with Pool(tmp_path / "pool") as pool:
+        plan = describe(pool, 2)["plan"]
+    assert sorted(plan["groups"]) == sorted(groups)
+    assert len(plan["ratios"]) == len(groups)
+    _, out, _ = run_cli(["show", str(tmp_path / "pool"), "2"])
+    assert f"groups {plan['groups'][0]}, {plan['groups'][1]}" in " ".join(out.split())
+
+
 def test_groups_by_layer_and_by_pattern() -> None:
     names = (
         "model.embed_tokens.weight",
@@ -317,6 +352,8 @@ def test_groups_by_layer_and_by_pattern() -> None:
     assert group_tensors(names, ("*attn*", "*mlp*")).tolist() == [0, 1, 2, 2, 0, 0]
     with pytest.raises(ConfigError, match="nothing\\*"):
         group_tensors(names, ("nothing*",))
+    with pytest.raises(ConfigError, match="no tensor is left that matches '\\*mlp\\*'"):
+        group_tensors(names, ("*mlp*", "*mlp*"))
 
 
 @pytest.mark.parametrize(

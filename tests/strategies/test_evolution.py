@@ -119,14 +119,22 @@ def test_ids_steps_and_the_champion() -> None:
         assert (evolution.champion.train, evolution.champion.id) == best
 
 
+@pytest.mark.parametrize("wrong", ["m2n2", M2N2, {"name": "m2n2"}])
+def test_a_strategy_is_a_value(wrong: Any) -> None:
+    problem, _ = problem_for(M2N2())
+    with pytest.raises(InputError, match=r"expected a strategy, such as M2N2\(\); got .*(?i:m2n2)"):
+        Evolution(problem, wrong)
+
+
 def test_proposals_are_told_in_order() -> None:
     problem, score = problem_for(M2N2())
     evolution = Evolution(problem, M2N2(archive=6), in_flight=2)
     with pytest.raises(InputError, match="expected nothing; got step 1"):
         evolution.tell(1, np.zeros(60))
     first, second = evolution.ask(), evolution.ask()
+    assert repr(evolution) == "<Evolution by m2n2: 0 evaluations, 2 in flight>"
     assert evolution.waiting == (first, second) and not evolution.can_ask
-    with pytest.raises(InputError, match=r"2 proposals are in flight.*step -2"):
+    with pytest.raises(InputError, match="tell step -2, the oldest in flight, before asking again"):
         evolution.ask()
     with pytest.raises(InputError, match="expected step -2; got step -1"):
         evolution.tell(second.step, score(second.genome))

@@ -68,13 +68,10 @@ def _validated(given: Mapping[str, Any]) -> SeedOptions:
     from pydantic import ValidationError
 
     from genepool.checkpoints.seed_options import SeedOptions
+    from genepool.faults import first_fault
 
     try:
         return SeedOptions.model_validate(dict(given))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"seed {one_line(given.get('path'))}: {one_line(where)}: {one_line(first['msg'])}; "
-            f"known keys: {', '.join(SeedOptions.model_fields)}"
-        ) from None
+        what = f"seed {one_line(given.get('path'))}"
+        raise InputError(first_fault(error, SeedOptions, dict(given), what)) from None

@@ -62,6 +62,11 @@ class MergeCommand:
     def __str__(self) -> str:
         return shlex.join(["genepool", "merge", *self.arguments])
 
+    def but(self, *besides: str) -> list[str]:
+        """The provisos and what is to be told besides, as one end of a sentence; or nothing."""
+        provisos = "; and ".join((*self.provisos, *besides))
+        return [f"but {provisos}"] if provisos else []
+
     def require_layers(self) -> None:
         """Refuse models with other numbers of layers: mergekit would take some of them only.
 
@@ -145,11 +150,11 @@ def mergekit_advice(content: object) -> str | None:
             f"this is a configuration of mergekit, and no command does the same here: {reason}"
             f"{besides}; see docs/merge-methods.md"
         )
-    provisos = [*command.provisos]
+    idle = _idle(entries)
+    besides = (f"for {some(idle, limit=9)} there is no counterpart",) if idle else ()
+    provisos = command.but(*besides)
     if command.layers is not None:
         provisos.insert(0, f"of models that have {command.layers} layers, no more")
-    if idle := _idle(entries):
-        provisos.append(f"but for {some(idle, limit=9)}, which has no counterpart")
     told = f" ({'; '.join(provisos)})" if provisos else ""
     return one_line(
         f"this is a configuration of mergekit; this does the same{told}: {command} -o merged"
@@ -192,7 +197,7 @@ def _command(content: Mapping[str, Any]) -> MergeCommand:
         out = [base, *models, "--angle", "tensor", *ratios]
         if any(map(_reaches_the_end, ratios)):
             provisos.append(
-                "but final norm and head get the last value of a list, as in mergekit before 0.1, "
+                "final norm and head get the last value of a list, as in mergekit before 0.1, "
                 "which has given them the first since"
             )
     else:
@@ -203,7 +208,7 @@ def _command(content: Mapping[str, Any]) -> MergeCommand:
             raise _NoCounterpart(f"{called} takes a base_model")
         out = [*models, "--method", method, *(() if base is None else ("--base", base))]
         if base is not None:
-            provisos.append("but configuration and tokenizer are the first model's, not the base's")
+            provisos.append("configuration and tokenizer are the first model's, not the base's")
         out += _each("weight", models, shared, None)
         if method.startswith(("ties", "dare")):
             # Where mergekit is told nothing, it keeps everything.
@@ -214,7 +219,7 @@ def _command(content: Mapping[str, Any]) -> MergeCommand:
             out += ["--scale", _number(scale, "lambda")]
         dare = method.startswith("dare")
         if dare:
-            provisos.append("but what dare keeps is drawn otherwise")
+            provisos.append("what dare keeps is drawn otherwise")
         rescaled = _switch(shared, "rescale") not in (None, dare) or "rescale_norm" in shared
         if rescaled and (dare or method == "ties"):
             raise _NoCounterpart(f"'rescale' other than the default of {called} has none")

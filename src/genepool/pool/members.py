@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genepool.core.genome import Recipe
 from genepool.core.shares import seed_shares
+from genepool.documents import list_of, mapping_of
 from genepool.errors import InputError, PoolError
 from genepool.pool.reader import Pool
 from genepool.pool.records import Record
@@ -68,12 +69,13 @@ def _described(pool: Pool, member: int) -> dict[str, Any]:
         "name": names[member] if record.step == 0 else None,
         "verdict": record.verdict.value,
         "slot": record.slot,
+        "cell": None if record.slot is None else pool.cell(record.slot),
         "evicted": record.evicted,
         "alive": record.slot is not None and pool.slots().get(record.slot) == member,
         "parents": list(record.parents),
         "generation": origin.generation,
         "ancestors": origin.ancestors,
-        "plan": json.loads(record.plan) if record.plan else None,
+        "plan": _plan(pool, record),
         "train": record.train,
         "held_out": pool.held_out().get(member),
         "fitness": record.fitness,
@@ -85,6 +87,22 @@ def _described(pool: Pool, member: int) -> dict[str, Any]:
         "error": record.error,
         "seconds": record.seconds,
     }
+
+
+def _plan(pool: Pool, record: Record) -> dict[str, Any] | None:
+    """What was drawn; of CMA-ES, whose ratios are those of groups of tensors, their names too."""
+    if not record.plan:
+        return None
+    plan = json.loads(record.plan)
+    strategy = mapping_of(mapping_of(pool.meta()["pins"]).get("strategy"))
+    if strategy.get("name") == "cma-es" and mapping_of(plan).get("ratios") and pool.header.tensors:
+        # Late: reading a pool starts at once.
+        from genepool.strategies.cma_es import group_names
+
+        names = [name for name, _ in pool.header.tensors]
+        patterns = [str(pattern) for pattern in list_of(strategy.get("groups"))] or None
+        plan["groups"] = list(dict.fromkeys(group_names(names, patterns)))
+    return plan
 
 
 def task_means(pool: Pool, record: Record) -> list[dict[str, Any]]:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from genepool.core.champion import first_best
 from genepool.core.genome import Genome
+from genepool.documents import mapping_of
 from genepool.errors import PoolError
+from genepool.messages import percent
 from genepool.pool import summary
 from genepool.pool.breeding import bred_again
 from genepool.pool.database import reading
@@ -189,6 +191,21 @@ class Pool(Store):
         step = None if last is None else last - len(self.header.seeds) + 1
         gone = {m for m, left in self.departed().items() if step is None or left <= step}
         return {slot: member for slot, member in slots.items() if member not in gone}
+
+    def cell(self, slot: int) -> str | None:
+        """What the members of a slot can do, where slots are the cells of MAP-Elites' grid."""
+        strategy = mapping_of(mapping_of(self._at_opening["pins"]).get("strategy"))
+        if strategy.get("name") != "map-elites":
+            return None
+        parts: list[str] = []
+        with reading(self.path):
+            cells = max(1, strategy["cells"])
+            for measure in reversed(strategy["measures"]):
+                slot, at = divmod(slot, cells)
+                low, high = percent(at / cells), percent((at + 1) / cells)
+                labels = f" ({', '.join(measure['labels'])})" if measure["labels"] else ""
+                parts.insert(0, f"{measure['task']}{labels} {low} to {high}")
+        return ", ".join(parts)
 
     def retired(self) -> dict[int, int]:
         """Members with a stored genome that have left the archive -> the step at which they did."""
@@ -388,7 +405,10 @@ class Pool(Store):
             "last_failure": self._last_failure(),
             "examples_evaluated": int(asked) + sum(self.reevaluated().values()),
             "examples_total": count * self.header.examples.size,
-            "archive": [{"slot": slot, **shown(member)} for slot, member in sorted(slots.items())],
+            "archive": [
+                {"slot": slot, "cell": self.cell(slot), **shown(member)}
+                for slot, member in sorted(slots.items())
+            ],
             "champion": None
             if champion is None
             else {

@@ -12,11 +12,11 @@ from typing import Any, cast
 from genepool.checkpoints.seed_options import SeedOptions
 from genepool.documents import Unreadable, at_home, list_of, mapping_of, read_text
 from genepool.errors import ConfigError, RunFileErrors
+from genepool.faults import Fault, Place, at, guesses, line_of, renamed, report, respelt
 from genepool.messages import at as path_of
 from genepool.messages import is_text, some
 from genepool.output.mergekit import mergekit_advice
 from genepool.pool.database import DATABASE
-from genepool.run.file.faults import Fault, Place, at, guesses, line_of, renamed, report, respelt
 from genepool.run.file.run_checks import Look, RunTask
 from genepool.run.file.run_settings import RunConfig
 from genepool.strategies.base import Strategy

@@ -22,6 +22,7 @@ from genepool.core.rng import generator, pick
 from genepool.core.slerp import Angle, merge_recipe, products_of
 from genepool.core.subsets import Subsets
 from genepool.errors import ConfigError
+from genepool.settings import made_in_python
 from genepool.strategies.problem import REJECTED, Outcome, Plan, Problem, Proposal, Trial
 
 Float32 = NDArray[np.float32]
@@ -52,6 +53,7 @@ class Strategy(BaseModel, ABC, frozen=True, extra="forbid", strict=True):
 
     remembers: ClassVar[bool] = False
     learns_from_rejected: ClassVar[bool] = False
+    __init__ = made_in_python
 
     name: str = Field(description="This strategy makes the children.")
 

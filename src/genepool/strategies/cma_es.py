@@ -273,27 +273,32 @@ class CmaEs(Strategy, frozen=True):
         )
 
 
-def group_tensors(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np.int64]:
-    """The group of each tensor, numbered from 0 in order of first appearance.
+def group_names(names: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
+    """What the group of each tensor is called: its layer, its pattern, or 'the rest'.
 
     Args:
         names: of the tensors, in axis order.
         patterns: globs, one group each; what matches none is a group of its own. None: by layer,
             that is the name up to its first number, or else without its last part.
-
-    Raises:
-        ConfigError: a pattern matches nothing.
     """
     if patterns is None:
-        keys = [_layer(name) for name in names]
-    else:
-        keys = list[str]()
-        for name in names:
-            found = [str(i) for i, pattern in enumerate(patterns) if fnmatchcase(name, pattern)]
-            keys.append(found[0] if found else "rest")
-        for index, pattern in enumerate(patterns):
-            if str(index) not in keys:
-                raise ConfigError(f"strategy.groups: no tensor is left that matches '{pattern}'")
+        return [_layer(name) or "the rest" for name in names]
+    return [
+        next((pattern for pattern in patterns if fnmatchcase(name, pattern)), "the rest")
+        for name in names
+    ]
+
+
+def group_tensors(names: Sequence[str], patterns: Sequence[str] | None) -> NDArray[np.int64]:
+    """The group of each tensor, numbered from 0 in order of first appearance; see `group_names`.
+
+    Raises:
+        ConfigError: a pattern matches nothing that an earlier one does not.
+    """
+    keys = group_names(names, patterns)
+    for index, pattern in enumerate(patterns or ()):
+        if pattern not in keys or pattern in (patterns or ())[:index]:
+            raise ConfigError(f"strategy.groups: no tensor is left that matches '{pattern}'")
     order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.array([order[key] for key in keys], dtype=np.int64)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,16 +32,9 @@ from genepool.core.checks import numbers
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
+from genepool.messages import count, shown
 from genepool.strategies.base import Strategy
-from genepool.strategies.problem import (
-    REJECTED,
-    Outcome,
-    Plan,
-    Problem,
-    Proposal,
-    Renewal,
-    Trial,
-)
+from genepool.strategies.problem import REJECTED, Outcome, Plan, Problem, Proposal, Renewal, Trial
 from genepool.strategies.retention import Retention
 
 Float32 = NDArray[np.float32]
@@ -89,11 +82,13 @@ class Evolution:
             early_stop: see `plan_for`; what survives is the same either way.
 
         Raises:
-            InputError: W is below 1, there are no seeds, or the strategy needs dense genomes and
-                the problem does not hold the weights of its seeds.
+            InputError: W is below 1, there are no seeds, the strategy is a name, or needs dense
+                genomes and the problem does not hold the weights of its seeds.
             ConfigError: the strategy's options do not go together, or do not fit the problem.
             MissingExtraError: the strategy needs a package that is not installed.
         """
+        if isinstance(cast("object", strategy), (str, type, Mapping)):
+            raise InputError(f"expected a strategy, such as M2N2(); got {shown(strategy)}")
         if in_flight < 1 or not problem.seeds:
             raise InputError(
                 "expected at least one proposal in flight and at least one seed; "
@@ -117,6 +112,11 @@ class Evolution:
         self._weighed: tuple[int, Float32, Any, Member | None, Outcome] | None = None
         self._subset = self._drawn(0)
         self._versions[0] = self._begin()
+
+    def __repr__(self) -> str:
+        now = f"{count(self.evaluations, 'evaluation')}, {len(self._flights)} in flight"
+        best = "" if self.champion is None else f", best {self.champion.train:.4g}"
+        return f"<Evolution by {self.strategy.name}: {now}{best}>"
 
     # Where the run stands
 
@@ -177,10 +177,7 @@ class Evolution:
             InputError: the oldest proposal in flight must be told first, or `renewal` answered.
         """
         if not self.can_ask:
-            raise InputError(
-                f"{len(self._flights)} proposals are in flight, and no other can be made before "
-                f"the oldest (step {self._oldest}) is told"
-            )
+            raise InputError(f"tell step {self._oldest}, the oldest in flight, before asking again")
         renewal = self.renewal
         if renewal is not None:
             if renewal.members:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from genepool.errors import ConfigError, GenepoolError
+from genepool.faults import first_fault
 from genepool.messages import failures_as, one_line, some
 from genepool.models.user_code import load_object
 
@@ -112,19 +113,8 @@ class NamedClasses:
         try:
             return found.Options.model_validate(dict(given))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            what = f"{one_line(first['msg'])}; got {one_line(first['input'])}"
-            if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-                known = list(found.Options.model_fields)
-                close = difflib.get_close_matches(where, known, n=1)
-                hint = f"did you mean '{close[0]}'?" if close else f"known are {some(known, 20)}"
-                what = f"there is none of that name; {hint}"
-            elif first["type"] == "missing":
-                what = "this is required and was not given"
-            raise ConfigError(
-                f"{self._kind} '{name}': option '{one_line(where)}': {what}"
-            ) from error
+            what = f"{self._kind} '{name}'"
+            raise ConfigError(first_fault(error, found.Options, dict(given), what)) from error
 
     def _points(self) -> list[metadata.EntryPoint]:
         return list(metadata.entry_points(group=self._group))

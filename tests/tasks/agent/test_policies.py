@@ -259,6 +259,7 @@ def test_an_episode_that_has_grown_too_long_ends(tmp_path: Path) -> None:
         short, ended = policy.begin(value)([asked("1 + 1"), long])
         assert short.action is not None
         assert ended.action is None and ended.ended == CONTEXT
+        assert "more than 'context: 30'; raise it" in ended.told
 
 
 def test_replies_are_what_the_model_generates_alone(tmp_path: Path) -> None:
@@ -435,6 +436,7 @@ def test_no_more_is_read_than_the_model_has_positions_for(tmp_path: Path) -> Non
         one, other = policy.begin(value)([fits, long])
         assert one.action is not None
         assert other.ended == CONTEXT
+        assert "more than the 64 that the model has positions for" in other.told
 
 
 def test_a_model_that_fails_is_told_in_a_line(
@@ -456,5 +458,9 @@ def test_tasks_that_nobody_can_begin_are_no_zeros(tmp_path: Path) -> None:
     value = language_model(tmp_path)
     with pytest.raises(EpisodeError, match=r"task '0' cannot be played.*'context: 16'"):
         agent(policy="generate", context=16).score(value, np.arange(5))
+    positions = language_model(tmp_path, "gpt2")  # 64
+    told = r"has \d+ tokens and needs 'max_new_tokens: 128' for a reply, more than the 64 that"
+    with pytest.raises(EpisodeError, match=told):
+        agent(policy="generate", max_new_tokens=128).score(positions, np.arange(5))
     with pytest.raises(EpisodeError, match=r"task '0' cannot be played.*'leave_out'"):
         agent(policy="choose", leave_out=["*"]).score(value, np.arange(5))

@@ -13,8 +13,8 @@ from genepool.checkpoints.layout import pattern_test
 from genepool.checkpoints.pipelines.components import EVOLVE
 from genepool.documents import list_of, mapping_of
 from genepool.errors import ConfigError, GenepoolError, MissingExtraError
+from genepool.faults import Fault, Place, faults_of, shown, unknown_key
 from genepool.messages import is_text, some
-from genepool.run.file.faults import Fault, Place, faults_of, shown, unknown_key
 from genepool.run.file.run_settings import RunConfig, StrategyEntry, TaskOptions
 from genepool.strategies.base import Strategy
 from genepool.strategies.by_name import find_strategy

@@ -43,11 +43,13 @@ class Reply:
         text: what the agent says, which the conversation goes on with.
         action: what the environment is given; None ends the episode.
         ended: why it ends, where it does.
+        told: the same in full, of a beginning.
     """
 
     text: str
     action: str | None
     ended: str = ""
+    told: str = ""
 
 
 Replies = Callable[[Sequence[Asked]], Sequence[Reply]]
@@ -86,6 +88,7 @@ class Episode:
         messages: the conversation so far, as chat messages.
         actions, rewards: of each step.
         ended: why it has ended; "" while it goes on.
+        told: the same in full, where the policy has ended it.
     """
 
     id: str
@@ -94,6 +97,7 @@ class Episode:
     actions: list[str] = field(default_factory=list[str])
     rewards: list[float] = field(default_factory=list[float])
     ended: str = ""
+    told: str = ""
 
     def asked(self) -> Asked:
         """What the policy is asked next: copies, which it may change."""
@@ -104,7 +108,7 @@ class Episode:
     def replied(self, reply: Reply) -> None:
         """Take over what the agent says."""
         if reply.action is None:
-            self.ended = reply.ended
+            self.ended, self.told = reply.ended, reply.told
         else:
             self.messages.append({"role": "assistant", "content": reply.text})
             self.actions.append(reply.action)

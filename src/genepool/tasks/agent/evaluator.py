@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,9 +208,17 @@ class Agent(BlockedTask):
         return episodes
 
     def _score(self, episode: Episode) -> float:
-        """An episode's score in [0, 1]."""
+        """An episode's score in [0, 1].
+
+        Raises:
+            EpisodeError: it has ended before it began, or its reward is off the scale.
+        """
         if not episode.rewards:
-            self._fail_unbegun(episode)
+            # Nobody can play it, so not all models are to score 0 without a word.
+            raise EpisodeError(
+                f"task '{one_line(episode.id)}' cannot be played: its beginning "
+                f"{episode.told or 'is its end'}"
+            )
         how = self._options.score
         rewards = episode.rewards
         value = (
@@ -224,22 +232,6 @@ class Agent(BlockedTask):
                 "environment rewards"
             )
         return min(1.0, max(0.0, (value - self._low) / (self._high - self._low)))
-
-    def _fail_unbegun(self, episode: Episode) -> NoReturn:
-        """Nobody can play an episode in which there is no room for a reply, or nothing to choose.
-
-        Raises:
-            EpisodeError: so that not all models score 0 without a word.
-        """
-        what = {
-            CONTEXT: f"has more tokens than 'context: {self._options.context}' and the model's own "
-            "limit leave room for; raise it, or shorten 'instructions' or the observations",
-            STUCK: "leaves no action to choose; look at 'leave_out'",
-        }
-        raise EpisodeError(
-            f"task '{one_line(episode.id)}' cannot be played: its beginning "
-            f"{what.get(episode.ended, 'is its end')}"
-        )
 
     def _ready(self, number: int) -> list[Session]:
         while len(self._sessions) < number:

@@ -89,7 +89,8 @@ class Generate:
 
         prompts = decoding.prompts(value, [one.messages for one in asked])
         context = decoding.room(value, self.context)
-        replies = [Reply("", None, CONTEXT)] * len(asked)
+        reply = f"'max_new_tokens: {self.max_new_tokens}' for a reply"
+        replies = [_too_long(p, reply, context, self.context) for p in prompts]
         going = [at for at, p in enumerate(prompts) if len(p) + self.max_new_tokens <= context]
         what = "policy 'generate': the model failed"
         with value.asked(), failures_as(EvaluationError, what, passing=EvaluationError):
@@ -138,7 +139,7 @@ class Choose:
 
         prompts = decoding.prompts(value, [one.messages for one in asked], ACTION)
         context = decoding.room(value, self.context)
-        replies = [Reply("", None, STUCK)] * len(asked)
+        replies = [_STUCK] * len(asked)
         offered: dict[int, list[str]] = {}
         ends: dict[int, list[list[int]]] = {}
         for at, one in enumerate(asked):
@@ -151,8 +152,10 @@ class Choose:
             if not (actions := self._open_to(one)):
                 continue
             rows = decoding.endings(value, ACTION, actions)
-            if len(prompts[at]) + max(map(len, rows)) > context:
-                replies[at] = Reply("", None, CONTEXT)
+            longest = max(map(len, rows))
+            if len(prompts[at]) + longest > context:
+                action = f"{longest} for an action"
+                replies[at] = _too_long(prompts[at], action, context, self.context)
             elif len(actions) == 1:  # who has no choice is not asked
                 replies[at] = _chosen(actions[0])
             else:
@@ -179,6 +182,18 @@ class Choose:
 
 def _chosen(action: str) -> Reply:
     return Reply(f"{ACTION} {action}", action)
+
+
+_STUCK = Reply("", None, STUCK, "leaves no action to choose; look at 'leave_out'")
+
+
+def _too_long(prompt: Sequence[int], reply: str, room: int, context: int) -> Reply:
+    """What ends an episode whose text and a reply to it have too many tokens."""
+    limit = f"the {room} that the model has positions for; shorten"
+    if room == context:
+        limit = f"'context: {context}'; raise it, or shorten"
+    told = f"has {count(len(prompt), 'token')} and needs {reply}, more than {limit} "
+    return Reply("", None, CONTEXT, f"{told}'instructions' or the observations")
 
 
 @dataclass(frozen=True)

@@ -308,7 +308,7 @@ def merge(
         command.require_layers()
         with watcher() as progress:
             progress.notice(
-                f"what {models[0]} says is: {'; '.join((f'{command}', *command.provisos))}"
+                f"what {models[0]} says is: {'; '.join((f'{command}', *command.but()))}"
             )
         own = {
             name: value

@@ -51,14 +51,15 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         out.print(f"archive, {len(archive)} members, best first")
         rows = [
             (
-                entry["slot"],
+                plain(entry["cell"] or entry["slot"]),
                 _member(status, entry["member"]),
                 percent(entry["train"]),
                 (entry["genome"] or "–")[:12],
             )
             for entry in archive[:_LISTED]
         ]
-        out.print(_table(("slot", "member", "selection", "genome"), rows))
+        place = "cell" if archive[0]["cell"] else "slot"
+        out.print(_table((place, "member", "selection", "genome"), rows))
         if len(archive) > _LISTED:
             out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
 
@@ -101,6 +102,8 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
         title += f", seed {plain(member['name'])}"
     out.print(title)
     facts = [("verdict", _fate(member))]
+    if member["cell"]:
+        facts.append(("cell", plain(member["cell"])))
     if member["error"]:
         label = "reason" if member["verdict"] == "guarded" else "error"
         facts.append((label, plain(member["error"])))
@@ -244,8 +247,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Without lines; text on the left, numbers on the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=any(columns))
     for name in columns:
-        left = name in ("", "genome", "task", "guard")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        left = name in ("", "cell", "genome", "task", "guard")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "cell")
     for row in rows:
         table.add_row(*map(cell, row))
     return table

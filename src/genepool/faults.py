@@ -1,16 +1,18 @@
-"""What is wrong with a run file: every mistake, in a line with its place and advice."""
+"""What is wrong with settings, of a run file above all: each mistake in a line, with advice."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from genepool.messages import one_line
-from genepool.yaml_documents import Lines
+
+if TYPE_CHECKING:
+    from genepool.yaml_documents import Lines
 
 # Keys and indices from the top of the file.
 Place = tuple[str | int, ...]
@@ -25,7 +27,7 @@ class Fault:
     Attributes:
         place: of the value that is wrong, or that is missing.
         text: what is wrong with it.
-        meant: of an unknown key, the one that is meant, as far as can be guessed.
+        meant: of a key, the other one that is meant, as far as can be guessed.
         missing: whether a value is not there at all.
     """
 
@@ -73,7 +75,27 @@ def faults_of(
             wanted = [*(text.partition("; got")[0] for text in others), last]
             wanted[1:] = [text.removeprefix("input should be ") for text in wanted[1:]]
             out.append(Fault((*place, *fork), " or ".join(wanted)))
-    return out
+    absent = [fault.place for fault in out if fault.missing]
+    return [_taken_for_another(fault, absent) for fault in out]
+
+
+def _taken_for_another(fault: Fault, absent: Sequence[Place]) -> Fault:
+    """A key whose value is wrong may be meant for one that is missing, such as seed for seeds."""
+    if fault.missing or fault.meant or not fault.place:
+        return fault
+    beside = [str(place[-1]) for place in absent if place[:-1] == fault.place[:-1]]
+    close = difflib.get_close_matches(str(fault.place[-1]), beside, n=1)
+    if not close:
+        return fault
+    return Fault(fault.place, f"{fault.text}; did you mean {close[0]!r}?", meant=close[0])
+
+
+def first_fault(error: ValidationError, model: type[BaseModel], data: Any, what: str) -> str:
+    """The first mistake that pydantic found, in a line that begins with what it is in."""
+    # What is missing may have been given under a name that is not known.
+    fault = min(faults_of(error, model, data), key=lambda each: each.missing)
+    option = one_line(".".join(map(str, fault.place)))
+    return f"{what}: option '{option}': {fault.text}" if option else f"{what}: {fault.text}"
 
 
 def _located(
@@ -148,7 +170,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def guesses(faults: Sequence[Fault], data: Any) -> dict[Place, str]:
-    """Unknown keys that must stand for another one that is not there: by place, which."""
+    """Keys that must stand for another one that is not there: by place, which."""
     out: dict[Place, str] = {}
     taken: set[Place] = set()
     for fault in faults:
