@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pydantic import ValidationError
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.layout import build_layout
 from genepool.core.genome import Recipe
-from genepool.errors import ConfigError, EvaluationError
+from genepool.errors import ConfigError, EvaluationError, InputError
 from genepool.models.build import ModelOptions, build_model
 from genepool.models.language import LanguageModel
 from genepool.tasks.lm_eval.evaluator import LmEval, LmEvalOptions
@@ -391,7 +390,7 @@ def test_what_a_task_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message) as caught:
             opened(tmp_path, **options)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError, match="'batch': .* greater than or equal to 1; got 0"):
         opened(tmp_path, task="sums.yaml", batch=0)
 
 
