@@ -390,7 +390,7 @@ def test_what_a_task_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message) as caught:
             opened(tmp_path, **options)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="'batch': .* greater than or equal to 1; got 0"):
+    with pytest.raises(InputError, match=r"'batch': .* greater than or equal to 1; got 0"):
         opened(tmp_path, task="sums.yaml", batch=0)
 
 
