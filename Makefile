@@ -86,6 +86,7 @@ $(VENV_READY):
 	fi; \
 	echo "Making $(VENV) with $$("$$found" --version)"; \
 	"$$found" -m venv $(VENV)
+	@$(pip) --upgrade pip
 	@touch $@
 
 $(DEMO_READY): $(REQUIREMENTS) $(VENV_READY)
@@ -116,7 +117,8 @@ $(DEV_READY): $(REQUIREMENTS) $(VENV_READY)
 # as many processes as there are cores, without what is seldom or never imported: tests of other
 # packages, hundreds of architectures, and packages of which little is used. (Some packages hold files
 # that are no Python 3: no matter.)
-RARE := /(tests?|transformers/models|diffusers|fontTools|nltk|peft|pip|playwright|ray|setuptools|spacy)/
+RARE := /(tests?|diffusers|fontTools|lm_eval|nltk|peft|pip|playwright|pygments|ray|setuptools|sklearn|spacy|transformers/models)/
 comma := ,
-install = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-compile \
-	-c constraints.txt -e '.[$(1)]'
+pip = $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-compile \
+	-c constraints.txt
+install = $(pip) -e '.[$(1)]'

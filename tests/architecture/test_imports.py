@@ -152,6 +152,7 @@ def room_of(file: str) -> str:
     return file.split("/")[0].removesuffix(".py")
 
 
+@pytest.mark.slow
 def test_every_import_is_seen() -> None:
     files = {one.file for one in imports()}
     assert {"core/competition.py", "checkpoints/layout.py", "tasks/task.py"} <= files
@@ -326,6 +327,7 @@ def test_reading_a_pool_loads_nothing_heavy(module: str) -> None:
     assert not loaded_after(f"import {module}") & heavy
 
 
+@pytest.mark.slow
 def test_all_other_files_load_nothing_heavy() -> None:
     quiet = [
         "genepool." + relative(path)[:-3].replace("/", ".").removesuffix(".__init__")

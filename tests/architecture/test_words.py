@@ -59,6 +59,7 @@ def _printed(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "now"), GIVEN_UP.items())
 def test_words_that_were_given_up_are_not_printed(word: str, now: str) -> None:
     found = [

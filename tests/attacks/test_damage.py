@@ -28,7 +28,6 @@ from genepool.run.evolve import evolve
 from tests import sketches
 from tests.cli import run_cli
 from tests.golden import runs
-from tests.quick import quick
 from tests.runs import contents, opened_database, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
@@ -68,11 +67,10 @@ def _seen(pool: Path, out: Path) -> list[tuple[int, Any, str]]:
     return found
 
 
-@pytest.mark.parametrize("damage", quick([_flip, _zero]))
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [_flip, _zero])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "count", [20, pytest.param(60, marks=pytest.mark.slow, id="many")], ids=["few", None]
-)
+@pytest.mark.parametrize("count", [20, pytest.param(60, id="many")], ids=["few", None])
 def test_a_damaged_pool_is_read_as_it_was_or_not_at_all(
     tmp_path: Path, kind: str, damage: Callable[[bytearray, random.Random], None], count: int
 ) -> None:
@@ -122,7 +120,8 @@ def zeroed(data: bytes, place: int, size: int) -> bytes:
     return data[:place] + bytes(size) + data[place + size :]
 
 
-@pytest.mark.parametrize("case", quick(list(LOGS), (0, 7)))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(LOGS))
 def test_a_damaged_log_is_told(tmp_path: Path, case: str) -> None:
     evolve(write_run(tmp_path, budget=4))
     writer = PoolWriter(tmp_path / "pool")
@@ -175,6 +174,7 @@ def test_a_damaged_log_is_told(tmp_path: Path, case: str) -> None:
         assert not pool.log_damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["meta", "seeds", "tasks", "members", "held_out", "guards"])
 def test_every_row_is_sealed(tmp_path: Path, table: str) -> None:
     evolve(write_run(tmp_path, **KINDS["recipes and a guard"], budget=10))
@@ -275,6 +275,7 @@ def test_ctrl_c_while_rows_are_sealed(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(8))
 def test_ctrl_c_while_a_pool_is_opened_or_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int

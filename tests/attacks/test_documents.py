@@ -29,7 +29,6 @@ from genepool.run.run_file import load_run
 from genepool.tasks.example_files import read_examples
 from genepool.yaml_documents import parse_yaml, texts_under
 from tests.cli import run_cli
-from tests.quick import quick
 from tests.runs import contents, write_run
 
 # Far more than any of this takes on a busy machine, far less than what it would take unbounded.
@@ -93,9 +92,8 @@ YAML: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", quick(YAML, (n for n, case in enumerate(YAML) if case not in LARGE))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", YAML)
 def test_yaml(tmp_path: Path, case: str) -> None:
     text, words = YAML[case]
     with pytest.raises(Unreadable) as caught:
@@ -127,7 +125,8 @@ OUT_OF_PROPORTION["a list of itself"] = ("a: &a [" + "*a," * 19_000 + "]", "more
 OUT_OF_PROPORTION["a large file"] = ("#" * 1_000_001, "is over 1 MB; is this the right file?")
 
 
-@pytest.mark.parametrize("case", quick(OUT_OF_PROPORTION, (3, 9, 10)))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OUT_OF_PROPORTION)
 def test_task_files_that_the_harness_reads(tmp_path: Path, case: str) -> None:
     from genepool.tasks.lm_eval.harness import open_harness_task
 
@@ -168,6 +167,7 @@ def test_what_is_no_yaml_is_the_harness_s_to_say(tmp_path: Path) -> None:
     assert texts_under(b"x: &x a\ninclude: *x", "include") == ["a"]
 
 
+@pytest.mark.slow
 def test_a_front_matter_is_bounded_too(tmp_path: Path) -> None:
     for body in (bomb("[{}]"), "\n" * 190_000, "a: " + "[" * 100_000, "license: !!int x", "x: \0"):
         (tmp_path / "README.md").write_text(f"---\nlicense: mit\n{body}\n---\n")
@@ -226,6 +226,7 @@ def test_what_is_no_text(tmp_path: Path, reader: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_large_run_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("# " + "x" * 10_000_000)
@@ -373,7 +374,8 @@ def test_patterns_match_as_pythons_do() -> None:
 BESIDE = ["pool.sqlite-wal", "pool.sqlite-shm", "pool.sqlite-journal", "pool.sqlite"]
 
 
-@pytest.mark.parametrize("name", quick(BESIDE))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BESIDE)
 def test_pipes_in_a_pool(tmp_path: Path, name: str) -> None:
     file = write_run(tmp_path, budget=2)
     evolve(file)

@@ -99,6 +99,7 @@ def fails(file: Path, word: str) -> None:
     assert last.startswith("genepool: ") and word in last, last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(WORDS))
 def test_whatever_a_function_raises_is_one_line(tmp_path: Path, what: str) -> None:
     fails(prepared(tmp_path, what), WORDS[what])

@@ -201,6 +201,7 @@ def test_recipes_that_are_none(place: Path) -> None:
         refused(place, ["rebuild", str(place / "text.json"), entry], "NAME=PATH", (2,))
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_blending(place: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))

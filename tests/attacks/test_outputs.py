@@ -19,7 +19,6 @@ from genepool.study.compare import compare
 from genepool.ui.figures import run_figure
 from genepool.ui.report.report import write_report
 from tests.cli import run_cli
-from tests.quick import quick
 from tests.runs import seed_file, write_run
 
 
@@ -125,7 +124,8 @@ def test_nothing_of_the_users_is_replaced(
         assert pool.evaluations == 12
 
 
-@pytest.mark.parametrize("name", quick(TAKEN, (7,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TAKEN)
 def test_python_functions_that_write_files(finished: Path, name: str) -> None:
     before = digests(finished)
     with Pool(finished / "pool") as pool:
@@ -348,6 +348,7 @@ def test_a_page_in_python(finished: Path, tmp_path: Path) -> None:
         genepool.report(finished / "pool", page, overwrite=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ['{"mine": 1}', "[1, 2]", "not JSON at all", '{"a": null}'])
 def test_a_file_of_the_users_with_the_name_of_a_cache(tmp_path: Path, text: str) -> None:
     """As where the pool is the folder of the seeds."""

@@ -130,6 +130,7 @@ OPENING: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OPENING)
 def test_what_cannot_be_opened_is_said(path: Path, case: str) -> None:
     change, expected = OPENING[case]

@@ -55,6 +55,7 @@ def one_line(done: subprocess.CompletedProcess[str], *words: str, code: int = 1)
         assert word in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["status"], pytest.param(["status", "--json"], marks=SLOW), ["show"]]
 )
@@ -72,6 +73,7 @@ def test_standard_output_is_closed(run: Path, command: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["status", "/nowhere"], ["status"], pytest.param(["nonsense"], marks=SLOW)]
 )

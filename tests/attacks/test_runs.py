@@ -345,6 +345,7 @@ def test_a_full_disk_while_evolving(tmp_path: Path) -> None:
         assert opened.evaluations == 400
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_exporting(pool: Path) -> None:
     out = pool.parent / "out"
     done = _limited(["export", str(pool), "-o", str(out)], 500)

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 from genepool.checkpoints.family import find_source, open_source
 from tests.cli import run_cli
-from tests.quick import quick
 from tests.runs import write_run
 
 CONFIG = {"model_type": "llama", "vocab_size": 6, "hidden_size": 4, "tie_word_embeddings": False}
@@ -481,7 +480,8 @@ def hub(tmp_path: Path, arguments: list[str], **environment: str) -> tuple[int, 
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("environment", quick([{}, {"HF_HUB_OFFLINE": "1"}], (1,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}])
 def test_a_hub_id_that_cannot_be_reached(tmp_path: Path, environment: dict[str, str]) -> None:
     model(tmp_path / "base")
     code, error = hub(tmp_path, merging("some-org/some-model", "base"), **environment)

@@ -60,6 +60,7 @@ def vision_config(kind: str) -> Any:
     return tiny_config("llava")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gemma3", "paligemma", "llava"])
 @pytest.mark.parametrize("prefixed", [True, False])
 def test_adapters_of_vision_models(tmp_path: Path, kind: str, prefixed: bool) -> None:

@@ -56,6 +56,7 @@ part = st.one_of(
 names = st.lists(part, min_size=1, max_size=5).map(".".join)
 
 
+@pytest.mark.slow
 @given(st.lists(names, unique=True, max_size=20), st.randoms())
 def test_the_order_is_total(items: list[str], rng: random.Random) -> None:
     ordered = sorted(items, key=depth_key)

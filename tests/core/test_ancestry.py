@@ -19,7 +19,6 @@ from genepool.core.genome import compose, express, seed_recipe
 from genepool.core.slerp import ANGLES, Angle, merge_recipe, products_of
 from tests.core.dense import DenseProducts, densely, merge
 from tests.core.draw import axes
-from tests.quick import quick
 
 
 class Family:
@@ -92,7 +91,8 @@ def random_plan(draws: np.random.Generator, along: Axis) -> tuple[float, list[in
     return ratio, [s for pair in pairs for s in sorted(split(*pair) for _ in range(each))]
 
 
-@pytest.mark.parametrize("angle", quick(ANGLES))
+@pytest.mark.slow
+@pytest.mark.parametrize("angle", ANGLES)
 def test_tensors_of_one_number(angle: Angle) -> None:
     # A scale, a gate: numbers of either sign, of which children are small differences.
     for seed in range(150):
@@ -107,6 +107,7 @@ def test_tensors_of_one_number(angle: Angle) -> None:
                 family.check(-1, tolerance=1e-7)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     axes(64),

@@ -86,6 +86,7 @@ def test_an_invalid_action_is_worth_nothing_and_changes_nothing(client: httpx.Cl
         assert answer.json() == {"state": before, "reward": 0.0, "done": False, "info": None}
 
 
+@pytest.mark.slow
 def test_sessions_are_apart_and_a_goal_is_the_same_in_each(client: httpx.Client) -> None:
     def play(goal: int) -> list[Any]:
         session = client.post("/create").json()

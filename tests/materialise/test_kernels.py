@@ -128,6 +128,7 @@ def converted(function: Any, values: NDArray[Any], dtype: type) -> NDArray[Any]:
     return out
 
 
+@pytest.mark.slow
 def test_processors_convert_float16_as_the_integers_say() -> None:
     if not kernels.HALVES:
         pytest.skip("this processor does not convert float16")

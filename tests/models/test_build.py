@@ -134,6 +134,7 @@ class TestArrays:
         with pytest.raises(TypeError):
             value["head.weight"] = np.zeros(3)
 
+    @pytest.mark.slow
     def test_torch_is_not_needed(self, folder: Path) -> None:
         seeds(folder, torch.float32)
         code = (

@@ -201,6 +201,7 @@ def check_likelihoods(value: Any, kind: str) -> None:
 _ALWAYS = {"mamba2", "falcon_h1", "granitemoehybrid", "nemotron_h", "gemma3_text", "bloom"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [pytest.param(k, marks=() if k in _ALWAYS else pytest.mark.slow) for k in KINDS],

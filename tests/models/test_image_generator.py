@@ -103,6 +103,7 @@ def test_what_a_run_file_says_is_asked_of_the_pipeline(tmp_path: Path) -> None:
     np.testing.assert_array_equal(drawn, expected)
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_once_unless_an_encoder_evolves(tmp_path: Path) -> None:
     places = [tiny_pipeline(tmp_path / f"{n}", seed=n) for n in range(2)]
     for evolving, times in (((), 1), (("unet", "text_encoder"), 3)):
@@ -130,6 +131,7 @@ def test_text_encoders_and_vaes_may_evolve(tmp_path: Path) -> None:
         live(seeds, 1, dtype="float16")
 
 
+@pytest.mark.slow
 def test_components_come_from_the_seeds_that_are_named(tmp_path: Path) -> None:
     places = [tiny_pipeline(tmp_path / f"{n}", seed=n) for n in range(2)]
     seeds = family(*places, whole={"text_encoder": 1, "vae": 1, "tokenizer": 1})

@@ -77,6 +77,7 @@ def test_a_child_in_place_is_the_exported_child(tmp_path: Path, kind: str, dtype
             assert torch.equal(buffer, held[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_may_have_the_names_of_the_model_without_its_head(
@@ -340,6 +341,7 @@ def paired(model: Any, tokenizer: Any, examples: list[dict[str, str]]) -> Any:
     return tuple([0.5] * len(examples))
 
 
+@pytest.mark.slow
 def test_a_function_can_hand_in_what_was_written(tmp_path: Path) -> None:
     checkpoints, layout = opened(tmp_path)
     model = live(checkpoints, layout)

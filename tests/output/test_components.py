@@ -78,6 +78,7 @@ def climbing_name(home: Path) -> None:
     (home / "model_index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -94,6 +94,7 @@ def test_seeds_that_moved(tmp_path: Path) -> None:
         export(pool, "best", tmp_path / "out", seeds={"seed1": moved})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_a_seed_that_changes_while_it_is_written_from(tmp_path: Path, by_hand: bool) -> None:
     run = write_run(tmp_path, budget=10)

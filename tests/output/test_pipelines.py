@@ -23,7 +23,6 @@ from tests.build import contents
 from tests.cli import run_cli
 from tests.late import diffusers
 from tests.pipelines import KINDS, Kind, single_file, tiny_pipeline
-from tests.quick import quick
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -49,7 +48,8 @@ def denoiser(pipeline: Any) -> torch.nn.Module:
     return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
 
 
-@pytest.mark.parametrize("kind", quick(KINDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_pipeline_draws_what_the_merged_weights_draw(kind: Kind, tmp_path: Path) -> None:
     a, b = (tiny_pipeline(tmp_path / name, kind, seed=n) for n, name in enumerate("ab"))
     done = blend([a, b], tmp_path / "out")
@@ -89,6 +89,7 @@ def test_several_components_merge_and_others_come_from_where_it_is_said(
     loaded(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["slerp", "linear", "task-arithmetic", "ties", "dare-ties"])
 def test_every_method_merges_pipelines_and_is_rebuilt_to_the_same_bytes(
     method: str, pair: tuple[Path, Path], tmp_path: Path
@@ -180,6 +181,7 @@ def test_single_files_give_a_single_file_that_is_rebuilt(
         assert {**before, "README.md": b""} == {**again, "README.md": b""}
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_component_tell_the_recipe_too(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -192,6 +194,7 @@ def test_the_weights_of_a_component_tell_the_recipe_too(
     assert contents(tmp_path / "out/unet") == contents(tmp_path / "last/unet")
 
 
+@pytest.mark.slow
 def test_shards_are_named_as_the_libraries_find_them(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -221,6 +224,7 @@ def variant_shards(folder: Path, variant: str) -> None:
     (folder / WEIGHTS).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
 def test_whole_components_of_a_variant_get_plain_names(
     sharded: bool, own: tuple[Path, Path], tmp_path: Path
@@ -303,6 +307,7 @@ def test_code_pickles_hidden_files_and_sample_pictures_stay_behind(
     assert written.keys() == expected
 
 
+@pytest.mark.slow
 def test_a_component_of_another_class_is_named_in_the_index(
     own: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -136,12 +136,13 @@ _FUNCTIONS: dict[str, Callable[[Rules], None]] = {
 _WORKERS = {"executor": "process", "workers": 2, "in_flight": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
         *((kind, {}) for kind in _FUNCTIONS),
-        pytest.param("function", _WORKERS, marks=pytest.mark.slow),
-        pytest.param("environment", _WORKERS, marks=pytest.mark.slow),
+        ("function", _WORKERS),
+        ("environment", _WORKERS),
     ],
 )
 def test_another_rule_stops_the_run(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -180,6 +181,7 @@ def test_what_answers_otherwise_without_other_code_stops_the_run(tmp_path: Path)
     assert [note for note in notes if "Members that were scored by two rules" in note]
 
 
+@pytest.mark.slow
 def test_a_change_that_changes_no_score_is_told_once(tmp_path: Path) -> None:
     rules = Rules(tmp_path)
     rules.evolve(5)
@@ -191,6 +193,7 @@ def test_a_change_that_changes_no_score_is_told_once(tmp_path: Path) -> None:
     assert rules.evolve(12) == ()
 
 
+@pytest.mark.slow
 def test_options_that_the_digest_has_not_are_told(tmp_path: Path) -> None:
     rules = Rules(tmp_path)
     rules.world()
@@ -232,6 +235,7 @@ def test_a_task_that_does_not_repeat_itself_is_told_and_goes_on(tmp_path: Path) 
     assert note.startswith("task 'rule' does not give the same scores twice (example '")
 
 
+@pytest.mark.slow
 def test_an_environment_that_does_not_repeat_itself_may_be_allowed(tmp_path: Path) -> None:
     rules = Rules(tmp_path)
     rules.world()

@@ -16,7 +16,6 @@ from genepool.checkpoints.layout import build_layout, flatten
 from genepool.core.slerp import merge_vectors
 from genepool.output.by_hand import merge
 from tests import language
-from tests.quick import quick
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -80,7 +79,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], str, str, list[str], list[st
 }
 
 
-@pytest.mark.parametrize("family", quick(FAMILIES, (0, 4)))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family(tmp_path: Path, family: str) -> None:
     model, config, settings, dtype, shards, first, last = FAMILIES[family]
     for number in range(2):

@@ -65,6 +65,7 @@ def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.run.test_smallest.__name__", __name__)
 
 
+@pytest.mark.slow
 def test_memory_that_ends_while_a_child_is_scored_ends_the_run_and_the_child_is_asked_again(
     tmp_path: Path,
 ) -> None:

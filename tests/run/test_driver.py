@@ -106,6 +106,7 @@ def _served(directory: Path, odd: int, **changes: Any) -> tuple[dict[str, Any], 
     return {"tasks": [task], **changes}, directory / "down"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3])
 def test_an_evaluator_that_is_down_costs_no_children(tmp_path: Path, width: int) -> None:
     changes, down = _served(tmp_path, 3, in_flight=width, budget=40)
@@ -130,6 +131,7 @@ def test_an_evaluator_that_is_down_costs_no_children(tmp_path: Path, width: int)
     assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -161,6 +163,7 @@ def test_an_evaluator_that_is_down_at_an_end_costs_no_children(
     assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [2, 4])
 def test_an_evaluator_that_is_down_costs_no_members(tmp_path: Path, calls: int) -> None:
     """While the archive, or the finalists, are asked other examples; they left it for good."""
@@ -228,6 +231,7 @@ def test_a_champion_that_fails_on_held_out_examples(tmp_path: Path, track: bool)
     assert any(re.match(said, text) for text in told)
 
 
+@pytest.mark.slow
 def test_a_best_seed_that_finds_no_place_is_told(tmp_path: Path) -> None:
     """It is the least fit where others solve its examples too; then the champion is a worse one."""
     name = f"crowded_{next(_NUMBERS)}"
@@ -538,6 +542,7 @@ def test_workers_tell_how_far_they_are_within_a_model(
         assert contents(tmp_path / f"pool{number}") == contents(tmp_path / "pool0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -574,6 +579,7 @@ def test_a_pool_made_from_something_else_is_refused(
     assert contents(tmp_path / "pool") == before
 
 
+@pytest.mark.slow
 def test_a_pool_from_before_an_option_existed_goes_on(tmp_path: Path) -> None:
     """Such a pool was bred with what is now the option's default; another value is refused."""
     evolve(write_run(tmp_path / "whole", budget=40))

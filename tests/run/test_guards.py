@@ -16,7 +16,6 @@ from genepool.run.evolve import evolve
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import load_run
-from tests.quick import quick
 from tests.runs import contents, write_data, write_run
 
 CLOUDS: dict[str, Any] = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
@@ -43,8 +42,9 @@ def guarded_run(directory: Path, **changes: Any) -> Path:
     return write_run(directory, **{"tasks": [CLOUDS, GUARD], "seeds": SEEDS, **changes})
 
 
-@pytest.mark.parametrize("width", quick([1, 3], (1,)))
-@pytest.mark.parametrize("strategy", quick(STRATEGIES, (3,)), ids=lambda value: str(value)[:40])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda value: str(value)[:40])
 def test_a_guarded_run_in_pieces_is_the_run_in_one(
     tmp_path: Path, strategy: dict[str, Any], width: int
 ) -> None:
@@ -60,6 +60,7 @@ def test_a_guarded_run_in_pieces_is_the_run_in_one(
     assert any(row["verdict"] == "accepted" for row in one[:-2] if row["step"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.0, 0.03, 0.1])
 def test_nothing_below_the_bound_is_admitted(tmp_path: Path, tolerance: float) -> None:
     """Every member ever bred is asked again, by hand."""
@@ -180,6 +181,7 @@ def test_guards_are_asked_once_of_seeds_and_of_children_that_would_enter(tmp_pat
     assert not set(calls[3:]) & set(calls[1:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [False, True])
 def test_a_strategy_learns_from_no_child_that_breaks_a_guard(tmp_path: Path, weights: bool) -> None:
     """CMA-ES learns from rejected children too, so they are asked as well."""
@@ -239,6 +241,7 @@ def test_two_guards_are_asked_in_turn(tmp_path: Path) -> None:
     assert broken[1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "named"),
     [

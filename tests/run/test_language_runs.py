@@ -24,7 +24,6 @@ from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import open_inputs
 from genepool.run.run_file import load_run
 from tests.lms import write_lm, write_tokenizer
-from tests.quick import quick
 from tests.tasks.lm_eval.test_evaluator import sums, write_task
 
 FUNCTION = """
@@ -111,6 +110,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert members(tmp_path / "parallel") == members(tmp_path / "pool")
 
 
+@pytest.mark.slow
 def test_the_exported_champion_scores_as_recorded(tmp_path: Path) -> None:
     evolve(write_run(tmp_path, "chance", budget=8))
     with Pool(tmp_path / "pool") as pool:
@@ -226,7 +226,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", quick([*CHANGES, "tokenizer file"], (4,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [*CHANGES, "tokenizer file"])
 def test_a_pool_is_refused_to_another_tokenizer(tmp_path: Path, what: str) -> None:
     file = write_run(tmp_path, budget=2)
     evolve(file)

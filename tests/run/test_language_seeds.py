@@ -92,6 +92,7 @@ def llava(seed: int) -> Any:
 RENAME = {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
 
 
+@pytest.mark.slow
 def test_a_language_model_and_the_tower_of_a_vision_model(tmp_path: Path) -> None:
     language.save(llava(1), tmp_path / "vlm")
     language.save(language.llama(2), tmp_path / "llm")
@@ -294,6 +295,7 @@ def test_what_gguf_files_of_gemma_do_not_say(
     assert getattr(config, "query_pre_attn_scalar", None) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 def test_a_gguf_file(tmp_path: Path, cache: Path, dtype: Any) -> None:
     file = tmp_path / "model.gguf"
@@ -363,6 +365,7 @@ def test_what_a_gguf_file_says_of_licence_and_templates(tmp_path: Path) -> None:
     assert [seed["licence"] for seed in done.details["seeds"]] == ["mit", "its-own"]
 
 
+@pytest.mark.slow
 def test_a_run_from_a_gguf_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "models/a.gguf", 1)
     write_gguf(tmp_path / "models/b.gguf", 2)

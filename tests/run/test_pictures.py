@@ -107,6 +107,7 @@ def test_workers_and_pieces_of_a_run_score_the_same(tmp_path: Path) -> None:
         assert {m.name for many in pool.measures().values() for m in many} == {"one", "two"}
 
 
+@pytest.mark.slow
 def test_a_whole_component_that_changes_while_a_run_goes_on_ends_it(tmp_path: Path) -> None:
     given = configuration(tmp_path)
     file = tmp_path / "seed1" / "vae" / "diffusion_pytorch_model.safetensors"

@@ -281,6 +281,7 @@ def test_a_strategy_may_speak_in_numbers_of_numpy(
         assert 0 <= json.loads(pool.record(9).plan)["ratio"] <= 1
 
 
+@pytest.mark.slow
 def test_a_child_of_several_splits_is_shown_and_made_again(tmp_path: Path) -> None:
     seeds = [f"seed{number}.safetensors" for number in (1, 2, 3)]
     strategy = {"name": "m2n2", "archive": 6, "splits": 3}

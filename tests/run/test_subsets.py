@@ -20,7 +20,6 @@ from genepool.study.compare import read_curve
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
 from tests.cli import run_cli
-from tests.quick import quick
 from tests.runs import contents, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
@@ -100,19 +99,17 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
         assert slots == pool.slots()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    quick(
-        [
-            {},
-            {"in_flight": 3},
-            {"strategy": {**ROUNDS, "name": "ga"}},
-            {"strategy": {**ROUNDS, "mutation": 0.05}},
-            {"strategy": {**ROUNDS, "risk": 0.2}},
-            {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "held_out": 0.6}]},
-        ],
-        (5,),
-    ),
+    [
+        {},
+        {"in_flight": 3},
+        {"strategy": {**ROUNDS, "name": "ga"}},
+        {"strategy": {**ROUNDS, "mutation": 0.05}},
+        {"strategy": {**ROUNDS, "risk": 0.2}},
+        {"tasks": [CLOUDS, {**CLOUDS, "name": "kept", "guard": True, "held_out": 0.6}]},
+    ],
 )
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     whole = _run(tmp_path, "whole", **changes)
@@ -201,6 +198,7 @@ def test_what_is_shown_of_it(tmp_path: Path) -> None:
         assert curve.champion_train[-1] == pool.record(champion).train
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on(tmp_path: Path) -> None:
     pool = _run(tmp_path)
     whole = _run(tmp_path, "whole", budget=130)

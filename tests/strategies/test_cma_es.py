@@ -36,6 +36,7 @@ def search_of(evolution: Evolution) -> Any:
     return evolution._versions[evolution.evaluations]  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 8])
 def test_the_step_size_adapts_in_many_dimensions_too(width: int) -> None:
     # Where the search begins there is nothing better to be found, but by smaller steps.

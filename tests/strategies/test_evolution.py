@@ -20,7 +20,6 @@ from genepool.errors import ConfigError, InputError
 from genepool.strategies.base import Strategy
 from genepool.strategies.problem import Trial
 from tests.core.trial import Scorer, problem_of
-from tests.quick import quick
 
 STRATEGIES = [
     M2N2(archive=6),
@@ -66,8 +65,9 @@ def alive(trials: list[Trial]) -> list[Trial]:
     return [found[slot] for slot in sorted(found)]
 
 
-@pytest.mark.parametrize("width", quick([1, 4], (1,)))
-@pytest.mark.parametrize("strategy", quick(STRATEGIES, range(0, 10, 2)), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_a_run_is_taken_up_anywhere(strategy: Strategy, width: int) -> None:
     problem, score = problem_for(strategy)
     whole, trials = Evolution(problem, strategy, in_flight=width), list[Trial]()

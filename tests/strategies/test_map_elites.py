@@ -47,6 +47,7 @@ def near_edges(draw: st.DrawFn) -> tuple[int, list[float]]:
     return cells if cells ** len(measures) <= 100_000 else 10, measures
 
 
+@pytest.mark.slow
 @given(near_edges())
 def test_the_cell_is_the_one_of_pyribs(case: tuple[int, list[float]]) -> None:
     cells, measures = case

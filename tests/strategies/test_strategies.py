@@ -75,6 +75,7 @@ def assert_in_proportion(counts: np.ndarray, weights: np.ndarray) -> None:
 SCORES = [[1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
 def test_parents_follow_fitness_and_attraction(alpha: float) -> None:
     archive = archive_of(SCORES, alpha, empty=2)
@@ -97,6 +98,7 @@ def test_without_attraction_both_parents_follow_fitness() -> None:
     assert_in_proportion(pairs.ravel(), np.outer(share, share).ravel())
 
 
+@pytest.mark.slow
 def test_ratio_and_splits_are_uniform() -> None:
     proposals = propose(M2N2(archive=4), archive_of(SCORES), 3000, TWO)
     ratios = np.sort([proposal.plan.ratio for proposal in proposals])
@@ -131,6 +133,7 @@ def test_split_points_can_be_switched_off() -> None:
         assert proposal.merge.bounds.tolist() == [0, SIZE]
 
 
+@pytest.mark.slow
 def test_crossover_can_be_switched_off() -> None:
     archive = archive_of(SCORES, empty=1)
     counts = np.zeros(5)
@@ -201,6 +204,7 @@ def test_where_nobody_offers_anything_and_the_rest_has_no_fitness_all_are_alike(
     assert_in_proportion(pairs[1], np.array([1.0, 0.0, 1.0, 0.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attraction", [True, False])
 def test_where_nobody_solves_anything_all_members_are_alike(attraction: bool) -> None:
     archive = archive_of([[0, 0], [0, 0], [0, 0]], empty=2)
@@ -242,6 +246,7 @@ def test_proposals_are_functions_of_their_arguments_alone(dense: bool) -> None:
     assert strategy.propose(other, archive, 40).plan != first[0].plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("angle", ["global", "side", "tensor"])
 def test_the_plan_and_the_merge_make_the_child(angle: Angle, splits: int) -> None:

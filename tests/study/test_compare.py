@@ -176,6 +176,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return file, folder / "out"
 
 
+@pytest.mark.slow
 def test_every_run_is_what_evolve_would_have_made(small: tuple[Path, Path], tmp_path: Path) -> None:
     file, out = small
     expected = {"m2n2": {"archive": 5, "alpha": 0.5}, "ga": {}, "blind": {"attraction": False}}

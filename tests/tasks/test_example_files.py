@@ -65,6 +65,7 @@ def improvement(folder: Path) -> float:
     return status["champion"]["train"] - max(seed["train"] for seed in status["seeds"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["function_task"], indirect=True)
 def test_a_task_that_is_one_function(folder: Path) -> None:
     run(folder, "make_seeds.py")

@@ -254,6 +254,7 @@ def test_a_good_executor_passes(tmp_path: Path) -> None:
     assert len(made) == 3 and all(executor.closed for executor in made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

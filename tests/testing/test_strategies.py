@@ -198,6 +198,7 @@ class Greedy(M2N2, frozen=True):
         return replace(super().propose(problem, state, step + late), step=step)
 
 
+@pytest.mark.slow
 def test_a_problem_of_ones_own_is_scored_as_it_says() -> None:
     seeds = list(np.random.default_rng(0).standard_normal((3, 20)))
     one, other = (Problem.of_vectors(seeds, 30, binary=binary) for binary in (True, False))

@@ -60,6 +60,7 @@ def test_a_dense_genome_is_drawn_tensor_by_tensor(vectors: Path, tmp_path: Path)
     assert (102, 102, 102) in colours(tmp_path / "run.png")
 
 
+@pytest.mark.slow
 def test_seeds_alone_can_be_drawn(tmp_path: Path) -> None:
     evolve(write_run(tmp_path, budget=0))
     with Pool(tmp_path / "pool") as pool:

@@ -159,16 +159,13 @@ def test_two_models_of_the_hub_merge_and_are_fetched_once(hub: Hub, tmp_path: Pa
     assert [line for line in hub.asked if line.startswith("GET") and "resolve" in line] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("org/none", "has no such model"),
-        pytest.param(
-            *("org/one@v9", "has 'org/one', but not its revision 'v9'"), marks=pytest.mark.slow
-        ),
-        pytest.param(
-            *("org/gated", "only to those who accepted its terms"), marks=pytest.mark.slow
-        ),
+        ("org/one@v9", "has 'org/one', but not its revision 'v9'"),
+        ("org/gated", "only to those who accepted its terms"),
     ],
 )
 def test_what_the_hub_refuses_is_said(hub: Hub, tmp_path: Path, name: str, expected: str) -> None:

@@ -156,6 +156,7 @@ TIED: dict[str, tuple[dict[str, Any], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TIED)
 @pytest.mark.parametrize("said", [True, False])
 def test_embeddings_that_are_the_head(tmp_path: Path, case: str, said: bool) -> None:
@@ -210,6 +211,7 @@ TOKENS: dict[str, tuple[bool, dict[str, Any], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TOKENS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_trained_tokens(tmp_path: Path, case: str, dtype: torch.dtype) -> None:
@@ -233,6 +235,7 @@ def test_trained_tokens(tmp_path: Path, case: str, dtype: torch.dtype) -> None:
     assert not np.array_equal(floats(found, adapted_name), floats(base, adapted_name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     "options",

@@ -109,6 +109,7 @@ def small(kind: str, **values: Any) -> dict[str, Any]:
 LLAMA, GEMMA = small("llama"), small("gemma3_text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "other", "message"),
     [

@@ -29,6 +29,7 @@ def with_head(seed: Path, kind: str, difference: float = 0.0) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("copies", [(True, True), (True, False), (False, True)])
 def test_a_copy_of_the_embeddings_is_no_tensor_of_its_own(

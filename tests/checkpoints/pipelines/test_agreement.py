@@ -119,6 +119,7 @@ def test_what_schedulers_predict_where_they_do_not_say(others: tuple[Path, Path]
     make_family(opened(*others))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_seeds_of_every_kind_fit(tmp_path: Path, kind: Kind) -> None:
     seeds = [open_pipeline(tiny_pipeline(tmp_path / str(n), kind, seed=n, like=9)) for n in (0, 1)]
@@ -204,6 +205,7 @@ def test_tokenizers_that_cut_or_pad_otherwise_are_others(pair: tuple[Path, Path]
         shutil.copytree(pair[0], pair[1], dirs_exist_ok=True)
 
 
+@pytest.mark.slow
 def test_position_ids_may_be_absent_in_one(tmp_path: Path) -> None:
     seeds: list[Checkpoint] = []
     for number in range(3):

@@ -25,6 +25,7 @@ def names_of(kind: Kind) -> tuple[str, ...]:
     return ("unet", "vae") if kind in ("sd", "sdxl") else ("transformer", "vae")
 
 
+@pytest.mark.slow
 def test_the_denoiser_evolves_unless_others_are_named(tmp_path: Path) -> None:
     path = tiny_pipeline(tmp_path / "a", "sdxl")
     opened = open_source(Source(str(path)))
@@ -43,6 +44,7 @@ def test_the_denoiser_evolves_unless_others_are_named(tmp_path: Path) -> None:
     assert open_source(Source(str(path.rename(snapshot)))).name == "pictures"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensors_are_those_that_diffusers_loads(tmp_path: Path, kind: Kind) -> None:
     path = tiny_pipeline(tmp_path / "a", kind, seed=3)

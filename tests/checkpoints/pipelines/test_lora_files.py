@@ -18,7 +18,6 @@ from genepool.checkpoints.pipelines.ldm_names import ldm_modules
 from genepool.errors import CheckpointError
 from tests.late import diffusers, peft
 from tests.pipelines import Kind, tiny_pipeline
-from tests.quick import quick
 
 Tensors = dict[str, torch.Tensor]
 PLACES = {
@@ -92,6 +91,7 @@ def compare(path: Path, file: Path, component: str = "unet") -> Any:
     return opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux"])
 def test_diffusers_names(tmp_path: Path, kind: Kind) -> None:
     path = tiny_pipeline(tmp_path / "base", kind)
@@ -116,7 +116,8 @@ def test_metadata_says_alpha(tmp_path: Path) -> None:
     assert folder.name == "lora"
 
 
-@pytest.mark.parametrize("alpha", quick([1.0, 4.0], (1,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [1.0, 4.0])
 def test_kohyas_names(tmp_path: Path, alpha: float) -> None:
     path = tiny_pipeline(tmp_path / "base")
     file = tmp_path / "lora.safetensors"
@@ -220,7 +221,8 @@ SPOILT: dict[str, tuple[Callable[[Tensors], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", quick(SPOILT, (0, 2, 5)))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SPOILT)
 def test_what_cannot_be_folded_is_said(tmp_path: Path, case: str) -> None:
     change, expected = SPOILT[case]
     path = tiny_pipeline(tmp_path / "base")

@@ -115,6 +115,7 @@ part = st.sampled_from(
 ) | st.text(max_size=3)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(part, min_size=1, max_size=5).map(".".join), unique=True, max_size=20))
 def test_the_order_is_total(names: list[str]) -> None:
     ordered = sorted(names, key=order_key)

@@ -200,6 +200,7 @@ def test_predictions_that_files_name_must_agree(files: tuple[Path, Path], tmp_pa
             make_family([noise, other])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_noise_that_one_file_alone_names_is_told(
     first: bool, files: tuple[Path, Path], tmp_path: Path

@@ -110,6 +110,7 @@ def unknown(archive: Archive) -> np.ndarray:
     return np.full(archive.scores.shape[1], np.nan, dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_a_stop_is_right_whatever_came_next(binary: bool, alpha: float, baseline: Baseline) -> None:
     stops = 0
@@ -160,6 +161,7 @@ def test_bounds_are_the_best_and_worst_cases(
             assert bool((best[example] <= values.max(axis=1) + 1e-3 * scale).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_a_child_is_settled_as_soon_as_it_can_be(
     binary: bool, alpha: float, baseline: Baseline
@@ -274,6 +276,7 @@ def test_the_known_is_copied() -> None:
     assert bool(np.isnan(known).all()) and full.done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("binary", "alpha", "baseline"), SOME)
 def test_an_exam_can_be_resumed_against_another_archive(
     binary: bool, alpha: float, baseline: Baseline
@@ -361,6 +364,7 @@ def test_a_child_that_ties_but_for_rounding_is_asked_to_the_end(order: int) -> N
         assert not LosslessPlan(archive, [(0, 1.0)], known).rejected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("binary", "baseline"), [(True, "none"), (False, "none"), (False, "worst"), (True, "worst")]
 )

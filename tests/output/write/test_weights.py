@@ -57,6 +57,7 @@ def check(
         assert np.array_equal(bits(tensors[slot.name]), bits(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [CODES, CODES[::-1], CODES[1:] + CODES[:1]])
 @pytest.mark.parametrize("dtype", [None, *TORCH])
 @pytest.mark.parametrize("threads", [1, 3])
@@ -318,6 +319,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["huge.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     # The limit on file size makes the system refuse to write on, as a full disk does.
     save(tmp_path / "seed", {"a.weight": torch.ones(2_000_000)})

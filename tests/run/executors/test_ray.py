@@ -473,6 +473,7 @@ def test_no_cluster(tmp_path: Path) -> None:
     assert "cannot be reached" in errors.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "head"])
 def test_addresses_that_are_none(tmp_path: Path, address: str) -> None:
     pytest.importorskip("ray", exc_type=ImportError)

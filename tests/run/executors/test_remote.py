@@ -62,6 +62,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_TWICE", (0.0, 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("helping", [False, True])
 def test_the_contract_holds_while_workers_are_lost(
     tmp_path: Path, request: pytest.FixtureRequest, helping: bool

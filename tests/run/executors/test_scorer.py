@@ -38,6 +38,7 @@ def _with(made: Any, directory: Path, **changes: Any) -> Path:
     return write_run(directory, tasks=tasks, budget=5, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -101,6 +102,7 @@ def _network(directory: Path, change: str = "pass", after: str = "pass") -> Path
     return write_run(directory, tasks=tasks, model=model, budget=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -201,6 +203,7 @@ def test_scores_by_random_numbers_of_all_are_refused(tmp_path: Path, draw: str, 
         assert pool.evaluations <= 3  # Where chance breaks ties alike.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

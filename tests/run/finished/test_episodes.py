@@ -104,6 +104,7 @@ def test_a_pool_without_agents_has_no_episodes(tmp_path: Path) -> None:
     assert code == 1 and "in none of its tasks do models act" in err
 
 
+@pytest.mark.slow
 def test_a_broken_environment_stops_the_run_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_worker_processes_play_the_same(tmp_path: Path) -> None:
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given, hurried", [(None, 10.0), (300.0, 10.0), (2.0, 2.0)])
 def test_who_exports_does_not_wait_long_for_an_environment_that_is_gone(
     given: float | None, hurried: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

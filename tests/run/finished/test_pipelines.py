@@ -74,6 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_member_is_a_pipeline_that_scores_what_the_pool_says(run: Path, tmp_path: Path) -> None:
     with Pool(run / "pool") as pool:
         number = max(pool.slots().values())

@@ -28,7 +28,6 @@ from tests import exam
 from tests.cli import run_cli
 from tests.golden.runs import unpin
 from tests.lms import rewrite_config, write_lm, write_tokenizer
-from tests.quick import quick
 
 Rescored = dict[str, tuple[list[float], list[float]]]
 DTYPES = ("float16", "bfloat16", "float32")
@@ -235,6 +234,7 @@ def test_pools_note_by_which_rule_they_were_scored(half: Path) -> None:
     assert code == 0 and "older releases" not in out
 
 
+@pytest.mark.slow
 def test_an_old_pool_says_so_and_goes_on_by_its_rule(tmp_path: Path) -> None:
     """Scores of the old rule differ from those of an export; its members stay comparable."""
     folder = tmp_path / "run"
@@ -316,8 +316,9 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("dtype", quick(DTYPES))
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_package_safetensors_reads_the_same_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, wrong: str
 ) -> None:

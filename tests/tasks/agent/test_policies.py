@@ -21,7 +21,6 @@ from genepool.tasks.agent.likelihoods import Reader
 from genepool.tasks.agent.policies import Choose, Generate
 from genepool.testing import check_task
 from tests.lms import SIZE, WORDS, tiny_config, write_tokenizer
-from tests.quick import quick
 from tests.tasks.agent.test_agent import agent
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} = {% endfor %}"
@@ -419,7 +418,8 @@ def test_a_model_with_nan_cannot_act(tmp_path: Path) -> None:
             policy.begin(value)([asked("1 + 2")])
 
 
-@pytest.mark.parametrize("policy", quick(["choose", "generate"], (1,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["choose", "generate"])
 def test_the_contract_with_a_language_model(policy: str, tmp_path: Path) -> None:
     value = language_model(tmp_path)
 

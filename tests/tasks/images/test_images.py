@@ -231,6 +231,7 @@ def test_pictures_are_drawn_in_fixed_blocks(place: Path) -> None:
     np.testing.assert_array_equal(found.blocks, [0, 0, 0, 0, 1, 1])
 
 
+@pytest.mark.slow
 def test_languages_are_measured_and_not_selected_by(place: Path, model: ImageGenerator) -> None:
     both = {"english": "english", "japanese": "other"}
     found = task(place, held_out=0.5, languages=both, batch=2, measured=2)
@@ -296,6 +297,7 @@ def test_examples_are_filtered_shuffled_and_held_out(place: Path) -> None:
     assert task(place, group=None).labels == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "JPEG"])
 def test_pictures_of_a_folder(mode: str, tmp_path: Path) -> None:
     found = examples(tmp_path)
@@ -361,6 +363,7 @@ def test_pictures_are_prepared_alike_whether_torchvision_is_there_or_not(
     assert [given["backend"] for given in asked] == ["pil"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dinov2", "siglip", "clip-vision"])
 def test_other_towers_see_too(kind: str, place: Path, tmp_path: Path, model: Any) -> None:
     small: dict[str, Any] = {
@@ -553,6 +556,7 @@ def _bomb(path: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -687,6 +691,7 @@ def test_features_that_are_no_numbers(place: Path, tmp_path: Path, model: ImageG
         task(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "text"),
     [

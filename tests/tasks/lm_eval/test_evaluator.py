@@ -110,6 +110,7 @@ def test_the_contract(tmp_path: Path, kind: str) -> None:
     assert task.binary == (kind != "loglikelihood_rolling")
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_harness_itself(tmp_path: Path) -> None:
     """A block as large as the task is what simple_evaluate does."""
     import lm_eval
@@ -187,14 +188,15 @@ def test_prompts_few_shot_chat_and_system(tmp_path: Path) -> None:
     assert rendered.rstrip().endswith("a ?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "split"),
     [
-        pytest.param({}, "train", marks=pytest.mark.slow),
+        ({}, "train"),
         ({"fewshot_config": {"sampler": "first_n"}}, "train"),
         ({"training_split": None, "fewshot_split": None}, None),
         ({"test_split": None, "validation_split": "test", "fewshot_split": "test"}, None),
-        pytest.param({"fewshot_split": "test"}, None, marks=pytest.mark.slow),
+        ({"fewshot_split": "test"}, None),
     ],
 )
 def test_no_prompt_shows_its_own_answer(
@@ -225,6 +227,7 @@ def test_truth_values_of_numpy_are_scores(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened(tmp_path, task=name).score(value, np.arange(22)), expected)
 
 
+@pytest.mark.slow
 def test_the_digest_covers_what_changes_scores(tmp_path: Path) -> None:
     write_task(tmp_path, "generate_until")
     base: dict[str, Any] = {"task": "sums.yaml", "limit": 9}
@@ -322,6 +325,7 @@ def test_generation_is_bounded(tmp_path: Path) -> None:
     assert 1 <= longest <= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [None, 2, 50])
 def test_answers_are_as_long_as_the_task_says(own: int | None, tmp_path: Path) -> None:
     """`max_new_tokens` of a generation_config.json came before that."""
@@ -335,6 +339,7 @@ def test_answers_are_as_long_as_the_task_says(own: int | None, tmp_path: Path) -
     assert value.model.generation_config.max_new_tokens == own
 
 
+@pytest.mark.slow
 def test_garbage_is_refused_unless_let_through_or_as_the_seeds(tmp_path: Path) -> None:
     value = live(tmp_path)
     write_task(tmp_path, "generate_until")

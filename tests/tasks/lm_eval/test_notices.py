@@ -67,6 +67,7 @@ def test_answers_of_their_own_are_no_classes(tmp_path: Path) -> None:
     assert opened(tmp_path, task="sums.yaml", limit=10).notices == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "cut"),
     [("generate_until", 4), ("multiple_choice", 2), ("loglikelihood_rolling", 0)],

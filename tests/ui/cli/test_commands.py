@@ -179,7 +179,8 @@ def test_evolve_goes_on_and_then_does_nothing(tmp_path: Path) -> None:
     assert "5 children in" in ok("evolve", run, "--budget", "25")
 
 
-@pytest.mark.parametrize("executor", ["serial", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["serial", "process"])
 def test_what_a_function_prints_is_no_part_of_the_result(tmp_path: Path, executor: str) -> None:
     (tmp_path / "talks.py").write_text(
         "import os\n"
@@ -435,6 +436,7 @@ def test_version() -> None:
     assert ok("--version") == f"genepool {genepool.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--json"], []])
 def test_a_reader_that_has_left_gets_no_traceback(recipes: Path, flags: list[str]) -> None:
     reader, writer = os.pipe()
@@ -450,6 +452,7 @@ def test_a_reader_that_has_left_gets_no_traceback(recipes: Path, flags: list[str
     assert (found.returncode, found.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "--version", "status", "show", "evolve --help"])
 def test_commands_that_only_read_import_little(recipes: Path, command: str) -> None:
     arguments = command.split()

@@ -18,6 +18,7 @@ READ = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file has no name")
 @pytest.mark.parametrize("how", READ)
 def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path, how: str) -> None:

@@ -88,6 +88,7 @@ def test_the_figure_has_every_strategy_in_its_colour(tmp_path: Path) -> None:
     assert "fill-opacity: 0.18" not in svg.read_text()
 
 
+@pytest.mark.slow
 def test_the_figure_shows_no_scores_that_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_without_matplotlib_the_rest_is_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
 
 
+@pytest.mark.slow
 def test_everything_is_written_beside_the_pools(tmp_path: Path) -> None:
     files, reason = write_pages(comparison(3, {"b": 0.1}, tmp_path))
     assert reason is None

@@ -102,6 +102,7 @@ def any_pool(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_every_page_has_its_parts_and_can_be_read_without_seeing(
     any_pool: Path, tmp_path: Path
 ) -> None:
@@ -328,6 +329,7 @@ def test_the_family_tree_is_that_of_the_records(recipes: Path, tmp_path: Path) -
 NASTY = "<script>alert('x')</script>\"&amp;\x1b[31m"
 
 
+@pytest.mark.slow
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     write_data(tmp_path / "data.npz")
     for number in (1, 2):
@@ -446,6 +448,7 @@ def test_every_key_of_the_document_is_explained(recipes: Path, tmp_path: Path) -
     assert set(page.document()) <= set(re.findall(r"`(\w+)`", text))
 
 
+@pytest.mark.slow
 def test_reporting_loads_nothing_heavy(recipes: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from genepool.ui.cli.main import _run; "

@@ -170,6 +170,7 @@ def real() -> Generator[str, None, None]:
         listener.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"splits": {"train": "5-9"}}, {"admissible": None}])
 def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
     known = ("0", "1", "2", "9")
@@ -445,7 +446,8 @@ def test_no_fault_is_scored(path: str, name: str, fault: Fault) -> None:
         session.close()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("reset", marks=pytest.mark.slow), "step"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["reset", "step"])
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_fault_of_plain_requests_is_scored(kind: str, name: str) -> None:
     with serving(Protocol()) as server:
