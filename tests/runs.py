@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import fields
@@ -64,6 +65,37 @@ def write_run(directory: Path, **changes: Any) -> Path:
     }
     file = directory / "run.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
+    return file
+
+
+# Slow enough that a kill lands anywhere in a run: each child takes a few milliseconds.
+_SLOW = """
+import time
+def score(model, examples):
+    time.sleep(0.004)
+    total = float(sum(abs(array).sum() for array in model.values()))
+    return [((total * 1000 + 37 * example) % 10) / 10 for example in examples]
+"""
+
+
+def slow_run(directory: Path, held_out: float = 0, **changes: Any) -> Path:
+    """A run whose module has a name of its own, so that one process can do several runs."""
+    module = f"slow_{zlib.crc32(bytes(directory)):x}"
+    file = write_run(
+        directory,
+        tasks=[
+            {
+                "name": "slow",
+                "evaluator": "function",
+                "function": f"{module}:score",
+                "examples": "examples.json",
+                "held_out": held_out,
+            }
+        ],
+        **changes,
+    )
+    (directory / f"{module}.py").write_text(_SLOW)
+    (directory / "examples.json").write_text(str(list(range(30))))
     return file
 
 

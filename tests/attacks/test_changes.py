@@ -26,8 +26,8 @@ from genepool.pool.reader import Pool
 from genepool.pool.writer import PoolWriter
 from genepool.run.evolve import evolve
 from tests.cli import run_cli
-from tests.run.test_crash import CRASHES, evaluations, slow_run, wait_for
-from tests.runs import contents, write_run
+from tests.run.test_crash import CRASHES, evaluations, wait_for
+from tests.runs import contents, slow_run, write_run
 
 BUDGET = 120
 
@@ -79,10 +79,6 @@ def _changes(alone: Sequence[Change], with_workers: Sequence[Change]) -> pytest.
     )
 
 
-def _evolve(run: Path) -> None:
-    subprocess.run([sys.executable, "-m", "genepool", "evolve", str(run)], check=True)
-
-
 class Undisturbed:
     """What runs come to that nothing happens to: each of them is run once."""
 
@@ -98,7 +94,7 @@ class Undisturbed:
             run = slow_run(folder, budget=budget, **executor)
             if seed2 != 2:
                 shutil.copy(folder / f"seed{seed2}.safetensors", folder / "seed2.safetensors")
-            _evolve(run)
+            evolve(run)
             self._pools[key] = folder / "pool"
         return self._pools[key]
 
@@ -145,7 +141,7 @@ def test_a_seed_that_changes_during_a_run(
     assert code == 1, errors
     assert "seed2.safetensors" in errors.strip().splitlines()[-1], errors
     seed.write_bytes(kept)
-    _evolve(run)
+    evolve(run)
     assert contents(tmp_path / "pool") == contents(undisturbed.pool(BUDGET, **executor))
 
 

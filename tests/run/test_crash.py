@@ -14,43 +14,12 @@ from typing import Any
 import pytest
 
 from genepool.pool.reader import Pool
-from tests.runs import contents, write_run
+from genepool.run.evolve import evolve
+from tests.runs import contents, slow_run
 
 # 50 by hand (GENEPOOL_CRASHES=50), 3 where every minute counts.
 CRASHES = int(os.environ.get("GENEPOOL_CRASHES", "3"))
 _EVOLVE = "import sys; from genepool.run.evolve import evolve; evolve(sys.argv[1])"
-
-# Slow enough that a kill lands anywhere in a run: each child takes a few milliseconds.
-_SLOW = """
-import time
-def score(model, examples):
-    time.sleep(0.004)
-    total = float(sum(abs(array).sum() for array in model.values()))
-    return [((total * 1000 + 37 * example) % 10) / 10 for example in examples]
-"""
-
-
-def slow_run(directory: Path, **changes: Any) -> Path:
-    file = write_run(
-        directory,
-        tasks=[
-            {
-                "name": "slow",
-                "evaluator": "function",
-                "function": "slow:score",
-                "examples": "examples.json",
-            }
-        ],
-        **changes,
-    )
-    (directory / "slow.py").write_text(_SLOW)
-    (directory / "examples.json").write_text(str(list(range(30))))
-    return file
-
-
-def _finish(file: Path) -> None:
-    """In a process of its own, since each run has its own module `slow`."""
-    subprocess.run([sys.executable, "-c", _EVOLVE, str(file)], check=True)
 
 
 def _start(file: Path) -> subprocess.Popen[bytes]:
@@ -94,7 +63,7 @@ def wait_for(process: subprocess.Popen[Any], pool: Path, target: int) -> None:
     ids=["recipes", "vectors, three in flight", "rounds"],
 )
 def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> None:
-    _finish(slow_run(tmp_path / "whole", **changes))
+    evolve(slow_run(tmp_path / "whole", **changes))
     file = slow_run(tmp_path / "killed", **changes)
     pool = tmp_path / "killed/pool"
     moments = random.Random(CRASHES)
@@ -109,14 +78,14 @@ def test_killed_at_random_moments(tmp_path: Path, changes: dict[str, Any]) -> No
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert killed >= CRASHES // 2
-    _finish(file)
+    evolve(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"budget": 80, "in_flight": 2}
-    _finish(slow_run(tmp_path / "whole", **changes))
+    evolve(slow_run(tmp_path / "whole", **changes))
     file = slow_run(tmp_path / "killed", **changes, executor="process", workers=2)
     pool = tmp_path / "killed/pool"
     process = subprocess.Popen(
@@ -142,7 +111,7 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
     assert "run the same command again" in last
     assert "Traceback" not in text
     assert 20 <= evaluations(pool) < 80
-    _finish(file)
+    evolve(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
 
 
@@ -190,7 +159,7 @@ def _spawned(driver: int) -> bool:
 
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
-    _finish(slow_run(tmp_path / "whole", budget=100))
+    evolve(slow_run(tmp_path / "whole", budget=100))
     file = slow_run(tmp_path / "stopped", budget=100)
     pool = tmp_path / "stopped/pool"
     process = subprocess.Popen(
@@ -206,5 +175,5 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in text
     assert 10 <= evaluations(pool) < 100
-    _finish(file)
+    evolve(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")

@@ -36,8 +36,9 @@ from genepool.study.significance import (
     holm,
     sign_flip_test,
 )
+from tests.cli import run_cli
 from tests.curves import curve
-from tests.runs import contents, write_data, write_run
+from tests.runs import contents, slow_run, write_data, write_run
 
 # Statistics
 
@@ -244,11 +245,11 @@ def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -
     file, _ = small
     names = ["m2n2", "random"]
     compare(file, tmp_path / "grown", strategies=names[:1], runs=1, budget=10, workers=1)
-    compare(file, tmp_path / "grown", strategies=names, runs=2, budget=15)
+    compare(file, tmp_path / "grown", strategies=names, runs=2, budget=15, workers=1)
     compare(file, tmp_path / "at once", strategies=names, runs=2, budget=15)
-    first = compare(file, tmp_path / "grown", strategies=names[:1], runs=1, budget=10)
+    first = compare(file, tmp_path / "grown", strategies=names[:1], runs=1, budget=10, workers=1)
     assert len(first.curves) == 1
-    again = compare(file, tmp_path / "grown", strategies=names, runs=2, budget=15)
+    again = compare(file, tmp_path / "grown", strategies=names, runs=2, budget=15, workers=1)
     assert again.rows[0].train[0] > 0
     for name in ("curves.csv", "summary.csv"):
         assert (tmp_path / "grown" / name).read_bytes() == (
@@ -394,29 +395,18 @@ def test_a_directory_serves_one_comparison_at_a_time(tmp_path: Path) -> None:
 
 # Interrupted
 
-_SLOW = """
-import time
-def score(model, examples):
-    time.sleep(0.004)
-    total = float(sum(abs(array).sum() for array in model.values()))
-    return [((total * 1000 + 37 * example) % 10) / 10 for example in examples]
-"""
 _EACH = 70
 
 
-def slow_run(directory: Path) -> Path:
-    task: dict[str, Any] = {"name": "slow", "evaluator": "function", "function": "slow:score"}
-    file = write_run(directory, tasks=[{**task, "examples": "examples.json", "held_out": 0.2}])
-    (directory / "slow.py").write_text(_SLOW)
-    (directory / "examples.json").write_text(str(list(range(30))))
-    return file
+def words(file: Path, out: Path) -> list[str]:
+    made = ["--strategies", "m2n2,ga", "--runs", "2", "--budget", str(_EACH)]
+    return ["compare", str(file), *made, "-o", str(out)]
 
 
 def start(file: Path, out: Path) -> subprocess.Popen[str]:
     """In a session of its own, as a terminal would."""
-    words = ["compare", str(file), "--strategies", "m2n2,ga", "--runs", "2", "-o", str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "genepool", *words, "--budget", str(_EACH)],
+        [sys.executable, "-m", "genepool", *words(file, out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -454,14 +444,17 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     began = time.monotonic()
-    process = start(slow_run(folder), folder / "out")
+    process = start(slow_run(folder, 0.2), folder / "out")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     (folder / "seconds").write_text(str(time.monotonic() - began))
     return folder / "out"
 
 
-def check_same(out: Path, undisturbed: Path) -> None:
+def check_same(file: Path, out: Path, undisturbed: Path) -> None:
+    """After the same command, by another number of workers."""
+    code, _, error = run_cli([*words(file, out), "--workers", "1"])
+    assert code == 0, error
     for name in ("curves.csv", "summary.csv"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
     assert (out / "table.md").read_bytes() == (undisturbed / "table.md").read_bytes()
@@ -469,7 +462,7 @@ def check_same(out: Path, undisturbed: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) -> None:
-    file, out = slow_run(tmp_path), tmp_path / "out"
+    file, out = slow_run(tmp_path, 0.2), tmp_path / "out"
     # The parent alone, so that its workers have to notice; then all of them at once.
     for target, kill in ((30, os.kill), (180, os.killpg)):
         process = start(file, out)
@@ -479,10 +472,7 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path, undisturbed: Path) 
         process.communicate(timeout=240)
         assert target <= scored(out) < 4 * _EACH
         assert not (out / "curves.csv").exists()
-    process = start(file, out)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    check_same(out, undisturbed)
+    check_same(file, out, undisturbed)
 
 
 @pytest.mark.slow
@@ -491,7 +481,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 ) -> None:
     # While it starts, reads the seeds, sets pools up, breeds, or writes the tables.
     whole = float((undisturbed.parent / "seconds").read_text())
-    file, out = slow_run(tmp_path), tmp_path / "out"
+    file, out = slow_run(tmp_path, 0.2), tmp_path / "out"
     draws = random.Random()
     for number in range(2):
         process = start(file, out)
@@ -501,12 +491,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
             (os.kill if number % 2 else os.killpg)(process.pid, signal.SIGKILL)
         process.communicate(timeout=240)
         if process.returncode == 0:
-            check_same(out, undisturbed)
+            check_same(file, out, undisturbed)
             shutil.rmtree(out)
-    process = start(file, out)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    check_same(out, undisturbed)
+    check_same(file, out, undisturbed)
 
 
 @pytest.mark.slow
@@ -514,7 +501,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 def test_ctrl_c_ends_it_cleanly_and_it_goes_on_to_the_same_bytes(
     reach: Any, tmp_path: Path, undisturbed: Path
 ) -> None:
-    file, out = slow_run(tmp_path), tmp_path / "out"
+    file, out = slow_run(tmp_path, 0.2), tmp_path / "out"
     process = start(file, out)
     wait_for(process, out, 60)
     workers = workers_of(process)
@@ -528,9 +515,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_goes_on_to_the_same_bytes(
     assert workers
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert 60 <= scored(out) < 4 * _EACH
-    process = start(file, out)
-    process.communicate(timeout=120)
-    check_same(out, undisturbed)
+    check_same(file, out, undisturbed)
 
 
 @pytest.mark.slow
@@ -547,7 +532,7 @@ def test_killed_before_a_pool_was_set_up_it_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_it_in_one_line(tmp_path: Path, undisturbed: Path) -> None:
-    file, out = slow_run(tmp_path), tmp_path / "out"
+    file, out = slow_run(tmp_path, 0.2), tmp_path / "out"
     process = start(file, out)
     wait_for(process, out, 40)
     os.kill(workers_of(process)[0], signal.SIGKILL)
@@ -555,6 +540,4 @@ def test_a_worker_that_dies_ends_it_in_one_line(tmp_path: Path, undisturbed: Pat
     assert process.returncode == 1
     assert "died (signal SIGKILL" in error.splitlines()[-1]
     assert "Traceback" not in error
-    process = start(file, out)
-    process.communicate(timeout=120)
-    check_same(out, undisturbed)
+    check_same(file, out, undisturbed)
