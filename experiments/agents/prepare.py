@@ -124,8 +124,10 @@ def tiny(kind: Kind) -> Kind:
     """The same with hardly anything in it, to see that it works."""
     return replace(
         kind,
-        games={"tune": 3, "train": 2, "test": 2},
-        goals=(2, 2),
+        rounds=3,
+        games={"tune": 2, "train": 1, "test": 1},
+        goals=(1, 1),
+        clicks=3,
         problems=(8, 8),
         questions=(8, 8),
         batch=8,

@@ -75,7 +75,7 @@ def make(work: Path, walks: list[Any], names: tuple[str, ...], *, smoke: bool = 
         model.float()
         for part, schedule in SCHEDULES[name].items():
             if smoke:
-                schedule = replace(schedule, steps=12, batch=8)
+                schedule = replace(schedule, steps=6, batch=8)
             if name == "agent":
                 rows = agent_rows(part, sets, walks, 40 if smoke else 1)
             elif name == "maths":
