@@ -71,7 +71,7 @@ def smoke(data: Path, work: Path, out: Path) -> None:
     from report import write_report
 
     DRAWING["steps"] = 2
-    prepare(data, work, sizes=(4, 4), settings=("B",))
+    prepare(data, work, sizes=(2, 2), settings=("B",))
     evolve_all(work, jobs(("B",), ["m2n2", "slerp"], 2), 2)
     score_finals(work, "B")
     write_report(work, out, ("B",))

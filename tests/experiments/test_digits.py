@@ -34,7 +34,7 @@ def test_the_experiment_runs(
     shared("data/mnist/t10k-images-idx3-ubyte.gz")
     words = [sys.executable, str(FOLDER / "digits/run.py"), "--smoke", "--data", data]
     words += ["--variants", variants]
-    words += ["--out", str(tmp_path), "--shared", str(reference.parents[1])]
+    words += ["--jobs", "1", "--out", str(tmp_path), "--shared", str(reference.parents[1])]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
