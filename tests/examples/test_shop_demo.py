@@ -17,7 +17,7 @@ DEMO = Path(__file__).parents[2] / "examples/webshop/demo.py"
 
 @pytest.mark.slow
 def test_the_demo_breeds_a_better_shopper(tmp_path: Path) -> None:
-    command = [sys.executable, str(DEMO), str(tmp_path / "shop"), "--budget", "12"]
+    command = [sys.executable, str(DEMO), str(tmp_path / "shop"), "--budget", "5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "% of the reward" in line]

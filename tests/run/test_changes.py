@@ -142,7 +142,6 @@ _WORKERS = {"executor": "process", "workers": 2, "in_flight": 2}
     [
         *((kind, {}) for kind in _FUNCTIONS),
         ("function", _WORKERS),
-        ("environment", _WORKERS),
     ],
 )
 def test_another_rule_stops_the_run(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:

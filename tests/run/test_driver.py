@@ -341,7 +341,7 @@ _CALLS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("call", _CALLS.values(), ids=_CALLS.keys())
 def test_a_script_that_workers_run_again_is_told_so(tmp_path: Path, call: str) -> None:
-    write_run(tmp_path, in_flight=2, executor="process", workers=2, budget=6)
+    write_run(tmp_path, in_flight=2, executor="process", workers=1, budget=6)
     imports = "import genepool; from genepool.study.compare import compare"
 
     def run(script: str) -> subprocess.CompletedProcess[str]:

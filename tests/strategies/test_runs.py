@@ -30,10 +30,9 @@ def assert_same(one: Trial, two: Trial) -> None:
     assert [proposal.plan for proposal in one.proposals] == [p.plan for p in two.proposals]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1, 4])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("width", quick([1, 4], (1,)))
+@pytest.mark.parametrize("weighted", quick([False, True], (1,)))
+@pytest.mark.parametrize("alpha", quick([1.0, 0.0, 0.5, 3.0]))
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_early_stop_changes_nothing(
     binary: bool, alpha: float, weighted: bool, width: int
@@ -50,22 +49,24 @@ def test_the_early_stop_changes_nothing(
     assert alpha == 0 or sum(stopped.asked) < 0.9 * STEPS * 60
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
-    [
-        M2N2(archive=5, attraction=False),
-        M2N2(archive=5, alpha=0.0, attraction=False),
-        M2N2(archive=5, split_point=False, angle="side"),
-        M2N2(archive=5, angle="tensor", warmup=20),
-        M2N2(archive=5, splits=3),
-        M2N2(archive=2),
-        M2N2(archive=5, baseline="worst"),
-        M2N2(archive=5, baseline="worst", risk=1e-12),
-        GA(archive=5, baseline="worst"),
-        RandomMerge(archive=5),
-        Sweep(archive=5, grid=7),
-    ],
+    quick(
+        [
+            M2N2(archive=5, attraction=False),
+            M2N2(archive=5, alpha=0.0, attraction=False),
+            M2N2(archive=5, split_point=False, angle="side"),
+            M2N2(archive=5, angle="tensor", warmup=20),
+            M2N2(archive=5, splits=3),
+            M2N2(archive=2),
+            M2N2(archive=5, baseline="worst"),
+            M2N2(archive=5, baseline="worst", risk=1e-12),
+            GA(archive=5, baseline="worst"),
+            RandomMerge(archive=5),
+            Sweep(archive=5, grid=7),
+        ],
+        (4,),
+    ),
     ids=[
         "no attraction",
         "plain",
@@ -80,7 +81,9 @@ def test_the_early_stop_changes_nothing(
         "grid",
     ],
 )
-@pytest.mark.parametrize("asking", [{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}])
+@pytest.mark.parametrize(
+    "asking", quick([{}, {"grain": 7}, {"blocks": np.arange(60) * 7 % 11}], (2,))
+)
 def test_the_early_stop_changes_nothing_for_other_strategies(
     strategy: Strategy, asking: dict[str, Any]
 ) -> None:
