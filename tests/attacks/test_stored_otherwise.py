@@ -17,7 +17,6 @@ import genepool
 from genepool.checkpoints.family import find_source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.files.digests import remember_digests
-from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
 from tests.build import save
 from tests.cli import run_cli
@@ -80,7 +79,7 @@ def test_adapters_of_vision_models(tmp_path: Path, kind: str, prefixed: bool) ->
     changed = [name for name in expected if not torch.equal(expected[name], before[name])]
     assert changed
     for name, tensor in found.tensors.items():
-        values = as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+        values = tensor.floats()
         np.testing.assert_allclose(values, expected[name].numpy(), 2e-5, 1e-6, err_msg=name)
 
 
@@ -112,7 +111,7 @@ def test_rename_comes_before_folding(tmp_path: Path, module: str) -> None:
     source = find_source("adapter", tmp_path, base="base", rename={"old.": "new.inner."})
     found = open_source(source)
     assert sorted(found.tensors) == ["new.inner.k.weight", "new.inner.q.weight"]
-    assert np.all(as_float32(found.tensors["new.inner.q.weight"].raw, "F32") == 1.0)
+    assert np.all(found.tensors["new.inner.q.weight"].floats() == 1.0)
     if module != "old.q":
         with pytest.raises(CheckpointError, match=r"'new.inner.q.weight', which the base"):
             open_source(find_source("adapter", tmp_path, base="base"))

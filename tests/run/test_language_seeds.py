@@ -17,7 +17,6 @@ import yaml
 from safetensors.torch import load_file
 
 from genepool.checkpoints.family import Source, make_family, open_source
-from genepool.checkpoints.files.dtypes import as_float32
 from genepool.checkpoints.files.gguf import complete
 from genepool.errors import CheckpointError
 from genepool.materialise.cpu import Destination, Materialiser
@@ -317,8 +316,7 @@ def test_a_gguf_file(tmp_path: Path, cache: Path, dtype: Any) -> None:
         ("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"),
         ("model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"),
     ):
-        tensor = checkpoint.tensors[ours]
-        values = as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+        values = checkpoint.tensors[ours].floats()
         expected = torch.from_numpy(arrays[theirs]).float()
         if dtype == "BF16":
             expected = expected.bfloat16().float()

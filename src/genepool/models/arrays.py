@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
-from genepool.checkpoints.files.dtypes import DTYPES, as_float32
+from genepool.checkpoints.files.dtypes import DTYPES
 from genepool.errors import ConfigError
 from genepool.materialise.cpu import Destination
 from genepool.models.kind import Building, Kind, Options, refuse_others
@@ -41,7 +41,7 @@ def _build(building: Building) -> LiveModel:
 
 def _carried(tensor: Tensor) -> NDArray[Any]:
     if DTYPES[tensor.dtype].floating:
-        return as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+        return tensor.floats()
     values = tensor.raw.astype(bool) if tensor.dtype == "BOOL" else tensor.raw.copy()
     return values.reshape(tensor.shape)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, Tensor
-from genepool.checkpoints.files.dtypes import DTYPES, as_float32
+from genepool.checkpoints.files.dtypes import DTYPES
 from genepool.checkpoints.layout import Layout
 from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
@@ -95,8 +95,7 @@ def _memory(tensor: torch.Tensor) -> tuple[torch.device, int]:
 
 def _fill(tensor: torch.Tensor, source: Tensor) -> None:
     # The network may hold the constant in another dtype than the file.
-    values = torch.from_numpy(as_float32(source.raw, source.dtype))  # pyright: ignore
-    tensor.copy_(values.reshape(tensor.shape))
+    tensor.copy_(torch.from_numpy(source.floats()))  # pyright: ignore
 
 
 def own_dtype(layout: Layout) -> torch.dtype:

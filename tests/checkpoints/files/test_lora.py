@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import find_source, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
-from genepool.checkpoints.files.dtypes import as_float32
 from genepool.errors import CheckpointError
 from tests import language
 from tests.build import bits
@@ -64,8 +63,7 @@ def opened(directory: Path) -> Checkpoint:
 
 
 def floats(checkpoint: Checkpoint, name: str) -> np.ndarray[Any, Any]:
-    tensor = checkpoint.tensors[name]
-    return as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+    return checkpoint.tensors[name].floats()
 
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {

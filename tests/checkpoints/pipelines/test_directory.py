@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import Source, make_family, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
-from genepool.checkpoints.files.dtypes import as_float32
 from genepool.checkpoints.pipelines.directory import open_pipeline
 from genepool.errors import CheckpointError
 from tests.late import diffusers
@@ -57,7 +56,7 @@ def test_tensors_are_those_that_diffusers_loads(tmp_path: Path, kind: Kind) -> N
     }
     assert set(opened.tensors) == set(expected)
     for name, tensor in opened.tensors.items():
-        values = as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+        values = tensor.floats()
         assert np.array_equal(values, expected[name].numpy()), name
 
 

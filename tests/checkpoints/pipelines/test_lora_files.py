@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genepool.checkpoints.family import Source, find_source, make_family, open_source
-from genepool.checkpoints.files.dtypes import as_float32
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
 from genepool.errors import CheckpointError
 from tests.late import diffusers, peft
@@ -81,7 +80,7 @@ def compare(path: Path, file: Path, component: str = "unet") -> Any:
     expected = fused(path, file, component)
     changed = 0
     for name, tensor in opened.tensors.items():
-        values = as_float32(tensor.raw, tensor.dtype).reshape(tensor.shape)
+        values = tensor.floats()
         theirs = expected[name.partition(".")[2]]
         assert np.allclose(values, theirs, rtol=1e-5, atol=1e-6), name
         changed += not np.array_equal(tensor.raw, base.tensors[name].raw)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError
-from genepool.run.executors import remote
+from genepool.run.executors import jobs
 from genepool.run.executors.executor import Evaluation, SerialExecutor
 from genepool.run.executors.remote import Lost, RemoteExecutor, Worker, answer
 from genepool.run.executors.scorer import Scorer
@@ -58,8 +57,8 @@ def executor(
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle workers help at once, and ask what others are being asked."""
-    monkeypatch.setattr(remote, "_HELPED", (0.0, 0.0))
-    monkeypatch.setattr(remote, "_TWICE", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "_HELPED", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "_TWICE", (0.0, 0.0))
 
 
 @pytest.mark.slow
@@ -223,8 +222,8 @@ def test_a_worker_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
 def test_a_slow_child_is_shared_and_every_part_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_HELPED", (0.0, 0.0))
-    monkeypatch.setattr(remote, "_TWICE", (1e9, 1e9))
+    monkeypatch.setattr(jobs, "_HELPED", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "_TWICE", (1e9, 1e9))
     run = load_run(write_run(tmp_path))
     asked: list[tuple[int, bytes]] = []
 
@@ -244,51 +243,6 @@ def test_a_slow_child_is_shared_and_every_part_asked_once(
     assert len({number for number, _ in asked[:12]}) == 1
     assert len({number for number, _ in asked[12:]}) == 3
     assert len(asked) == 24 and len({message for _, message in asked}) == 12
-
-
-@pytest.mark.slow
-def test_a_child_that_all_have_left_for_another_is_taken_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two who are at a child, each of whom sees the other, may both leave it at once."""
-    monkeypatch.setattr(remote, "_HELPED", (0.0, 0.0))
-    monkeypatch.setattr(remote, "_TWICE", (1e9, 1e9))
-    run = load_run(write_run(tmp_path))
-    at_it, shared, conduct = set[int](), threading.Event(), RemoteExecutor._conduct
-
-    def slow_to_leave(*given: Any, **options: Any) -> None:
-        conduct(*given, **options)
-        time.sleep(0.3)
-
-    def fails(message: bytes, number: int) -> None:
-        if message[:4] == b"scor":
-            time.sleep(0.05)
-            at_it.add(number)
-            if len(at_it) == 2:
-                shared.set()
-
-    monkeypatch.setattr(RemoteExecutor, "_conduct", slow_to_leave)
-    made = executor(run, fails, workers=2, blocks=12)
-    try:
-        submitted(run, made, 1)
-        at_it.clear()
-        shared.clear()
-        inputs = open_inputs(run)
-        genome = seed_recipe(inputs.layout.axis.size, 1, 2)
-        plans = [FullPlan(np.full(inputs.examples.size, np.nan, np.float32)) for _ in range(2)]
-        made.submit(1, genome, plans[0])
-        assert shared.wait(60)
-        monkeypatch.setattr(remote, "_HELPED", (1e9, 1e9))
-        made.submit(2, genome, plans[1])
-        found: list[Evaluation] = []
-        waiting = threading.Thread(
-            target=lambda: found.extend(map(made.result, (1, 2))), daemon=True
-        )
-        waiting.start()
-        waiting.join(60)
-    finally:
-        made.close()
-    assert [one.error for one in found] == [None, None]
 
 
 @pytest.mark.usefixtures("eager")

@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,7 +27,7 @@ from genepool.checkpoints.files.checkpoint import (
     safe_target,
 )
 from genepool.checkpoints.files.digests import known_mapped
-from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, Raw, as_float32, from_float32
+from genepool.checkpoints.files.dtypes import DTYPES, FLOATING, Raw, from_float32
 from genepool.checkpoints.files.header import Entry
 from genepool.checkpoints.files.lora_config import (
     CONFIG,
@@ -35,7 +36,7 @@ from genepool.checkpoints.files.lora_config import (
     read_settings,
     shown,
 )
-from genepool.checkpoints.files.low_rank import LowRank, fold
+from genepool.checkpoints.files.low_rank import LowRank, fold, matrix
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.model_files.configs import read_json
 from genepool.checkpoints.model_files.tied import tied_embeddings
@@ -58,6 +59,40 @@ _TOKENS = re.compile(r"(.+)\.token_adapter\.(trainable_tokens_delta|base_layer\.
 _OTHER = re.compile(r"(^|\.)(lora_|trainable_tokens|token_adapter|hada_|ia3_|oft_)")
 # Whole modules, where peft saves these and their originals besides: the vocabulary was resized.
 _AGAIN = re.compile(r"(.+)\.(modules_to_save|original_module)\.(.+)")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Change:
+    """What becomes of one tensor of the base, in this order; None: nothing of the kind.
+
+    Attributes:
+        whole: the adapter's tensor takes its place.
+        shift: a tensor that is added to it, and its factor.
+        rows: numbers of rows of an embedding, and the tensor that takes their place.
+        low_rank: what is folded in.
+    """
+
+    whole: Tensor | None = None
+    shift: tuple[Tensor, float] | None = None
+    rows: tuple[list[int], Tensor] | None = None
+    low_rank: LowRank | None = None
+
+    def folded(self, tensor: Tensor) -> memoryview:
+        """The new bytes of the base's tensor."""
+        start = self.whole or tensor
+        raw = _converted(start, tensor.dtype)
+        if self.shift is not None:
+            added, scale = self.shift
+            total = start.floats() + added.floats() * np.float32(scale)
+            raw = from_float32(np.asarray(total, dtype=np.float32), tensor.dtype)
+        if self.rows is not None:
+            rows, trained = self.rows
+            values = _converted(trained, tensor.dtype).reshape(trained.shape)
+            raw = raw.reshape(tensor.shape).copy()
+            raw[rows] = values
+        if self.low_rank is not None:
+            raw = fold(raw, tensor.dtype, self.low_rank)
+        return np.frombuffer(np.ascontiguousarray(raw), dtype=np.uint8).data
 
 
 class AdapterMismatch(CheckpointError):
@@ -107,7 +142,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     weights = _open_weights(directory)
     plan = _Plan(settings, weights, base)
     said = hashlib.sha256(settings.file.read_bytes()).hexdigest()
-    opened = with_folded(base, weights, [said], plan.changed, plan.folded)
+    opened = with_folded(base, weights, [said], plan.changes)
     notices = (*base.notices, *_of_another_base(directory, base), *plan.gaps)
     return replace(opened, path=directory, name=directory_name(directory), notices=notices)
 
@@ -146,8 +181,7 @@ def with_folded(
     base: Checkpoint,
     weights: MappedFile,
     settings: Sequence[str],
-    changed: Sequence[str],
-    folded: Callable[[str], memoryview],
+    changes: Mapping[str, Change],
 ) -> Checkpoint:
     """A base some of whose tensors are others, which are kept in a file of the cache.
 
@@ -155,28 +189,22 @@ def with_folded(
         base: opened.
         weights: the adapter's.
         settings: what decides, beside base and weights, what is folded.
-        changed: names of the tensors that change.
-        folded: gives the new bytes of one of them.
+        changes: by the names of the tensors that change.
 
     Raises:
         CheckpointError: the base was changed meanwhile.
         GenepoolError: the cache cannot be written.
     """
-    key = hashlib.sha256(
-        json.dumps(
-            [
-                *(_FORMAT, *settings, hashlib.sha256(weights.mapping).hexdigest(), *changed),
-                *map(known_mapped, base.files),
-            ]
-        ).encode()
-    ).hexdigest()
+    names, content = sorted(changes), hashlib.sha256(weights.mapping).hexdigest()
+    parts = [_FORMAT, *settings, content, *names, *map(known_mapped, base.files)]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     path = cache_directory() / "adapters" / f"{key[:32]}.safetensors"
     entries: list[Entry] = sorted(
-        ((n, base.tensors[n].dtype, base.tensors[n].shape) for n in changed),
+        ((n, base.tensors[n].dtype, base.tensors[n].shape) for n in names),
         key=lambda entry: -DTYPES[entry[1]].size,
     )
     base.check()
-    file = cached_tensors(path, entries, folded)
+    file = cached_tensors(path, entries, lambda name: changes[name].folded(base.tensors[name]))
     tensors = {name: file.tensors.get(name, tensor) for name, tensor in base.tensors.items()}
     return replace(
         base,
@@ -215,12 +243,7 @@ class _Plan:
             head = replace(self._tied, name=self._head)
             base = replace(base, tensors={**base.tensors, self._head: head})
         self._base = base
-        self._parts: dict[str, dict[str, Tensor]] = {}
-        self._whole: dict[str, Tensor] = {}
-        # Embeddings of which some rows change: which, and their values.
-        self._rows: dict[str, tuple[list[int], Tensor]] = {}
-        # Biases to which something is added: what, and its factor.
-        self._shifts: dict[str, tuple[Tensor, float]] = {}
+        self._changes = defaultdict[str, Change](Change)
         # Of the base's tensors that were found: the adapter's name for them.
         self._meant: dict[str, str] = {}
         wanted = {_wanted(name) for name in weights.tensors} - set(base.tensors)
@@ -237,8 +260,10 @@ class _Plan:
             if again is not None and f"{again[1]}.{again[3]}" in weights.tensors:
                 continue
             found, tokens = _PART.fullmatch(plain), _TOKENS.fullmatch(plain)
-            if tokens is not None:
-                self._add_tokens(tokens[1], tokens[2] == "base_layer.weight", tensor)
+            if tokens is not None and tokens[2] == "trainable_tokens_delta":
+                self._add_tokens(tokens[1], tensor)
+            elif tokens is not None:
+                self._replace(tokens[1] + ".weight", tensor)
             elif _OTHER.search(found["module"] if found else plain):
                 raise CheckpointError(
                     f"{at(weights.path)}: holds '{one_line(name)}', a kind of tensor that genepool "
@@ -250,65 +275,40 @@ class _Plan:
                 modules.setdefault(found["module"], {})[part] = tensor
             else:
                 # An adapted module lies one deeper than in the base.
-                target = self._target(plain.replace(".base_layer.bias", ".bias"), name)
-                self._require_shape(name, tensor, self._base.tensors[target])
-                self._whole[target] = tensor
+                self._replace(plain.replace(".base_layer.bias", ".bias"), tensor)
         for module, parts in modules.items():
-            target = self._target(module + ".weight", next(iter(parts.values())).name)
-            if "base_layer" in parts:
-                self._require_shape(
-                    parts["base_layer"].name, parts["base_layer"], base.tensors[target]
-                )
-            self._parts[target] = parts
-            change = self._change(module, target, parts)
-            if "lora_B.bias" in parts:
-                shift = parts["lora_B.bias"]
-                bias = self._target(module + ".bias", shift.name)
-                self._require_shape(shift.name, shift, base.tensors[bias])
-                self._shifts[bias] = (shift, change.scale)
-        self._modules = {self._target(m + ".weight", m): m for m in modules}
+            target = self._target(module + ".weight", next(iter(parts.values())))
+            change = self._changes[target]
+            if (layer := parts.get("base_layer")) is not None:
+                self._require_shape(layer, target)
+                change = replace(change, whole=change.whole or layer)
+            low_rank = self._low_rank(module, target, parts)
+            self._changes[target] = replace(change, low_rank=low_rank)
+            if (added := parts.get("lora_B.bias")) is not None:
+                bias = self._target(module + ".bias", added)
+                self._require_shape(added, bias)
+                self._changes[bias] = replace(self._changes[bias], shift=(added, low_rank.scale))
         self._require_both_or_neither()
 
     @property
-    def changed(self) -> list[str]:
-        """Names of the base's tensors that change."""
-        names = {*self._parts, *self._whole, *self._rows, *self._shifts}
-        return sorted(names if self._tied is None else names - {self._head})
+    def changes(self) -> dict[str, Change]:
+        """What becomes of the tensors that the base stores."""
+        tied = None if self._tied is None else self._head
+        return {name: change for name, change in self._changes.items() if name != tied}
 
     @property
     def gaps(self) -> list[str]:
         """What to say of modules that were trained, by the configuration, and are not there."""
-        held = {*self._parts, *self._whole, *self._rows}
-        return self._settings.gaps(self._weights.path, self._base.tensors.keys() - held)
+        return self._settings.gaps(self._weights.path, self._base.tensors.keys() - self._changes)
 
-    def folded(self, name: str) -> memoryview:
-        """The new bytes of one of them."""
-        tensor, parts = self._base.tensors[name], self._parts.get(name, {})
-        start = self._whole.get(name) or parts.get("base_layer", tensor)
-        if name in self._shifts:
-            shift, scale = self._shifts[name]
-            added = as_float32(shift.raw, shift.dtype) * np.float32(scale)
-            values = np.asarray(as_float32(start.raw, start.dtype) + added, dtype=np.float32)
-            raw = from_float32(values, tensor.dtype)
-        else:
-            raw = _converted(start, tensor.dtype)
-        if name in self._rows:
-            rows, trained = self._rows[name]
-            raw = raw.copy()
-            raw.reshape(tensor.shape)[rows] = _converted(trained, tensor.dtype).reshape(
-                trained.shape
-            )
-        if parts:
-            raw = fold(raw, tensor.dtype, self._change(self._modules[name], name, parts))
-        return np.frombuffer(np.ascontiguousarray(raw), dtype=np.uint8).data
+    def _replace(self, wanted: str, tensor: Tensor) -> None:
+        target = self._target(wanted, tensor)
+        self._require_shape(tensor, target)
+        self._changes[target] = replace(self._changes[target], whole=tensor)
 
-    def _add_tokens(self, module: str, whole: bool, tensor: Tensor) -> None:
-        target = self._target(module + ".weight", tensor.name)
+    def _add_tokens(self, module: str, tensor: Tensor) -> None:
+        target = self._target(module + ".weight", tensor)
         base = self._base.tensors[target]
-        if whole:
-            self._require_shape(tensor.name, tensor, base)
-            self._whole[target] = tensor
-            return
         rows = matched(self._settings.tokens, module, [])
         if tensor.shape != (len(rows), *base.shape[1:]) or len(set(rows)) < len(rows):
             raise CheckpointError(
@@ -317,13 +317,12 @@ class _Plan:
                 f"shape {list(base.shape)}, for each of {len(rows)} trainable_token_indices"
             )
         if rows and max(rows) >= base.shape[0]:
-            grown = replace(tensor, shape=(max(rows) + 1, *base.shape[1:]))
-            self._require_shape(tensor.name, grown, base)
-        self._rows[target] = (rows, tensor)
+            self._require_shape(replace(tensor, shape=(max(rows) + 1, *base.shape[1:])), target)
+        self._changes[target] = replace(self._changes[target], rows=(rows, tensor))
 
-    def _target(self, wanted: str, name: str) -> str:
+    def _target(self, wanted: str, tensor: Tensor) -> str:
         """The base's tensor that another name of the adapter's does not mean, too."""
-        target = self._found(wanted, name)
+        target = self._found(wanted, tensor.name)
         other = self._meant.setdefault(target, wanted)
         if other != wanted:
             raise AdapterMismatch(
@@ -363,10 +362,11 @@ class _Plan:
             f"{some(tensors, limit=2)}): {cause}"
         )
 
-    def _require_shape(self, name: str, tensor: Tensor, target: Tensor) -> None:
-        if tensor.shape == target.shape:
+    def _require_shape(self, tensor: Tensor, target: str) -> None:
+        base = self._base.tensors[target]
+        if tensor.shape == base.shape:
             return
-        rows = tensor.shape[:1] != target.shape[:1] and tensor.shape[1:] == target.shape[1:]
+        rows = tensor.shape[:1] != base.shape[:1] and tensor.shape[1:] == base.shape[1:]
         advice = (
             f"was the vocabulary resized in training? Then resize the base to as many rows (in "
             f"transformers: model.resize_token_embeddings({tensor.shape[0]})), save it with its "
@@ -375,9 +375,9 @@ class _Plan:
             else "is the adapter of another base?"
         )
         raise CheckpointError(
-            f"{at(self._weights.path)}: '{one_line(name)}' has shape {list(tensor.shape)}, and "
-            f"'{one_line(target.name)}' of the base {at(self._base.path)} has "
-            f"{list(target.shape)}: {advice}"
+            f"{at(self._weights.path)}: '{one_line(tensor.name)}' has shape {list(tensor.shape)}, "
+            f"and '{one_line(base.name)}' of the base {at(self._base.path)} has "
+            f"{list(base.shape)}: {advice}"
         )
 
     def _require_both_or_neither(self) -> None:
@@ -385,11 +385,13 @@ class _Plan:
         if self._tied is None:
             return
         pair = (self._tied.name, self._head)
-        changed = [n for n in pair if n in {*self._parts, *self._whole, *self._rows}]
+        changed = [name for name in pair if name in self._changes]
         # Trained tokens of embeddings that are tied are the head's, too, in peft.
-        if changed == [pair[0]] and changed[0] not in {*self._parts, *self._whole}:
+        change = self._changes.get(pair[0], Change())
+        if changed == [pair[0]] and change.whole is None and change.low_rank is None:
             return
-        if not changed or (len(changed) == 2 and self.folded(pair[0]) == self.folded(pair[1])):
+        new = (self._changes[name].folded(self._base.tensors[name]) for name in changed)
+        if not changed or (len(changed) == 2 and next(new) == next(new)):
             return
         what = f"changes {some(changed)}" if len(changed) == 1 else "changes the two differently"
         raise CheckpointError(
@@ -399,7 +401,7 @@ class _Plan:
             "adapter with peft's ensure_weight_tying"
         )
 
-    def _change(self, module: str, target: str, parts: Mapping[str, Tensor]) -> LowRank:
+    def _low_rank(self, module: str, target: str, parts: Mapping[str, Tensor]) -> LowRank:
         """The low-rank change of a weight; checks shapes, ranks and kinds."""
         where = f"{at(self._weights.path)}: module '{one_line(module)}'"
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
@@ -407,12 +409,11 @@ class _Plan:
         if missing := [name for name in names if name not in parts]:
             raise CheckpointError(f"{where} lacks {some(missing)}; the file is incomplete")
         a, b = (parts[name] for name in names)
-        magnitude = parts.get("lora_magnitude_vector")
-        shape = self._base.tensors[target].shape
-        if not DTYPES[self._base.tensors[target].dtype].floating:
+        magnitude, base = parts.get("lora_magnitude_vector"), self._base.tensors[target]
+        if not DTYPES[base.dtype].floating:
             raise CheckpointError(
-                f"{where}: the base's '{one_line(target)}' has dtype "
-                f"{self._base.tensors[target].dtype}; fold into the base before it was quantised"
+                f"{where}: the base's '{one_line(target)}' has dtype {base.dtype}; fold into the "
+                "base before it was quantised"
             )
         for option, said, part in (
             ("use_dora", self._settings.dora, "lora_magnitude_vector"),
@@ -423,40 +424,34 @@ class _Plan:
                     f"{where}: {option} is {str(said).lower()}, and the file "
                     f"{'lacks' if said else 'holds'} a '{part}'"
                 )
-        right = as_float32(a.raw, a.dtype).reshape(a.shape[0] if a.shape else 1, -1)
-        left = as_float32(b.raw, b.dtype).reshape(b.shape[0] if b.shape else 1, -1)
-        rank = right.shape[0]
+        (rank, inputs), (outputs, columns) = matrix(a), matrix(b)
         expected = matched(self._settings.ranks, module, self._settings.rank)
-        if rank != expected or left.shape[1] != rank:
+        if rank != expected or columns != rank:
             raise CheckpointError(
                 f"{where}: {names[0]} has shape {list(a.shape)} and {names[1]} {list(b.shape)}, "
                 f"and {CONFIG} gives the rank {shown(expected)}"
             )
-        matrix = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-        delta = (left.shape[0], right.shape[1])
+        whole, delta = matrix(base), (outputs, inputs)
         # peft's flag is of the whole adapter; only a square matrix leaves a doubt.
         turned = embedding or (
-            len(shape) == 2
-            and delta[::-1] == matrix
-            and (delta != matrix or self._settings.fan_in_fan_out)
+            len(base.shape) == 2
+            and delta[::-1] == whole
+            and (delta != whole or self._settings.fan_in_fan_out)
         )
-        if (delta[::-1] if turned else delta) != matrix:
+        if (delta[::-1] if turned else delta) != whole:
             raise CheckpointError(
                 f"{where}: {names[0]} of shape {list(a.shape)} and {names[1]} of {list(b.shape)} "
                 f"do not fit '{one_line(target)}' of the base {at(self._base.path)}, of shape "
-                f"{list(shape)}: is the adapter of another base?"
+                f"{list(base.shape)}: is the adapter of another base?"
             )
-        if magnitude is not None and math.prod(magnitude.shape) != left.shape[0]:
+        if magnitude is not None and math.prod(magnitude.shape) != outputs:
             raise CheckpointError(
                 f"{where}: lora_magnitude_vector has shape {list(magnitude.shape)}; expected "
-                f"{left.shape[0]} values"
+                f"{outputs} values"
             )
         alpha = float(matched(self._settings.alphas, module, self._settings.alpha))
         scale = alpha / math.sqrt(rank) if self._settings.stabilised else alpha / rank
-        if turned:
-            left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
-        values = None if magnitude is None else as_float32(magnitude.raw, magnitude.dtype)
-        return LowRank(left, right, scale, values, int(turned))
+        return LowRank(b, a, scale, magnitude, turned)
 
 
 def _ends_in(name: str, end: str) -> bool:
@@ -476,6 +471,4 @@ def _wanted(name: str) -> str:
 
 
 def _converted(tensor: Tensor, dtype: str) -> Raw:
-    if tensor.dtype == dtype:
-        return tensor.raw
-    return from_float32(as_float32(tensor.raw, tensor.dtype), dtype)
+    return tensor.raw if tensor.dtype == dtype else from_float32(tensor.floats().reshape(-1), dtype)

@@ -11,12 +11,14 @@ blocks of rows that stay in the processor's cache.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.files.dtypes import Raw, as_float32, from_float32
+from genepool.checkpoints.files.safetensors import Tensor
 
 Float32 = NDArray[np.float32]
 _BLOCK = 2**16
@@ -24,74 +26,75 @@ _BLOCK = 2**16
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LowRank:
-    """One adapted weight, as rows by columns of the file's matrix.
+    """What an adapter adds to one weight, in tensors that are read as it is folded.
 
     Attributes:
-        left: float32[rows, r].
-        right: float32[r, columns].
+        left: B, outputs by rank.
+        right: A, rank by inputs.
         scale: factor of their product.
-        magnitudes: float32 of DoRA, one for each output; None for LoRA.
-        outputs: which axis of the matrix counts outputs, 0 or 1 (1: fan in, fan out).
+        magnitudes: of DoRA, one for each output; None for LoRA.
+        turned: the weight is stored as inputs by outputs (fan in, fan out).
     """
 
-    left: Float32
-    right: Float32
+    left: Tensor
+    right: Tensor
     scale: float
-    magnitudes: Float32 | None
-    outputs: int
+    magnitudes: Tensor | None = None
+    turned: bool = False
+
+
+def matrix(tensor: Tensor) -> tuple[int, int]:
+    """Its shape as rows by columns."""
+    return (tensor.shape[0], math.prod(tensor.shape[1:])) if tensor.shape else (1, 1)
 
 
 def fold(weight: Raw, dtype: str, change: LowRank) -> Raw:
     """The weight with the adapter in it: float32 arithmetic, one rounding to the weight's dtype.
 
     Args:
-        weight: flat, rows times columns, in the storage of `dtype`.
+        weight: flat, in the storage of `dtype`.
         dtype: floating.
         change: of this weight.
 
     Returns:
         A new flat array of the same size and storage.
     """
-    rows, columns = change.left.shape[0], change.right.shape[1]
+    left, right = (part.floats().reshape(matrix(part)) for part in (change.left, change.right))
+    if change.turned:
+        left, right = np.ascontiguousarray(right.T), np.ascontiguousarray(left.T)
+    rows, columns = left.shape[0], right.shape[1]
     source = weight.reshape(rows, columns)
     out = np.empty_like(source)
     step = max(1, _BLOCK // max(1, columns))
-    factors = _row_factors(source, dtype, change, step)
-    for start in range(0, rows, step):
-        block = slice(start, min(start + step, rows))
-        values = _sum(source[block], dtype, change, block)
-        if factors is not None:
-            values *= factors[block, None] if change.outputs == 0 else factors
-        out[block] = from_float32(values, dtype)
-    return out.reshape(-1)
+    blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
+    def summed(block: slice) -> Float32:
+        delta = np.zeros((block.stop - block.start, columns), dtype=np.float32)
+        term = np.empty_like(delta)
+        for k in range(right.shape[0]):
+            np.multiply(left[block, k, None], right[k], out=term)
+            delta += term
+        delta *= np.float32(change.scale)
+        delta += as_float32(source[block].reshape(-1), dtype).reshape(delta.shape)
+        return delta
 
-def _sum(source: Raw, dtype: str, change: LowRank, rows: slice) -> Float32:
-    left = change.left[rows]
-    delta = np.zeros((left.shape[0], change.right.shape[1]), dtype=np.float32)
-    term = np.empty_like(delta)
-    for k in range(change.right.shape[0]):
-        np.multiply(left[:, k, None], change.right[k], out=term)
-        delta += term
-    delta *= np.float32(change.scale)
-    delta += as_float32(source.reshape(-1), dtype).reshape(source.shape)
-    return delta
-
-
-def _row_factors(source: Raw, dtype: str, change: LowRank, step: int) -> Float32 | None:
-    """DoRA's factor for each output: its magnitude over the length of its sum."""
-    if change.magnitudes is None:
-        return None
-    squares = np.zeros(change.magnitudes.size, dtype=np.float64)
-    for start in range(0, source.shape[0], step):
-        block = slice(start, min(start + step, source.shape[0]))
-        values = _sum(source[block], dtype, change, block).astype(np.float64)
-        values *= values
-        if change.outputs == 0:
-            # add.accumulate adds in order; add.reduce pairs in ways that depend on the machine.
-            squares[block] = np.add.accumulate(values, axis=1)[:, -1]
-        else:
-            for row in values:
+    factors: Float32 | None = None
+    if change.magnitudes is not None:
+        squares = np.zeros(columns if change.turned else rows, dtype=np.float64)
+        for block in blocks:
+            terms = np.square(summed(block), dtype=np.float64)
+            if not change.turned:
+                # add.accumulate adds in order; add.reduce pairs in ways that depend on the machine.
+                squares[block] = np.add.accumulate(terms, axis=1)[:, -1]
+                continue
+            for row in terms:
                 squares += row
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (change.magnitudes / np.sqrt(squares)).astype(np.float32)
+        magnitudes = change.magnitudes.floats().reshape(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = (magnitudes / np.sqrt(squares)).astype(np.float32)
+    for block in blocks:
+        total = summed(block)
+        if factors is not None:
+            total *= factors if change.turned else factors[block, None]
+        out[block] = from_float32(total, dtype)
+    return out.reshape(-1)

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from genepool.checkpoints.files.dtypes import DTYPES, Raw
+from genepool.checkpoints.files.dtypes import DTYPES, Raw, as_float32
 from genepool.checkpoints.quantised import require_unquantised
 from genepool.documents import parse_json
 from genepool.errors import CheckpointError
@@ -52,6 +53,10 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     raw: Raw
+
+    def floats(self) -> NDArray[np.float32]:
+        """Its values in its shape, of a floating dtype (a new array)."""
+        return as_float32(self.raw, self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genepool.checkpoints.files.checkpoint import Checkpoint, directory_name, safe_target
 from genepool.checkpoints.files.dtypes import DTYPES, as_float32
-from genepool.checkpoints.files.lora import AdapterMismatch, with_folded
+from genepool.checkpoints.files.lora import AdapterMismatch, Change, with_folded
 from genepool.checkpoints.files.lora_config import CONFIG
-from genepool.checkpoints.files.low_rank import LowRank, fold
+from genepool.checkpoints.files.low_rank import LowRank
 from genepool.checkpoints.files.safetensors import MappedFile, Tensor, map_file
 from genepool.checkpoints.pipelines.components import Pipeline
 from genepool.checkpoints.pipelines.ldm_names import ldm_modules
@@ -136,19 +134,13 @@ def open_lora(place: Path, base: Checkpoint) -> Checkpoint:
     modules = _modules(weights)
     targets, idle = _targets(modules, weights, base, base.pipeline)
     changes = {name: _change(file, *targets[name], base.tensors[name]) for name in targets}
-
-    def folded(name: str) -> memoryview:
-        tensor = base.tensors[name]
-        raw = fold(tensor.raw, tensor.dtype, changes[name])
-        return np.frombuffer(np.ascontiguousarray(raw), dtype=np.uint8).data
-
     notices = list(base.notices)
     if idle:
         notices.append(
             f"{at(file)}: what it changes in {some(sorted(idle))} is left out, because only "
             f"{some(base.pipeline.evolving)} evolve ('components' in a run file)"
         )
-    opened = with_folded(base, weights, [], sorted(targets), folded)
+    opened = with_folded(base, weights, [], changes)
     return replace(
         opened,
         path=place,
@@ -305,7 +297,7 @@ def _spellings(module: str, components: list[str]) -> list[str]:
     return [_flat(component, plain) for component in components]
 
 
-def _change(file: Path, module: str, parts: _Parts, target: Tensor) -> LowRank:
+def _change(file: Path, module: str, parts: _Parts, target: Tensor) -> Change:
     where = f"{at(file)}: module '{one_line(module)}'"
     if parts.down is None or parts.up is None:
         lacks = "down (A)" if parts.down is None else "up (B)"
@@ -321,10 +313,4 @@ def _change(file: Path, module: str, parts: _Parts, target: Tensor) -> LowRank:
             "base?"
         )
     alpha = float(rank) if parts.alpha is None else parts.alpha
-    return LowRank(
-        as_float32(up.raw, up.dtype).reshape(rows, rank),
-        as_float32(down.raw, down.dtype).reshape(rank, -1),
-        alpha / rank,
-        None,
-        0,
-    )
+    return Change(low_rank=LowRank(up, down, alpha / rank))

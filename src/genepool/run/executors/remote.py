@@ -10,11 +10,11 @@ coming is asked of a second worker. Who answers changes nothing but the time.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,15 +28,12 @@ from genepool.errors import EvaluationError, GenepoolError
 from genepool.messages import cause
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
-from genepool.run.executors.job import Job, Refusal, packed, unpacked
+from genepool.run.executors.jobs import Job, Jobs, Question
 from genepool.run.executors.scorer import ALIKE, Part, Scorer
 
 # Threads of the libraries that models compute with.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL = 0.2
-# A job is helped with, and its parts are asked twice, once it takes so many times the mean of those
-# before it, and so many seconds.
-_HELPED, _TWICE = (0.5, 0.5), (3.0, 2.0)
 _KINDS: dict[Part, bytes] = {"train": b"scor", "held-out": b"held", "guard": b"grds"}
 _PARTS: dict[bytes, Part] = {kind: part for part, kind in _KINDS.items()}
 
@@ -109,16 +106,12 @@ class RemoteExecutor:
             sample: of which examples every worker must give the scores of a first model that was
                 asked all of them; None: this is not looked at.
         """
-        self._hire, self._asked, self._blocks = hire, asked, blocks
-        self._losses, self._confirm, self._sample = losses, confirm, sample
+        self._hire, self._asked, self._sample = hire, asked, sample
         self._standard: _Standard | None = None
-        self._waiting: deque[Job] = deque()
-        self._jobs: dict[int, Job] = {}
+        self._submitted: dict[int, Job] = {}
+        # What is known of jobs and workers, and the end; all of it needs the lock.
         self._ready = threading.Condition()
-        # Those that have begun, in order, and how many were answered in how many seconds.
-        self._begun: list[Job] = []
-        self._answered, self._spent = 0, 0.0
-        self._present: set[int] = set()
+        self._jobs = Jobs(blocks, losses=losses, confirm=confirm)
         self._failed: BaseException | None = None
         self._closing = False
         self._threads = [
@@ -130,29 +123,23 @@ class RemoteExecutor:
 
     def submit(self, step: int, genome: Genome, plan: EvaluationPlan) -> None:
         """Queue a job for the next free worker."""
-        self._jobs[step] = job = Job(step, genome, plan)
-        self._queue(job)
+        self._submitted[step] = self._added(Job(step, genome, plan))
 
     def result(self, step: int) -> Evaluation:
         """Wait for a job."""
-        answer = self._wait(self._jobs[step], self._asked)
-        del self._jobs[step]
+        answer = self._wait(self._submitted[step], self._asked)
+        del self._submitted[step]
         return answer
 
     def pending(self, step: int) -> bool:
-        """Whether no worker has taken the job yet."""
-        return self._jobs[step].began is None
+        """Whether no worker has been asked of the job yet."""
+        return self._submitted[step].began == math.inf
 
     def score(self, genome: Genome, part: Part, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores on other examples, float32[n] for int64[n]."""
         unknown = np.zeros(int(indices.max(initial=-1)) + 1, dtype=np.float32)
         unknown[indices] = np.nan
-        job = Job(-1, genome, FullPlan(unknown), part)
-        self._queue(job)
-        answer = self._wait(job)
-        if answer.scores is None:
-            raise EvaluationError(answer.error or "the model could not be scored")
-        return answer.scores[indices]
+        return self._scores(self._added(Job(-1, genome, FullPlan(unknown), part)))[indices]
 
     def measures(self, genome: Genome) -> tuple[Measure, ...]:
         """What tasks measure of a model besides its scores."""
@@ -181,17 +168,21 @@ class RemoteExecutor:
             self._ready.notify_all()
 
     def _request(self, genome: Genome, request: bytes) -> bytes:
-        job = Job(-1, genome, FullPlan(np.zeros(0, dtype=np.float32)), request=request)
-        self._queue(job)
-        answer = self._wait(job)
-        if answer.scores is None:
-            raise EvaluationError(answer.error or "the model could not be asked")
+        job = self._added(Job(-1, genome, FullPlan(np.zeros(0, dtype=np.float32)), request=request))
+        self._scores(job)
         return job.reply
 
-    def _queue(self, job: Job) -> None:
+    def _scores(self, job: Job) -> NDArray[np.float32]:
+        answer = self._wait(job)
+        if answer.scores is None:
+            raise EvaluationError(answer.error or "the model could not be scored")
+        return answer.scores
+
+    def _added(self, job: Job) -> Job:
         with self._ready:
-            self._waiting.append(job)
+            self._jobs.add(job)
             self._ready.notify_all()
+        return job
 
     def _wait(self, job: Job, asked: Callable[[int, int], None] | None = None) -> Evaluation:
         told = 0
@@ -211,192 +202,74 @@ class RemoteExecutor:
     def _look(self) -> None:
         """Called now and then while a result is waited for; may raise to end the run."""
 
-    def _take(self, number: int) -> Job | None:
-        """Wait for the next job of a worker; None when there will be none."""
-        with self._ready:
-            while not self._closing and self._failed is None:
-                if (job := self._next(number)) is not None:
-                    self._waiting.remove(job)
-                    if job.began is None:
-                        job.began = time.perf_counter()
-                        self._begun.append(job)
-                else:
-                    job = next((one for one in self._begun if self._needs_help(one)), None)
-                if job is not None:
-                    # At once: a job that nobody is at is queued again.
-                    job.crew[number] = None
-                    return job
-                self._ready.wait(_POLL if len(self._threads) > 1 else None)
-        return None
-
-    def _next(self, number: int) -> Job | None:
-        """The first job in the queue that a worker may have."""
-        alone = self._present <= {number}
-        for job in self._waiting:
-            if job.refused is None or job.refused.worker != number or alone:
-                return job
-        return None
-
-    def _needs_help(self, job: Job) -> bool:
-        late = self._takes(job, _TWICE)
-        return self._takes(job, _HELPED) and job.has_room(late=late)
-
-    def _takes(self, job: Job, limits: tuple[float, float]) -> bool:
-        """Whether it takes as long as one of the limits says, measured by those before it."""
-        if job.began is None or not self._answered:
-            return False
-        times, least = limits
-        long = max(least, times * self._spent / self._answered)
-        return time.perf_counter() - job.began > long
-
     def _serve(self, number: int) -> None:
+        """What a thread does: it asks its worker one question after another."""
         try:
             worker, loaded, compared = self._hired(number), None, False
-            while (job := self._take(number)) is not None:
+            question = self._next(number, loaded)
+            while question is not None:
+                job = question.job
                 try:
                     if self._standard is not None and not compared:
-                        loaded, compared = None, True
+                        loaded = None
                         _compare(worker, self._standard)
-                    self._conduct(job, number, worker, loaded=loaded is job)
-                    loaded = job
+                        compared = True
+                    reply = b"" if job is loaded else _ask(worker, b"load" + encode(job.genome))
+                    loaded = job if isinstance(reply, bytes) else None
+                    if loaded is not None:
+                        asked = _KINDS[job.part] + packed(question.indices)
+                        reply = _ask(worker, job.request or asked)
                 except Lost as lost:
-                    loaded, compared = None, False
-                    self._lose(job, number, lost)
-                    worker = self._hired(number)
+                    self._lose(number, question, lost.error)
+                    worker, loaded, compared = self._hired(number), None, False
+                    question = self._next(number, loaded)
+                    continue
                 except BaseException as error:
-                    loaded = None
-                    with self._ready:
-                        self._settle(job, error)
-                finally:
-                    with self._ready:
-                        job.leave(number)
-                        # Of two who saw each other at it, both may have left it for other work.
-                        abandoned = job.answer is None and not job.crew
-                        if abandoned and job not in self._waiting:
-                            self._waiting.appendleft(job)
-                            self._ready.notify_all()
+                    reply, loaded = error, None
+                with self._ready:
+                    self._jobs.answered(number, question, reply, time.perf_counter())
+                    self._keep(job, worker.place)
+                    self._ready.notify_all()
+                    # At once, so that nobody else takes the job whose model is loaded here.
+                    question = self._next(number, loaded)
         except Lost as lost:
             self._fail(lost.error)
         except BaseException as error:
             self._fail(error)
 
-    def _lose(self, job: Job, number: int, lost: Lost) -> None:
-        """Give what a lost worker had to others.
-
-        Raises:
-            GenepoolError: too many were lost over it.
-        """
+    def _next(self, number: int, loaded: Job | None) -> Question | None:
+        """Wait for what to ask a worker next; None when there will be nothing."""
         with self._ready:
-            self._present.discard(number)
-            job.leave(number)
-            if job.answer is None:
-                job.losses += 1
-                if job.losses >= self._losses:
-                    error = lost.error
-                    if job.losses > 1:
-                        error = GenepoolError(
-                            f"{job.losses} workers were lost one after another while they scored "
-                            f"one model; the last one: {lost}"
-                        )
-                    self._fail(error)  # At once, before another worker takes the job.
-                    raise error from None
-                self._waiting.appendleft(job)
+            while not self._closing and self._failed is None:
+                question = self._jobs.next(number, time.perf_counter(), loaded)
+                if question is not None:
+                    return question
+                self._ready.wait(_POLL if len(self._threads) > 1 else None)
+        return None
+
+    def _lose(self, number: int, question: Question, error: GenepoolError) -> None:
+        with self._ready:
+            ending = self._jobs.lost(number, question, error)
             self._ready.notify_all()
-
-    def _conduct(self, job: Job, number: int, worker: Worker, *, loaded: bool) -> None:
-        """Ask a worker what a job's plan wants to know, for as long as there is something for it.
-
-        Raises:
-            Lost: the worker is.
-            BaseException: what something other than the model is at fault for.
-        """
-
-        def asked(message: bytes) -> bytes | Refusal:
-            reply = _ask(worker, message)
-            if isinstance(reply, EvaluationError):
-                return Refusal(number, worker.place, str(reply))
-            if isinstance(reply, BaseException):
-                raise reply
-            return reply
-
-        refusal = None if loaded else asked(b"load" + encode(job.genome))
-        refusal = refusal if isinstance(refusal, Refusal) else None
-        while refusal is None:
-            with self._ready:
-                if len(job.crew) > 1 and self._next(number) is not None:
-                    return
-                part = job.take(number, self._blocks, late=self._takes(job, _TWICE))
-            if part is None:
-                break
-            block, place = part
-            indices = block.indices[block.parts[place]]
-            reply = asked(_KINDS[job.part] + packed(indices))
-            with self._ready:
-                if isinstance(reply, Refusal):
-                    job.refuse(block, place, reply)
-                    break
-                try:
-                    job.record(block, place, np.frombuffer(reply, dtype="<f4"))
-                except BaseException as error:  # At once: to others the block looks answered.
-                    self._settle(job, error)
-                    return
-        with self._ready:
-            if refusal is None and not job.over:
-                return
-            if refusal is None and job.block is not None:
-                refusal = job.block.refusal
-        if refusal is None and job.request:
-            reply = asked(job.request)
-            refusal = reply if isinstance(reply, Refusal) else None
-            job.reply = reply if isinstance(reply, bytes) else b""
-        with self._ready:
-            self._settle(job, refusal, worker.place)
-
-    def _settle(self, job: Job, found: BaseException | Refusal | None, place: str = "") -> None:
-        """A job is over, unless another worker was first: with an answer, or it is refused.
-
-        A failure of one machine is not taken for one of the model, where that is wanted.
-        """
-        if job.answer is not None or job.began is None:
-            return
-        seconds = time.perf_counter() - job.began
-        if isinstance(found, BaseException):
-            job.answer = found
-        elif found is not None and self._confirm and job.refused is None:
-            job.refused = found
-            job.block = None  # It is asked once more, from its beginning.
-            self._waiting.appendleft(job)
-        elif found is not None:
-            job.answer = Evaluation(None, found.text, seconds)
-        elif job.refused is not None:
-            job.answer = GenepoolError(
-                f"{job.refused.place}: a model could not be scored there ({job.refused.text}), and "
-                f"could be at {place}; nothing recorded is lost: see what is wrong there, and run "
-                "the same command again"
-            )
-        else:
-            job.answer = Evaluation(job.plan.scores, None, seconds)
-            self._keep(job, place)
-        if job.answer is not None:
-            self._begun.remove(job)
-            while job in self._waiting:
-                self._waiting.remove(job)
-            self._answered += 1
-            self._spent += seconds
-        self._ready.notify_all()
+            if ending is not None:
+                self._fail(ending)  # At once, before another worker is asked.
+                raise ending
 
     def _keep(self, job: Job, place: str) -> None:
         """Let the others be compared with the first model that was asked everything."""
-        scores = job.plan.scores
-        if self._sample is None or self._standard is not None or job.step < 0 or job.request:
+        answer = job.answer
+        if self._sample is None or self._standard is not None or job.step < 0:
             return
-        if not np.isnan(scores).any() and (indices := self._sample(scores)).size:
-            self._standard = _Standard(job.genome, indices, scores[indices], place)
+        if isinstance(answer, Evaluation) and answer.asked == job.plan.scores.size:
+            indices = self._sample(job.plan.scores)
+            if indices.size:
+                scores = job.plan.scores[indices]
+                self._standard = _Standard(job.genome, indices, scores, place)
 
     def _hired(self, number: int) -> Worker:
         worker = self._hire(number)
         with self._ready:
-            self._present.add(number)
+            self._jobs.arrive(number, worker.place)
             self._ready.notify_all()
         return worker
 
@@ -495,3 +368,17 @@ def unforeseen(error: BaseException) -> str:
     if os.environ.get("GENEPOOL_DEBUG"):
         traceback.print_exc()
     return f"{cause(error)} (in a worker process; GENEPOOL_DEBUG=1 shows where)"
+
+
+def packed(indices: NDArray[np.int64]) -> bytes:
+    """int64[n] in [0, 2^32) on their way to a worker.
+
+    Low bytes first, then all higher ones, which are alike: it is compressed on its way.
+    """
+    return indices.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def unpacked(body: bytes) -> NDArray[np.int64]:
+    """What `packed` has packed."""
+    parts = np.frombuffer(body, dtype=np.uint8).reshape(4, -1).T
+    return np.ascontiguousarray(parts).view("<u4").ravel().astype(np.int64)
