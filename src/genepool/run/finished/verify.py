@@ -30,7 +30,7 @@ from genepool.output.write.weights import SHARD_BYTES, Writing
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Part, Scorer
-from genepool.run.finished.reopen import reopen, run_of
+from genepool.run.finished.reopen import model_of, reopen
 from genepool.run.pins import changed_model_files, model_file_digests
 from genepool.threads import Progress
 
@@ -124,11 +124,11 @@ def _changed_files(pool: Pool, first: Checkpoint) -> list[str]:
     if first.pipeline is not None or first.evolving:
         return []  # Other components are refused, and the rest was compared where these are.
     try:
-        run = run_of(pool)
-        changed = changed_model_files(pool, model_file_digests(run, first))
-    except GenepoolError:  # An evaluator that is not installed here, say.
+        options, directory = model_of(pool)
+        changed = changed_model_files(pool, model_file_digests(options, first, directory))
+    except GenepoolError:  # The tokenizer that the run names is not there, say.
         return []
-    if run.config.model.tokenizer is not None:
+    if options.tokenizer is not None:
         # The run's tokenizer is not the first seed's, and the first seed's is written.
         changed = [name for name in changed if name in ("configuration", "generation settings")]
     return [
