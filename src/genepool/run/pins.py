@@ -15,7 +15,7 @@ from genepool.checkpoints.files.digests import remember_digests
 from genepool.checkpoints.model_files.side_files import RARE
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.errors import ConfigError, PoolError
-from genepool.messages import one_line
+from genepool.messages import count, one_line
 from genepool.models.kind import Options, PinnedFiles
 from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
@@ -147,7 +147,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
 
     held, seeds = pool.seeds(), pins.seeds
     if len(held) != len(seeds):
-        raise refuse(f"{len(held)} seeds, and the run file names {len(seeds)}")
+        raise refuse(f"{count(len(held), 'seed')}, and the run file names {len(seeds)}")
     digests = [[seed.digest for seed in group] for group in (held, seeds)]
     if digests[0] != digests[1] and sorted(digests[0]) == sorted(digests[1]):
         raise refuse(f"the seeds in another order: {', '.join(seed.name for seed in held)}")

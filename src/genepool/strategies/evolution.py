@@ -185,9 +185,9 @@ class Evolution:
         if renewal is not None:
             if renewal.members:
                 raise InputError(
-                    "members compete for other examples from now on, and "
-                    f"{len(renewal.members)} of the archive have not been asked these: see "
-                    "`renewal` and `renew`"
+                    "members compete for other examples from now on, which "
+                    f"{len(renewal.members)} of the archive must be asked first: see `renewal` and "
+                    "`renew`"
                 )
             self.renew({})
         step = self._next_step

@@ -54,7 +54,7 @@ def test_hidden_answers_are_told(tmp_path: Path) -> None:
     write_task(tmp_path)
     write_reviews(tmp_path, [*"abcz"] * 5)  # The index of z is -1.
     (notice,) = opened(tmp_path, task="sums.yaml").notices
-    assert notice.startswith("5 of 20 examples have no right answer among their choices")
+    assert notice.startswith("5 of 20 examples have no right answer among the choices")
     write_task(tmp_path, doc_to_target="answer")
     write_reviews(tmp_path, [*"abcz"] * 5)
     (notice,) = opened(tmp_path, task="sums.yaml", limit=10).notices

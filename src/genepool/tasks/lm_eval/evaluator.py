@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError, require_packages
-from genepool.messages import at, failures_as, one_line, some
+from genepool.messages import agreeing, at, count, failures_as, one_line, some
 from genepool.models.language import LanguageModel
 from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
@@ -410,8 +410,9 @@ class LmEval(BlockedTask):
             self.notices += copies_told(*questions)
         if hidden := harness.unanswerable(self._task, [*train, *test]):
             self.notices += (
-                f"{hidden} of {len(train) + len(test)} examples have no right answer among their "
-                "choices (some test splits hide it), so that no model is right there",
+                f"{hidden} of {count(len(train) + len(test), 'example')} "
+                f"{agreeing(hidden, 'has', 'have')} no right answer among the choices (some "
+                "test splits hide it), so that no model is right there",
             )
         own = [f"{name}/{position}" for position in range(len(train))]
         return train, test, (*own, *ids[: options.held_out_limit])

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from genepool.messages import children, count
 from genepool.ui.cli.options import (
     Whole,
     json_option,
@@ -104,7 +105,9 @@ def show(
         return
     print_member(console(), found)
     if written:
-        console().print(f"wrote {len(written)} files; all pictures of a task: {written[0]}")
+        console().print(
+            f"wrote {count(len(written), 'file')}; all pictures of a task: {written[0]}"
+        )
 
 
 @click.command()
@@ -149,7 +152,7 @@ def pack(pool: Path, output: Path, as_json: bool) -> None:
     """
     from genepool.pool.reader import Pool
     from genepool.pool.writer import pack_pool
-    from genepool.ui.terminal.console import children, console, print_json
+    from genepool.ui.terminal.console import console, print_json
 
     with Pool(pool) as opened:
         scored = pack_pool(opened, output)
