@@ -87,9 +87,10 @@ def test_prompts_that_are_cut_and_special_tokens_in_examples_are_told_once(
     for places in ([0], [4, 1], [0, 1, 2, 3, 4]):
         task.score(value, np.array(places))
     *long, special = caplog.messages
-    assert "1 of 5 examples hold special tokens" in special and "'</s>'" in special
+    assert "1 of 5 examples holds special tokens" in special and "'</s>'" in special
     assert len(long) == (cut > 0)
-    assert all(f"{cut} of 5 prompts have more tokens" in line for line in long)
+    have = "has" if cut == 1 else "have"
+    assert all(f"{cut} of 5 prompts {have} more tokens" in line for line in long)
 
 
 @pytest.mark.parametrize(
