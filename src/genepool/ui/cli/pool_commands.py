@@ -54,7 +54,8 @@ def status(pool: Path, as_json: bool) -> None:
 @click.option(
     "--episode",
     metavar="ID",
-    help="What an agent did in this episode is shown; one that was not kept is played now.",
+    help="What an agent did in this episode is shown (TASK/ID where several tasks have one of that "
+    "id); one that was not kept is played now.",
 )
 @moved_option
 @json_option
