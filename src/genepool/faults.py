@@ -90,12 +90,18 @@ def _taken_for_another(fault: Fault, absent: Sequence[Place]) -> Fault:
     return Fault(fault.place, f"{fault.text}; did you mean {close[0]!r}?", meant=close[0])
 
 
-def first_fault(error: ValidationError, model: type[BaseModel], data: Any, what: str) -> str:
-    """The first mistake that pydantic found, in a line that begins with what it is in."""
+def in_a_line(error: ValidationError, model: type[BaseModel], data: Any, what: str) -> str:
+    """The mistakes that pydantic found, in a line that begins with what they are in."""
+    faults = faults_of(error, model, data)
     # What is missing may have been given under a name that is not known.
-    fault = min(faults_of(error, model, data), key=lambda each: each.missing)
-    option = one_line(".".join(map(str, fault.place)))
-    return f"{what}: option '{option}': {fault.text}" if option else f"{what}: {fault.text}"
+    meant = {(*fault.place[:-1], fault.meant) for fault in faults}
+    texts: list[str] = []
+    for fault in faults:
+        option = one_line(".".join(map(str, fault.place)))
+        if not (fault.missing and fault.place in meant):
+            texts.append(f"option '{option}': {fault.text}" if option else fault.text)
+    rest = [f"and {len(texts) - _MOST} more"] if len(texts) > _MOST else []
+    return f"{what}: " + "; ".join([*texts[:_MOST], *rest]).replace("?; ", "? ")
 
 
 def _located(

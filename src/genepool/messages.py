@@ -45,9 +45,19 @@ def some(names: Iterable[object], limit: int = 3) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def count(number: int, noun: str) -> str:
-    """`1 tensor`, `2 tensors`, `1,000 tensors`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: int, noun: str, several: str = "") -> str:
+    """`1 tensor`, `2 tensors`, `1,000 tensors`; `several` where more of them end otherwise."""
+    return f"{number:,} {agreeing(number, noun, several or f'{noun}s')}"
+
+
+def children(number: int) -> str:
+    """`1 child`, `1,000 children`."""
+    return count(number, "child", "children")
+
+
+def agreeing(number: int, one: str, several: str) -> str:
+    """The word that goes with a number: `is` or `are`."""
+    return one if number == 1 else several
 
 
 def percent(value: float | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from genepool.errors import InputError
-from genepool.faults import first_fault
+from genepool.faults import in_a_line
 from genepool.messages import shown
 
 
@@ -27,7 +27,7 @@ def made_in_python(self: BaseModel, /, *unnamed: object, **given: Any) -> None:
     try:
         BaseModel.__init__(self, **given)
     except ValidationError as error:
-        raise InputError(first_fault(error, type(self), given, what)) from None
+        raise InputError(in_a_line(error, type(self), given, what)) from None
 
 
 # `model_validate` does not call it: of a run file every mistake is told.

@@ -77,7 +77,7 @@ def test_prompts_that_are_cut_are_told(tmp_path: Path) -> None:
     ):
         told = kind_of(options, seed).told(options, seed, texts)
         assert "model.scheduler is DDIMScheduler" in told[0]
-        assert told[-1].startswith("1 of 2 prompts have more tokens than the")
+        assert told[-1].startswith("1 of 2 prompts has more tokens than the")
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_while_seeds_are_being_scored(tmp_path: Path) -> None:
     with Pool(tmp_path / "pool") as pool:
         scored, seeds = pool.seeds_scored, len(pool.header.seeds)
         for name in ("best", "seed1", "1", "0"):
-            with pytest.raises(PoolError, match=rf"still being scored \({scored} of {seeds} are\)"):
+            with pytest.raises(
+                PoolError, match=rf"still being scored \({scored} of {seeds} so far\)"
+            ):
                 export(pool, name, tmp_path / "out")
     assert scored < seeds and not (tmp_path / "out").exists()

@@ -119,11 +119,25 @@ def test_ids_steps_and_the_champion() -> None:
         assert (evolution.champion.train, evolution.champion.id) == best
 
 
-@pytest.mark.parametrize("wrong", ["m2n2", M2N2, {"name": "m2n2"}])
+@pytest.mark.parametrize("wrong", ["m2n2", M2N2, {"name": "m2n2"}, None, 3, [M2N2()]])
 def test_a_strategy_is_a_value(wrong: Any) -> None:
     problem, _ = problem_for(M2N2())
-    with pytest.raises(InputError, match=r"expected a strategy, such as M2N2\(\); got .*(?i:m2n2)"):
+    with pytest.raises(InputError, match=r"expected a strategy, such as M2N2\(\); got ") as caught:
         Evolution(problem, wrong)
+    assert str(caught.value).endswith(f"; got {wrong!r}")
+
+
+@pytest.mark.parametrize("wrong", [None, "run.yaml", np.zeros(3), Problem])
+def test_a_problem_is_a_value(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"expected a problem, of Problem\.of_vectors; got "):
+        Evolution(wrong, M2N2())
+
+
+@pytest.mark.parametrize("wrong", [0, -1, None, "2", 1.5])
+def test_a_number_of_proposals_is_in_flight(wrong: Any) -> None:
+    problem, _ = problem_for(M2N2())
+    with pytest.raises(InputError, match=f"at least one seed; got {wrong!r} and 3"):
+        Evolution(problem, M2N2(), in_flight=wrong)
 
 
 def test_proposals_are_told_in_order() -> None:

@@ -84,7 +84,7 @@ def test_held_out_examples_that_are_selection_examples_too_are_told(folder: Path
         json.dumps([{"id": "x", "value": 0.25}, {"value": 9, "id": 1}])
     )
     (told,) = opened(folder, held_out_examples="more.json").notices
-    assert told.startswith("1 of 2 held-out examples also stand among the selection examples")
+    assert told.startswith("1 of 2 held-out examples also stands among the selection examples")
     assert opened(folder, held_out=0.5).notices == ()
     # An example that is but its id is no copy of others.
     (folder / "ids.json").write_text(json.dumps([{"id": 1}, {"id": 2}]))

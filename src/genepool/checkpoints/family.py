@@ -53,7 +53,7 @@ from genepool.checkpoints.pipelines.single_file import (
 from genepool.checkpoints.quantised import QuantisedError
 from genepool.checkpoints.tensor_notices import tensor_notices
 from genepool.errors import CheckpointError
-from genepool.messages import at, count, one_line, some
+from genepool.messages import agreeing, at, count, one_line, some
 
 # As bases are called that hold 4 or 8 bits a weight.
 _QUANTISED = re.compile(r"bnb|[48][-_]?bit|int[48]|gptq|awq|nf4", re.IGNORECASE)
@@ -470,20 +470,26 @@ def _common_rows(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, int], str
             rows[name] = number
     if number == sizes[0] and len(set(sizes)) == 1:
         return {}, "all seeds have the same tokens"
+    further = sizes[0] - number
     return rows, (
         f"the tokens with ids 0 to {number - 1} are the same in all seeds, and their rows of "
-        f"{some(rows)} merge; {count(sizes[0] - number, 'further row')} come from {at(first.path)}"
+        f"{some(rows)} merge; {count(further, 'further row')} {agreeing(further, 'comes', 'come')} "
+        f"from {at(first.path)}"
     )
 
 
 def _share(first: Checkpoint, layout: Layout) -> str:
     """What merges and what is carried, in one line."""
     size = sum(tensor.raw.size for tensor in first.tensors.values())
+    shared, carried = len(layout.slots), len(layout.carried)
     text = (
-        f"{count(len(layout.slots), 'tensor')} ({layout.axis.size / max(1, size):.1%} of the "
-        f"parameters of {at(first.path)}) are shared by all seeds and merge"
+        f"{count(shared, 'tensor')} ({layout.axis.size / max(1, size):.1%} of the parameters of "
+        f"{at(first.path)}) {agreeing(shared, 'is', 'are')} shared by all seeds and "
+        f"{agreeing(shared, 'merges', 'merge')}"
     )
     if not layout.carried:
         return text
     groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in layout.carried)
-    return f"{text}; {len(layout.carried)} are carried over from it ({some(groups)})"
+    return (
+        f"{text}; {carried} {agreeing(carried, 'is', 'are')} carried over from it ({some(groups)})"
+    )

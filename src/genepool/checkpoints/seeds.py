@@ -68,10 +68,10 @@ def _validated(given: Mapping[str, Any]) -> SeedOptions:
     from pydantic import ValidationError
 
     from genepool.checkpoints.seed_options import SeedOptions
-    from genepool.faults import first_fault
+    from genepool.faults import in_a_line
 
     try:
         return SeedOptions.model_validate(dict(given))
     except ValidationError as error:
         what = f"seed {one_line(given.get('path'))}"
-        raise InputError(first_fault(error, SeedOptions, dict(given), what)) from None
+        raise InputError(in_a_line(error, SeedOptions, dict(given), what)) from None

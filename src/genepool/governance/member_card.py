@@ -18,6 +18,7 @@ from genepool.governance.card import (
     rebuild_command,
 )
 from genepool.governance.markdown import code
+from genepool.messages import agreeing, count
 from genepool.pool.members import Ancestry, ancestry, known_means
 from genepool.pool.reader import Pool
 from genepool.pool.records import measure_names
@@ -47,8 +48,8 @@ def member_card(
     tasks = pool.tasks()
     names = {k: seed.name for k, seed in enumerate(seeds)}
     bred = (
-        f"a population evolved with the strategy {code(strategy)} over {pool.evaluations} "
-        f"evaluations on {', '.join(code(task.name) for task in tasks)}"
+        f"a population evolved with the strategy {code(strategy)} over "
+        f"{count(pool.evaluations, 'evaluation')} on {', '.join(code(task.name) for task in tasks)}"
     )
     if number in names:
         how = f"The seed {code(names[number])} as it is, out of {bred}: nothing was merged."
@@ -56,15 +57,17 @@ def member_card(
             how += " No child has beaten it on the selection examples."
     else:
         how = (
-            f"A merge of {len(seeds)} models, bred by genepool: member {number} of {bred}. No "
-            "gradient was computed: models were merged, scored example by example, and selected."
+            f"A merge of {count(len(seeds), 'model')}, bred by genepool: member {number} of "
+            f"{bred}. No gradient was computed: models were merged, scored example by example, "
+            "and selected."
         )
     others = {k: name for k, name in names.items() if k != number}
     *scores, this = _scores(pool, {**others, number: names.get(number, "this model")})
-    count = origin.ancestors
+    behind, merges = origin.ancestors, origin.generation
     text = (
-        f"{count} models stand behind it, the seeds included, and {origin.generation} merges lie "
-        "on the longest way back to a seed."
+        f"{count(behind, 'model')} {agreeing(behind, 'stands', 'stand')} behind it, the seeds "
+        f"included, and {count(merges, 'merge')} {agreeing(merges, 'lies', 'lie')} on the longest "
+        "way back to a seed."
         if origin.generation
         else "It is a seed itself."
     )

@@ -31,7 +31,7 @@ from genepool.checkpoints.pipelines.single_file import is_xl, noise_settings, re
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
-from genepool.messages import at, failures_as, one_line, some
+from genepool.messages import agreeing, at, count, failures_as, one_line, some
 from genepool.models.filled import own_dtype
 from genepool.models.kind import Building, Options
 from genepool.models.live import refuse_one_colour
@@ -284,8 +284,11 @@ def _cut(components: Mapping[str, Component], texts: Sequence[str], most: int | 
                 own = min(words.model_max_length, most or words.model_max_length)
                 long = [text for text in long if len(words(text)["input_ids"]) > own]
             limit = max(limit, own)
-    told = f"{len(long)} of {len(texts)} prompts have more tokens than the {limit} that are read"
-    return [f"{told}, and the rest of these is not drawn"] if long and limit else []
+    told = (
+        f"{len(long)} of {count(len(texts), 'prompt')} {agreeing(len(long), 'has', 'have')} more "
+        f"tokens than the {limit} that are read, and what follows these is not drawn"
+    )
+    return [told] if long and limit else []
 
 
 def _device(name: str) -> torch.device:

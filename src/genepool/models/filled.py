@@ -19,7 +19,7 @@ from genepool.errors import CheckpointError, ConfigError, InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.device_memory import device_names, free_bytes
 from genepool.materialise.torch import TORCH_DTYPES, destination
-from genepool.messages import failures_as, one_line, some
+from genepool.messages import agreeing, failures_as, one_line, some
 from genepool.models.kind import AUTO, Options
 from genepool.models.live import LiveModel
 
@@ -74,7 +74,7 @@ def filled_by_genomes(
     if differing:
         name = differing[0]
         raise CheckpointError(
-            f"{pair}: {some(differing)} {'has' if len(differing) == 1 else 'have'} another shape: "
+            f"{pair}: {some(differing)} {agreeing(len(differing), 'has', 'have')} another shape: "
             f"'{one_line(name)}' is {list(held[name].shape)} in the network and "
             f"{list(shapes[name])} in the checkpoint"
         )

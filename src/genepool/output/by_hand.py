@@ -30,7 +30,7 @@ from genepool.core.slerp import Angle
 from genepool.errors import InputError, WriteError
 from genepool.governance import markdown
 from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
-from genepool.messages import at, one_line, some
+from genepool.messages import at, count, one_line, some
 from genepool.output.methods.layer_values import Values
 from genepool.output.methods.registry import METHODS, specify
 from genepool.output.methods.specification import Options, Specification, cache_for
@@ -109,7 +109,7 @@ def merge_models(
     card = Card(
         title="",
         seeds=seeds,
-        how=f"A merge of {len(seeds)} models by hand, with genepool: "
+        how=f"A merge of {count(len(seeds), 'model')} by hand, with genepool: "
         f"{markdown.text(combined.text)}.",
         tags=("merge", "genepool"),
         notices=family.notices,

@@ -60,7 +60,7 @@ def export(
     scored, entries = pool.seeds_scored, len(pool.header.seeds)
     if scored < entries:
         raise PoolError(
-            f"{pool.path}: the seeds are still being scored ({scored} of {entries} are); export "
+            f"{pool.path}: the seeds are still being scored ({scored} of {entries} so far); export "
             "when they are, or let `genepool evolve` finish what was interrupted"
         )
     number = member_number(pool, str(member))

@@ -17,7 +17,7 @@ from genepool.checkpoints.family import open_source
 from genepool.checkpoints.seeds import named_source
 from genepool.documents import list_of, mapping_of, read_text
 from genepool.errors import InputError
-from genepool.messages import at, one_line, some
+from genepool.messages import at, count, one_line, some
 
 _METHODS = {
     "slerp": "slerp",
@@ -81,8 +81,9 @@ class MergeCommand:
             )
             if found != self.layers:
                 raise InputError(
-                    f"{at(checkpoint.path)}: has {found} layers, and the configuration of mergekit "
-                    f"takes {self.layers} of them; slices of models have no counterpart here"
+                    f"{at(checkpoint.path)}: has {count(found, 'layer')}, and the configuration of "
+                    f"mergekit takes {self.layers} of them; slices of models have no counterpart "
+                    "here"
                 )
 
 
@@ -154,7 +155,7 @@ def mergekit_advice(content: object) -> str | None:
     besides = (f"for {some(idle, limit=9)} there is no counterpart",) if idle else ()
     provisos = command.but(*besides)
     if command.layers is not None:
-        provisos.insert(0, f"of models that have {command.layers} layers, no more")
+        provisos.insert(0, f"of models that have {count(command.layers, 'layer')}, no more")
     told = f" ({'; '.join(provisos)})" if provisos else ""
     return one_line(
         f"this is a configuration of mergekit; this does the same{told}: {command} -o merged"

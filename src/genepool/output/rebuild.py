@@ -18,7 +18,7 @@ from genepool.checkpoints.pipelines.lora_files import lora_file
 from genepool.core.genome import Recipe
 from genepool.errors import CheckpointError, InputError
 from genepool.governance.card import Card, CardSeed, rebuild_command
-from genepool.messages import at, some
+from genepool.messages import at, count, some
 from genepool.output.member import moved
 from genepool.output.recipe_file import RecipeFile, RecipeSeed, read_recipe
 from genepool.output.write.model import Exported, PathLike, write_model
@@ -185,7 +185,7 @@ def _rebuilt_card(read: RecipeFile, family: Family, places: Mapping[str, PathLik
     return Card(
         title="",
         seeds=known,
-        how=f"A merge of {len(known)} models, made again from its recipe by genepool.",
+        how=f"A merge of {count(len(known), 'model')}, made again from its recipe by genepool.",
         tags=("merge", "genepool"),
         notices=family.notices,
         rebuild=rebuild_command((*known, *givers)),

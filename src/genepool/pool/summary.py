@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genepool.messages import one_line, percent
+from genepool.messages import children, one_line, percent
 
 _TABLE = """\
 <table><caption>{{ line }}</caption>
@@ -20,7 +20,7 @@ def line(status: dict[str, Any]) -> str:
     Args:
         status: of `Pool.status`.
     """
-    parts = [f"{status['evaluations']:,} of {status['budget']:,} children"]
+    parts = [f"{status['evaluations']:,} of {children(status['budget'])}"]
     if (champion := status["champion"]) is not None:
         seeds = [seed for seed in status["seeds"] if seed["train"] is not None]
         best = max(seeds, key=lambda seed: float(seed["train"]), default=None)

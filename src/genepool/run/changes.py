@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from genepool.core.examples import Examples
 from genepool.core.genome import Genome
 from genepool.errors import EvaluationError, PoolError
-from genepool.messages import count, one_line, some
+from genepool.messages import agreeing, count, one_line, some
 from genepool.models.user_code import load_function
 from genepool.run.executors.executor import Executor
 from genepool.run.executors.installation import (
@@ -274,7 +274,8 @@ def _difference(
         f"{sample.what} scores otherwise than it did when this pool was made: seed "
         f"'{session.inputs.run.seeds[sample.seed].name}' on example "
         f"'{one_line(sample.names[first])}' {now[first]:.4g}, and then {sample.scores[first]:.4g} "
-        f"({differ.size} of {count(now.size, 'example')} that were scored again differ){why}. "
+        f"({differ.size} of {count(now.size, 'example')} that were scored again "
+        f"{agreeing(differ.size, 'differs', 'differ')}){why}. "
         "Members that were scored by two rules cannot be compared"
     )
 

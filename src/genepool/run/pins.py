@@ -15,13 +15,12 @@ from genepool.checkpoints.files.digests import remember_digests
 from genepool.checkpoints.model_files.side_files import RARE
 from genepool.checkpoints.pipelines.directory import INDEX
 from genepool.errors import ConfigError, PoolError
-from genepool.messages import one_line
-from genepool.models.kind import PinnedFiles
+from genepool.messages import count, one_line
+from genepool.models.kind import Options, PinnedFiles
 from genepool.models.kinds import kind_of
 from genepool.pool.pool_header import EXPORTED, GuardEntry, Seed, TaskEntry
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs
-from genepool.run.run_file import Run
 from genepool.settings import as_recorded
 
 # Files beside weights that were not pinned from the beginning.
@@ -111,7 +110,7 @@ def pins_of(inputs: Inputs, cache: Path) -> Pins:
             "early_stop": config.early_stop,
             "layout": inputs.layout.digest,
             "rounding": EXPORTED,
-            "companions": model_file_digests(run, inputs.checkpoints[0]),
+            "companions": model_file_digests(config.model, inputs.checkpoints[0], run.directory),
         },
     )
 
@@ -126,14 +125,14 @@ def opening(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def model_file_digests(run: Run, first: Checkpoint) -> dict[str, str]:
-    """Digests, by name, of what a model of a run needs beside its weights."""
-    return {name: part.digest for name, part in _pinned_files(run, first).items() if part.digest}
+def model_file_digests(options: Options, first: Checkpoint, directory: Path) -> dict[str, str]:
+    """Digests, by name, of what a model of a run in that directory needs beside its weights."""
+    found = _pinned_files(options, first, directory)
+    return {name: part.digest for name, part in found.items() if part.digest}
 
 
-def _pinned_files(run: Run, first: Checkpoint) -> PinnedFiles:
-    options = run.config.model
-    return kind_of(options, first).pinned_files(options, first, run.directory)
+def _pinned_files(options: Options, first: Checkpoint, directory: Path) -> PinnedFiles:
+    return kind_of(options, first).pinned_files(options, first, directory)
 
 
 def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
@@ -148,7 +147,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
 
     held, seeds = pool.seeds(), pins.seeds
     if len(held) != len(seeds):
-        raise refuse(f"{len(held)} seeds, and the run file names {len(seeds)}")
+        raise refuse(f"{count(len(held), 'seed')}, and the run file names {len(seeds)}")
     digests = [[seed.digest for seed in group] for group in (held, seeds)]
     if digests[0] != digests[1] and sorted(digests[0]) == sorted(digests[1]):
         raise refuse(f"the seeds in another order: {', '.join(seed.name for seed in held)}")
@@ -196,9 +195,10 @@ def check_model_files(pool: Pool, inputs: Inputs, found: dict[str, str] | None =
     Raises:
         PoolError: naming what differs.
     """
-    run, first = inputs.run, inputs.checkpoints[0]
-    for name in changed_model_files(pool, found or model_file_digests(run, first)):
-        places = _pinned_files(run, first)
+    first = inputs.checkpoints[0]
+    what = inputs.run.config.model, first, inputs.run.directory
+    for name in changed_model_files(pool, found or model_file_digests(*what)):
+        places = _pinned_files(*what)
         place = places[name].place if name in places else first.path
         raise _refusal(pool, f"another {name} than {place} holds now")
 

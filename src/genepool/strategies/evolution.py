@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
 from genepool.core.champion import first_best
-from genepool.core.checks import numbers
+from genepool.core.checks import is_whole, numbers
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
@@ -82,17 +82,20 @@ class Evolution:
             early_stop: see `plan_for`; what survives is the same either way.
 
         Raises:
-            InputError: W is below 1, there are no seeds, the strategy is a name, or needs dense
-                genomes and the problem does not hold the weights of its seeds.
+            InputError: W is no number or below 1, there are no seeds, problem or strategy is none,
+                or it needs dense genomes and the problem does not hold the weights of its seeds.
             ConfigError: the strategy's options do not go together, or do not fit the problem.
             MissingExtraError: the strategy needs a package that is not installed.
         """
-        if isinstance(cast("object", strategy), (str, type, Mapping)):
+        if not isinstance(cast("object", problem), Problem):
+            raise InputError(f"expected a problem, of Problem.of_vectors; got {shown(problem)}")
+        proposes = getattr(strategy, "propose", None)  # What acts like a strategy will do.
+        if isinstance(cast("object", strategy), type) or not callable(proposes):
             raise InputError(f"expected a strategy, such as M2N2(); got {shown(strategy)}")
-        if in_flight < 1 or not problem.seeds:
+        if not is_whole(in_flight) or in_flight < 1 or not problem.seeds:
             raise InputError(
                 "expected at least one proposal in flight and at least one seed; "
-                f"got {in_flight} and {len(problem.seeds)}"
+                f"got {shown(in_flight)} and {len(problem.seeds)}"
             )
         strategy.check(in_flight)
         self.problem = problem.densely() if strategy.dense else problem
@@ -182,9 +185,9 @@ class Evolution:
         if renewal is not None:
             if renewal.members:
                 raise InputError(
-                    "members compete for other examples from now on, and "
-                    f"{len(renewal.members)} of the archive have not been asked these: see "
-                    "`renewal` and `renew`"
+                    "members compete for other examples from now on, which "
+                    f"{len(renewal.members)} of the archive must be asked first: see `renewal` and "
+                    "`renew`"
                 )
             self.renew({})
         step = self._next_step

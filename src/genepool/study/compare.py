@@ -17,6 +17,7 @@ import numpy as np
 from genepool.checkpoints.files.digests import remember_digests
 from genepool.errors import ConfigError, InputError, OptionError, PoolError
 from genepool.materialise.gram import load_or_build_gram
+from genepool.messages import count
 from genepool.output.own_files import (
     CURVES,
     PNG,
@@ -183,7 +184,7 @@ def compare(
         require_replaceable(path / name, kind)
     jobs = plan_jobs(loaded, path, strategies, variants, runs, target)
     watcher = progress or Silence()
-    count = min(len(jobs), workers or available_threads())
+    processes = min(len(jobs), workers or available_threads())
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / "compare.lock", timeout=0)
@@ -195,8 +196,8 @@ def compare(
     except OSError as error:
         raise PoolError(f"{path}: cannot write here ({error.strerror or error})") from None
     try:
-        watcher.stage(f"{len(jobs)} runs in {count} processes")
-        run_grid(jobs, count, watcher, _prepared(jobs, path / "cache", watcher))
+        watcher.stage(f"{count(len(jobs), 'run')} in {count(processes, 'process', 'processes')}")
+        run_grid(jobs, processes, watcher, _prepared(jobs, path / "cache", watcher))
         watcher.stage("reading the runs")
         curves: list[Curve] = []
         for job in jobs:
@@ -268,9 +269,9 @@ def read_curve(pool: Pool, strategy: str, seed: int, budget: int) -> Curve:
         train = record.train if certain else None
         if train is not None and (not champions or train > champions[-1][1]):
             champions.append((record.step, train, held_out.get(record.id, float("nan"))))
-    for step, count in pool.reevaluated().items():
+    for step, examples in pool.reevaluated().items():
         if step <= budget:
-            asked[step] += count
+            asked[step] += examples
     if final is not None:
         # With subsets a champion is known for certain in the end.
         best = pool.record(final).train or 0.0

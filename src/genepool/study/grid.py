@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import queue
@@ -87,6 +88,9 @@ def run_grid(
                     if message["kind"] == "step":
                         total.note(number, StepReport(**message["report"]))
                         continue
+                    if message["kind"] == "notice":
+                        total.notice(message["text"])
+                        continue
                     if message["kind"] == "failed":
                         job = jobs[number]
                         raise GenepoolError(
@@ -109,7 +113,13 @@ class _Total:
         self._reports: dict[int, StepReport] = {}
         self._done = [0] * len(jobs)
         self._progress = progress
+        self._noticed: set[str] = set()
         self._started = time.perf_counter()
+
+    def notice(self, text: str) -> None:
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._progress.notice(text)
 
     def note(self, number: int, report: StepReport) -> None:
         self._reports[number] = report
@@ -203,6 +213,7 @@ class _Reporter(Silence):
         self._pipe = pipe
         self._stopped = stopped
         self._due = 0.0
+        self._lock = threading.Lock()
         self.job = -1
 
     def stage(self, text: str) -> None:
@@ -219,7 +230,21 @@ class _Reporter(Silence):
 
     def say(self, kind: str, *, report: dict[str, Any] | None = None, text: str = "") -> None:
         message = {"kind": kind, "job": self.job, "report": report, "text": text}
-        self._pipe.send_bytes(json.dumps(message).encode())
+        with self._lock:
+            self._pipe.send_bytes(json.dumps(message).encode())
+
+
+class _Log(logging.Handler):
+    """Passes on what tasks log, which every run would print."""
+
+    def __init__(self, reporter: _Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A parent that has died is noticed elsewhere.
+        with contextlib.suppress(OSError):
+            self._reporter.say("notice", text=record.getMessage())
 
 
 def _work(pipe: Connection, runs: list[Given], cache: Path | None) -> None:
@@ -231,6 +256,9 @@ def _work(pipe: Connection, runs: list[Given], cache: Path | None) -> None:
     jobs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, stopped, jobs), daemon=True).start()
     reporter = _Reporter(pipe, stopped)
+    log = logging.getLogger("genepool")
+    log.addHandler(_Log(reporter))
+    log.propagate = False
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
         while (number := jobs.get()) is not None:
             reporter.job = number

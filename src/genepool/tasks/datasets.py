@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError, MissingExtraError
-from genepool.messages import at, cause, one_line, some
+from genepool.messages import at, cause, count, one_line, some
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
@@ -143,8 +143,8 @@ def labelled(inputs: NDArray[Any], labels: NDArray[Any], what: str) -> Labelled:
         )
     if labels.shape[0] != inputs.shape[0]:
         raise ConfigError(
-            f"{what}: {inputs.shape[0]} examples but {labels.shape[0]} labels; are these two of "
-            "one set?"
+            f"{what}: {count(inputs.shape[0], 'example')} but {count(labels.shape[0], 'label')}; "
+            "are these two of one set?"
         )
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(inputs, dtype=np.float32)

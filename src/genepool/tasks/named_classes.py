@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from genepool.errors import ConfigError, GenepoolError
-from genepool.faults import first_fault
+from genepool.faults import in_a_line
 from genepool.messages import failures_as, one_line, some
 from genepool.models.user_code import load_object
 
@@ -114,7 +114,7 @@ class NamedClasses:
             return found.Options.model_validate(dict(given))
         except ValidationError as error:
             what = f"{self._kind} '{name}'"
-            raise ConfigError(first_fault(error, found.Options, dict(given), what)) from error
+            raise ConfigError(in_a_line(error, found.Options, dict(given), what)) from error
 
     def _points(self) -> list[metadata.EntryPoint]:
         return list(metadata.entry_points(group=self._group))

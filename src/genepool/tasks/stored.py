@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.errors import ConfigError
-from genepool.messages import count
+from genepool.messages import agreeing, count
 from genepool.tasks.checks import checked_indices
 
 Int64 = NDArray[np.int64]
@@ -91,8 +91,9 @@ def copies_told(selection: Iterable[Hashable], held_out: Sequence[Hashable]) -> 
     if not (copies := sum(content in known for content in held_out)):
         return ()
     return (
-        f"{copies:,} of {count(len(held_out), 'held-out example')} also stand among the selection "
-        "examples, so that held-out scores promise too much; leave them out on one side",
+        f"{copies:,} of {count(len(held_out), 'held-out example')} also "
+        f"{agreeing(copies, 'stands', 'stand')} among the selection examples, so that "
+        "held-out scores promise too much; leave them out on one side",
     )
 
 

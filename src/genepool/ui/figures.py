@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genepool.core.genome import Recipe, Vector
 from genepool.core.shares import seed_shares
 from genepool.errors import MissingExtraError
-from genepool.messages import percent
+from genepool.messages import children, percent
 from genepool.output.own_files import PNG, write_own
 from genepool.pool.history import History, history
 from genepool.pool.reader import Pool
@@ -112,7 +112,7 @@ def _title(pool: Pool, past: History) -> str:
     if not np.isnan(past.held_out[-1]):
         champion += f", {percent(float(past.held_out[-1]))} on held-out ones"
     name = plain(pool.path.absolute().name)
-    return f"{name}: {number(float(past.evaluations[-1]))} children, {champion}"
+    return f"{name}: {children(int(past.evaluations[-1]))}, {champion}"
 
 
 def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:

@@ -1,9 +1,11 @@
-"""What lies beside the weights in folders: the further modules of sentence-transformers."""
+"""What lies beside the weights in folders: modules of sentence-transformers, more tokenizers."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from safetensors.torch import save_file
 
 import genepool
 from genepool.checkpoints.files import hub
+from genepool.checkpoints.files.checkpoint import open_checkpoint
+from genepool.checkpoints.model_files.side_files import side_files
 from tests.build import contents, save
 
 MODULES = [
@@ -91,6 +95,69 @@ def test_the_hub_gives_further_modules_and_no_other_folders() -> None:
         names, allow_patterns=hub.PATTERNS, ignore_patterns=hub._UNWANTED
     )
     assert tuple(found) == wanted
+
+
+def seers(directory: Path, value: float) -> Path:
+    """A model whose processor has a tokenizer more, as InstructBLIP's does."""
+    save(directory, {"fc.weight": torch.full((2, 2), value)})
+    for name in ("qformer_tokenizer", "audio_tokenizer", "old-tokenizer", "tokenizer"):
+        (directory / name).mkdir()
+        (directory / name / "tokenizer_config.json").write_text("{}")
+        (directory / name / "run.py").write_text("no")
+        if name != "audio_tokenizer":  # A model of its own, which lies elsewhere.
+            (directory / name / "vocab.txt").write_text("a\n")
+    save_file({"x": torch.ones(1)}, directory / "audio_tokenizer/model.safetensors")
+    return directory
+
+
+def test_the_further_tokenizers_of_a_processor_go_along(tmp_path: Path) -> None:
+    a, b = seers(tmp_path / "a", 1.0), seers(tmp_path / "b", 2.0)
+    genepool.merge(a, b, tmp_path / "out", ratio=0.5)
+    own = {"qformer_tokenizer/tokenizer_config.json", "qformer_tokenizer/vocab.txt"}
+    written = contents(tmp_path / "out")
+    assert written.keys() == {*own, "README.md", "genepool.json", "model.safetensors"}
+    genepool.merge(a, b, tmp_path / "out", ratio=0.5, overwrite=True)
+    # Links lead nowhere else: neither that of a file nor that of the whole folder.
+    (a / "qformer_tokenizer/vocab.txt").unlink()
+    (a / "qformer_tokenizer/vocab.txt").symlink_to(b / "qformer_tokenizer/vocab.txt")
+    with pytest.raises(genepool.errors.CheckpointError, match="links out of its directory"):
+        genepool.merge(a, b, tmp_path / "two", ratio=0.5)
+    (a / "qformer_tokenizer").rename(tmp_path / "away")
+    (a / "protein_tokenizer").symlink_to(b / "qformer_tokenizer")
+    with pytest.raises(genepool.errors.CheckpointError, match="links out of its directory"):
+        genepool.merge(a, b, tmp_path / "two", ratio=0.5)
+
+
+def test_the_further_tokenizers_of_an_adapter_come_before_those_of_its_base(tmp_path: Path) -> None:
+    base = seers(tmp_path / "base", 1.0)
+    first = replace(open_checkpoint(base), tokenizer=tmp_path)
+    name = "qformer_tokenizer/vocab.txt"
+    assert side_files(first, None)[name] == base / name
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("b\n")
+    assert side_files(first, None)[name] == tmp_path / name
+
+
+def test_the_hub_gives_further_tokenizers_of_processors(tmp_path: Path) -> None:
+    utils = pytest.importorskip("huggingface_hub.utils")
+    there = ["model.safetensors", "preprocessor_config.json", "qformer_tokenizer/vocab.txt"]
+    there += ["qformer_tokenizer/model.safetensors", "qformer_tokenizer/a/b.json"]
+    there += ["onnx/config.json", "tokenizer/vocab.txt"]
+    for name in ("preprocessor_config.json", "config.json"):
+        (tmp_path / name).write_text("{}")
+        found: set[str] = set()
+
+        def get(wanted: Sequence[str], unwanted: Sequence[str], found: set[str] = found) -> Path:
+            fitting: Iterable[str] = utils.filter_repo_objects(
+                there, allow_patterns=[*wanted], ignore_patterns=[*unwanted]
+            )
+            found |= {*fitting}
+            return tmp_path
+
+        hub.fetch_model(get, "")
+        tokens = {"qformer_tokenizer/vocab.txt"} if name == "preprocessor_config.json" else set()
+        assert found == {"model.safetensors", "preprocessor_config.json"} | tokens
+        (tmp_path / name).unlink()
 
 
 def test_what_lies_about_where_a_model_was_trained_stays_there(tmp_path: Path) -> None:

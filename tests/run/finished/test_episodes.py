@@ -63,6 +63,24 @@ def test_a_run_with_agents_keeps_transcripts_of_seeds_and_champion(tmp_path: Pat
     assert measures["solved"] == pytest.approx(0.8)
 
 
+def test_of_an_episode_of_several_tasks_the_task_is_asked_for(tmp_path: Path) -> None:
+    run = write_run(tmp_path, budget=0)
+    run["tasks"] += [{**run["tasks"][0], "name": "more"}, {**run["tasks"][0], "name": "doors/4"}]
+    with Pool(evolve(run).pool) as pool:
+        kept = {one.example for one in pool.transcripts()}
+        assert "3" in kept and "4" not in kept
+        for each in "34":
+            text = f"^'{each}' is an episode of several tasks; name one of "
+            with pytest.raises(InputError, match=text) as caught:
+                episode(pool, "far", each)
+            assert f"'more/{each}'" in str(caught.value)
+            for name in ("doors", "more", "doors/4"):
+                told = episode(pool, "far", f"{name}/{each}")
+                assert (told["task"], told["id"]) == (name, each)
+        with pytest.raises(InputError, match="no task has an episode 'doors/9'"):
+            episode(pool, "far", "doors/9")
+
+
 def test_the_command_and_the_report_show_episodes(tmp_path: Path) -> None:
     result = evolve(write_run(tmp_path))
     pool = str(result.pool)

@@ -17,11 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import genepool
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_checkpoint
 from genepool.checkpoints.files.safetensors import Tensor
 from genepool.errors import GenepoolError, InputError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.run.file import run_checks
 from genepool.run.finished import verify
 from genepool.run.finished.verify import export
 from tests import exam
@@ -174,8 +176,25 @@ def test_an_export_that_scores_otherwise_is_refused(
     assert done.verified == 0 and done.unverified == ""
 
 
+def without_evaluators(patch: pytest.MonkeyPatch) -> None:
+    def find(*_: object) -> type[Any]:
+        raise AssertionError("an evaluator is looked for")
+
+    patch.setattr(run_checks, "find_evaluator", find)
+
+
+def test_an_export_that_is_not_verified_needs_no_evaluator(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_evaluators(monkeypatch)
+    done = genepool.export(half, "best", tmp_path / "out", verify=False)
+    assert done.changed == () and load_file(tmp_path / "out/model.safetensors")
+
+
 @pytest.mark.slow
-def test_files_that_have_changed_since_the_run_are_told(tmp_path: Path) -> None:
+def test_files_that_have_changed_since_the_run_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = write_case(tmp_path / "run", Case("language", None, "float32"), budget=3)
     evolve(run)
     with Pool(run["pool"]) as pool:
@@ -184,6 +203,7 @@ def test_files_that_have_changed_since_the_run_are_told(tmp_path: Path) -> None:
             rewrite_config(Path(seed), rms_norm_eps=0.1)
         with pytest.raises(GenepoolError, match=r"scores otherwise .* another configuration than"):
             export(pool, "best", tmp_path / "no")
+        without_evaluators(monkeypatch)
         (line,) = export(pool, "best", tmp_path / "out", verify=False).changed
     assert line.startswith(f"{run['seeds'][0]}: another configuration than when the pool was made")
 

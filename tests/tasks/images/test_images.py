@@ -190,7 +190,7 @@ def test_prompts_that_the_tower_does_not_read_to_their_end_are_told(
     write(tmp_path, found)
     told = task(tmp_path, tower=str(place / "clip"), score="prompt", pictures=None).notices
     assert told[-1] == (
-        "1 of 6 prompts have more tokens than the 16 that the tower reads, and the rest of these "
+        "1 of 6 prompts has more tokens than the 16 that the tower reads, and what follows these "
         "is not scored"
     )
 

@@ -54,7 +54,7 @@ def test_hidden_answers_are_told(tmp_path: Path) -> None:
     write_task(tmp_path)
     write_reviews(tmp_path, [*"abcz"] * 5)  # The index of z is -1.
     (notice,) = opened(tmp_path, task="sums.yaml").notices
-    assert notice.startswith("5 of 20 examples have no right answer among their choices")
+    assert notice.startswith("5 of 20 examples have no right answer among the choices")
     write_task(tmp_path, doc_to_target="answer")
     write_reviews(tmp_path, [*"abcz"] * 5)
     (notice,) = opened(tmp_path, task="sums.yaml", limit=10).notices
@@ -87,9 +87,10 @@ def test_prompts_that_are_cut_and_special_tokens_in_examples_are_told_once(
     for places in ([0], [4, 1], [0, 1, 2, 3, 4]):
         task.score(value, np.array(places))
     *long, special = caplog.messages
-    assert "1 of 5 examples hold special tokens" in special and "'</s>'" in special
+    assert "1 of 5 examples holds special tokens" in special and "'</s>'" in special
     assert len(long) == (cut > 0)
-    assert all(f"{cut} of 5 prompts have more tokens" in line for line in long)
+    have = "has" if cut == 1 else "have"
+    assert all(f"{cut} of 5 prompts {have} more tokens" in line for line in long)
 
 
 @pytest.mark.parametrize(

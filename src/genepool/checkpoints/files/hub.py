@@ -33,6 +33,7 @@ _UNWANTED = ("[!a1-9]*/*", "[1-9][!_]*/*", "a[!d]*/*", "ad[!d]*/*", "*/*/*", "co
 # A pipeline has a folder for each component. What lies beside these is the same in one file, or of
 # other formats; below them are other formats too.
 _INDEX = "model_index.json"
+_PROCESSORS = "*processor_config.json"
 _NO_COMPONENTS = ("*/*/*", "safety_checker/*")
 
 
@@ -118,6 +119,8 @@ def fetch_model(get: Callable[[Sequence[str], Sequence[str]], Path], variant: st
     """
     folder = get(_TEXTS, _UNWANTED)
     if not (folder / _INDEX).is_file():
+        if any(folder.glob(_PROCESSORS)):  # Some have further tokenizers, in folders of their own.
+            get([f"*_tokenizer/{text}" for text in _TEXTS], ["*/*/*"])
         return get(PATTERNS, _UNWANTED)
     if variant:
         weights = [f"*.{variant}.safetensors", f"*.{variant}-?????-of-?????.safetensors"]

@@ -20,6 +20,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     SETTINGS,
     VOCABULARIES,
     further_templates,
+    holds_tokenizer,
     is_tokenizer_file,
     pinned_templates,
     rare_vocabularies,
@@ -78,9 +79,9 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     """The files that a new checkpoint takes from the directory of its first seed.
 
     Configurations, tokenizer, chat template and the like: what lies in files as these do (`_KEPT`),
-    except weights, hidden files, subdirectories but that of chat templates and those of modules,
-    licences, and what describes the seed itself (`_OF_THE_SEED`). The tokenizer is an adapter's
-    own, if that brings one.
+    except weights, hidden files, subdirectories but that of chat templates and those of modules
+    and of further tokenizers, licences, and what describes the seed itself (`_OF_THE_SEED`). The
+    tokenizers are an adapter's own, if that brings such.
 
     Args:
         first: the seed; one that is came without a directory has none.
@@ -102,7 +103,19 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     if own is not None:
         found.update(copied(own, is_tokenizer_file))
     found.update(_modules(first.directory))
+    found.update(_tokenizers(own or first.directory) or _tokenizers(first.directory))
     return with_dtype(found, dtype)
+
+
+def _tokenizers(directory: Path) -> dict[str, bytes | Path]:
+    """The files of further tokenizers: processors of transformers read one of that name from each
+    such folder (qformer_tokenizer of InstructBLIP, protein_tokenizer of Evolla)."""
+    return {
+        f"{folder.name}/{name}": data
+        for folder in sorted(directory.glob("*_tokenizer"))
+        if folder.name.isidentifier() and folder.is_dir() and holds_tokenizer(folder)
+        for name, data in copied(folder, goes_along, home=directory).items()
+    }
 
 
 def _modules(directory: Path) -> dict[str, bytes | Path]:

@@ -22,7 +22,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
 )
 from genepool.documents import mapping_of
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line, some
+from genepool.messages import at, count, one_line, some
 
 # The first of these that a directory holds says which token has which id; else one of a rarer form.
 _FILES = (
@@ -353,7 +353,7 @@ def _beyond(checkpoint: Checkpoint, vocabulary: Vocabulary) -> str | None:
         return None
     return (
         f"{at(vocabulary.file)}: token '{one_line(token)}' has id {last}, and the embeddings have "
-        f"only {rows} rows"
+        f"only {count(rows, 'row')}"
     )
 
 

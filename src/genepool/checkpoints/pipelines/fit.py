@@ -16,7 +16,7 @@ from genepool.checkpoints.pipelines.agreement import read_config
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.errors import CheckpointError
-from genepool.messages import at, one_line
+from genepool.messages import agreeing, at, one_line
 
 # What no picture needs.
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
@@ -176,7 +176,7 @@ class _Fit:
         self, parts: list[str], given: str, value: object, key: str, taken: object
     ) -> CheckpointError:
         places = " and ".join(at(self._pipeline.components[part].directory) for part in parts)
-        verb = "does" if len(parts) == 1 else "do"
+        verb = agreeing(len(parts), "does", "do")
         return CheckpointError(
             f"{places} {verb} not fit {at(self._denoiser.directory)}: {given} is {value}, and the "
             f"denoiser's {key} is {one_line(taken)}; take the component from another seed "

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.genome import Genome, decode, encode
 from genepool.errors import EvaluationError, GenepoolError
-from genepool.messages import cause
+from genepool.messages import agreeing, cause, count
 from genepool.pool.records import Measure
 from genepool.run.executors.executor import Evaluation
 from genepool.run.executors.jobs import Job, Jobs, Question
@@ -308,10 +308,10 @@ def _compare(worker: Worker, standard: _Standard) -> None:
     one = int(differ[0])
     raise GenepoolError(
         f"{worker.place}: scores otherwise than {standard.place}: {first[one]:.4g} and "
-        f"{standard.scores[one]:.4g} on one of {differ.size} examples that differ, of "
-        f"{first.size}; look for what differs between them (data that a function fetches, "
-        "variables of the environment, Python's hash of texts); 'changed_scores: tell' goes on "
-        "all the same"
+        f"{standard.scores[one]:.4g} on the first of {count(differ.size, 'example')} "
+        f"that {agreeing(differ.size, 'differs', 'differ')}, of {first.size}; look for what "
+        "differs between them (data that a function fetches, variables of the environment, "
+        "Python's hash of texts); 'changed_scores: tell' goes on all the same"
     )
 
 

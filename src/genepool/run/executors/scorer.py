@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan
 from genepool.core.genome import Genome, seed_recipe
 from genepool.errors import ConfigError, DeviceMemoryError, EvaluationError, InputError
-from genepool.messages import count, of_device_memory, one_line, some
+from genepool.messages import agreeing, count, of_device_memory, one_line, some
 from genepool.models.build import build_model
 from genepool.models.live import Writer
 from genepool.pool.records import Measure
@@ -293,7 +293,8 @@ class Scorer:
                 raise ConfigError(
                     f"{what} draws random numbers that the whole process shares ({some(drawn)}), "
                     f"and its scores do not repeat ({count(differ.size, 'example')} of "
-                    f"{indices.size} differ, the first is '{one_line(ids[indices[differ[0]]])}'): "
+                    f"{indices.size} {agreeing(differ.size, 'differs', 'differ')}, the "
+                    f"first is '{one_line(ids[indices[differ[0]]])}'): "
                     "models would be selected by luck. Draw from a generator that begins anew at "
                     f"each call, as {' or '.join(_SHARED[name] for name in drawn)}, or seed the "
                     "shared one there; 'changed_scores: tell' goes on all the same"

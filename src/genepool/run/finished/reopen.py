@@ -6,6 +6,7 @@ from pathlib import Path
 
 from genepool.checkpoints.family import Family, Source
 from genepool.errors import ConfigError
+from genepool.models.build import ModelOptions
 from genepool.pool.reader import Pool
 from genepool.run.inputs import Inputs, open_inputs
 from genepool.run.run_file import Run, recorded_run
@@ -43,10 +44,7 @@ def run_of(pool: Pool, *, hurry: bool = False) -> Run:
     Raises:
         GenepoolError: what it names is not there.
     """
-    meta = pool.meta()
-    # Pools of older releases do not say where the run file lay; mostly beside the pool.
-    directory = Path(meta.get("directory") or pool.path.absolute().parent)
-    config = meta["config"]
+    config = pool.meta()["config"]
     if hurry:
         tasks = [
             {**task, "patience": min(_PATIENCE, task.get("patience", _PATIENCE))}
@@ -55,4 +53,19 @@ def run_of(pool: Pool, *, hurry: bool = False) -> Run:
             for task in config["tasks"]
         ]
         config = {**config, "tasks": tasks}
-    return recorded_run(config, directory, str(pool.path))
+    return recorded_run(config, _directory(pool), str(pool.path))
+
+
+def model_of(pool: Pool) -> tuple[ModelOptions, Path]:
+    """What the run that a pool was made by says of its model, and the folder that it starts from;
+    for this alone, nothing of what scores is needed.
+
+    Raises:
+        InputError: another release of genepool made the pool, whose models had other options.
+    """
+    return ModelOptions(**pool.meta()["config"].get("model", {})), _directory(pool)
+
+
+def _directory(pool: Pool) -> Path:
+    # Pools of older releases do not say where the run file lay; mostly beside the pool.
+    return Path(pool.meta().get("directory") or pool.path.absolute().parent)

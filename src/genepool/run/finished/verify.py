@@ -22,7 +22,7 @@ from genepool.checkpoints.pipelines.directory import is_pipeline, open_pipeline
 from genepool.checkpoints.pipelines.single_file import as_single_file, is_single_file
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError, InputError
-from genepool.messages import at
+from genepool.messages import at, count
 from genepool.models.image_generator import ImageGenerator
 from genepool.output import member as out
 from genepool.output.write.model import Exported, PathLike
@@ -30,7 +30,7 @@ from genepool.output.write.weights import SHARD_BYTES, Writing
 from genepool.pool.members import member_number
 from genepool.pool.reader import Pool
 from genepool.run.executors.scorer import Part, Scorer
-from genepool.run.finished.reopen import reopen, run_of
+from genepool.run.finished.reopen import model_of, reopen
 from genepool.run.pins import changed_model_files, model_file_digests
 from genepool.threads import Progress
 
@@ -124,11 +124,11 @@ def _changed_files(pool: Pool, first: Checkpoint) -> list[str]:
     if first.pipeline is not None or first.evolving:
         return []  # Other components are refused, and the rest was compared where these are.
     try:
-        run = run_of(pool)
-        changed = changed_model_files(pool, model_file_digests(run, first))
-    except GenepoolError:  # An evaluator that is not installed here, say.
+        options, directory = model_of(pool)
+        changed = changed_model_files(pool, model_file_digests(options, first, directory))
+    except GenepoolError:  # The tokenizer that the run names is not there, say.
         return []
-    if run.config.model.tokenizer is not None:
+    if options.tokenizer is not None:
         # The run's tokenizer is not the first seed's, and the first seed's is written.
         changed = [name for name in changed if name in ("configuration", "generation settings")]
     return [
@@ -164,22 +164,22 @@ def _verify(pool: Pool, number: int, written: Path, scorer: Scorer | None, *, hu
     if held_out is not None:
         known["held-out"] = held_out
     guards = _guards(pool, number)
-    count = sum(int((~np.isnan(scores)).sum()) for scores in known.values())
-    count += sum(indices.size for _, indices, _ in guards)
-    if hurry and record.seconds * count / max(record.asked, 1) > _AT_ONCE:
+    size = sum(int((~np.isnan(scores)).sum()) for scores in known.values())
+    size += sum(indices.size for _, indices, _ in guards)
+    if hurry and record.seconds * size / max(record.asked, 1) > _AT_ONCE:
         raise _Unverifiable("it would take more than a minute; --verify does it")
     scorer = scorer or _scorer(pool, written, hurry=hurry)
     for part, scores in known.items():
         asked = np.flatnonzero(~np.isnan(scores))
         got, expected = scorer.score(asked, part), scores[asked]
         if differing := int((got != expected).sum()):
-            where = f"{differing} of {asked.size} {part} examples"
+            where = f"{differing} of {count(asked.size, f'{part} example')}"
             raise _otherwise(where, float(got.mean()), float(expected.mean()))
     for name, indices, expected_mean in guards:
         mean = float(scorer.score(indices, "guard").mean(dtype=np.float64))
         if mean != expected_mean:
             raise _otherwise(f"the guard '{name}'", mean, expected_mean)
-    return count
+    return size
 
 
 def _guards(pool: Pool, number: int) -> list[tuple[str, NDArray[np.int64], float]]:

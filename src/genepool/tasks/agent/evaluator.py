@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from genepool.documents import Unreadable, read_text
 from genepool.errors import ConfigError, EpisodeError
-from genepool.messages import at, cause, count, one_line, shown, some
+from genepool.messages import agreeing, at, cause, count, one_line, shown, some
 from genepool.tasks.agent.environment import (
     Digested,
     Environment,
@@ -120,7 +120,8 @@ class Agent(BlockedTask):
             (others, held_out, "held-out", "selection ones"),
         )
         self.notices = tuple(
-            f"{number} of {count(len(of), f'{kind} task')} begin exactly as {which} do; make sure "
+            f"{number} of {count(len(of), f'{kind} task')} "
+            f"{agreeing(number, 'begins', 'begin')} exactly as {which} do; make sure "
             "that they are not the same"
             for number, of, kind, which in told
             if number

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import at
+from genepool.messages import at, count
 from genepool.settings import Section
 from genepool.tasks import datasets
 from genepool.tasks.checks import checked_indices, content_digest
@@ -111,8 +111,9 @@ class Classifier(StoredTask):
         if options.shape is not None:
             if math.prod(options.shape) != math.prod(inputs.shape[1:]):
                 raise ConfigError(
-                    f"shape: {list(options.shape)} has {math.prod(options.shape)} values, but an "
-                    f"example has {math.prod(inputs.shape[1:])} (shape {list(inputs.shape[1:])})"
+                    f"shape: {list(options.shape)} has "
+                    f"{count(math.prod(options.shape), 'value')}, but an example has "
+                    f"{math.prod(inputs.shape[1:])} (shape {list(inputs.shape[1:])})"
                 )
             inputs = inputs.reshape(inputs.shape[0], *options.shape)
         sides = ([hash(row.tobytes()) for row in side.inputs] for side in (train, test))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.family import fetched, locate
 from genepool.errors import ConfigError, EvaluationError, GenepoolError
-from genepool.messages import at, blamed, one_line, pass_on
+from genepool.messages import at, blamed, count, one_line, pass_on
 from genepool.models.user_code import load_function
 from genepool.tasks.checks import checked_scores
 from genepool.tasks.example_files import own_copy
@@ -197,7 +197,7 @@ class Picky:
         if real is not None:
             self._require(found, "the real pictures", ConfigError)
         said = ", ".join(f"{what} {score:.3f}" for what, score in found.items())
-        return (f"mean scores of {len(self._places)} examples: {said}",)
+        return (f"mean scores of {count(len(self._places), 'example')}: {said}",)
 
     def at_first_model(self, model: Any, draw: Callable[[Sequence[int]], UInt8]) -> None:
         """Compare noise with what the seeds draw, when the first model is scored.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import ConfigError, EvaluationError
-from genepool.messages import at, failures_as, one_line
+from genepool.messages import agreeing, at, count, failures_as, one_line
 from genepool.models.transformers import load_tower, quiet
 from genepool.tasks.checks import content_digest
 
@@ -133,8 +133,9 @@ class Tower:
         if not long:
             return ()
         return (
-            f"{long} of {len(prompts)} prompts have more tokens than the {self._longest} that the "
-            "tower reads, and the rest of these is not scored",
+            f"{long} of {count(len(prompts), 'prompt')} {agreeing(long, 'has', 'have')} more "
+            f"tokens than the {self._longest} that the tower reads, and what follows these is not "
+            "scored",
         )
 
     @property

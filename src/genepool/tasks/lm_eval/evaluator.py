@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genepool.errors import ConfigError, EvaluationError, require_packages
-from genepool.messages import at, failures_as, one_line, some
+from genepool.messages import agreeing, at, count, failures_as, one_line, some
 from genepool.models.language import LanguageModel
 from genepool.settings import Section
 from genepool.tasks.checks import checked_scores, content_digest
@@ -266,15 +266,17 @@ class LmEval(BlockedTask):
         self._looked = True
         if cut := self._harness.cut(self._lm(model), requests):
             _LOG.warning(
-                "%s: %d of %d prompts have more tokens than the model has room for, and their "
-                "beginnings are left out", self._what, cut, len(self._docs),
+                "%s: %d of %s %s more tokens than the model has room for, so that beginnings "
+                "are left out",
+                self._what, cut, count(len(self._docs), "prompt"), agreeing(cut, "has", "have"),
             )  # fmt: skip
         texts = (json.dumps(doc, ensure_ascii=False, default=str) for doc in self._docs)
         if held := [found[0] for text in texts if (found := model.special.search(text))]:
             _LOG.warning(
-                "%s: %d of %d examples hold special tokens of the tokenizer (such as '%s'), and "
-                "the model reads them as these",
-                self._what, len(held), len(self._docs), one_line(held[0]),
+                "%s: %d of %s %s special tokens of the tokenizer (such as '%s'), and the model "
+                "reads them as these",
+                self._what, len(held), count(len(self._docs), "example"),
+                agreeing(len(held), "holds", "hold"), one_line(held[0]),
             )  # fmt: skip
 
     def _lm(self, model: LanguageModel) -> Any:
@@ -410,8 +412,9 @@ class LmEval(BlockedTask):
             self.notices += copies_told(*questions)
         if hidden := harness.unanswerable(self._task, [*train, *test]):
             self.notices += (
-                f"{hidden} of {len(train) + len(test)} examples have no right answer among their "
-                "choices (some test splits hide it), so that no model is right there",
+                f"{hidden} of {count(len(train) + len(test), 'example')} "
+                f"{agreeing(hidden, 'has', 'have')} no right answer among the choices (some "
+                "test splits hide it), so that no model is right there",
             )
         own = [f"{name}/{position}" for position in range(len(train))]
         return train, test, (*own, *ids[: options.held_out_limit])

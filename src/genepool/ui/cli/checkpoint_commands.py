@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from genepool.messages import count
 from genepool.ui.cli.options import (
     Whole,
     dtype_option,
@@ -413,7 +414,8 @@ def _report_checkpoint(written: Exported, as_json: bool) -> None:
     out = console()
     out.print(f"wrote {written.directory} (genome {written.genome})")
     if written.verified:
-        out.print(f"loaded it and scored it on {written.verified:,} examples: as the pool says")
+        scored = count(written.verified, "example")
+        out.print(f"loaded it and scored it on {scored}: as the pool says")
     if written.unverified:
         out.print(f"not scored again: {written.unverified}", markup=False)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from genepool.messages import children, count
 from genepool.ui.cli.options import (
     Whole,
     json_option,
@@ -53,7 +54,8 @@ def status(pool: Path, as_json: bool) -> None:
 @click.option(
     "--episode",
     metavar="ID",
-    help="What an agent did in this episode is shown; one that was not kept is played now.",
+    help="What an agent did in this episode is shown (TASK/ID where several tasks have one of that "
+    "id); one that was not kept is played now.",
 )
 @moved_option
 @json_option
@@ -104,7 +106,9 @@ def show(
         return
     print_member(console(), found)
     if written:
-        console().print(f"wrote {len(written)} files; all pictures of a task: {written[0]}")
+        console().print(
+            f"wrote {count(len(written), 'file')}; all pictures of a task: {written[0]}"
+        )
 
 
 @click.command()
@@ -149,7 +153,7 @@ def pack(pool: Path, output: Path, as_json: bool) -> None:
     """
     from genepool.pool.reader import Pool
     from genepool.pool.writer import pack_pool
-    from genepool.ui.terminal.console import children, console, print_json
+    from genepool.ui.terminal.console import console, print_json
 
     with Pool(pool) as opened:
         scored = pack_pool(opened, output)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genepool.errors import MissingExtraError
-from genepool.messages import count, percent
+from genepool.messages import agreeing, children, count, percent
 from genepool.output.own_files import PNG, SVG, TABLE, write_own
 from genepool.study.comparison import Comparison, Reach, Row, smallest_p
 from genepool.study.significance import FEWEST_SEEDS, SIGNIFICANT, confidence_band
@@ -64,8 +64,8 @@ def table_page(found: Comparison) -> str:
         seeds = f"random seeds {first} to {found.seeds[-1]}"
     parts = [
         "# Comparison of strategies",
-        f"{count(len(found.labels), 'strategy').replace('strategys', 'strategies')}, "
-        f"{seeds}, {number(found.budget)} children each. Scores of the final champion: mean ± "
+        f"{count(len(found.labels), 'strategy', 'strategies')}, "
+        f"{seeds}, {children(found.budget)} each. Scores of the final champion: mean ± "
         "standard deviation over the runs.",
         "\n".join(lines),
         significance(found),
@@ -107,8 +107,8 @@ def significance(found: Comparison) -> str:
     least = smallest_p(runs, others)
     if least > SIGNIFICANT:
         return (
-            f"{text} With {runs} runs of each and {others} comparisons no corrected p can be below "
-            f"{least:.2g}: more runs are needed for a verdict."
+            f"{text} With {count(runs, 'run')} of each and {count(others, 'comparison')} no "
+            f"corrected p can be below {least:.2g}: more runs are needed for a verdict."
         )
     better: list[str] = []
     worse: list[str] = []
@@ -116,7 +116,7 @@ def significance(found: Comparison) -> str:
         if row.p_corrected is not None and row.p_corrected <= SIGNIFICANT:
             (better if (row.difference or 0) > 0 else worse).append(row.strategy)
     verdicts = [
-        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} significantly {word}"
+        f"{', '.join(names)} {agreeing(len(names), 'is', 'are')} significantly {word}"
         for names, word in ((better, "better"), (worse, "worse"))
         if names
     ]

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.messages import children
 from genepool.ui.terminal.console import number
 
 # The colours of the seeds, the same in every picture, and of nothing else. Okabe, Ito 2008: told
@@ -117,7 +118,7 @@ def chart(title: str, x: Sequence[int], lines: Sequence[Line], *, percent: bool)
     summary = "; ".join(f"{line.label}: {line.last}" for line in found)
     return Chart(
         title,
-        f"{title}, over {number(end)} children. In the end {summary}.",
+        f"{title}, over {children(end)}. In the end {summary}.",
         tuple((place(m), f"{100 * m:.0f} %" if percent else f"{m:.2f}") for m in marks),
         tuple(height(m) for m in marks),
         tuple((f"{100 * tick / end:.2f}", number(tick)) for tick in _whole(end)),

@@ -67,11 +67,6 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"
 
 
-def children(items: int) -> str:
-    """`1 child`, `1,000 children`."""
-    return "1 child" if items == 1 else f"{number(items)} children"
-
-
 def pace(items: int, seconds: float) -> str:
     """How fast children are scored: `47 a second`, or `5.7 s a child`."""
     took = seconds / items

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from genepool.messages import percent
-from genepool.ui.terminal.console import by_task, children, console, duration, number, pace, plain
+from genepool.messages import children, percent
+from genepool.ui.terminal.console import by_task, console, duration, number, pace, plain
 
 if TYPE_CHECKING:
     from genepool.run.progress import SeedReport, StepReport
@@ -212,7 +212,7 @@ def _estimate(count: int, seconds: float) -> str:
 
 
 def _note(report: StepReport) -> str:
-    parts = [f"{number(report.evaluations)} of {number(report.budget)} children"]
+    parts = [f"{number(report.evaluations)} of {children(report.budget)}"]
     tasks = by_task(report.tasks)
     parts.append(f"best {percent(report.champion)}{tasks and f' ({tasks})'}")
     if report.held_out is not None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from genepool.messages import count, measured, percent
+from genepool.messages import agreeing, children, count, measured, percent
 from genepool.pool.records import measure_names
-from genepool.ui.terminal.console import cell, children, duration, number, pace, plain
+from genepool.ui.terminal.console import cell, duration, number, pace, plain
 
 if TYPE_CHECKING:
     from genepool.run.evolve import Result
@@ -48,7 +48,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
     archive = sorted(status["archive"], key=lambda entry: (-entry["train"], entry["member"]))
     if archive:
         out.print()
-        out.print(f"archive, {len(archive)} members, best first")
+        out.print(f"archive, {count(len(archive), 'member')}, best first")
         rows = [
             (
                 plain(entry["cell"] or entry["slot"]),
@@ -83,8 +83,8 @@ def _subsets(subsets: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [
         (
             "subset",
-            f"{number(subsets['number'] + 1)}, for {number(subsets['examples'])} examples; others "
-            f"every {number(subsets['renew'])} children",
+            f"{number(subsets['number'] + 1)}, for {count(subsets['examples'], 'example')}; "
+            f"others every {children(subsets['renew'])}",
         ),
         ("finalists", f"{said}; the selection score is over what was asked"),
     ]
@@ -169,8 +169,7 @@ def print_session(out: Console, result: Result) -> None:
     if session:
         out.print(f"{children(session)} in {duration(seconds)} ({pace(session, seconds)})")
     elif done:
-        are = "is" if done == 1 else "are"
-        out.print(f"nothing to do: {children(done)} {are} already scored")
+        out.print(f"nothing to do: {children(done)} {agreeing(done, 'is', 'are')} already scored")
     else:
         out.print("no children were asked for: the budget is 0")
 
@@ -222,7 +221,8 @@ def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> N
     checked = guards[0]["checked"]
     out.print()
     out.print(
-        f"guards; {number(guarded)} of the {number(checked)} children that were asked broke one"
+        f"guards; {number(guarded)} of the {children(checked)} that "
+        f"{agreeing(checked, 'was', 'were')} asked broke one"
     )
     rows = [
         (
