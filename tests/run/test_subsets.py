@@ -20,7 +20,7 @@ from genepool.study.compare import read_curve
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
 from tests.cli import run_cli
-from tests.runs import contents, write_run
+from tests.runs import contents, write_data, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
 ROUNDS = {"name": "m2n2", "archive": 6, "share": 0.25, "renew": 20}
@@ -243,6 +243,32 @@ def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
             scores = np.zeros(pool.examples.size, dtype=np.float32)
             scores[: edges[1]] = 1.0
             assert pool.examples.select(examples).mean(scores[examples]) == pytest.approx(0.25)
+
+
+def test_a_task_that_is_soon_known_weighs_no_more(tmp_path: Path) -> None:
+    """Of few examples all are known after some subsets, of many a part."""
+    file = write_run(
+        tmp_path,
+        tasks=[
+            {**CLOUDS, "held_out": 0},
+            {**CLOUDS, "name": "few", "data": "few.npz", "held_out": 0},
+        ],
+        strategy={"name": "m2n2", "archive": 8, "share": 0.2, "renew": 10},
+        budget=30,
+        seed=9,
+    )
+    write_data(tmp_path / "few.npz", 6)
+    evolve(file)
+    with Pool(tmp_path / "pool") as pool:
+        alive = pool.chosen(pool.slots().values(), finals=False)
+        means = {
+            number: np.mean([np.nanmean(record.scores[:150]), np.nanmean(record.scores[150:])])
+            for number, record in alive.items()
+            if record.scores is not None
+        }
+        assert {number: record.train for number, record in alive.items()} == pytest.approx(means)
+        best = sorted(means, key=lambda number: (-round(float(means[number]), 9), number))
+        assert pool.finalists() == sorted(best[:5])
 
 
 @pytest.mark.slow
