@@ -182,6 +182,34 @@ def test_the_champion_is_the_best_of_what_is_known_on_all_examples(tmp_path: Pat
         assert set(held) == {0, 1, best.id}
 
 
+@pytest.mark.parametrize(("share", "renew", "seed"), [(0.6, 4, 6), (0.6, 4, 3), (0.9, 1, 0)])
+def test_who_is_known_on_all_examples_before_the_end_can_be_champion(
+    tmp_path: Path, share: float, renew: int, seed: int
+) -> None:
+    file = write_run(
+        tmp_path,
+        tasks=[{**CLOUDS, "data": "few.npz", "held_out": 0}],
+        strategy={"name": "m2n2", "archive": 6, "share": share, "renew": renew},
+        budget=40,
+        seed=seed,
+    )
+    write_data(tmp_path / "few.npz", 20)
+    for budget in (40, 43):
+        evolve(file, budget=budget)
+        with Pool(tmp_path / "pool") as pool:
+            alive = pool.chosen(pool.slots().values())
+            known = {
+                number: float(record.scores.mean())
+                for number, record in (alive | pool.chosen((0, 1))).items()
+                if record.scores is not None and not np.isnan(record.scores).any()
+            }
+            best = min(known, key=lambda number: (-known[number], number))
+            assert set(known) - {0, 1} <= set(pool.finalists())
+            if budget == 40:
+                assert pool.champion() == best
+                assert history(pool).train[-1] == pytest.approx(known[best])
+
+
 def test_what_is_shown_of_it(tmp_path: Path) -> None:
     with Pool(_run(tmp_path)) as pool:
         past = history(pool, last=90)
