@@ -66,7 +66,7 @@ def test_a_champion_that_is_a_seed_is_not_called_a_merge(tmp_path: Path) -> None
     front, body = card(tmp_path, budget=0)
     assert "base_model_relation" not in front
     assert "merge" not in front["tags"]
-    assert "nothing was merged. No child has beaten it on the selection examples." in body
+    assert "nothing was merged. No child that was accepted has beaten it on the selection" in body
     assert "A merge of" not in body
 
 
