@@ -368,4 +368,8 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
     assert "one of the 30 selection examples" in page
     assert "finalists, scored on all examples" in page
     assert "NaN" not in page
-    assert run_cli(["export", str(pool), "-o", str(tmp_path / "champion")])[0] == 0
+    for member, known in (("best", True), (str(stranger), False)):
+        made = tmp_path / member
+        assert run_cli(["export", str(pool), member, "-o", str(made)])[0] == 0
+        # What it scored on some of the examples is not its selection score.
+        assert (json.loads((made / "genepool.json").read_text())["train"] is not None) == known
