@@ -15,7 +15,7 @@ from genepool.pool.history import history
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import score_matrix
 from genepool.run.evolve import evolve
-from genepool.run.progress import Silence
+from genepool.run.progress import Silence, StepReport
 from genepool.study.compare import read_curve
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
@@ -297,6 +297,30 @@ def test_a_task_that_is_soon_known_weighs_no_more(tmp_path: Path) -> None:
         assert {number: record.train for number, record in alive.items()} == pytest.approx(means)
         best = sorted(means, key=lambda number: (-round(float(means[number]), 9), number))
         assert pool.finalists() == sorted(best[:5])
+
+
+@pytest.mark.parametrize("strategy", [{"share": 0.2, "renew": 10}, {}])
+def test_progress_tells_scores_by_task_of_which_the_best_is_the_mean(
+    tmp_path: Path, strategy: dict[str, Any]
+) -> None:
+    """After a renewal those of all that was ever asked were told beside a score on the subset."""
+    told: list[tuple[float, float]] = []
+
+    class Watch(Silence):
+        def step(self, report: StepReport) -> None:
+            told.append((report.champion, float(np.mean([score for _, score in report.tasks]))))
+
+    file = write_run(
+        tmp_path,
+        tasks=[CLOUDS, {**CLOUDS, "name": "few", "data": "few.npz", "held_out": 0.5}],
+        strategy={"name": "m2n2", "archive": 8, **strategy},
+        seed=5,
+    )
+    write_data(tmp_path / "few.npz", 6)
+    for budget in (13, 40):
+        evolve(file, budget=budget, progress=Watch())
+    assert len(told) == 40
+    assert [best for best, _ in told] == pytest.approx([mean for _, mean in told])
 
 
 @pytest.mark.slow

@@ -274,8 +274,9 @@ def _standing(session: Session, evolution: Evolution) -> _Standing:
     champion = evolution.champion
     if champion is None:
         return _Standing()
-    scores = session.pool.record(champion.id).scores
-    tasks = () if scores is None else task_scores(session.inputs.examples, scores)
+    scores, subset = session.pool.record(champion.id).scores, evolution.subset
+    # On the examples of now, as its score is.
+    tasks = () if scores is None else task_scores(subset.examples, subset.part(scores))
     return _Standing(session.pool.held_out().get(champion.id), tasks)
 
 
