@@ -210,6 +210,26 @@ def test_who_is_known_on_all_examples_before_the_end_can_be_champion(
                 assert history(pool).train[-1] == pytest.approx(known[best])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_of_seeds_alone_is_the_best_on_all_examples(tmp_path: Path, seed: int) -> None:
+    """No child is in the archive, and nobody is asked anything in the end."""
+    file = write_run(
+        tmp_path,
+        seeds=[f"seed{number}.safetensors" for number in (3, 1, 2)],
+        tasks=[{**CLOUDS, "data": "few.npz", "held_out": 0}],
+        strategy={"name": "m2n2", "archive": 3, "share": 0.3, "renew": 3},
+        budget=0,
+        seed=seed,
+    )
+    write_data(tmp_path / "few.npz", 11, seed=1)
+    evolve(file)
+    with Pool(tmp_path / "pool") as pool:
+        means = [record.scores.mean() for record in pool.records() if record.scores is not None]
+        assert means == pytest.approx([2 / 11, 3 / 11, 1 / 11])
+        assert pool.champion() == 1
+        assert history(pool).train.tolist() == pytest.approx([3 / 11])
+
+
 def test_what_is_shown_of_it(tmp_path: Path) -> None:
     with Pool(_run(tmp_path)) as pool:
         past = history(pool, last=90)
