@@ -61,8 +61,17 @@ def agreeing(number: int, one: str, several: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in [0, 1] with three digits or so; a dash where it is not known."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    """A share in [0, 1] with three digits or so; a dash where it is not known.
+
+    `0.0 %` is none and `100.0 %` is all, but for what comes of adding up; what is close to these is
+    told as `< 0.1 %` and `> 99.9 %`.
+    """
+    if value is None:
+        return "–"
+    text = f"{100 * value:.1f} %"
+    if text == "0.0 %" and value > 1e-9:
+        return "< 0.1 %"
+    return "> 99.9 %" if text == "100.0 %" and value < 1 - 1e-9 else text
 
 
 def measured(values: Sequence[float | None]) -> list[str]:

@@ -87,8 +87,27 @@ def test_unknown_scores_are_never_counted_as_zero() -> None:
     first, second = examples.means(scores)
     assert np.isnan(first)
     assert second == 0.5
-    assert examples.mean_known(scores) == pytest.approx((0.5 + 1.5 * 1.0) / (0.5 + 1.5 + 1.5))
+    assert examples.mean_known(scores) == (1.0 * 1.0 + 3.0 * 0.5) / 4.0
     assert np.isnan(examples.mean_known(np.full(4, np.nan, dtype=np.float32)))
+
+
+@given(several, st.data())
+def test_a_task_of_which_less_is_known_weighs_no_less(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    examples = laid(sizes, [data.draw(heavy) for _ in sizes], binary=False)
+    draws = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    scores = draws.random(examples.size).astype(np.float32)
+    scores[draws.random(examples.size) < draws.random()] = np.nan
+    parts = [part[~np.isnan(part)] for part in examples.split(scores)]
+    weights = [
+        task.weight if part.size else 0.0 for task, part in zip(examples.tasks, parts, strict=True)
+    ]
+    if any(weights):
+        means = [part.mean(dtype=np.float64) if part.size else 0.0 for part in parts]
+        assert examples.mean_known(scores) == pytest.approx(np.average(means, weights=weights))
+    known = np.nan_to_num(scores)
+    assert examples.mean_known(known) == examples.mean(known)
 
 
 def test_a_task_without_examples_weighs_nothing() -> None:

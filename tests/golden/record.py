@@ -5,8 +5,9 @@
     python -m tests.golden.record specialists  the seeds in seeds/ anew
 
 Recorded by genepool at 21445ff; "cma-es" and "cma-es-weights" anew when equal scores came to be
-ordered by step, and the step size to adapt in 300 dimensions and more. A pool is read as a plain
-SQLite file of schema version 1, so that nothing here depends on how genepool is built inside.
+ordered by step, and the step size to adapt in 300 dimensions and more; one mean of the archive of
+"rounds-rich" when a small task no longer weighed more as more of it was known. A pool is read as a
+plain SQLite file of schema version 1, so that nothing here depends on how genepool is built inside.
 """
 
 from __future__ import annotations

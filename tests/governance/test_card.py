@@ -12,6 +12,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 import genepool
+from genepool.governance.card import _score
 from genepool.run.evolve import evolve
 from tests.runs import write_run
 
@@ -66,7 +67,7 @@ def test_a_champion_that_is_a_seed_is_not_called_a_merge(tmp_path: Path) -> None
     front, body = card(tmp_path, budget=0)
     assert "base_model_relation" not in front
     assert "merge" not in front["tags"]
-    assert "nothing was merged. No child has beaten it on the selection examples." in body
+    assert "nothing was merged. No child that was accepted has beaten it on the selection" in body
     assert "A merge of" not in body
 
 
@@ -75,3 +76,16 @@ def test_a_child_is_a_merge(tmp_path: Path) -> None:
     assert front["base_model_relation"] == "merge"
     assert "A merge of 2 models, bred by genepool" in body
     assert re.search(r"\*\*this model\*\* \(member \d+\)", body)
+
+
+def test_what_is_not_all_is_not_written_as_all() -> None:
+    written = {
+        1.0: "1.0000",
+        0.99996: "> 0.9999",
+        0.9999: "0.9999",
+        0.0: "0.0000",
+        4e-5: "< 0.0001",
+        12.5: "12.5000",
+    }
+    assert {value: _score(value) for value in written} == written
+    assert _score(None) == ""

@@ -9,7 +9,8 @@ import pytest
 
 from genepool.errors import ConfigError
 from genepool.pool.reader import Pool
-from genepool.run.evolve import evolve
+from genepool.run.evolve import _abreast, evolve
+from genepool.run.progress import Silence
 from genepool.run.run_file import load_run, settled
 from tests.runs import contents, write_run
 
@@ -24,6 +25,38 @@ def test_one_worker_has_one_in_flight(tmp_path: Path) -> None:
     evolve(write_run(tmp_path / "one"))
     assert pinned(tmp_path / "auto/pool") == 1
     assert contents(tmp_path / "auto/pool") == contents(tmp_path / "one/pool")
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "abreast"),
+    [
+        ({"in_flight": 8}, (), 1),
+        ({"in_flight": 8, "executor": "process", "workers": 2}, (), 2),
+        ({"in_flight": 2, "executor": "process", "workers": 8}, (), 2),
+        ({"in_flight": 8, "executor": "process", "workers": 2}, ("cpu",) * 4, 4),
+        ({"in_flight": 8, "executor": "ray", "workers": 3}, (), 3),
+        # A cluster's room is not known before it answers.
+        ({"in_flight": 8, "executor": "ray"}, (), 8),
+    ],
+)
+def test_no_more_are_scored_at_a_time_than_there_are_workers(
+    tmp_path: Path, settings: dict[str, Any], devices: tuple[str, ...], abreast: int
+) -> None:
+    """What a run is expected to take was told as if all in flight were scored at once."""
+    assert _abreast(load_run(write_run(tmp_path, **settings)), devices) == abreast
+
+
+@pytest.mark.slow
+def test_worker_processes_are_told_as_such(tmp_path: Path) -> None:
+    begun: list[tuple[int, int]] = []
+
+    class Begun(Silence):
+        def begin(self, children: int, seconds: float, abreast: int) -> None:
+            begun.append((children, abreast))
+
+    file = write_run(tmp_path, in_flight=4, executor="process", workers=2, budget=8)
+    evolve(file, progress=Begun())
+    assert begun == [(8, 2)]
 
 
 @pytest.mark.slow

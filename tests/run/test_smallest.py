@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 from genepool.errors import ConfigError, EvaluationError, PoolError
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.run.inputs import open_inputs
+from genepool.run.run_file import load_run
 from tests.quick import quick
 from tests.runs import write_run
 
@@ -132,3 +134,28 @@ def test_half_of_one_example_cannot_be_held_out(tmp_path: Path) -> None:
     Path(config).write_text(yaml.safe_dump(given))
     with pytest.raises(ConfigError, match=r"share of 0\.5 of 1 examples leaves none to select by"):
         evolve(config)
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ([0.2, 0.2], None),
+        ([0.0, 0.0], None),
+        ([0.0, 0.2], "task 'a' has no held-out examples"),
+        ([0.0, 0.2, 0.0], "tasks 'a', 'c' have no held-out examples"),
+    ],
+)
+def test_tasks_without_held_out_examples_beside_others_are_told(
+    tmp_path: Path, shares: list[float], told: str | None
+) -> None:
+    """What is held out is not of all tasks then, and selection scores are."""
+    task = {"evaluator": "classifier", "data": "data.npz"}
+    tasks = [
+        {**task, "name": name, "held_out": share}
+        for name, share in zip("abc", shares, strict=False)
+    ]
+    guard = {**task, "name": "guard", "held_out": 0.0, "guard": True}
+    notices = open_inputs(load_run(write_run(tmp_path, tasks=[*tasks, guard]))).notices
+    said = [text for text in notices if "held-out" in text]
+    assert len(said) == bool(told)
+    assert all(text.startswith(f"{told}, so that held-out scores are those of") for text in said)

@@ -15,12 +15,12 @@ from genepool.pool.history import history
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import score_matrix
 from genepool.run.evolve import evolve
-from genepool.run.progress import Silence
+from genepool.run.progress import Silence, StepReport
 from genepool.study.compare import read_curve
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
 from tests.cli import run_cli
-from tests.runs import contents, write_run
+from tests.runs import contents, write_data, write_run
 
 CLOUDS = {"name": "clouds", "evaluator": "classifier", "data": "data.npz"}
 ROUNDS = {"name": "m2n2", "archive": 6, "share": 0.25, "renew": 20}
@@ -182,6 +182,54 @@ def test_the_champion_is_the_best_of_what_is_known_on_all_examples(tmp_path: Pat
         assert set(held) == {0, 1, best.id}
 
 
+@pytest.mark.parametrize(("share", "renew", "seed"), [(0.6, 4, 6), (0.6, 4, 3), (0.9, 1, 0)])
+def test_who_is_known_on_all_examples_before_the_end_can_be_champion(
+    tmp_path: Path, share: float, renew: int, seed: int
+) -> None:
+    file = write_run(
+        tmp_path,
+        tasks=[{**CLOUDS, "data": "few.npz", "held_out": 0}],
+        strategy={"name": "m2n2", "archive": 6, "share": share, "renew": renew},
+        budget=40,
+        seed=seed,
+    )
+    write_data(tmp_path / "few.npz", 20)
+    for budget in (40, 43):
+        evolve(file, budget=budget)
+        with Pool(tmp_path / "pool") as pool:
+            alive = pool.chosen(pool.slots().values())
+            known = {
+                number: float(record.scores.mean())
+                for number, record in (alive | pool.chosen((0, 1))).items()
+                if record.scores is not None and not np.isnan(record.scores).any()
+            }
+            best = min(known, key=lambda number: (-known[number], number))
+            assert set(known) - {0, 1} <= set(pool.finalists())
+            if budget == 40:
+                assert pool.champion() == best
+                assert history(pool).train[-1] == pytest.approx(known[best])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_of_seeds_alone_is_the_best_on_all_examples(tmp_path: Path, seed: int) -> None:
+    """No child is in the archive, and nobody is asked anything in the end."""
+    file = write_run(
+        tmp_path,
+        seeds=[f"seed{number}.safetensors" for number in (3, 1, 2)],
+        tasks=[{**CLOUDS, "data": "few.npz", "held_out": 0}],
+        strategy={"name": "m2n2", "archive": 3, "share": 0.3, "renew": 3},
+        budget=0,
+        seed=seed,
+    )
+    write_data(tmp_path / "few.npz", 11, seed=1)
+    evolve(file)
+    with Pool(tmp_path / "pool") as pool:
+        means = [record.scores.mean() for record in pool.records() if record.scores is not None]
+        assert means == pytest.approx([2 / 11, 3 / 11, 1 / 11])
+        assert pool.champion() == 1
+        assert history(pool).train.tolist() == pytest.approx([3 / 11])
+
+
 def test_what_is_shown_of_it(tmp_path: Path) -> None:
     with Pool(_run(tmp_path)) as pool:
         past = history(pool, last=90)
@@ -243,6 +291,56 @@ def test_several_tasks_keep_their_weight_in_every_round(tmp_path: Path) -> None:
             scores = np.zeros(pool.examples.size, dtype=np.float32)
             scores[: edges[1]] = 1.0
             assert pool.examples.select(examples).mean(scores[examples]) == pytest.approx(0.25)
+
+
+def test_a_task_that_is_soon_known_weighs_no_more(tmp_path: Path) -> None:
+    """Of few examples all are known after some subsets, of many a part."""
+    file = write_run(
+        tmp_path,
+        tasks=[
+            {**CLOUDS, "held_out": 0},
+            {**CLOUDS, "name": "few", "data": "few.npz", "held_out": 0},
+        ],
+        strategy={"name": "m2n2", "archive": 8, "share": 0.2, "renew": 10},
+        budget=30,
+        seed=9,
+    )
+    write_data(tmp_path / "few.npz", 6)
+    evolve(file)
+    with Pool(tmp_path / "pool") as pool:
+        alive = pool.chosen(pool.slots().values(), finals=False)
+        means = {
+            number: np.mean([np.nanmean(record.scores[:150]), np.nanmean(record.scores[150:])])
+            for number, record in alive.items()
+            if record.scores is not None
+        }
+        assert {number: record.train for number, record in alive.items()} == pytest.approx(means)
+        best = sorted(means, key=lambda number: (-round(float(means[number]), 9), number))
+        assert pool.finalists() == sorted(best[:5])
+
+
+@pytest.mark.parametrize("strategy", [{"share": 0.2, "renew": 10}, {}])
+def test_progress_tells_scores_by_task_of_which_the_best_is_the_mean(
+    tmp_path: Path, strategy: dict[str, Any]
+) -> None:
+    """After a renewal those of all that was ever asked were told beside a score on the subset."""
+    told: list[tuple[float, float]] = []
+
+    class Watch(Silence):
+        def step(self, report: StepReport) -> None:
+            told.append((report.champion, float(np.mean([score for _, score in report.tasks]))))
+
+    file = write_run(
+        tmp_path,
+        tasks=[CLOUDS, {**CLOUDS, "name": "few", "data": "few.npz", "held_out": 0.5}],
+        strategy={"name": "m2n2", "archive": 8, **strategy},
+        seed=5,
+    )
+    write_data(tmp_path / "few.npz", 6)
+    for budget in (13, 40):
+        evolve(file, budget=budget, progress=Watch())
+    assert len(told) == 40
+    assert [best for best, _ in told] == pytest.approx([mean for _, mean in told])
 
 
 @pytest.mark.slow
@@ -314,4 +412,8 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
     assert "one of the 30 selection examples" in page
     assert "finalists, scored on all examples" in page
     assert "NaN" not in page
-    assert run_cli(["export", str(pool), "-o", str(tmp_path / "champion")])[0] == 0
+    for member, known in (("best", True), (str(stranger), False)):
+        made = tmp_path / member
+        assert run_cli(["export", str(pool), member, "-o", str(made)])[0] == 0
+        # What it scored on some of the examples is not its selection score.
+        assert (json.loads((made / "genepool.json").read_text())["train"] is not None) == known

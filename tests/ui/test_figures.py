@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from genepool.errors import GenepoolError, InputError, installing
+from genepool.pool.history import history
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from genepool.ui.figures import run_figure
+from genepool.ui import figures
+from genepool.ui.figures import canvas, encoded, run_figure
 from tests.runs import write_run, write_seed
 
 
@@ -50,6 +53,22 @@ def test_a_figure_shows_every_seed_in_its_colour(
     assert {BLUE, VERMILLION} <= colours(tmp_path / "two.png")
     assert {BLUE, VERMILLION, GREEN} <= colours(tmp_path / "three.png")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_marks_of_scores_that_lie_close_together_differ(recipes: Path) -> None:
+    """They were whole per cents: 95 %, 95 %, 96 %, 96 %."""
+    with Pool(recipes) as pool, canvas(5, 9) as figure:
+        past = history(pool, points=3)
+        for row, (low, high) in enumerate(((0.951, 0.957), (0.99991, 1.0), (0.2, 0.9))):
+            train = np.linspace(low, high, past.train.size)
+            axes = figure.add_subplot(3, 1, row + 1)
+            figures._draw_champion(axes, replace(past, train=train, held_out=train), pool)
+            axes.set_ylim(low, high)
+        encoded(figure, "png")
+        marks = [[mark.get_text() for mark in axes.get_yticklabels()] for axes in figure.axes]
+    assert [len(set(texts)) == len(texts) > 2 for texts in marks] == [True, True, True]
+    assert "95.2 %" in marks[0] or "95.20 %" in marks[0]
+    assert "80 %" in marks[2]
 
 
 @pytest.mark.slow

@@ -113,14 +113,10 @@ class Examples:
         return fsum(weight * mean for weight, mean in held) / fsum(weight for weight, _ in held)
 
     def mean_known(self, scores: NDArray[np.floating]) -> float:
-        """Mean of the scores that are known (not NaN) by capacity; NaN where none is."""
-        known = ~np.isnan(scores)
-        if known.all():
-            return self.mean(scores)
-        if not known.any():
-            return float("nan")
-        limit = self.capacity[known]
-        return float(np.add.reduce(scores[known] * limit) / np.add.reduce(limit))
+        """`mean` of the examples whose scores are known (not NaN), where a task weighs what it
+        weighs as a whole, however much of it is known; NaN where nothing is."""
+        (known,) = np.nonzero(~np.isnan(scores))
+        return self.select(known).mean(scores[known]) if known.size else float("nan")
 
     def _mean_of(self, scores: NDArray[np.floating], start: int, stop: int) -> float:
         """Of one task. Its examples have the same capacity unless a caller chose otherwise."""

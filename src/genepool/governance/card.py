@@ -380,4 +380,10 @@ def _place(position: int, layout: Layout) -> str:
 
 
 def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    written = f"{value:.4f}"
+    # What is not quite all or nothing is not told as that; see `messages.percent`.
+    if written == "0.0000" and value > 1e-9:
+        return "< 0.0001"
+    return "> 0.9999" if written == "1.0000" and value < 1 - 1e-9 else written

@@ -54,7 +54,7 @@ def member_card(
     if number in names:
         how = f"The seed {code(names[number])} as it is, out of {bred}: nothing was merged."
         if number == pool.champion():
-            how += " No child has beaten it on the selection examples."
+            how += " No child that was accepted has beaten it on the selection examples."
     else:
         how = (
             f"A merge of {count(len(seeds), 'model')}, bred by genepool: member {number} of "

@@ -70,6 +70,8 @@ def export(
     checkpoints = family.checkpoints
     known = _card_seeds(pool, sources, checkpoints)
     meta = pool.meta()
+    # With subsets a member may be known on some examples only, each on others.
+    partial_scores = record.scores is not None and bool(np.isnan(record.scores).any())
     converted, caveat = _caveat(pool, family, writing.dtype)
     details: dict[str, Any] = {
         **describe_seeds(
@@ -82,7 +84,7 @@ def export(
         **describe_genome(genome),
         "member": number,
         "parents": list(record.parents),
-        "train": None if converted else record.train,
+        "train": None if converted or partial_scores else record.train,
         "held_out": None if converted else pool.held_out().get(number),
         "strategy": meta["pins"]["strategy"].get("name"),
     }

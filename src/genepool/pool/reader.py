@@ -219,9 +219,9 @@ class Pool(Store):
         """The member with the best selection score of all that were ever accepted; the first of
         equals. None while the pool is empty.
 
-        In a run with subsets only seeds and finalists are known on all examples, and the best of
-        them it is. While there are no finalists, it is the best of the archive on the last
-        subset's examples.
+        In a run with subsets it is the best of seeds and finalists, who are known on all examples.
+        While there are no finalists, it is the best of the archive on the last subset's examples,
+        but where all of these are known on all examples.
         """
         if self.header.subsets is not None:
             return self._champion_of_subsets()
@@ -230,11 +230,11 @@ class Pool(Store):
 
     def _champion_of_subsets(self) -> int | None:
         finalists = self.finalists()
-        if finalists:
-            seeds = [record.id for record in self.records(last=len(self.header.seeds) - 1)]
-            known = self.chosen([*seeds, *finalists]).values()
-            return first_best({record.id: record.train or 0.0 for record in known})
-        alive = self.chosen(self.slots().values()).values()
+        alive = self.chosen(finalists or self.slots().values()).values()
+        if not any(record.scores is None or np.isnan(record.scores).any() for record in alive):
+            known = [*self.records(last=len(self.header.seeds) - 1), *alive]
+            means = {record.id: record.train or 0.0 for record in known}
+            return first_best(means) if means else None
         for indices in reversed(self.subset_examples()):
             examples = self.header.examples.select(indices)
             means = {r.id: examples.mean(r.scores[indices]) for r in alive if r.scores is not None}

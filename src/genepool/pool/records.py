@@ -36,7 +36,7 @@ class Record:
         genome: encoded; None where it is to be bred again from the parents.
         verdict: what became of it.
         scores: float32[N], NaN where not asked; None if it failed on them.
-        train: mean selection score weighted by capacity, over the examples of its subset; None
+        train: mean selection score, tasks by their weights, over the examples of its subset; None
             unless fully scored on these.
         fitness: among archive and child; None unless fully scored.
         slot, evicted: where it went and whom it replaced.

@@ -22,18 +22,37 @@ def line(status: dict[str, Any]) -> str:
     """
     parts = [f"{status['evaluations']:,} of {children(status['budget'])}"]
     if (champion := status["champion"]) is not None:
-        seeds = [seed for seed in status["seeds"] if seed["train"] is not None]
-        best = max(seeds, key=lambda seed: float(seed["train"]), default=None)
-        if champion["member"] < len(status["seeds"]):
-            name = status["seeds"][champion["member"]]["name"]
-            parts.append(
-                f"no child has beaten the best seed, {one_line(name)}: {_scores(champion)}"
-            )
+        if (told := unbeaten(status)) is not None:
+            parts.append(f"{told}: {_scores(champion)}")
         else:
             parts.append(f"champion member {champion['member']}: {_scores(champion)}")
-            if best is not None:
+            if (best := _best_seed(status)) is not None:
                 parts.append(f"best seed {one_line(best['name'])}: {_scores(best)}")
     return "; ".join(parts)
+
+
+def unbeaten(status: dict[str, Any]) -> str | None:
+    """That the champion is a seed, where that is so, and whether it is the best of the seeds.
+
+    Not of children that were turned away: by a guard, or because others solve their examples too.
+    """
+    champion, seeds, best = status["champion"], status["seeds"], _best_seed(status)
+    if champion is None or best is None or champion["member"] >= len(seeds):
+        return None
+    of = f"of the {status['accepted']:,} accepted " if status["evaluations"] else ""
+    seed = seeds[champion["member"]]
+    if seed["train"] == best["train"]:
+        return f"no child {of}has beaten the best seed, {one_line(seed['name'])}"
+    return (
+        f"the best seed, {one_line(best['name'])} ({percent(best['train'])}), is not the champion, "
+        f"and no child {of}has beaten the one that is, {one_line(seed['name'])}"
+    )
+
+
+def _best_seed(status: dict[str, Any]) -> dict[str, Any] | None:
+    """By selection score; the first of equals."""
+    seeds = [seed for seed in status["seeds"] if seed["train"] is not None]
+    return max(seeds, key=lambda seed: float(seed["train"]), default=None)
 
 
 def html(status: dict[str, Any]) -> str:

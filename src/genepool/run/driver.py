@@ -39,8 +39,14 @@ class _Standing:
     tasks: TaskScores = ()
 
 
-def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
+def drive(session: Session, problem: Problem, budget: int, abreast: int) -> tuple[int, float]:
     """Absorb children until there are `budget`: how many in this session, in how many seconds.
+
+    Args:
+        session: what the run works with.
+        problem: what is evolved.
+        budget: children in the end.
+        abreast: how many of them are scored at a time.
 
     Raises:
         KeyboardInterrupt: the run was interrupted, after what had been begun was written.
@@ -66,9 +72,8 @@ def drive(session: Session, problem: Problem, budget: int) -> tuple[int, float]:
     first = evolution.evaluations
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]
-    abreast = 1 if config.executor == "serial" else config.width
     # The first of them also waited for what is loaded and compiled once.
-    session.progress.begin(budget - first, min(took) / abreast)
+    session.progress.begin(budget - first, min(took), abreast)
     failures = Failures(session, problem.seeds[0])
     started = time.perf_counter()
     _breed(session, evolution, failures, budget, started)
@@ -269,8 +274,9 @@ def _standing(session: Session, evolution: Evolution) -> _Standing:
     champion = evolution.champion
     if champion is None:
         return _Standing()
-    scores = session.pool.record(champion.id).scores
-    tasks = () if scores is None else task_scores(session.inputs.examples, scores)
+    scores, subset = session.pool.record(champion.id).scores, evolution.subset
+    # On the examples of now, as its score is.
+    tasks = () if scores is None else task_scores(subset.examples, subset.part(scores))
     return _Standing(session.pool.held_out().get(champion.id), tasks)
 
 

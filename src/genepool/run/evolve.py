@@ -149,7 +149,7 @@ def evolve(
                 pool.set_meta("opening", opening(inputs))
                 pool.set_meta("directory", str(loaded.directory.resolve()))
                 pool.set_meta(RAN_WITH, now)
-            children, seconds = drive(session, problem, target)
+            children, seconds = drive(session, problem, target, _abreast(loaded, devices))
         finally:
             executor.close()
         return Result(path, pool.status(), children, seconds, (*told, *twins, *notes))
@@ -199,6 +199,16 @@ def _processes(run: Run, devices: Sequence[str]) -> int:
     """How many worker processes the executor 'process' has."""
     config = run.config
     return len(devices) or config.workers or min(available_threads(), config.width)
+
+
+def _abreast(run: Run, devices: Sequence[str]) -> int:
+    """How many children are scored at a time, as far as that is known."""
+    config = run.config
+    if config.executor == "serial":
+        return 1
+    if config.executor == "ray" and not config.workers:
+        return config.width
+    return min(config.width, _processes(run, devices))
 
 
 def _workers(run: Run) -> int:

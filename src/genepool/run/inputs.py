@@ -165,7 +165,7 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         (watching(first), *others),
         family.layout,
         family.whole,
-        (*family.notices, *told, *remarks),
+        (*family.notices, *told, *remarks, *_not_held_out(run.config.contested, tasks)),
         tuple(tasks),
         tuple(guards),
         _laid_out(run.config.contested, tasks),
@@ -175,6 +175,19 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         _laid_out(run.config.guards, guards) if guards else None,
         "vector" if run.strategy.dense else "recipe",
     )
+
+
+def _not_held_out(entries: Sequence[TaskOptions], tasks: Sequence[Task]) -> list[str]:
+    """A line where some tasks have held-out examples and others have none."""
+    pairs = zip(entries, tasks, strict=True)
+    names = [entry.name for entry, task in pairs if not len(task.held_out)]
+    if not 0 < len(names) < len(tasks):
+        return []
+    have = "task {} has" if len(names) == 1 else "tasks {} have"
+    return [
+        f"{have.format(some(names))} no held-out examples, so that held-out scores are those of "
+        "the other tasks alone; do not compare them with selection scores, which are of all"
+    ]
 
 
 def _require_use(run: Run, tasks: Sequence[Task]) -> None:

@@ -83,9 +83,9 @@ class Progress(Protocol):
         """A seed was scored."""
         ...
 
-    def begin(self, children: int, seconds: float) -> None:
-        """So many children are to be scored, each in about so many seconds, had it to be asked all
-        examples."""
+    def begin(self, children: int, seconds: float, abreast: int) -> None:
+        """So many children are to be scored, so many at a time, each in about so many seconds, had
+        it to be asked all examples."""
         ...
 
     def asked(self, examples: int, of: int) -> None:
@@ -109,7 +109,7 @@ class Silence:
     def seed(self, report: SeedReport) -> None:
         """Ignore."""
 
-    def begin(self, children: int, seconds: float) -> None:
+    def begin(self, children: int, seconds: float, abreast: int) -> None:
         """Ignore."""
 
     def asked(self, examples: int, of: int) -> None:

@@ -46,7 +46,8 @@ def renew(session: Session, evolution: Evolution, renewal: Renewal) -> None:
 
 
 def score_finalists(session: Session) -> None:
-    """Score the most promising of the archive on all examples: the best of them is champion.
+    """Score the most promising of the archive on all examples: the best of all that are known on
+    these is champion.
 
     Raises:
         KeyboardInterrupt, EvaluationError: as `renew`.
@@ -59,11 +60,18 @@ def score_finalists(session: Session) -> None:
     # As they were before any final: asked in pieces or in one, they are the same.
     alive = list(pool.chosen(pool.slots().values(), finals=False).values())
     alive.sort(key=lambda record: (-(record.train or 0.0), record.id))
-    finalists = pool.chosen([record.id for record in alive[: subsets.finalists]])
-    genomes = pool.genomes(finalists)
-    plans = {m: FullPlan(r.scores) for m, r in finalists.items() if r.scores is not None}
-    asked = [(member, genomes[member], plan) for member, plan in plans.items() if not plan.done]
-    _reevaluate(session, FINAL, asked)
+    # Subset by subset, some of the others have come to be known on all examples too.
+    best = {record.id for record in alive[: subsets.finalists]}
+    found = pool.chosen([record.id for record in alive])
+    plans = {m: FullPlan(r.scores) for m, r in found.items() if r.scores is not None}
+    left = [m for m, plan in plans.items() if m in best and not plan.done]
+    genomes = pool.genomes(left)
+    _reevaluate(session, FINAL, [(member, genomes[member], plans[member]) for member in left])
+    known = {*range(len(pool.header.seeds)), *pool.finalists()}
+    for member, plan in plans.items():
+        if plan.done and member not in known:
+            nothing = np.full_like(plan.scores, np.nan)
+            pool.add_reevaluation(Reevaluation(member, FINAL, nothing, None, 0, 0.0))
 
 
 def _reevaluate(

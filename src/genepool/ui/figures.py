@@ -57,7 +57,6 @@ _LABELLED_ROWS = 25
 _LABELLED_TENSORS = 12
 # Columns into which examples and axis are divided at most; about one a pixel.
 _COLUMNS = 1000
-_PERCENT = PercentFormatter(1.0, decimals=0, symbol=" %")
 
 
 @contextlib.contextmanager
@@ -132,7 +131,7 @@ def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
             name = f"{plain(seed['name'])}, selection" if index < 6 else None
             axes.axhline(seed["train"], color=colour, lw=1, label=name)
     _finish_time(axes, past)
-    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.set_ylabel("mean score")
     axes.legend(loc="best")
 
@@ -232,7 +231,7 @@ def _draw_stripes(axes: Axes, genome: Recipe, pool: Pool) -> None:
         below = tops[:, index]
     axes.set_xlim(0, genome.size)
     axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.set_yticks([0, 0.5, 1])
     axes.set_ylabel("share of seed")
     axes.set_xlabel("position on the parameter axis, first layer to last")

@@ -520,7 +520,7 @@ def test_it_is_told_that_no_child_has_beaten_the_best_seed(tmp_path: Path) -> No
     ).replace(str(Path(sys.executable).with_name("genepool")), "genepool")
     code, _, error = run_cli(["export", str(tmp_path / "pool"), "-o", str(tmp_path / "out")])
     assert code == 0
-    assert f"no child has beaten the best seed: this is {best} as it is" in error
+    assert f"the champion is a seed: this is {best} as it is" in error
 
 
 def test_what_is_not_there_has_its_neighbours_named(

@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from genepool.messages import measured
+from genepool.messages import measured, percent
+from genepool.ui.report.graphics import Line, chart
 from genepool.ui.terminal.console import console
 from genepool.ui.terminal.tables import print_scores_by_task
 
@@ -63,3 +64,23 @@ def test_words_between_colons_stay_words(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sys.stdout", window)
     console().print("runs/10:100:20, :star:, :warning:")
     assert window.getvalue() == "runs/10:100:20, :star:, :warning:\n"
+
+
+def test_what_is_not_all_is_not_told_as_all() -> None:
+    told = {
+        1.0: "100.0 %",
+        1 - 1e-16: "100.0 %",  # Shares that were added up.
+        9_999 / 10_000: "> 99.9 %",
+        0.9995: "> 99.9 %",
+        0.9994: "99.9 %",
+        0.0006: "0.1 %",
+        1 / 10_000: "< 0.1 %",
+        1e-17: "0.0 %",
+        0.0: "0.0 %",
+        -0.02: "-2.0 %",
+    }
+    assert {value: percent(value) for value in told} == told
+    assert percent(None) == "–"
+    assert measured([0.99999, 1.0]) == ["> 99.9 %", "100.0 %"]
+    (line,) = chart("Score", [0, 1], [Line("a", [0.5, 0.99999], "best")], percent=True).lines
+    assert line.last == "> 99.9 %"

@@ -125,7 +125,7 @@ def test_what_takes_long_is_told_while_it_lasts() -> None:
         clock.now += 3.0
         progress.asked(10, 200)
         progress.seed(SeedReport("maths", 0.5, TASKS, 3.0))
-        progress.begin(150, 50.0)
+        progress.begin(150, 50.0, 1)
         # So far it could have been a run of a few seconds.
         assert out.getvalue() == ""
         clock.now += 3.0
@@ -150,7 +150,10 @@ def test_the_bar_tells_of_seeds_and_examples() -> None:
         assert progress.tasks[0].fields["note"] == "10 of 200 examples"
         progress.seed(SeedReport("maths", 0.5, TASKS, 0.1))
         progress.stage("evolving")
-        progress.begin(3, 20.0)
+        progress.begin(9, 20.0, 4)
+        several = "9 children: about 1 min 0 s, at the 20 s of the fastest seed, 4 at a time"
+        assert progress.tasks[0].fields["note"] == several
+        progress.begin(3, 20.0, 1)
         note = "3 children: about 1 min 0 s, at the 20 s of the fastest seed"
         assert progress.tasks[0].fields["note"] == note
         clock.now += 1.0

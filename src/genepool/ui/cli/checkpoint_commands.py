@@ -94,7 +94,7 @@ def export(
         seeds_there = opened.seeds()
         if number < len(seeds_there) and member == "best":
             name = seeds_there[number].name
-            progress.notice(f"no child has beaten the best seed: this is {name} as it is")
+            progress.notice(f"the champion is a seed: this is {name} as it is")
         for notice in written.changed:
             progress.notice(notice)
     _report_checkpoint(written, as_json)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.messages import children
+from genepool.messages import percent as in_percent
 from genepool.ui.terminal.console import number
 
 # The colours of the seeds, the same in every picture, and of nothing else. Okabe, Ito 2008: told
@@ -102,7 +103,7 @@ def chart(title: str, x: Sequence[int], lines: Sequence[Line], *, percent: bool)
         there = [(at, value) for at, value in points if value is not None]
         if not there:
             return Drawn(line.label, "not measured", line.style, "", False)
-        last = f"{100 * there[-1][1]:.1f} %" if percent else f"{there[-1][1]:.2f}"
+        last = in_percent(there[-1][1]) if percent else f"{there[-1][1]:.2f}"
         if len(there) < len(points):
             at, value = there[-1]
             d = f"M{1000 * at / end:.1f} {height(value)}h.01"

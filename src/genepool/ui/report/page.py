@@ -16,6 +16,7 @@ from markupsafe import Markup
 from genepool.messages import count, measured, percent
 from genepool.pool.records import Picture, Transcript, measure_names
 from genepool.pool.score_matrix import ScoreMatrix, in_columns
+from genepool.pool.summary import unbeaten
 from genepool.ui.report.gallery import episodes, galleries
 from genepool.ui.report.graphics import COLOURS, Chart, Line, chart, strip, stripes
 from genepool.ui.terminal.console import number, plain
@@ -185,8 +186,8 @@ def _lede(facts: dict[str, Any]) -> str:
         key, kind = "train", "selection"
     best = _best_seed(facts, key)
     seeds = count(len(facts["seeds"]), "seed")
-    if champion["step"] == 0:
-        return f"No child of the {seeds} has beaten the best of them yet, {champion['name']}."
+    if (told := unbeaten(facts["status"])) is not None:
+        return f"{told[0].upper()}{told[1:]}."
     said = f"Bred from {seeds}, the champion reaches {percent(champion[key])} on {kind} examples"
     if best is None:
         return f"{said}."

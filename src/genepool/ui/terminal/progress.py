@@ -79,9 +79,9 @@ class Bar:
         """A line above the bar."""
         self._bar.console.print(_seed(report), markup=False, highlight=False)
 
-    def begin(self, children: int, seconds: float) -> None:
+    def begin(self, children: int, seconds: float, abreast: int) -> None:
         """Beside the bar, until the first child is scored."""
-        self._show(note=_estimate(children, seconds))
+        self._show(note=_estimate(children, seconds, abreast))
 
     def asked(self, examples: int, of: int) -> None:
         """Beside the bar, for models that take a while."""
@@ -147,9 +147,9 @@ class Lines:
         """A line, once the run has taken a while."""
         self._say(_seed(report), soon=True)
 
-    def begin(self, children: int, seconds: float) -> None:
+    def begin(self, children: int, seconds: float, abreast: int) -> None:
         """A line, once the run has taken a while."""
-        if text := _estimate(children, seconds):
+        if text := _estimate(children, seconds, abreast):
             self._say(text, soon=True)
 
     def asked(self, examples: int, of: int) -> None:
@@ -201,13 +201,15 @@ def _seed(report: SeedReport) -> str:
     return f"seed {plain(report.name)}: {percent(report.score)}{took}{tasks and f' ({tasks})'}"
 
 
-def _estimate(count: int, seconds: float) -> str:
+def _estimate(count: int, seconds: float, abreast: int) -> str:
     """How long it will take, by what the seeds took, before any child has been scored."""
-    if count * seconds < _FIRST_LINE:
+    whole = -(-count // abreast) * seconds
+    if whole < _FIRST_LINE:
         return ""
+    at_a_time = f", {number(abreast)} at a time" if abreast > 1 else ""
     return (
-        f"{children(count)}: about {duration(count * seconds)}, at the "
-        f"{duration(seconds)} of the fastest seed"
+        f"{children(count)}: about {duration(whole)}, at the {duration(seconds)} of the fastest "
+        f"seed{at_a_time}"
     )
 
 

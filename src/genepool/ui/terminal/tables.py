@@ -10,6 +10,7 @@ from rich.table import Table
 
 from genepool.messages import agreeing, children, count, measured, percent
 from genepool.pool.records import measure_names
+from genepool.pool.summary import unbeaten
 from genepool.ui.terminal.console import cell, duration, number, pace, plain
 
 if TYPE_CHECKING:
@@ -252,15 +253,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     for row in rows:
         table.add_row(*map(cell, row))
     return table
-
-
-def unbeaten(status: dict[str, Any]) -> str | None:
-    """That no child has beaten the best seed, where that is so."""
-    champion, seeds = status["champion"], status["seeds"]
-    if champion is None or champion["member"] >= len(seeds):
-        return None
-    scored = f"of the {number(status['evaluations'])} scored " if status["evaluations"] else ""
-    return f"no child {scored}has beaten the best seed, {plain(seeds[champion['member']]['name'])}"
 
 
 def _models(status: dict[str, Any]) -> Table:
