@@ -80,7 +80,7 @@ def require_url(text: str) -> None:
         )
 
 
-def fetch(url: str, variant: str = "") -> Path:
+def fetch(url: str, variant: str) -> Path:
     """The folder of a model, or the file, copied into the cache unless it is there as it is now.
 
     Several processes may ask at once: one copies, the others wait. What was copied whole before a

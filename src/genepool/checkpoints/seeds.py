@@ -32,7 +32,7 @@ def source_of(seed: SeedOptions, directory: Path) -> Source:
     return replace(found, variant=seed.variant)
 
 
-def named_source(seed: SeedLike, adapter_base: str | None = None) -> Source:
+def named_source(seed: SeedLike, adapter_base: str | None) -> Source:
     """Where a seed of a call is found; relative paths start from the current folder.
 
     Args:

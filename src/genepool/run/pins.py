@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -141,10 +142,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     Raises:
         PoolError: naming what differs.
     """
-
-    def refuse(what: str) -> PoolError:
-        return _refusal(pool, what)
-
+    refuse = partial(_refusal, pool)
     held, seeds = pool.seeds(), pins.seeds
     if len(held) != len(seeds):
         raise refuse(f"{count(len(held), 'seed')}, and the run file names {len(seeds)}")
@@ -181,7 +179,7 @@ def check_pins(pool: Pool, pins: Pins, inputs: Inputs) -> None:
     check_model_files(pool, inputs, given.pop("companions"))
     for key, value in given.items():
         if pinned.get(key) != value:
-            raise refuse(f"{_difference(key, pinned.get(key), value)}")
+            raise refuse(_difference(key, pinned.get(key), value))
 
 
 def check_model_files(pool: Pool, inputs: Inputs, found: dict[str, str] | None = None) -> None:

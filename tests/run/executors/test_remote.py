@@ -313,3 +313,39 @@ def test_a_worker_that_scores_otherwise_ends_the_run(tmp_path: Path, way: str) -
         assert "\n" not in str(told.value)
     finally:
         made.close()
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_worker_that_is_compared_while_others_answer_is_compared_again(tmp_path: Path) -> None:
+    """It went on uncompared: what was found was told of a question that had its answer."""
+    run = load_run(write_run(tmp_path))
+    ready, comparing, answered = threading.Event(), threading.Event(), threading.Event()
+
+    def fails(message: bytes, number: int) -> bytes | None:
+        if number == 0:
+            return None
+        comparing.set()
+        answered.wait(60)
+        size = (len(message) - 4) // 4
+        return (
+            b"fine" + np.full(size, 0.25, dtype="<f4").tobytes() if message[:4] == b"scor" else None
+        )
+
+    hired = [Near(run, number, fails) for number in range(2)]
+
+    def hire(number: int) -> Worker:
+        if number:
+            ready.wait(60)
+        return hired[number]
+
+    made = RemoteExecutor(hire, 2, sample=lambda scores: np.arange(5))
+    try:
+        submitted(run, made, 1)
+        ready.set()
+        while not comparing.is_set():
+            submitted(run, made, 1)
+        answered.set()
+        with pytest.raises(GenepoolError, match="machine 1: scores otherwise than machine 0"):
+            submitted(run, made, 1000)
+    finally:
+        made.close()

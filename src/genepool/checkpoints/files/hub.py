@@ -44,7 +44,7 @@ def is_hub_id(text: str) -> bool:
     )
 
 
-def fetch(model: str, variant: str = "") -> Path:
+def fetch(model: str, variant: str) -> Path:
     """The folder of a model of the Hub, downloaded unless the Hub's own cache holds it.
 
     Of a pipeline, weights are fetched once: the plain ones, or where a component has none, or the

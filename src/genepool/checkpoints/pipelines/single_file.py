@@ -53,7 +53,7 @@ def is_xl(single: Checkpoint) -> bool:
     return any(name.startswith("conditioner.") for name in single.tensors)
 
 
-def as_single_file(checkpoint: Checkpoint, components: Sequence[str] = ()) -> Checkpoint:
+def as_single_file(checkpoint: Checkpoint, components: Sequence[str]) -> Checkpoint:
     """Such a checkpoint, of which only some components merge.
 
     Averages over the training (EMA) are left out where the denoiser's own weights are there too:

@@ -23,7 +23,6 @@ from genepool.run.executors.scorer import Part, in_parts
 # A job is helped with, and its questions are asked twice, once it takes so many times the mean of
 # those before it, and so many seconds.
 _HELPED, _TWICE = (0.5, 0.5), (3.0, 2.0)
-_NONE = np.zeros(0, dtype=np.int64)
 
 
 class Refusal(NamedTuple):
@@ -71,16 +70,13 @@ class Job:
     began: float = math.inf
     known: int = 0
     losses: int = 0
-    block: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    block: NDArray[np.int64] = field(init=False)
     scores: NDArray[np.float32] = field(init=False)
-    left: list[Question] = field(default_factory=list[Question])
+    left: list[Question] = field(init=False)
     crew: dict[int, Question] = field(default_factory=dict[int, Question])
     refusal: Refusal | None = None
     refused: Refusal | None = None
     answer: Evaluation | BaseException | None = None
-
-    def __post_init__(self) -> None:
-        self.scores = np.empty_like(self.plan.scores)
 
     @property
     def waits(self) -> bool:
@@ -105,7 +101,8 @@ class Job:
     def ask(self, blocks: NDArray[np.int64] | None) -> None:
         """Cut what the plan wants to know now into questions: at least one, as the model is loaded
         for it; `blocks` as `in_parts` takes them."""
-        self.block = _NONE if self.plan.done else self.plan.next()
+        self.block = np.zeros(0, dtype=np.int64) if self.plan.done else self.plan.next()
+        self.scores = np.empty_like(self.plan.scores)
         parts = in_parts(self.block, blocks if self.part == "train" else None)
         self.left = [Question(self, self.block[places]) for places in parts]
 

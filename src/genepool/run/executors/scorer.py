@@ -134,8 +134,6 @@ class Scorer:
         # was looked at for drawing from them.
         self._states = _shared_states()
         self._seen: Counter[tuple[Part, int]] = Counter()
-        # Parts and numbers of tasks after which the model's values were looked at.
-        self._looked: set[tuple[Part, int]] = set()
         self._loaded: Genome | None = None
 
     @property
@@ -158,8 +156,7 @@ class Scorer:
             self._writer.write(genome)
         self._models += 1
         looked = self._models <= _FIRST or not self._models % _EACH
-        watched = self._unchanged if looked else None
-        self._written = None if watched is None else watched.sample()
+        self._written = self._unchanged.sample() if self._unchanged and looked else None
 
     def _require_values(self) -> None:
         """Refuse tasks that have changed what was written: after some models, as it takes longer.
@@ -281,9 +278,9 @@ class Scorer:
                 except EvaluationError as error:
                     raise EvaluationError(f"{what}: {error}") from None
 
-        if self._seen[part, number] >= _LOOKS or run.changed_scores == "tell":
-            return ask()
         scores, before = ask(), self._states
+        if self._seen[part, number] >= _LOOKS or run.changed_scores == "tell":
+            return scores
         self._states = now = _shared_states()
         self._seen[part, number] += 1
         if drawn := [name for name in now if now[name] != before.get(name)]:
@@ -313,13 +310,11 @@ class Scorer:
         if self._unchanged is None:
             yield
             return
-        # What changes values does so from the first time on, as a rule.
-        before = self._written
-        if asked in self._looked:
-            before = None
-        elif before is None:
-            before = self._unchanged.sample()
-        self._looked.add(asked)
+        before = None
+        if asked not in self._seen:
+            # What changes values does so from the first time on, as a rule.
+            before = self._written or self._unchanged.sample()
+            self._seen[asked] = 0
         try:
             yield
         except EvaluationError:
