@@ -324,20 +324,29 @@ def test_a_slot_of_map_elites_is_told_as_its_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "groups"),
-    [(STRATEGIES[2], ["hidden", "output"]), (STRATEGIES[3], ["*.weight", "the rest"])],
-    ids=["layers", "patterns"],
+    ("strategy", "seeds", "groups"),
+    [
+        (STRATEGIES[2], 2, ["hidden", "output"]),
+        (STRATEGIES[3], 2, ["*.weight", "the rest"]),
+        (STRATEGIES[3], 3, ["*.weight", "the rest"]),
+    ],
+    ids=["layers", "patterns", "three seeds"],
 )
-def test_the_groups_of_ratios_are_told(
-    tmp_path: Path, strategy: dict[str, Any], groups: list[str]
+def test_each_group_is_told_with_its_ratios(
+    tmp_path: Path, strategy: dict[str, Any], seeds: int, groups: list[str]
 ) -> None:
-    evolve(write_run(tmp_path, strategy=strategy, budget=1))
+    names = [f"seed{number}.safetensors" for number in range(1, seeds + 1)]
+    evolve(write_run(tmp_path, strategy=strategy, seeds=names, budget=1))
     with Pool(tmp_path / "pool") as pool:
-        plan = describe(pool, 2)["plan"]
+        plan = describe(pool, seeds)["plan"]
     assert sorted(plan["groups"]) == sorted(groups)
-    assert len(plan["ratios"]) == len(groups)
-    _, out, _ = run_cli(["show", str(tmp_path / "pool"), "2"])
-    assert f"groups {plan['groups'][0]}, {plan['groups'][1]}" in " ".join(out.split())
+    ratios = np.reshape(plan["ratios"], (2, seeds - 1)).tolist()
+    texts = [
+        f"{group} {' and '.join(f'{ratio:.3g}' for ratio in own)}"
+        for group, own in zip(plan["groups"], ratios, strict=True)
+    ]
+    _, out, _ = run_cli(["show", str(tmp_path / "pool"), str(seeds)])
+    assert f"ratios {texts[0]}, {texts[1]}" in " ".join(out.split()) and "groups" not in out
 
 
 def test_groups_by_layer_and_by_pattern() -> None:

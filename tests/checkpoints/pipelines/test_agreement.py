@@ -179,6 +179,33 @@ def test_which_whole_components_are_taken_is_said(pair: tuple[Path, Path], tmp_p
     assert "has another scheduler, which the" in notice and "'--component'" in notice
 
 
+@pytest.mark.parametrize("layout", ["codes", "float8", "without scales"])
+def test_whole_components_that_are_quantised_are_compared(
+    layout: str, pair: tuple[Path, Path]
+) -> None:
+    files = [path / "text_encoder" / "model.safetensors" for path in pair]
+    plain = load_file(files[0])
+    small = torch.int8 if layout == "codes" else torch.float8_e4m3fn
+    quantised = {
+        name: tensor.to(small) if name.endswith("proj.weight") else tensor
+        for name, tensor in plain.items()
+    }
+    scales = {name.replace("weight", "SCB"): torch.ones(4) for name in plain if "q_proj.w" in name}
+    if layout != "without scales":
+        quantised |= scales
+    for ours, theirs, told in (
+        (plain, quantised, 1),
+        (quantised, plain, 1),
+        (quantised, quantised, 0),
+        (quantised, {**quantised, **{name: 2 * value for name, value in scales.items()}}, 1),
+    ):
+        for file, tensors in zip(files, (ours, theirs), strict=True):
+            save_file(tensors, file, {"format": "pt"})
+        notices = make_family(opened(*pair)).notices
+        assert len(notices) == told
+        assert all("has another text_encoder, which" in notice for notice in notices)
+
+
 def test_what_each_denoiser_was_trained_for_is_told(pair: tuple[Path, Path]) -> None:
     """Whichever scheduler and VAE are taken in the end."""
     edited(pair[1], "scheduler/scheduler_config.json", beta_end=0.02, timestep_spacing="trailing")

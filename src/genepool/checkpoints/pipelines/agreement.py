@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.files.checkpoint import Checkpoint, open_weights, safe_target
+from genepool.checkpoints.files.digests import file_digest
 from genepool.checkpoints.model_files.configs import (
     against,
     compare_configs,
@@ -23,6 +24,7 @@ from genepool.checkpoints.model_files.vocabularies import conflict, read_vocabul
 from genepool.checkpoints.pipelines.components import DENOISERS, Component, Pipeline
 from genepool.checkpoints.pipelines.defaults import DEFAULTS, defaults_of
 from genepool.checkpoints.pipelines.directory import INDEX
+from genepool.checkpoints.pipelines.files import weight_files
 from genepool.checkpoints.pipelines.lora_files import is_lora
 from genepool.checkpoints.pipelines.variants import find_weights
 from genepool.errors import CheckpointError
@@ -311,10 +313,14 @@ def _differ(ours: Component, theirs: Component) -> bool:
         return False  # Its weights are not needed, and may be pickles.
 
 
-def _sample(component: Component) -> dict[str, tuple[str, tuple[int, ...], bytes]] | None:
-    """Of the weights, names, types, shapes and a few values of each: training changes most."""
+def _sample(component: Component) -> object:
+    """Of the weights, names, types, shapes and a few values of each: training changes most. Of
+    weights that cannot be opened, quantised ones above all, the digests of the files."""
     found = find_weights(component)
     if found is None:
         return None
-    tensors = open_weights(component.directory, found[1]).tensors
+    try:
+        tensors = open_weights(component.directory, found[1]).tensors
+    except CheckpointError:
+        return {name: file_digest(file) for name, file in weight_files(component).items()}
     return {n: (t.dtype, t.shape, t.raw[:64].tobytes()) for n, t in tensors.items()}

@@ -88,7 +88,7 @@ def component_files(component: Component) -> Files:
     Raises:
         CheckpointError: as `pipeline_files`.
     """
-    files = {**_small_files(component), **_weights(component)}
+    files = {**_small_files(component), **weight_files(component)}
     if not files:
         raise CheckpointError(f"{at(component.directory)}: holds no file of a component")
     return dict(sorted(files.items()))
@@ -125,7 +125,7 @@ def watching(checkpoint: Checkpoint) -> Checkpoint:
         place
         for name in pipeline.whole
         if name in components and name != SAFETY_CHECKER
-        for place in _weights(components[name]).values()
+        for place in weight_files(components[name]).values()
         if isinstance(place, Path) and place.suffix == ".safetensors"
     ]
     return replace(checkpoint, files=(*checkpoint.files, *map(map_file, places)))
@@ -141,7 +141,7 @@ def _small_files(component: Component) -> Files:
     return copied(component.directory, lambda name: not _INDEX.search(name), _home(component))
 
 
-def _weights(component: Component) -> Files:
+def weight_files(component: Component) -> Files:
     """The weights of a whole component, those of a variant (`fp16`) under plain names; nothing
     where it has none and needs none."""
     directory, home = component.directory, _home(component)

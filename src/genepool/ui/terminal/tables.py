@@ -323,6 +323,9 @@ def _fate(member: dict[str, Any]) -> str:
 def _plan(plan: dict[str, Any], size: int) -> str:
     """What was drawn; every strategy has entries of its own."""
     parts: list[str] = []
+    if groups := plan.get("groups"):
+        plan = {**plan, "ratios": _by_group(plan["ratios"], groups)}
+        del plan["groups"]
     for key, value in plan.items():
         if key == "parents" or (not value and key in ("mutation", "splits")):
             continue
@@ -333,6 +336,15 @@ def _plan(plan: dict[str, Any], size: int) -> str:
         elif len(plan["parents"]) > 1 or key not in ("ratio", "angle"):
             parts.append(f"{plain(key)} {_values(value)}")
     return ", ".join(parts) or "a copy"
+
+
+def _by_group(ratios: list[float], groups: list[str]) -> list[str]:
+    """Each group with its ratios, one for each further seed."""
+    each = len(ratios) // len(groups)
+    return [
+        f"{group} {' and '.join(map(_values, ratios[each * place : each * (place + 1)]))}"
+        for place, group in enumerate(groups)
+    ]
 
 
 def _values(value: Any) -> str:
