@@ -11,6 +11,7 @@ import pytest
 
 from genepool.core import competition as niches
 from genepool.errors import ConfigError, EvaluationError
+from genepool.messages import percent
 from genepool.pool.history import history
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import score_matrix
@@ -19,6 +20,7 @@ from genepool.run.progress import Silence, StepReport
 from genepool.study.compare import read_curve
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.task import evaluator
+from genepool.ui.report.report import write_report
 from tests.cli import run_cli
 from tests.runs import contents, write_data, write_run
 
@@ -390,6 +392,23 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], mes
     file = write_run(tmp_path, strategy={"name": "m2n2", **options}, in_flight=3)
     with pytest.raises(ConfigError, match=message):
         evolve(file)
+
+
+@pytest.mark.slow
+def test_pictures_of_a_run_that_goes_on_say_on_what_its_best_is_best(tmp_path: Path) -> None:
+    """On a subset; the champion's score is over all that it was asked."""
+    from genepool.ui import figures
+
+    file = write_run(tmp_path, strategy=ROUNDS, budget=90)
+    with pytest.raises(KeyboardInterrupt):
+        evolve(file, progress=Stop(61))
+    with Pool(tmp_path / "pool") as pool:
+        past, champion = history(pool), pool.status()["champion"]
+        assert past.train[-1] != champion["train"]
+        assert f"champion {percent(champion['train'])} on selection" in figures._title(pool, past)
+        write_report(pool, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert f"; at the end the champion, on all <b>{percent(float(past.train[-1]))}</b>" in page
 
 
 def test_commands_tell_of_it(tmp_path: Path) -> None:

@@ -305,6 +305,22 @@ def test_what_is_good_to_know_of_a_strategy_is_told_once(tmp_path: Path) -> None
     assert told == [f"sweep: {_SHORT}"]
 
 
+@pytest.mark.slow
+def test_it_is_told_where_held_out_scores_are_of_some_tasks_alone(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Watcher(Silence):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    task = {"evaluator": "classifier", "data": "data.npz"}
+    tasks = [{**task, "name": "a", "held_out": 0}, {**task, "name": "b", "held_out": 0.2}]
+    file = write_run(tmp_path, tasks=tasks)
+    compare(file, tmp_path / "out", strategies=["ga"], runs=2, budget=2, progress=Watcher())
+    assert len(told) == 1
+    assert told[0].startswith("task 'a' has no held-out examples, so that held-out scores are")
+
+
 # Refusals
 
 

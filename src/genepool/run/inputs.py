@@ -159,13 +159,15 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
         told = kind_of(options, first).told(options, first, texts)
     except ConfigError as error:
         raise _prefixed(error, run.where("model")) from None
+    names = [entry.name for entry in run.config.contested]
+    held = {name: len(task.held_out) for name, task in zip(names, tasks, strict=True)}
     return Inputs(
         run,
         sources,
         (watching(first), *others),
         family.layout,
         family.whole,
-        (*family.notices, *told, *remarks, *_not_held_out(run.config.contested, tasks)),
+        (*family.notices, *told, *remarks, *not_held_out(held)),
         tuple(tasks),
         tuple(guards),
         _laid_out(run.config.contested, tasks),
@@ -177,17 +179,16 @@ def open_inputs(run: Run, opened: tuple[tuple[Source, ...], Family] | None = Non
     )
 
 
-def _not_held_out(entries: Sequence[TaskOptions], tasks: Sequence[Task]) -> list[str]:
-    """A line where some tasks have held-out examples and others have none."""
-    pairs = zip(entries, tasks, strict=True)
-    names = [entry.name for entry, task in pairs if not len(task.held_out)]
-    if not 0 < len(names) < len(tasks):
-        return []
+def not_held_out(held: Mapping[str, int]) -> tuple[str, ...]:
+    """A line where some tasks have held-out examples, whose numbers these are, and others none."""
+    names = [name for name, number in held.items() if not number]
+    if not 0 < len(names) < len(held):
+        return ()
     have = "task {} has" if len(names) == 1 else "tasks {} have"
-    return [
+    return (
         f"{have.format(some(names))} no held-out examples, so that held-out scores are those of "
-        "the other tasks alone; do not compare them with selection scores, which are of all"
-    ]
+        "the other tasks alone; do not compare them with selection scores, which are of all",
+    )
 
 
 def _require_use(run: Run, tasks: Sequence[Task]) -> None:

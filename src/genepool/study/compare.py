@@ -31,7 +31,7 @@ from genepool.pool.database import begun
 from genepool.pool.history import history
 from genepool.pool.reader import Pool
 from genepool.run.executors.restart import refuse_restart
-from genepool.run.inputs import open_seeds
+from genepool.run.inputs import not_held_out, open_seeds
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run, resolve
 from genepool.study.comparison import Comparison, Curve, assemble, curves_csv, summary_csv
@@ -200,9 +200,14 @@ def compare(
         run_grid(jobs, processes, watcher, _prepared(jobs, path / "cache", watcher))
         watcher.stage("reading the runs")
         curves: list[Curve] = []
+        told: tuple[str, ...] = ()
         for job in jobs:
             with Pool(job.pool) as pool:
                 curves.append(read_curve(pool, job.label, job.seed, target))
+                told = not_held_out({task.name: task.held_out for task in pool.tasks()})
+        # All runs have the same tasks.
+        for notice in told:
+            watcher.notice(notice)
         found = assemble(path, curves, target)
         write_own(path / "curves.csv", curves_csv(found.curves).encode(), CURVES)
         write_own(path / "summary.csv", summary_csv(found).encode(), CURVES)

@@ -107,16 +107,21 @@ def run_figure(pool: Pool, file: Path) -> None:
 
 
 def _title(pool: Pool, past: History) -> str:
-    champion = f"champion {percent(float(past.train[-1]))} on selection examples"
-    if not np.isnan(past.held_out[-1]):
-        champion += f", {percent(float(past.held_out[-1]))} on held-out ones"
+    best = pool.status()["champion"]
+    champion = "no champion"
+    if best is not None:
+        champion = f"champion {percent(best['train'])} on selection examples"
+    if best is not None and best["held_out"] is not None:
+        champion += f", {percent(best['held_out'])} on held-out ones"
     name = plain(pool.path.absolute().name)
     return f"{name}: {children(int(past.evaluations[-1]))}, {champion}"
 
 
 def _draw_champion(axes: Axes, past: History, pool: Pool) -> None:
     axes.set_title("Score of the champion")
-    axes.step(past.evaluations, past.train, where="post", color=_INK, lw=1.6, label="selection")
+    # With subsets it is the best of the archive, but at the end of a finished run; see `History`.
+    label = "selection" if pool.header.subsets is None else "best of the archive on its subset"
+    axes.step(past.evaluations, past.train, where="post", color=_INK, lw=1.6, label=label)
     known = np.flatnonzero(~np.isnan(past.held_out))
     held: dict[str, Any] = {"color": _INK, "label": "held-out"}
     if known.size == past.held_out.size:

@@ -272,7 +272,9 @@ def _sizes(examples: int, held_out: int) -> str:
 
 def _charts(facts: dict[str, Any]) -> tuple[Chart, Chart]:
     past = facts["history"]
-    lines = [Line("champion, selection", past["train"], "best")]
+    subsets = facts["status"]["rounds"] is not None
+    label = "best of the archive, on its subset of the examples; at the end the champion, on all"
+    lines = [Line(label if subsets else "champion, selection", past["train"], "best")]
     if any(value is not None for value in past["held_out"]):
         lines.append(Line("champion, held-out", past["held_out"], "held"))
     seeds = [model for model in facts["models"] if model["kind"] == "seed"]
