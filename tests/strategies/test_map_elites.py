@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genepool.core.archive import Member
-from genepool.core.examples import TaskExamples, lay_out
+from genepool.core.examples import TaskExamples, examples_of, lay_out
 from genepool.core.genome import seed_recipe
 from genepool.errors import ConfigError
 from genepool.strategies.map_elites import MapElites, Measure, cell_of
@@ -88,3 +88,22 @@ def test_borders(cells: int) -> None:
             if value >= 0:
                 assert cell_of([value], cells) == theirs([value], cells)
         assert cell_of([k / cells], cells) == min(k, cells - 1)
+
+
+def test_who_is_no_better_than_the_occupant_of_a_cell_does_not_replace_it() -> None:
+    problem = Problem.of_vectors([np.zeros(2), np.ones(2)], examples_of(4, binary=True))
+    strategy = MapElites(measures=[Measure(task="examples")], cells=2)
+    state = strategy.begin(problem, 1)
+    told: list[tuple[str, int | None, int | None]] = []
+    for number, solved in enumerate([2, 2, 1, 3, 3]):
+        scores = np.array([1.0] * solved + [0.0] * (4 - solved), dtype=np.float32)
+        member = Member(number, seed_recipe(2, 0, 2), (), solved / 4)
+        state, outcome = strategy.absorb(state, member, number, scores)
+        told.append((outcome.verdict.value, outcome.slot, outcome.evicted))
+    assert told == [
+        ("accepted", 1, None),
+        ("rejected", None, None),
+        ("accepted", 0, None),
+        ("accepted", 1, 0),
+        ("rejected", None, None),
+    ]

@@ -159,6 +159,22 @@ def test_another_dtype_claims_no_scores(half: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize(("of_it", "verified"), [(1.01, True), (0.99, False)])
+def test_what_takes_more_than_a_minute_is_verified_only_when_asked_for(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_it: float, verified: bool
+) -> None:
+    """By what the member's examples took, and how many there are now, held-out ones too."""
+    with Pool(half) as pool:
+        record, held_out = pool.record(0), pool.held_out_scores(0)
+        assert record.scores is not None and held_out is not None
+        seconds = record.seconds / record.asked * (record.scores.size + held_out.size)
+        monkeypatch.setattr(verify, "_AT_ONCE", of_it * seconds)
+        done = export(pool, 0, tmp_path / "out")
+        assert (done.verified > 0) == verified
+        assert ("more than a minute" in done.unverified) != verified
+        assert export(pool, 0, tmp_path / "asked", verify=True).verified == 18 + held_out.size
+
+
 def test_an_export_that_scores_otherwise_is_refused(
     half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

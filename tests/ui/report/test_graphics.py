@@ -18,6 +18,12 @@ def test_a_value_holds_until_the_child_that_changes_it() -> None:
     assert drawn.heard == "Score, over 4 children. In the end a: 100.0 %."
 
 
+def test_a_value_can_fall_too() -> None:
+    """A champion's held-out score does, and with subsets the best score."""
+    drawn = chart("Score", [0, 1, 2], [Line("a", [1.0, 0.5, 0.75], "best")], percent=True)
+    assert drawn.lines[0].d == "M0 0.0H500.0V300.0H1000.0V150.0H1000"
+
+
 def test_what_is_known_of_the_last_child_alone_is_a_point() -> None:
     """Where held-out scores are not tracked, seeds and the last champion have one."""
     lines = [

@@ -19,6 +19,7 @@ from genepool.core.genome import Recipe
 from genepool.pool.members import describe
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.ui.report.page import _key_numbers, _lede
 from tests.cli import run_cli
 from tests.quick import quick
 from tests.runs import write_data, write_run, write_seed
@@ -457,3 +458,38 @@ def test_reporting_loads_nothing_heavy(recipes: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[1:] == [""], done.stderr
+
+
+def test_the_champion_is_told_beside_the_best_seed_on_each_kind_of_examples() -> None:
+    """The best on selection examples need not be the best on held-out ones."""
+    seeds = [("a", 0.3, 0.5), ("b", 0.4, 0.45), ("c", 0.2, None)]
+    models = [
+        {"kind": "seed", "name": name, "train": train, "held_out": held}
+        for name, train, held in seeds
+    ]
+    champion = {"member": 7, "step": 5, "train": 0.6, "held_out": 0.48}
+    facts: dict[str, Any] = {
+        "seeds": [{}, {}, {}],
+        "models": models,
+        "champion": champion,
+        "status": {
+            "accepted": 3,
+            "evaluations": 9,
+            "examples_evaluated": 30,
+            "examples_total": 90,
+            "champion": champion,
+            "seeds": models,
+        },
+    }
+    assert _key_numbers(facts) == [
+        ("champion, held-out", "48.0 %", "−2.0 points on the best seed"),
+        ("champion, selection", "60.0 %", "+20.0 points on the best seed"),
+        ("children scored", "9", "3 accepted into the archive"),
+        ("examples saved", "66.7 %", "30 asked of 90"),
+    ]
+    assert _lede(facts) == (
+        "Bred from 3 seeds, the champion reaches 48.0 % on held-out examples; the best seed, a, "
+        "reaches 50.0 %."
+    )
+    champion["held_out"] = None
+    assert _lede(facts).endswith("60.0 % on selection examples; the best seed, b, reaches 40.0 %.")
