@@ -253,7 +253,7 @@ class RemoteExecutor:
             self._ready.notify_all()
             if ending is not None:
                 self._fail(ending)  # At once, before another worker is asked.
-                raise ending
+                raise ending from None
 
     def _keep(self, job: Job, place: str) -> None:
         """Let the others be compared with the first model that was asked everything."""
