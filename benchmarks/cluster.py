@@ -163,8 +163,8 @@ def prepare(folder: Path, seconds: NDArray[np.float64]) -> None:
 
 def run(folder: Path, address: str, workers: int, children: int, *, alone: bool) -> dict[str, Any]:
     """One run with so many workers, of what `prepare` has left; alone: nobody helps."""
+    from genepool.run.executors import jobs
     from genepool.run.executors import ray as module
-    from genepool.run.executors import remote
 
     clock, counted = Clock(), Counted()
     task = {"name": "asleep", "evaluator": "function", "function": "sleeping:score"}
@@ -180,13 +180,13 @@ def run(folder: Path, address: str, workers: int, children: int, *, alone: bool)
     }
     (folder / "run.yaml").write_text(json.dumps(settings))
     before = set(folder.glob("log-*"))
-    helped, executor, began = remote._HELPED, module.RayExecutor, time.monotonic()
-    remote._HELPED = (1e9, 1e9) if alone else helped
+    helped, executor, began = jobs._HELPED, module.RayExecutor, time.monotonic()
+    jobs._HELPED = (1e9, 1e9) if alone else helped
     module.RayExecutor = sharing(counted, module)
     try:
         evolve(folder / "run.yaml", progress=clock)
     finally:
-        remote._HELPED, module.RayExecutor = helped, executor
+        jobs._HELPED, module.RayExecutor = helped, executor
     wall = time.monotonic() - began
     with Pool(folder / settings["pool"]) as pool:
         records = [record for record in pool.records() if record.id >= 3]
