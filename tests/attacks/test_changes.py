@@ -125,7 +125,7 @@ def _run_and_change(
 
 
 @pytest.mark.slow
-@_changes([_overwrite, _replace, _truncate, _delete], [_overwrite, _delete])
+@_changes([_overwrite, _replace, _truncate, _delete], [_overwrite])
 def test_a_seed_that_changes_during_a_run(
     tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_seed_that_changes_during_a_run(
 
 
 @pytest.mark.slow
-@_changes([_overwrite, _replace, _delete], [_overwrite])
+@_changes([_overwrite, _delete], [_overwrite])
 def test_a_seed_that_changes_while_a_run_begins(
     tmp_path: Path, undisturbed: Undisturbed, change: Change, executor: dict[str, Any]
 ) -> None:

@@ -160,14 +160,15 @@ def score(model, given):
 """
 
 
-@pytest.mark.parametrize("executor", ["serial", pytest.param("process", marks=SLOW)])
+@SLOW
 @pytest.mark.parametrize(
-    "code",
+    ("executor", "code"),
     [
-        pytest.param(FORKING, marks=SLOW),
-        pytest.param(FORKING.replace("if not children", "if True"), marks=SLOW),
+        ("serial", FORKING),
+        ("process", FORKING),
+        ("serial", FORKING.replace("if not children", "if True")),
     ],
-    ids=["once", "every time"],
+    ids=["serial", "process", "every time"],
 )
 def test_a_function_that_forks_leaves_one_writer(tmp_path: Path, executor: str, code: str) -> None:
     task = {"name": "t", "evaluator": "function", "function": "forking:score"}

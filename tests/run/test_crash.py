@@ -121,9 +121,7 @@ def test_a_killed_worker_ends_the_run_clearly_and_loses_nothing(tmp_path: Path) 
     [
         (0, signal.SIGINT),
         (0.2, signal.SIGTERM),
-        (0.5, signal.SIGINT),
         (None, signal.SIGINT),
-        (None, signal.SIGTERM),
     ],
 )
 def test_the_process_group_is_told_to_end(

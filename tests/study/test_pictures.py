@@ -86,7 +86,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "_SELECTION", 1)
         patch.setattr(pictures, "_HELD_OUT", 1)
-        pictures.prepare(path, budget=3, seed=0, advance=fractions.append, effort=0.05)
+        pictures.prepare(path, budget=1, seed=0, advance=fractions.append, effort=0.05)
         assert fractions == sorted(fractions)
         assert fractions[0] == 0 and 0.95 < fractions[-1] < 1
         yield path
@@ -148,12 +148,12 @@ def test_the_demo_prints_a_table_and_draws(pool: Path) -> None:
     from PIL import Image
 
     arguments = ["demo", "pictures", "--pool", str(pool), "--budget"]
-    code, out, error = run_cli([*arguments, "3", "--json"])
+    code, out, error = run_cli([*arguments, "1", "--json"])
     assert code == 0, error
     found = json.loads(out)
     champion, seeds, mean = found["champion"], found["seeds"], found["mean"]
     assert [seed["name"] for seed in seeds] == list(pictures.SEEDS)
-    assert (found["session"], found["evaluations"]) == (3, 3)
+    assert (found["session"], found["evaluations"]) == (1, 1)
     assert champion["train"] >= max(seed["train"] for seed in seeds)
     assert len(mean["tasks"]) == 4 and 0 <= mean["held_out"] <= 1
     picture = Image.open(io.BytesIO(Path(found["figure"]).read_bytes()))
@@ -162,7 +162,7 @@ def test_the_demo_prints_a_table_and_draws(pool: Path) -> None:
     drawing.set_progress_bar_config(disable=True)
     drawn = drawing("三", num_inference_steps=2, output_type="np").images
     assert drawn.shape == (1, 8, 8, 3) and np.isfinite(drawn).all() and drawn.std() > 0
-    code, out, error = run_cli([*arguments, "4"])
+    code, out, error = run_cli([*arguments, "2"])
     assert code == 0, error
     rows = [line.split("  ")[0].strip() for line in out.splitlines()]
     assert set(rows) >= {*pictures.SEEDS, "plain mean", "champion"}
