@@ -172,7 +172,7 @@ def peak(command: list[str]) -> tuple[float, int]:
 
 
 def onto_disk(
-    folder: Path, pair: tuple[Path, Path], repeats: int, mergekit: Path | None
+    folder: Path, pair: tuple[Path, Path], repeats: int, mergekit: Path | None, settle: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Whole processes, in turn."""
     out = folder / "out"
@@ -203,7 +203,7 @@ def onto_disk(
                 continue
             shutil.rmtree(out, ignore_errors=True)
             os.sync()
-            time.sleep(SETTLE)
+            time.sleep(settle)
             taken, used = peak(program)
             print(f"{name} {taken:.2f} s, {used / 1e6:.0f} MB", flush=True)
             memory[name] = max(memory[name], used)
@@ -247,7 +247,7 @@ def main() -> None:
                 seconds |= json.loads(done.stdout.strip().splitlines()[-1])
         memory: dict[str, int] = {}
         if not args.no_disk:
-            disk, memory = onto_disk(folder, pair, repeats, mergekit)
+            disk, memory = onto_disk(folder, pair, repeats, mergekit, 0 if args.smoke else SETTLE)
             seconds |= disk
     medians = {name: statistics.median(runs) for name, runs in seconds.items() if runs}
     result: dict[str, Any] = {

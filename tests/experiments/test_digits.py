@@ -46,6 +46,8 @@ def test_the_experiment_runs(
     swept = {"competition.png"} if "archive" in variants else set[str]()
     plots = {"accuracy.png", "diversity.png", *swept}
     assert {path.name for path in tmp_path.glob("*.png")} == plots
+    if data == "mnist":
+        return
     before = (tmp_path / "results.json").read_bytes()
     done = subprocess.run([*words, "--collect"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

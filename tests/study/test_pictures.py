@@ -80,12 +80,13 @@ def test_words_are_one_token_each_and_other_text_is_bytes() -> None:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None]:
-    """Seeds that were trained for a twentieth of the usual time, and draw a few pictures."""
+    """Seeds trained for a twentieth of the usual time, which draw a few pictures in two steps."""
     path = tmp_path_factory.mktemp("pictures")
     fractions: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "_SELECTION", 1)
         patch.setattr(pictures, "_HELD_OUT", 1)
+        patch.setattr(pictures, "_STEPS", 2)
         pictures.prepare(path, budget=1, seed=0, advance=fractions.append, effort=0.05)
         assert fractions == sorted(fractions)
         assert fractions[0] == 0 and 0.95 < fractions[-1] < 1

@@ -52,6 +52,8 @@ _PLAN = {
 }
 # Pictures of each prompt: those that members compete for, and held-out ones, from other noise.
 _SELECTION, _HELD_OUT = 4, 8
+# Denoising steps of each picture.
+_STEPS = 6
 
 # Of scikit-learn's 1,797 digits: those that are learnt, and what pictures are compared with.
 _LEARNT = 1437
@@ -131,7 +133,7 @@ def _config(budget: int, seed: int) -> dict[str, Any]:
         "pool": ".",
         "seeds": [f"seeds/{name}" for name in SEEDS],
         "components": {"text_encoder": "japanese-low"},
-        "model": {"steps": 6, "guidance": 3.0},
+        "model": {"steps": _STEPS, "guidance": 3.0},
         "tasks": tasks,
         "strategy": {"name": "m2n2", "archive": 10, "splits": 4},
         "budget": budget,
