@@ -102,7 +102,7 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     )
     if own is not None:
         found.update(copied(own, is_tokenizer_file))
-    found.update(_modules(first.directory))
+    found.update(module_files(first.directory))
     found.update(_tokenizers(own or first.directory) or _tokenizers(first.directory))
     return with_dtype(found, dtype)
 
@@ -118,7 +118,7 @@ def _tokenizers(directory: Path) -> dict[str, bytes | Path]:
     }
 
 
-def _modules(directory: Path) -> dict[str, bytes | Path]:
+def module_files(directory: Path) -> dict[str, bytes | Path]:
     """The files of what a sentence-transformer puts behind the model (1_Pooling, 2_Dense), each in
     a folder that modules.json names; weights too, but no pickles."""
     try:
@@ -164,7 +164,7 @@ def _digests(directory: Path) -> dict[str, str]:
     """Of modules.json and the files that belong to it."""
     if not (directory / _MODULES).is_file():
         return {}
-    files = {_MODULES: safe_target(directory, _MODULES), **_modules(directory)}
+    files = {_MODULES: safe_target(directory, _MODULES), **module_files(directory)}
     return {name: file_digest(data) for name, data in files.items()}
 
 
