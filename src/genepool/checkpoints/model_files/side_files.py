@@ -20,7 +20,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     SETTINGS,
     VOCABULARIES,
     further_templates,
-    holds_tokenizer,
+    further_tokenizers,
     is_tokenizer_file,
     pinned_templates,
     rare_vocabularies,
@@ -108,12 +108,10 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
 
 
 def _tokenizers(directory: Path) -> dict[str, bytes | Path]:
-    """The files of further tokenizers: processors of transformers read one of that name from each
-    such folder (qformer_tokenizer of InstructBLIP, protein_tokenizer of Evolla)."""
+    """The files of further tokenizers."""
     return {
         f"{folder.name}/{name}": data
-        for folder in sorted(directory.glob("*_tokenizer"))
-        if folder.name.isidentifier() and folder.is_dir() and holds_tokenizer(folder)
+        for folder in further_tokenizers(directory)
         for name, data in copied(folder, goes_along, home=directory).items()
     }
 
