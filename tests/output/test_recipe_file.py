@@ -384,6 +384,23 @@ def test_other_files_than_beside_the_recipe_are_told(
     assert rebuild(done.directory, tmp_path / "last", seeds=seeds).changed == (line,)
 
 
+@pytest.mark.parametrize(
+    "file",
+    ["q_tokenizer/vocab.txt", "additional_chat_templates/rag.jinja", "2_Dense/model.safetensors"],
+)
+def test_other_files_in_folders_beside_the_recipe_are_told(tmp_path: Path, file: str) -> None:
+    seeds = {name: save(tmp_path / name, {"fc": torch.randn(2, 2)}) for name in "ab"}
+    changed = seeds["a"] / file
+    changed.parent.mkdir()
+    (seeds["a"] / "modules.json").write_text('[{"path": "2_Dense"}]')
+    changed.write_text("a")
+    done = merge(seeds["a"], seeds["b"], tmp_path / "out", ratio=0.2)
+    assert rebuild(done.directory, tmp_path / "same", seeds=seeds).changed == ()
+    changed.write_text("b")
+    (line,) = rebuild(done.directory, tmp_path / "again", seeds=seeds).changed
+    assert f"has other content in '{file}': what was written" in line
+
+
 def test_a_dense_genome_is_made_again_by_its_pool(tmp_path: Path) -> None:
     evolve(write_run(tmp_path, budget=5, strategy={"name": "m2n2", "archive": 5, "mutation": 0.1}))
     with Pool(tmp_path / "pool") as pool:

@@ -204,7 +204,10 @@ def test_a_child_that_a_guard_cannot_score_has_failed(tmp_path: Path) -> None:
     evolve(file)
     with Pool(tmp_path / "pool") as pool:
         failed = [record for record in pool.records() if record.verdict == "failed"]
-        assert len(failed) == pool.status()["failed"] == 2
+        status = pool.status()
+        assert len(failed) == status["failed"] == 2
+        # All that they compete for was asked of them.
+        assert status["examples_total"] == status["evaluations"] * pool.header.examples.size
         for record in failed:
             assert "guard 'noted'" in (record.error or "")
             assert record.slot is None

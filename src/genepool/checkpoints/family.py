@@ -29,6 +29,7 @@ from genepool.checkpoints.model_files.vocabularies import (
     Vocabulary,
     common_rows,
     comparable,
+    compare_further_tokenizers,
     conflict,
     read_vocabulary,
     rows_notice,
@@ -397,6 +398,7 @@ def _compare(first: Checkpoint, other: Checkpoint, partial: bool, words: Words) 
     if first.words is not None and other.words is not None and first.words != other.words:
         notices += _compare_tokenizers(first.words, other.words, partial, words)
         notices += compare_tokenizer_settings(first.words, other.words)
+    notices += compare_further_tokenizers(first, other)
     for name in FEEDING:
         notices += compare_settings(name, ours, theirs, missed=_has_config(ours))
     return notices

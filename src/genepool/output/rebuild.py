@@ -11,7 +11,7 @@ from pathlib import Path
 from genepool.checkpoints.family import Family, Source, make_family, open_giver, open_source
 from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.lora import is_adapter, without_doubt
-from genepool.checkpoints.model_files.side_files import copied, goes_along
+from genepool.checkpoints.model_files.side_files import copied, goes_along, module_files
 from genepool.checkpoints.pipelines.components import Component
 from genepool.checkpoints.pipelines.files import component_digest, written_components
 from genepool.checkpoints.pipelines.lora_files import lora_file
@@ -158,9 +158,16 @@ def _require_components(read: RecipeFile, family: Family) -> None:
 
 
 def _changed(home: Path, written: Path) -> tuple[str, ...]:
-    """What to say of files beside the weights that are others than those beside the recipe."""
+    """What to say of files beside the weights, in folders inside too, that are others than those
+    beside the recipe; what is missing there is not told, since a recipe may lie alone."""
+    folders = [written, *(path for path in written.rglob("*") if path.is_dir())]
+    names = {
+        (folder / name).relative_to(written).as_posix()
+        for folder in folders
+        for name in copied(folder, goes_along, home=written)
+    }
     found: list[str] = []
-    for name in copied(written, goes_along):
+    for name in sorted(names | module_files(written).keys()):
         with contextlib.suppress(OSError):  # The model is written: nothing here may fail.
             if not filecmp.cmp(home / name, written / name, shallow=False):
                 found.append(name)

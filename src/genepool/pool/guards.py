@@ -74,9 +74,11 @@ def check(
         best, bound = _best(number, guard, seeds)
         if not holds(mean, bound):
             verdict = Verdict.GUARDED
+            # As many digits as tell the two apart: they differ by more than `_ROUNDING`.
+            d = next(d for d in range(4, 12) if f"{mean:.{d}f}" != f"{bound:.{d}f}")
             error = (
-                f"guard '{guard.name}': scores {mean:.4f}, and at least {bound:.4f} is needed "
-                f"(best seed '{best[0]}' {best[1]:.4f}, tolerance {guard.tolerance:g})"
+                f"guard '{guard.name}': scores {mean:.{d}f}, and at least {bound:.{d}f} is needed "
+                f"(best seed '{best[0]}' {best[1]:.{d}f}, tolerance {guard.tolerance:g})"
             )
             break
     return Checked(tuple(means), verdict, error, time.perf_counter() - started)

@@ -363,15 +363,21 @@ class Pool(Store):
     # Status
 
     def status(self) -> dict[str, Any]:
-        """What `genepool status --json` prints (see docs/cli.md)."""
+        """What `genepool status --json` prints (see docs/cli.md).
+
+        `examples_evaluated` of `examples_total` is what the early stop left of the selection
+        examples. A child that could not be scored counts in neither, since nothing was saved on it;
+        nor do examples of guards, of which the early stop saves none.
+        """
         with self.snapshot():
             return self._status()
 
     def _status(self) -> dict[str, Any]:
         held = self.held_out()
-        count, accepted, asked, failed, stopped, guarded = self._rows(
-            "SELECT count(*), total(verdict = 'accepted'), total(asked), total(verdict = 'failed'),"
-            " total(verdict = 'stopped'), total(verdict = 'guarded') FROM members WHERE step > 0"
+        count, scored, accepted, asked, failed, stopped, guarded = self._rows(
+            "SELECT count(*), total(verdict <> 'failed' OR asked), total(verdict = 'accepted'),"
+            " total(asked), total(verdict = 'failed'), total(verdict = 'stopped'),"
+            " total(verdict = 'guarded') FROM members WHERE step > 0"
         )[0]
         champion, slots, names = self.champion(), self.slots(), self.header.seeds
         seeds = {record.id: record for record in self.records(last=len(names) - 1)}
@@ -404,7 +410,7 @@ class Pool(Store):
             "failed": int(failed),
             "last_failure": self._last_failure(),
             "examples_evaluated": int(asked) + sum(self.reevaluated().values()),
-            "examples_total": count * self.header.examples.size,
+            "examples_total": int(scored) * self.header.examples.size,
             "archive": [
                 {"slot": slot, "cell": self.cell(slot), **shown(member)}
                 for slot, member in sorted(slots.items())

@@ -134,7 +134,7 @@ def _breed(
 ) -> None:
     """Absorb children until there are `budget`, or the run is interrupted."""
     executor, interrupted, pool = session.executor, session.interrupted, session.pool
-    first, accepted, examples = evolution.evaluations, 0, 0
+    first, accepted, examples, scored = evolution.evaluations, 0, 0, 0
     seeds = _guard_means(session) if session.guards else {}
     standing = _standing(session, evolution)
     while evolution.evaluations < budget:
@@ -166,6 +166,7 @@ def _breed(
             pool.add(record, held_out=held_out, guards=means, forget=outcome.forget)
         accepted += outcome.accepted
         examples += record.asked
+        scored += found.scores is not None
         session.progress.step(
             StepReport(
                 evaluations=evolution.evaluations,
@@ -173,7 +174,7 @@ def _breed(
                 session=evolution.evaluations - first,
                 accepted=accepted,
                 examples=examples,
-                examples_total=(evolution.evaluations - first) * session.inputs.examples.size,
+                examples_total=scored * session.inputs.examples.size,
                 champion=0.0 if evolution.champion is None else evolution.champion.train,
                 held_out=standing.held_out,
                 seconds=time.perf_counter() - started,

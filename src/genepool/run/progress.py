@@ -49,7 +49,8 @@ class StepReport:
         evaluations, budget: children absorbed, and to be absorbed.
         session: children absorbed since this call started.
         accepted: of this session's children.
-        examples, examples_total: examples asked of this session's children, and that there were.
+        examples, examples_total: examples asked of this session's children that could be scored,
+            and that there were.
         champion: best selection score so far, in [0, 1].
         held_out: the champion's held-out score, where known.
         seconds: since the first child of this session was proposed.

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import genepool
+from genepool.checkpoints.family import make_family
 from genepool.checkpoints.files import hub
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.checkpoints.model_files.side_files import side_files
@@ -126,6 +127,23 @@ def test_the_further_tokenizers_of_a_processor_go_along(tmp_path: Path) -> None:
     (a / "protein_tokenizer").symlink_to(b / "qformer_tokenizer")
     with pytest.raises(genepool.errors.CheckpointError, match="links out of its directory"):
         genepool.merge(a, b, tmp_path / "two", ratio=0.5)
+
+
+def test_other_further_tokenizers_are_told(tmp_path: Path) -> None:
+    a, b = seers(tmp_path / "a", 1.0), seers(tmp_path / "b", 2.0)
+    assert make_family([open_checkpoint(a), open_checkpoint(b)]).notices == ()
+    folder = b / "qformer_tokenizer"
+    (folder / "vocab.txt").write_text("b\n")
+    (told,) = make_family([open_checkpoint(a), open_checkpoint(b)]).notices
+    assert told.startswith(f"{folder}: another tokenizer than in {a}")
+    (folder / "vocab.txt").write_text("a\n")
+    (folder / "chat_template.jinja").write_text("b")
+    (told,) = make_family([open_checkpoint(a), open_checkpoint(b)]).notices
+    assert told.startswith(f"{folder} has a chat template and {a / folder.name} has none")
+    (folder / "chat_template.jinja").unlink()
+    folder.rename(b / "protein_tokenizer")
+    (told,) = make_family([open_checkpoint(a), open_checkpoint(b)]).notices
+    assert told.startswith(f"{b / 'protein_tokenizer'}: the first seed has none")
 
 
 def test_the_further_tokenizers_of_an_adapter_come_before_those_of_its_base(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     SETTINGS,
     VOCABULARIES,
     further_templates,
-    holds_tokenizer,
+    further_tokenizers,
     is_tokenizer_file,
     pinned_templates,
     rare_vocabularies,
@@ -102,23 +102,21 @@ def side_files(first: Checkpoint, dtype: str | None) -> dict[str, bytes | Path]:
     )
     if own is not None:
         found.update(copied(own, is_tokenizer_file))
-    found.update(_modules(first.directory))
+    found.update(module_files(first.directory))
     found.update(_tokenizers(own or first.directory) or _tokenizers(first.directory))
     return with_dtype(found, dtype)
 
 
 def _tokenizers(directory: Path) -> dict[str, bytes | Path]:
-    """The files of further tokenizers: processors of transformers read one of that name from each
-    such folder (qformer_tokenizer of InstructBLIP, protein_tokenizer of Evolla)."""
+    """The files of further tokenizers."""
     return {
         f"{folder.name}/{name}": data
-        for folder in sorted(directory.glob("*_tokenizer"))
-        if folder.name.isidentifier() and folder.is_dir() and holds_tokenizer(folder)
+        for folder in further_tokenizers(directory)
         for name, data in copied(folder, goes_along, home=directory).items()
     }
 
 
-def _modules(directory: Path) -> dict[str, bytes | Path]:
+def module_files(directory: Path) -> dict[str, bytes | Path]:
     """The files of what a sentence-transformer puts behind the model (1_Pooling, 2_Dense), each in
     a folder that modules.json names; weights too, but no pickles."""
     try:
@@ -164,7 +162,7 @@ def _digests(directory: Path) -> dict[str, str]:
     """Of modules.json and the files that belong to it."""
     if not (directory / _MODULES).is_file():
         return {}
-    files = {_MODULES: safe_target(directory, _MODULES), **_modules(directory)}
+    files = {_MODULES: safe_target(directory, _MODULES), **module_files(directory)}
     return {name: file_digest(data) for name, data in files.items()}
 
 

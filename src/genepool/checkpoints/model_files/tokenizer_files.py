@@ -52,6 +52,16 @@ def rare_vocabularies(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if path.name.endswith(_OF_TOKENS))
 
 
+def further_tokenizers(directory: Path) -> list[Path]:
+    """The folders of further tokenizers: processors of transformers read one of that name from each
+    (qformer_tokenizer of InstructBLIP, protein_tokenizer of Evolla)."""
+    return [
+        folder
+        for folder in sorted(directory.glob("*_tokenizer"))
+        if folder.name.isidentifier() and folder.is_dir() and holds_tokenizer(folder)
+    ]
+
+
 def further_templates(directory: Path) -> list[str]:
     """The chat templates that have files in a folder of their own, as paths from the directory."""
     folder = directory / FURTHER_TEMPLATES

@@ -17,6 +17,8 @@ from genepool.checkpoints.model_files.tokenizer_files import (
     SETTINGS,
     chat_templates,
     compare_settings,
+    compare_tokenizer_settings,
+    further_tokenizers,
     holds_tokenizer,
     rare_vocabularies,
 )
@@ -61,6 +63,33 @@ def same_files(first: Path, other: Path) -> bool:
         return True
     a, b = read_vocabulary(first), read_vocabulary(other)
     return a is not None and b is not None and bool(a.ids) and a.ids == b.ids
+
+
+def compare_further_tokenizers(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """Notices of how the further tokenizers of two seeds' processors differ.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    ours, theirs = (
+        {
+            folder.name: folder
+            for place in (seed.directory, seed.tokenizer)
+            if place is not None
+            for folder in further_tokenizers(place)
+        }
+        for seed in (first, other)
+    )
+    notices: list[str] = []
+    for name, folder in theirs.items():
+        if name not in ours:
+            notices.append(f"{at(folder)}: the first seed has none, nor will the result")
+            continue
+        if not same_files(ours[name], folder):
+            kept = f"than in {at(ours[name])} (the first seed's is kept)"
+            notices.append(f"{at(folder)}: another tokenizer {kept}")
+        notices += compare_tokenizer_settings(ours[name], folder)
+    return notices
 
 
 def _same_bytes(ours: Path, theirs: Path) -> bool:
