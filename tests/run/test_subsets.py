@@ -436,3 +436,4 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
         assert run_cli(["export", str(pool), member, "-o", str(made)])[0] == 0
         # What it scored on some of the examples is not its selection score.
         assert (json.loads((made / "genepool.json").read_text())["train"] is not None) == known
+        assert "can be means of different examples" in (made / "README.md").read_text()

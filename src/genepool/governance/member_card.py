@@ -72,6 +72,11 @@ def member_card(
         else "It is a seed itself."
     )
     listed = _ancestors(pool, origin, names)
+    if listed and pool.header.subsets is not None:
+        text += (
+            " Children were scored on subsets of the examples, so that selection scores below can "
+            "be means of different examples."
+        )
     if len(listed) == _ANCESTORS:
         text += f" The {_ANCESTORS} youngest merges on the way:"
     return Card(
