@@ -193,6 +193,7 @@ def test_every_run_is_what_evolve_would_have_made(small: tuple[Path, Path], tmp_
     assert not (file.parent / "pool").exists()
 
 
+@pytest.mark.slow
 def test_the_tables_agree_with_the_pools(small: tuple[Path, Path]) -> None:
     _, out = small
     curves, summary = table(out / "curves.csv"), table(out / "summary.csv")
@@ -257,6 +258,7 @@ def test_a_comparison_can_be_widened(small: tuple[Path, Path], tmp_path: Path) -
         ).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_seeds_are_read_once_for_all_runs(small: tuple[Path, Path]) -> None:
     _, out = small
     names = sorted(path.name.partition("-")[0] for path in (out / "cache").iterdir())

@@ -128,6 +128,8 @@ def test_every_job_is_answered_once(
             asked = _Blocks(sizes).left
             wrong = [min(found) for block in asked if (found := unfit.intersection(block.tolist()))]
             assert isinstance(job.answer, Evaluation)
+            # Nor is an example that was asked elsewhere again told twice.
+            assert job.known <= sum(sizes)
             assert job.answer.error == (f"example {wrong[0]}" if wrong else None)
             if not wrong:
                 expected = np.where(np.arange(12) < sum(sizes), _SCORES, np.float32(np.nan))

@@ -51,6 +51,7 @@ class Job:
         request: asked instead of the plan's examples; `reply` is what came back.
         began: when a worker was asked first, in seconds; infinity before.
         known: number of examples with an answer.
+        before: of those, the ones of earlier blocks.
         losses: number of workers that were lost over it.
         block: int64[n] of the examples that the plan wants to know now.
         scores: float32[N], answers to what is in `block` and not `left`.
@@ -69,6 +70,7 @@ class Job:
     reply: bytes = b""
     began: float = math.inf
     known: int = 0
+    before: int = 0
     losses: int = 0
     block: NDArray[np.int64] = field(init=False)
     scores: NDArray[np.float32] = field(init=False)
@@ -101,6 +103,7 @@ class Job:
     def ask(self, blocks: NDArray[np.int64] | None) -> None:
         """Cut what the plan wants to know now into questions: at least one, as the model is loaded
         for it; `blocks` as `in_parts` takes them."""
+        self.before = self.known
         self.block = np.zeros(0, dtype=np.int64) if self.plan.done else self.plan.next()
         self.scores = np.empty_like(self.plan.scores)
         parts = in_parts(self.block, blocks if self.part == "train" else None)
@@ -226,7 +229,7 @@ class Jobs:
                 "the same command again"
             )
         if self._confirm and job.refused is None:
-            job.refused, job.refusal = job.refusal, None
+            job.refused, job.refusal, job.known = job.refusal, None, job.before
             return job.ask(self._blocks)
         return Evaluation(None, job.refusal.text, seconds)
 
