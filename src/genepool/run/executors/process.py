@@ -8,6 +8,7 @@ it does not hold a device that nobody will ask anything of.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -127,6 +128,7 @@ def _work(
     tasks: Mapping[str, str],
 ) -> None:
     """What a worker process does until the pipe closes."""
+    gc.set_threshold(10_000)  # As in the command: importing what models need is faster so.
     ignore_ctrl_c()
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     pid = os.getpid()

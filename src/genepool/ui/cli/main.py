@@ -9,6 +9,7 @@ error shows one.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -27,6 +28,9 @@ def script() -> NoReturn:
     """Run the command that was typed: the console script `genepool`."""
     from genepool.run.executors.interrupt import end_like_ctrl_c
 
+    # Importing transformers makes a million objects that stay. Looking through them as often as
+    # Python does by itself is a sixth of that import.
+    gc.set_threshold(10_000)
     end_like_ctrl_c()
     tell_of_cut_files()
     mend_streams()
