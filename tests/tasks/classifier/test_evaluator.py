@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import gzip
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from sklearn.datasets import load_digits
 
 from genepool.errors import ConfigError, EvaluationError, MissingExtraError
+from genepool.tasks import datasets
 from genepool.tasks.classifier.evaluator import Classifier
 from genepool.tasks.datasets import digits
 from genepool.tasks.task import open_task
@@ -306,16 +309,27 @@ class TestOptions:
     def test_without_scikit_learn_the_extra_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = builtins.__import__
-
-        def without(name: str, *rest: Any) -> Any:
-            if name.partition(".")[0] == "sklearn":
-                raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
-            return real(name, *rest)
-
-        monkeypatch.setattr(builtins, "__import__", without)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(MissingExtraError, match=r"pip install '[^']*\[digits\]"):
             opened(tmp_path)
+
+    def test_digits_are_those_of_scikit_learn_wherever_it_has_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected: Any = load_digits()
+        for file in (datasets._DIGITS, "datasets/data/moved.csv.gz"):
+            monkeypatch.setattr(datasets, "_DIGITS", file)
+            found = digits()
+            assert found.inputs.tobytes() == expected.data.astype(np.float32).tobytes()
+            assert found.labels.tolist() == expected.target.tolist()
+            assert found.labels.dtype == np.int64
+
+    def test_digits_do_not_import_scikit_learn(self) -> None:
+        code = (
+            "import sys; from genepool.tasks.datasets import digits; digits(); "
+            "sys.exit('sklearn' in sys.modules)"
+        )
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 class TestModels:
