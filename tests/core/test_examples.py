@@ -117,18 +117,6 @@ def test_a_task_without_examples_weighs_nothing() -> None:
     np.testing.assert_array_equal(examples.capacity, np.ones(4))
 
 
-def test_extending_shares_capacity_out_anew_and_keeps_blocks_apart() -> None:
-    first, second = laid([4], [2.0]), laid([2, 6], [1.0, 1.0])
-    blocked = examples_of(4, binary=True, blocks=np.array([0, 0, 1, 1]))
-    joined = first.extend(second)
-    assert joined.edges == [0, 4, 6, 12]
-    np.testing.assert_allclose(joined.capacity, laid([4, 2, 6], [2.0, 1.0, 1.0]).capacity)
-    with_blocks = blocked.extend(second)
-    assert with_blocks.blocks is not None
-    assert with_blocks.blocks.tolist() == [0, 0, 1, 1, *range(2, 10)]
-    assert joined.blocks is None
-
-
 def test_the_examples_of_a_task_by_its_name() -> None:
     examples = laid([3, 2])
     assert examples.where("t1") == slice(3, 5)

@@ -20,7 +20,6 @@ from genepool.core.examples import Examples
 from genepool.core.genome import Genome
 
 Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
 
 
 class Verdict(str, Enum):

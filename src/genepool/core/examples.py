@@ -184,25 +184,6 @@ class Examples:
         laid = np.concatenate(capacity) if capacity else np.zeros(0)
         return replace(self, tasks=tuple(tasks), capacity=laid, blocks=blocks)
 
-    def extend(self, more: Examples) -> Examples:
-        """These examples, then those of further tasks; capacities are shared out anew."""
-        blocks = None
-        if self.blocks is not None or more.blocks is not None:
-            first, second = _blocks(self), _blocks(more)
-            blocks = np.concatenate([first, second + (int(first.max(initial=-1)) + 1)])
-        return lay_out(
-            [*self.tasks, *more.tasks],
-            binary=self.binary and more.binary,
-            grain=max(self.grain, more.grain),
-            blocks=blocks,
-            held_out=self.held_out,
-        )
-
-
-def _blocks(examples: Examples) -> Int64:
-    blocks = examples.blocks
-    return np.arange(examples.size, dtype=np.int64) if blocks is None else blocks
-
 
 def lay_out(
     tasks: Sequence[TaskExamples],

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,6 @@ _Event = Any  # Of torch, whose annotations of events contradict each other.
 
 # Elements that torch's operations take at a time: what they need besides is bounded by it.
 _AT_ONCE = 2**24
-
-_F32 = FLOATING.index("F32")
 
 
 class DeviceMaterialiser:
@@ -93,10 +91,13 @@ class DeviceMaterialiser:
         self._stops = np.array([piece.stop for _, piece in pieces], dtype=np.int64)
         self._targets = list(targets.values())
         use_triton = has_kernel(self._device) if by_triton is None else by_triton
-        self._computing: _Computing | None = None
+        self._computing: _ByTriton | _ByTorch | None = None
         if self._seeds is not None and chunks:
-            make = _ByTriton if use_triton else _ByTorch
-            self._computing = make(chunks, self._seeds, self._device)
+            self._computing = (
+                _ByTriton(chunks, self._seeds, self._device)
+                if use_triton
+                else _ByTorch(chunks, self._seeds)
+            )
         self._last: _Written | None = None
 
     @property
@@ -217,23 +218,6 @@ def _main_device(tensors: Sequence[torch.Tensor]) -> torch.device:
     return max(others or sizes or [torch.device("cpu")], key=lambda one: sizes.get(one, 0))
 
 
-class _Seeds(Protocol):
-    """The seeds of all chunks, in one place on the device or brought to two in turn."""
-
-    def memory(self, place: int, chunk: int) -> torch.Tensor:
-        """uint8 of the device, where a chunk's seeds lie when it is brought to a place."""
-        ...
-
-    @property
-    def places(self) -> int:
-        """Their number."""
-        ...
-
-    def bring(self, wanted: Sequence[int]) -> Iterator[tuple[int, range]]:
-        """Chunks of one form at a time, and the place where their seeds lie until the next."""
-        ...
-
-
 def _place(
     chunks: Sequence[Chunk],
     checkpoints: Sequence[Checkpoint],
@@ -345,20 +329,17 @@ class _Streamed:
             return self._stream.record_event()
 
 
-class _Computing(Protocol):
-    """Computes a child, chunks of one form at a time."""
-
-    def begin(self, child: _Child) -> None:
-        """Get ready for a child."""
-        ...
-
-    def run(self, numbers: range, place: int) -> None:
-        """Write what chunks hold the seeds of, where it is changed."""
-        ...
+# The seeds of all chunks, in one place on the device or brought to two in turn: `bring` says which
+# are at which place until the next are, and `memory` where those of a chunk lie there, uint8.
+_Seeds = _Resident | _Streamed
 
 
 class _ByTriton:
-    """One launch for all chunks that are brought together; see `triton_kernel`."""
+    """Computes a child by one launch for all chunks that are brought together; see `triton_kernel`.
+
+    `begin` gets ready for a child, and `run` writes what chunks hold the seeds of, where it is
+    changed; so do those of `_ByTorch`.
+    """
 
     def __init__(self, chunks: Sequence[Chunk], seeds: _Seeds, device: torch.device) -> None:
         from genepool.materialise import triton_kernel
@@ -424,9 +405,10 @@ def _table(
 
 
 class _ByTorch:
-    """Operations of torch, which rounds each: to multiply and to add in one would round once."""
+    """The same by operations of torch, which rounds each: to multiply and to add in one would round
+    once."""
 
-    def __init__(self, chunks: Sequence[Chunk], seeds: _Seeds, _device: torch.device) -> None:
+    def __init__(self, chunks: Sequence[Chunk], seeds: _Seeds) -> None:
         self._chunks = chunks
         self._seeds = seeds
         self._child: _Child | None = None

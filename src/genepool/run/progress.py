@@ -74,47 +74,23 @@ class Progress(Protocol):
 
     def stage(self, text: str) -> None:
         """Something that takes a while begins."""
-        ...
 
     def notice(self, text: str) -> None:
         """Something that is good to know, in one line."""
-        ...
 
     def seed(self, report: SeedReport) -> None:
         """A seed was scored."""
-        ...
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
         """So many children are to be scored, so many at a time, each in about so many seconds, had
         it to be asked all examples."""
-        ...
 
     def asked(self, examples: int, of: int) -> None:
         """So many examples of the model that is being scored are known, of so many."""
-        ...
 
     def step(self, report: StepReport) -> None:
         """A child was absorbed; called for each, so it should return quickly."""
-        ...
 
 
-class Silence:
+class Silence(Progress):
     """Nobody watches."""
-
-    def stage(self, text: str) -> None:
-        """Ignore."""
-
-    def notice(self, text: str) -> None:
-        """Ignore."""
-
-    def seed(self, report: SeedReport) -> None:
-        """Ignore."""
-
-    def begin(self, children: int, seconds: float, abreast: int) -> None:
-        """Ignore."""
-
-    def asked(self, examples: int, of: int) -> None:
-        """Ignore."""
-
-    def step(self, report: StepReport) -> None:
-        """Ignore."""

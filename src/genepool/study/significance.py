@@ -30,17 +30,9 @@ def evaluations_to_reach(evaluations: ArrayLike, scores: ArrayLike, level: float
 
     Returns:
         One of `evaluations`, or None if the level is never reached.
-
-    Raises:
-        InputError: the two differ in shape or are not one-dimensional.
     """
     at = np.asarray(evaluations, dtype=np.int64)
     values = np.asarray(scores, dtype=np.float64)
-    if at.ndim != 1 or at.shape != values.shape:
-        raise InputError(
-            "evaluations and scores: expected two one-dimensional arrays of one length; got "
-            f"shapes {at.shape} and {values.shape}"
-        )
     # A mean of equal numbers can lie a rounding error above them.
     reached = np.flatnonzero(values >= level - 1e-12)
     return int(at[reached[0]]) if reached.size else None

@@ -247,10 +247,8 @@ def _draw_stripes(axes: Axes, genome: Recipe, pool: Pool) -> None:
 
 def _mark_tensors(axes: Axes, pool: Pool) -> None:
     """Lines between tensors, and the names of those that have room for one."""
-    meta = pool.meta()
-    tensors: list[tuple[str, int]] = [(name, int(start)) for name, start in meta["tensors"]]
-    size = int(meta["axis_size"])
-    if len(tensors) > 10 * _LABELLED_TENSORS:
+    tensors, size = pool.header.tensors, pool.header.axis_size
+    if not 0 < len(tensors) <= 10 * _LABELLED_TENSORS:
         return
     stops = [*(start for _, start in tensors[1:]), size]
     for (name, start), stop in zip(tensors, stops, strict=True):
@@ -263,7 +261,7 @@ def _mark_tensors(axes: Axes, pool: Pool) -> None:
 
 
 def _draw_weights(axes: Axes, genome: Vector, pool: Pool) -> None:
-    tensors: list[tuple[str, int]] = [(name, int(start)) for name, start in pool.meta()["tensors"]]
+    tensors = pool.header.tensors
     axes.set_title("Genome of the champion: dense, with mutation; mean size of the weights")
     starts = np.array([start for _, start in tensors])
     sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), starts)

@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from genepool.checkpoints.layout import build_layout
+from genepool.checkpoints.family import Family
+from genepool.checkpoints.files.checkpoint import Checkpoint
+from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.rng import generator
 from genepool.errors import CheckpointError, GenepoolError, InputError
 from genepool.output.methods.specification import cancels
-from genepool.output.methods.task_vectors import NAMES, Name, TaskVectors, task_vectors, words
+from genepool.output.methods.task_vectors import NAMES, Name, TaskVectors, words
 from genepool.output.write import stream
-from genepool.output.write.weights import Writing, write_tensors
+from genepool.output.write.weights import Produce, Writing, write_tensors
 from tests.build import TORCH, opened
 
 SHAPES = {"a.weight": (60, 50), "a.bias": (7,), "b.weight": (3, 5, 11), "c.scale": (1,)}
@@ -36,6 +38,12 @@ def models(code: str, count: int) -> list[dict[str, torch.Tensor]]:
         change = draw(0.05)
         out.append({n: (base[n] + change[n]).to(TORCH[code]) for n in SHAPES})
     return [*out, {n: t.to(TORCH[code]) for n, t in base.items()}]
+
+
+def produce_of(checkpoints: tuple[Checkpoint, ...], layout: Layout, how: TaskVectors) -> Produce:
+    made = how.combine(Family(checkpoints, layout, ()), ["base"]).made
+    assert callable(made)
+    return made
 
 
 def mixed_ranks(row: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
@@ -112,7 +120,7 @@ def test_the_dense_computation(
     for threads, block in ((1, 2**20), (3, 104), (2, 4000)):
         monkeypatch.setattr(stream, "BLOCK", block)
         out = tmp_path / f"out{threads}"
-        produce = task_vectors(checkpoints, layout, how)
+        produce = produce_of(checkpoints, layout, how)
         write_tensors(produce, checkpoints[0], layout, out, Writing("F32"), threads=threads)
         contents.append((out / "model.safetensors").read_bytes())
     assert len(set(contents)) == 1
@@ -128,7 +136,7 @@ def merged(
 ) -> bytes:
     checkpoints = tuple(opened(place / f"m{i}", t) for i, t in enumerate(tensors))
     layout = build_layout(checkpoints)
-    produce = task_vectors(checkpoints, layout, how)
+    produce = produce_of(checkpoints, layout, how)
     write_tensors(produce, checkpoints[0], layout, place / "out", Writing(dtype))
     return (place / "out/model.safetensors").read_bytes()
 

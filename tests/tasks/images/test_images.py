@@ -24,7 +24,8 @@ from genepool.models.build import ModelOptions, build_model
 from genepool.models.image_generator import ImageGenerator
 from genepool.run import inputs
 from genepool.tasks.images.evaluator import Images
-from genepool.tasks.images.tower import Tower, likeness
+from genepool.tasks.images.scorers import likeness
+from genepool.tasks.images.tower import Tower
 from genepool.tasks.task import Blocked, Drawn, Labelled, Measured, Remarking
 from genepool.testing import check_task
 from tests.pipelines import clip_tokenizer, tiny_pipeline

@@ -22,16 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genepool.checkpoints.family import Family
-from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.dtypes import DTYPES, FLOATING
-from genepool.checkpoints.layout import Layout, Slot
+from genepool.checkpoints.layout import Slot
 from genepool.checkpoints.naming import experts_within
 from genepool.core.rng import generator
 from genepool.errors import InputError
 from genepool.materialise.cpu import Destination
 from genepool.materialise.tensor_table import Sources, address_of, prepare_sources, require_finite
 from genepool.output.methods.specification import Combined, Method, Options, weights_of
-from genepool.output.write.weights import Produce, require_range
+from genepool.output.write.weights import require_range
 
 Int64 = NDArray[np.int64]
 Name = Literal["ties", "dare-ties", "dare-linear"]
@@ -114,7 +113,7 @@ class TaskVectors:
         shown = ", ".join(f"{weight:g}" for weight in self.weights)
         densities = ", ".join(f"{density:g}" for density in several)
         return Combined(
-            task_vectors(family.checkpoints, family.layout, self),
+            _Merger(prepare_sources(family.checkpoints, family.layout), self).produce,
             self.settings,
             f"{self.method} with weights {shown}, density {densities}, relative to {names[-1]}",
             self.digest,
@@ -193,19 +192,6 @@ def words(seed: int, tensor: int, model: int, start: int, count: int) -> NDArray
     bits.advance(start // _PER_STEP)
     raw = bits.random_raw((skipped + count + 1) // 2).astype("<u8", copy=False)
     return raw.view("<u4")[skipped : skipped + count]
-
-
-def task_vectors(
-    checkpoints: tuple[Checkpoint, ...], layout: Layout, settings: TaskVectors
-) -> Produce:
-    """The function that computes the merged tensors, for `write_tensors`.
-
-    Args:
-        checkpoints: K models and their base, which is the last.
-        layout: of all of them.
-        settings: how to merge them, with K weights.
-    """
-    return _Merger(prepare_sources(checkpoints, layout), settings).produce
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -191,7 +190,7 @@ def write_tensors(
         directory: new, or empty, or `writing` says otherwise; missing parents are made.
         writing: dtype and size of the files.
         metadata: of the files' headers. `format`, which transformers needs, is the first seed's.
-        extra: further files by name, which take precedence over the seed's.
+        extra: further files by plain name, which take precedence over the seed's.
         threads: None means all available cores; the bytes do not depend on it.
         progress: called with the fraction done, from any thread.
         check: called with the directory in which all files lie before it gets its name; what it
@@ -207,7 +206,6 @@ def write_tensors(
         GenepoolError: too little space (checked before), a failed write, or values beyond the
             dtype's range; the half-written files are removed.
     """
-    _require_arguments(metadata or {}, extra or {})
     head = {**(metadata or {}), "format": first.metadata.get("format", "pt")}
     pipeline = first.pipeline
     own_files = (
@@ -328,15 +326,6 @@ class _Job:
             rest[:] = further
             if entry.dtype == "F16":
                 require_range(entry.name, Destination(entry.dtype, rest))
-
-
-def _require_arguments(metadata: Mapping[str, Any], extra: Mapping[str, bytes | Path]) -> None:
-    for key, value in metadata.items():
-        if not isinstance(value, str):
-            raise InputError(f"metadata: '{one_line(key)}' must be a string; got {one_line(value)}")
-    for name in extra:
-        if Path(name).name != name or name.startswith("."):
-            raise InputError(f"extra: expected a plain file name; got '{one_line(name)}'")
 
 
 def _size(data: bytes | Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from genepool.tasks.agent.environment import Step, Turn
 from genepool.tasks.agent.sessions import Session
@@ -53,29 +53,6 @@ class Reply:
 
 
 Replies = Callable[[Sequence[Asked]], Sequence[Reply]]
-
-
-class Policy(Protocol):
-    """Makes a model act."""
-
-    @property
-    def digest(self) -> str:
-        """Whatever changes what a model does, as text."""
-        ...
-
-    @property
-    def needs_actions(self) -> bool:
-        """Whether it must know the admissible actions."""
-        ...
-
-    def begin(self, model: Any) -> Replies:
-        """What answers one batch of episodes, from their beginning to their end: one reply for each
-        that goes on. It may keep what it has read; the model's weights stay meanwhile.
-
-        Raises:
-            EvaluationError: the model cannot be asked. So do its replies.
-        """
-        ...
 
 
 @dataclass

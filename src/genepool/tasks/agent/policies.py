@@ -15,7 +15,7 @@ from genepool.messages import blamed, count, failures_as, one_line, shown
 from genepool.models.language import LanguageModel
 from genepool.models.live import Answering
 from genepool.models.user_code import load_function
-from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked, Policy, Replies, Reply
+from genepool.tasks.agent.episode import CONTEXT, STUCK, Asked, Replies, Reply
 from genepool.tasks.agent.options import AgentOptions
 
 if TYPE_CHECKING:
@@ -27,8 +27,14 @@ ACTION = "Action:"
 _ACTION = re.compile(r"(?<!\w)(?P<mark>\*{1,3}|_{1,3}|`)Action(?::(?P=mark)|(?P=mark):|:)|Action:")
 
 
-def open_policy(options: AgentOptions, directory: Path) -> Policy:
+def open_policy(options: AgentOptions, directory: Path) -> Generate | Choose | Call:
     """The policy that a run file names.
+
+    Its `digest` is whatever changes what a model does, as text, and `needs_actions` says whether it
+    must know the admissible actions. `begin` gives what answers one batch of episodes, from their
+    beginning to their end: one reply for each that goes on. It may keep what it has read; the
+    model's weights stay meanwhile. It raises EvaluationError for a model that cannot be asked, and
+    so do its replies.
 
     Raises:
         ConfigError: there is none of that name.
@@ -76,11 +82,11 @@ class Generate:
 
     @property
     def digest(self) -> str:
-        """See `Policy`."""
+        """See `open_policy`."""
         return f"generate 1 {self.max_new_tokens} {self.context}"
 
     def begin(self, model: Any) -> Replies:
-        """See `Policy`."""
+        """See `open_policy`."""
         return partial(self._replies, _language_model(model, "generate"))
 
     def _replies(self, value: LanguageModel, asked: Sequence[Asked]) -> list[Reply]:
@@ -117,11 +123,11 @@ class Choose:
 
     @property
     def digest(self) -> str:
-        """See `Policy`."""
+        """See `open_policy`."""
         return f"choose 2 {self.context} {self.leave_out} {self.repeat}"
 
     def begin(self, model: Any) -> Replies:
-        """See `Policy`."""
+        """See `open_policy`."""
         from genepool.tasks.agent.likelihoods import Reader
 
         value = _language_model(model, "choose")
@@ -211,11 +217,11 @@ class Call:
 
     @property
     def digest(self) -> str:
-        """See `Policy`; the function's name, not its code."""
+        """See `open_policy`; the function's name, not its code."""
         return f"call 1 {self.name}"
 
     def begin(self, model: Any) -> Replies:
-        """See `Policy`."""
+        """See `open_policy`."""
         return partial(self._replies, model)
 
     def _replies(self, model: Any, asked: Sequence[Asked]) -> list[Reply]:

@@ -21,7 +21,7 @@ from genepool.tasks.checks import checked_indices, content_digest, require_uniqu
 from genepool.tasks.example_files import example_ids, read_examples
 from genepool.tasks.images.options import ImagesOptions
 from genepool.tasks.images.references import Read, reader
-from genepool.tasks.images.scorers import Examples, Picky, open_scorer
+from genepool.tasks.images.scorers import Examples, Picky, likeness, open_scorer
 from genepool.tasks.stored import BlockedTask, divided
 from genepool.tasks.task import evaluator
 from genepool.threads import available_threads
@@ -188,7 +188,7 @@ class Images(BlockedTask):
                 if self._scorer.tower is not None:
                     features[name] = self._scorer.seen(pictures, places)
             for a, b in itertools.combinations(features, 2):
-                alike = self._scorer.likeness(features[a], features[b])[:kept]
+                alike = likeness(features[a], features[b])[:kept]
                 scores.setdefault(f"{a}/{b} consistency", []).append(alike)
         return {name: float(np.concatenate(found).mean()) for name, found in scores.items()}
 

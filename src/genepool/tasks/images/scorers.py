@@ -77,7 +77,7 @@ class Scorer:
         """
         if self.function is not None:
             return self._by_function(self.function, pictures, places)
-        return self.likeness(self.seen(pictures, places), self._wanted(places))
+        return likeness(self.seen(pictures, places), self._wanted(places))
 
     def seen(self, pictures: UInt8, places: Sequence[int]) -> Float32:
         """float32[n, features] of pictures; see `Tower.features`."""
@@ -87,13 +87,6 @@ class Scorer:
         if reason := self.tower.refuses(pictures.shape[1:]):
             raise EvaluationError(f"the picture for example '{one_line(ids[0])}' {reason}")
         return self.tower.features([*pictures], ids)
-
-    @staticmethod
-    def likeness(a: Float32, b: Float32) -> Float32:
-        """See `tower.likeness`."""
-        from genepool.tasks.images.tower import likeness
-
-        return likeness(a, b)
 
     def _wanted(self, places: Sequence[int]) -> Float32:
         """The features that pictures should have; computed once for each block."""
@@ -127,6 +120,15 @@ class Scorer:
             return checked_scores(raw, len(places), ids=ids)
         except EvaluationError as error:
             raise EvaluationError(f"{what}: {error}") from error
+
+
+def likeness(a: Float32, b: Float32) -> Float32:
+    """Cosines of features row by row, float32[n] in [0, 1]: what points away from each other has 0.
+
+    The paper says "normalised to [0, 1]" and not how.
+    """
+    cosines = np.einsum("ij,ij->i", a.astype(np.float64), b.astype(np.float64))
+    return cosines.clip(0, 1).astype(np.float32)
 
 
 def open_scorer(options: ImagesOptions, directory: Path, examples: Examples) -> Scorer:

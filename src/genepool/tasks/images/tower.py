@@ -174,15 +174,6 @@ class Tower:
         return resized[0].clamp(0, 255)
 
 
-def likeness(a: Float32, b: Float32) -> Float32:
-    """Cosines of features row by row, float32[n] in [0, 1]: what points away from each other has 0.
-
-    The paper says "normalised to [0, 1]" and not how.
-    """
-    cosines = np.einsum("ij,ij->i", a.astype(np.float64), b.astype(np.float64))
-    return cosines.clip(0, 1).astype(np.float32)
-
-
 def _vectors(out: Any) -> torch.Tensor:
     """The features in what a tower returns."""
     if isinstance(out, torch.Tensor):

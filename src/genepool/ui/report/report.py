@@ -226,9 +226,7 @@ def _genomes(pool: Pool, champion: int | None, scores: ScoreMatrix) -> dict[str,
 
 def _layers(pool: Pool, genome: Genome) -> list[dict[str, Any]]:
     """What each part of each layer is made of: shares of the seeds, or the mean size of weights."""
-    tensors: list[tuple[str, int]] = [
-        (name, int(start)) for name, start in pool.meta().get("tensors", [])
-    ] or [("all weights", 0)]
+    tensors = pool.header.tensors or (("all weights", 0),)
     edges = np.array([*(start for _, start in tensors), genome.size], dtype=np.int64)
     sizes = np.diff(edges)
     if isinstance(genome, Recipe):
