@@ -20,6 +20,7 @@ from genepool.checkpoints.layout import Layout, build_layout
 from genepool.core.genome import Genome, Recipe, seed_recipe
 from genepool.errors import EvaluationError
 from genepool.models.build import ModelOptions, build_model
+from genepool.models.filled import same_draws
 from genepool.models.language import LANGUAGE_MODEL, LanguageModel
 from genepool.models.live import Answering, LiveModel
 from genepool.tasks.function import Function, FunctionOptions
@@ -468,3 +469,15 @@ def test_the_kind_of_model_is_found(tmp_path: Path) -> None:
     assert "model.norm.weight" in live(checkpoints, layout).value
     rewrite_config(tmp_path / "1", architectures=None)
     assert isinstance(live(checkpoints, layout, kind="transformers").value, LanguageModel)
+
+
+def test_draws_are_those_of_manual_seed_and_leave_no_trace() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    undisturbed = torch.rand(2)
+    torch.manual_seed(7)
+    for before in undisturbed:
+        with same_draws():
+            assert torch.equal(torch.rand(3), expected)
+        assert torch.rand(()) == before

@@ -22,9 +22,10 @@ from tests.runs import write_run, write_seed
 
 def colours(file: Path) -> set[tuple[int, ...]]:
     """The colours of at least a hundred pixels, as (red, green, blue)."""
-    pixels = np.round(matplotlib.image.imread(file)[..., :3] * 255).astype(int).reshape(-1, 3)
-    found, counts = np.unique(pixels, axis=0, return_counts=True)
-    return {tuple(row) for row in found[counts > 100].tolist()}
+    pixels = np.round(matplotlib.image.imread(file)[..., :3] * 255).astype(int)
+    # One number a pixel: rows take twenty times as long to sort.
+    found, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
+    return {(c >> 16, c >> 8 & 255, c & 255) for c in found[counts > 100].tolist()}
 
 
 BLUE, VERMILLION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)

@@ -32,7 +32,7 @@ from genepool.checkpoints.pipelines.variants import require_weights
 from genepool.documents import at_home
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.messages import agreeing, at, count, failures_as, one_line, some
-from genepool.models.filled import own_dtype
+from genepool.models.filled import own_dtype, same_draws
 from genepool.models.kind import Building, Options
 from genepool.models.live import refuse_one_colour
 from genepool.models.transformers import held_as_saved, with_own_weights
@@ -150,14 +150,11 @@ def draw(
     pipeline: Any, call: Mapping[str, Any], prompts: Sequence[str], ids: Sequence[str]
 ) -> NDArray[np.uint8]:
     """See `ImageGenerator.pictures`."""
-    chance = cast("Any", torch.random)
     noise = [torch.Generator().manual_seed(noise_seed(name)) for name in ids]
-    with quiet(), chance.fork_rng(), torch.inference_mode():
-        # For what draws beside the noise that it is given.
-        chance.manual_seed(0)
-        with failures_as(EvaluationError, "the pipeline failed"):
-            out = pipeline(prompt=list(prompts), generator=noise, output_type="np", **call)
-            found = np.asarray(out.images, dtype=np.float32)
+    # Its own draws are for what draws beside the noise that it is given.
+    with quiet(), same_draws(), failures_as(EvaluationError, "the pipeline failed"):
+        out = pipeline(prompt=list(prompts), generator=noise, output_type="np", **call)
+        found = np.asarray(out.images, dtype=np.float32)
     if found.ndim != 4 or found.shape[0] != len(ids) or found.shape[3] != 3:
         raise EvaluationError(
             f"expected {len(ids)} pictures of three colours from the pipeline; got an array of "

@@ -6,7 +6,8 @@ import contextlib
 import difflib
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -24,6 +25,32 @@ from genepool.models.kind import AUTO, Options
 from genepool.models.live import LiveModel
 
 WHICH_ARCHITECTURE = "is it the architecture that the seeds were saved from?"
+
+
+@contextlib.contextmanager
+def same_draws() -> Generator[None, None, None]:
+    """Without gradients, and with the same random numbers of torch each time.
+
+    The process's own random numbers go on afterwards as if nothing had been drawn.
+    """
+    with cast("Any", torch.random).fork_rng(), torch.inference_mode():
+        for seed in _seeding():
+            seed(0)
+        yield
+
+
+@cache
+def _seeding() -> tuple[Callable[[int], Any], ...]:
+    """What `torch.manual_seed` calls, but for devices that are not there: for each of those it
+    writes down where it was called from, which takes it a millisecond."""
+    found: list[Callable[[int], Any]] = [torch.default_generator.manual_seed]
+    if torch.cuda.is_available():
+        found.append(torch.cuda.manual_seed_all)
+    if torch.backends.mps.is_available():
+        found.append(torch.mps.manual_seed)
+    if (xpu := getattr(torch, "xpu", None)) is not None and xpu.is_available():
+        found.append(xpu.manual_seed_all)
+    return tuple(found)
 
 
 def filled_by_genomes(

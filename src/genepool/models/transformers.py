@@ -28,7 +28,7 @@ from genepool.checkpoints.model_files.configs import read_json
 from genepool.errors import CheckpointError, ConfigError, EvaluationError
 from genepool.materialise.torch import TORCH_DTYPES
 from genepool.messages import at, cause, failures_as, one_line, pass_on, some
-from genepool.models.filled import own_dtype, put_on
+from genepool.models.filled import own_dtype, put_on, same_draws
 from genepool.models.kind import CONFIG, GENERATION, Building, Options
 
 # Its own annotations are not complete enough to check against.
@@ -140,7 +140,6 @@ def inference(model: Any) -> Generator[None, None, None]:
     Raises:
         EvaluationError: the model gave logits that are NaN or infinite, whatever was made of them.
     """
-    chance = cast("Any", torch.random)
     broken: list[str] = []
     # A static cache would be as large as the largest before, and sums over it may depend on its
     # size: what a model says would depend on what was asked before.
@@ -158,8 +157,7 @@ def inference(model: Any) -> Generator[None, None, None]:
 
     hook = model.register_forward_hook(check)
     try:
-        with quiet(), chance.fork_rng(), torch.inference_mode():
-            chance.manual_seed(0)
+        with quiet(), same_draws():
             yield
     finally:
         hook.remove()

@@ -18,7 +18,7 @@ from genepool.core.genome import Recipe, Vector
 from genepool.core.shares import seed_shares
 from genepool.errors import MissingExtraError
 from genepool.messages import children, percent
-from genepool.output.own_files import PNG, write_own
+from genepool.output.own_files import PNG, require_replaceable, write_own
 from genepool.pool.history import History, history
 from genepool.pool.reader import Pool
 from genepool.pool.score_matrix import ScoreMatrix, in_columns, score_matrix
@@ -87,9 +87,10 @@ def run_figure(pool: Pool, file: Path) -> None:
         file: where to; its directory is there.
 
     Raises:
-        InputError: nothing has been scored yet.
+        InputError: nothing has been scored yet, or something else lies at `file`.
         GenepoolError: the file cannot be written.
     """
+    require_replaceable(file, PNG)
     past = history(pool)
     rows = score_matrix(pool)
     with canvas(10, 8.6) as figure:
