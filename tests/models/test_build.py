@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,3 +271,48 @@ def test_what_modules_make_for_their_state_besides_weights_is_passed_over(kept: 
     network.half()
     with pytest.raises(ConfigError, match=r"has put '0\.weight'"):
         unchanged.look("the task", sample)
+
+
+def _replace_a_module(network: Any) -> None:
+    network[0] = torch.nn.Linear(2, 2)
+
+
+def _replace_a_parameter(network: Any) -> None:
+    network[1][0].weight = torch.nn.Parameter(torch.ones(2, 2))
+
+
+def _replace_a_buffer(network: Any) -> None:
+    network[2].running_mean = torch.zeros(2)
+
+
+def _put_other_values_in_place(network: Any) -> None:
+    network[0].weight.data = torch.ones(2, 2)
+
+
+def _parametrise(network: Any) -> None:
+    torch.nn.utils.parametrizations.orthogonal(network[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_replace_a_module, "0.bias"),
+        (_replace_a_parameter, "1.0.weight"),
+        (_replace_a_buffer, "2.running_mean"),
+        (_put_other_values_in_place, "0.weight"),
+        (_parametrise, "0.weight"),
+    ],
+)
+def test_tensors_that_genomes_do_not_reach_are_named(
+    change: Callable[[Any], None], named: str
+) -> None:
+    inner = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    network: Any = torch.nn.Sequential(torch.nn.Linear(2, 2), inner, torch.nn.BatchNorm1d(2)).eval()
+    network.register_buffer("longest", torch.zeros(3), persistent=False)
+    unchanged = Unchanged(network)
+    network.longest = torch.zeros(5)  # Of no account: it is not saved.
+    network[1].append(torch.nn.Identity().eval())
+    unchanged.look("the task", None)
+    change(network)
+    with pytest.raises(ConfigError, match=f"has put .*'{re.escape(named)}'"):
+        unchanged.look("the task", None)

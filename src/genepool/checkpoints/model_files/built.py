@@ -22,17 +22,23 @@ _FLOATS = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("n
 
 @contextlib.contextmanager
 def without_remarks(*libraries: Any) -> Generator[None, None, None]:
-    """Without what transformers or diffusers print: remarks and progress bars."""
+    """Without what transformers or diffusers print: remarks and progress bars.
+
+    Around each block of examples: where remarks are off already, as in the command, they stay so
+    without a word to `logging`, which looks through all its loggers at each change.
+    """
     logs = [library.utils.logging for library in libraries]
-    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
-    for log in logs:
-        log.set_verbosity_error()
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log, level, _ in before:
+        if level < log.ERROR:
+            log.set_verbosity_error()
         log.disable_progress_bar()
     try:
         yield
     finally:
-        for log, (level, bars) in zip(logs, before, strict=True):
-            log.set_verbosity(level)
+        for log, level, bars in before:
+            if log.get_verbosity() != level:
+                log.set_verbosity(level)
             if bars:
                 log.enable_progress_bar()
 

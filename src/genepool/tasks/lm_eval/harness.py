@@ -33,6 +33,7 @@ _FEWSHOT_SEED = 1234
 # What tasks call the number of tokens that are generated, the first of them first.
 _GENERATED = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
+_NOWHERE = logging.NullHandler()
 _LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "fsspec")
 
 # Its own annotations are not complete enough to check against.
@@ -49,10 +50,12 @@ def quiet(directory: Path | None = None) -> Generator[None, None, None]:
         directory: the working directory meanwhile: relative paths in task files start from there.
     """
     loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
     bars, here = _DATASETS.is_progress_bar_enabled(), Path.cwd()
+    # Not by their levels: at each change of one, `logging` looks through all its loggers, and this
+    # is around each block of examples.
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.handlers, logger.propagate = [_NOWHERE], False
     _DATASETS.disable_progress_bars()
     if directory is not None:
         os.chdir(directory)
@@ -63,8 +66,8 @@ def quiet(directory: Path | None = None) -> Generator[None, None, None]:
     finally:
         if directory is not None:
             os.chdir(here)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
         if bars:
             _DATASETS.enable_progress_bars()
 

@@ -31,6 +31,9 @@ def script() -> NoReturn:
     # Importing transformers makes a million objects that stay. Looking through them as often as
     # Python does by itself is a sixth of that import.
     gc.set_threshold(10_000)
+    # They are of no use to who types a command; workers inherit it.
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     end_like_ctrl_c()
     tell_of_cut_files()
     mend_streams()
