@@ -450,3 +450,42 @@ def test_models_that_cannot_be_scored(tmp_path: Path) -> None:
     slow = opened(tmp_path, task="sums.yaml", time_limit=0.001, generation={"max_gen_toks": 100})
     with pytest.raises(EvaluationError, match=r"took longer than the time limit of 0.001 seconds"):
         slow.score(value, some)
+
+
+def test_tokens_of_a_text_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genepool.tasks.lm_eval import harness
+
+    asked: list[Any] = []
+
+    def encode(text: str, special: bool | None = None, **named: Any) -> list[int]:
+        asked.append((text, special, named))
+        return [len(text), 70_000, int(bool(special)), *named.values()]
+
+    monkeypatch.setattr(harness, "_REMEMBERED", 10)
+    tokens = harness._remembering(encode)
+    for call in (
+        lambda: tokens("abc"),
+        lambda: tokens("abc", True),
+        lambda: tokens("abc", left=2),
+    ):
+        first = call()
+        before = [*first]
+        first.append(-1)
+        assert call() == before
+    assert tokens("abc") == [3, 70_000, 0]
+    assert asked == [("abc", None, {}), ("abc", True, {}), ("abc", None, {"left": 2})]
+    # There is no room for more than ten characters.
+    assert tokens("efg") == tokens("efg") == [3, 70_000, 0]
+    assert len(asked) == 5
+
+
+def test_templates_are_compiled_once_and_only_by_us() -> None:
+    from genepool.tasks.lm_eval import harness
+
+    plain = harness._TEMPLATES.from_string
+    with harness._compiled_once():
+        one, other = (harness._TEMPLATES.from_string("{{x}} {{y}}") for _ in range(2))
+        assert one is other
+        assert one.render(x=1, y=2) == "1 2"
+    assert harness._TEMPLATES.from_string == plain
+    assert plain("{{x}} {{y}}") is not one

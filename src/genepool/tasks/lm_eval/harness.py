@@ -14,9 +14,12 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genepool.documents import Unreadable, read_bytes
 from genepool.errors import ConfigError
@@ -27,6 +30,8 @@ from genepool.yaml_documents import texts_under
 # Of task files that users name: bytes of each, and how many there may be.
 _LARGEST = 1_000_000
 _MOST_FILES = 20_000
+# Characters of texts whose tokens are remembered.
+_REMEMBERED = 2**25
 # Of the few-shot examples that are drawn; the harness's own default.
 _FEWSHOT_SEED = 1234
 
@@ -39,6 +44,7 @@ _LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "fsspec")
 # Its own annotations are not complete enough to check against.
 _DATASETS: Any = importlib.import_module("datasets")
 _MANAGER: Any = importlib.import_module("lm_eval.tasks").TaskManager
+_TEMPLATES: Any = importlib.import_module("lm_eval.utils").env
 _HFLM: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
 
 
@@ -276,7 +282,27 @@ def wrap(value: LanguageModel, batch: int) -> Any:
     )
     # Only the first of several processes shows bars; some of them cannot be turned off otherwise.
     made._rank = 1
+    made.tok_encode = _remembering(made.tok_encode)
     return made
+
+
+def _remembering(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
+    """The tokens of a text, worked out once: each child is asked the same ones."""
+    known: dict[Any, NDArray[np.int64]] = {}
+    room = _REMEMBERED
+
+    def tokens(text: str, *more: Any, **named: Any) -> list[int]:
+        nonlocal room
+        key = (text, more, *named.items())
+        found = known.get(key)
+        if found is None:
+            found = np.array(encode(text, *more, **named), dtype=np.int64)
+            if len(text) <= room:
+                room -= len(text)
+                known[key] = found
+        return found.tolist()
+
+    return tokens
 
 
 @contextlib.contextmanager
@@ -379,10 +405,24 @@ def metrics(
     """What the task's metrics say of each document, after the filter of that name."""
     task._instances = [request for one in answered for request in one]
     task.apply_filters()
-    return [
-        task.process_results(doc, [request.filtered_resps[chosen] for request in one])
-        for doc, one in zip(docs, answered, strict=True)
-    ]
+    with _compiled_once():
+        return [
+            task.process_results(doc, [request.filtered_resps[chosen] for request in one])
+            for doc, one in zip(docs, answered, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Generator[None, None, None]:
+    """Compile templates of tasks once; the harness does so for each document."""
+    _TEMPLATES.from_string = _compiled
+    try:
+        yield
+    finally:
+        del _TEMPLATES.from_string
+
+
+_compiled = functools.lru_cache(1000)(_TEMPLATES.from_string)
 
 
 def filter_names(task: Any) -> list[str]:
