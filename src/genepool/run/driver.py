@@ -72,8 +72,9 @@ def drive(session: Session, problem: Problem, budget: int, abreast: int) -> tupl
     first = evolution.evaluations
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]
-    # The first of them also waited for what is loaded and compiled once.
-    session.progress.begin(budget - first, min(took), abreast)
+    # The first of them also waited for what is loaded and compiled once; all were asked everything.
+    share = evolution.subset.size / session.inputs.examples.size
+    session.progress.begin(budget - first, min(took) * share, abreast)
     failures = Failures(session, problem.seeds[0])
     started = time.perf_counter()
     _breed(session, evolution, failures, budget, started)

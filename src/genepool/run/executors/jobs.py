@@ -50,7 +50,8 @@ class Job:
         part: which examples these are.
         request: asked instead of the plan's examples; `reply` is what came back.
         began: when a worker was asked first, in seconds; infinity before.
-        known: number of examples with an answer.
+        known: number of examples with an answer, those that the plan knew before included.
+        spent: seconds of work that the answers took, of all workers together.
         before: of those, the ones of earlier blocks.
         losses: number of workers that were lost over it.
         block: int64[n] of the examples that the plan wants to know now.
@@ -69,7 +70,8 @@ class Job:
     request: bytes = b""
     reply: bytes = b""
     began: float = math.inf
-    known: int = 0
+    known: int = field(init=False)
+    spent: float = 0.0
     before: int = 0
     losses: int = 0
     block: NDArray[np.int64] = field(init=False)
@@ -79,6 +81,9 @@ class Job:
     refusal: Refusal | None = None
     refused: Refusal | None = None
     answer: Evaluation | BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.known = int(np.count_nonzero(~np.isnan(self.plan.scores)))
 
     @property
     def waits(self) -> bool:
@@ -126,6 +131,8 @@ class Jobs:
         self._blocks, self._losses, self._confirm = blocks, losses, confirm
         self._open: list[Job] = []
         self._places: dict[int, str] = {}
+        # When each worker was asked what it was asked last.
+        self._asked: dict[int, float] = {}
         # How many jobs were answered in how many seconds.
         self._answered, self._spent = 0, 0.0
 
@@ -154,7 +161,7 @@ class Jobs:
             question = job.question(late=self._takes(job, _TWICE, now))
             if question is not None:
                 job.began = min(job.began, now)
-                job.crew[worker] = question
+                job.crew[worker], self._asked[worker] = question, now
                 return question
         return None
 
@@ -163,17 +170,17 @@ class Jobs:
     ) -> None:
         """Take in what a worker says, unless another one was first.
 
-        An EvaluationError says that the model cannot be scored, any other error ends the job.
+        An EvaluationError says that the model cannot be scored, any other error ends the job. Of
+        who was not first, no error counts: one worker alone would not have met it.
         """
         job, place = question.job, self._places[worker]
         job.crew.pop(worker, None)
-        if job.answer is not None:
+        if question not in job.left:
             return
+        job.spent += now - self._asked[worker]
         try:
             if not isinstance(reply, bytes | EvaluationError):
                 raise reply
-            if question not in job.left:
-                return
             number = job.left.index(question)
             if isinstance(reply, bytes):
                 job.record(question, reply)
@@ -184,7 +191,7 @@ class Jobs:
                 job.refusal = Refusal(worker, place, str(reply))
                 del job.left[number:]
             if not job.left:
-                job.answer = self._outcome(job, place, now - job.began)
+                job.answer = self._outcome(job, place)
         except BaseException as error:
             job.answer = error
         if job.answer is not None:
@@ -211,7 +218,7 @@ class Jobs:
             f"last one: {error}"
         )
 
-    def _outcome(self, job: Job, place: str, seconds: float) -> Evaluation | GenepoolError | None:
+    def _outcome(self, job: Job, place: str) -> Evaluation | GenepoolError | None:
         """What came of a job, by the last answer to its block; None: it is asked on.
 
         A failure of one machine is not taken for one of the model, where that is wanted.
@@ -222,7 +229,7 @@ class Jobs:
             if not job.plan.done:
                 return job.ask(self._blocks)
             if job.refused is None:
-                return Evaluation(job.plan.scores, None, seconds)
+                return Evaluation(job.plan.scores, None, job.spent)
             return GenepoolError(
                 f"{job.refused.place}: a model could not be scored there ({job.refused.text}), and "
                 f"could be at {place}; nothing recorded is lost: see what is wrong there, and run "
@@ -231,7 +238,7 @@ class Jobs:
         if self._confirm and job.refused is None:
             job.refused, job.refusal, job.known = job.refusal, None, job.before
             return job.ask(self._blocks)
-        return Evaluation(None, job.refusal.text, seconds)
+        return Evaluation(None, job.refusal.text, job.spent)
 
     def _needs_help(self, job: Job, now: float) -> bool:
         late = self._takes(job, _TWICE, now)

@@ -185,7 +185,7 @@ class RemoteExecutor:
         return job
 
     def _wait(self, job: Job, asked: Callable[[int, int], None] | None = None) -> Evaluation:
-        told = 0
+        told = job.known
         while job.answer is None and self._failed is None:
             with self._ready:
                 # Waking up now and then lets Ctrl-C through.

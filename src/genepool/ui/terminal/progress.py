@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.1
 # Lines come after 5 seconds first, then less and less often, in the end once a minute.
 _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
-# A first child that takes so long, in seconds, may have waited for what is imported and compiled,
-# and does not tell how long the others will take.
+# First children, as many as are scored at a time, that take so long, in seconds, may have waited
+# for what is imported and compiled, and do not tell how long the others will take.
 _SHORT, _LONG = 1.0, 60.0
 
 
@@ -49,8 +49,11 @@ class Bar:
             refresh_per_second=5,
         )
         self._task: TaskID | None = None
-        self._note = ""
-        self._due = 0.0
+        self._note, self._abreast = "", 1
+        self._last: StepReport | None = None
+        # Children and their examples have times of their own: an example's answer comes right
+        # before the child is absorbed, which must be seen all the same.
+        self._asked_due = self._step_due = 0.0
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -68,7 +71,7 @@ class Bar:
         """Show what takes a while."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._note = ""
+        self._note, self._last = "", None
         self._task = self._bar.add_task(plain(text), total=None, note="")
 
     def notice(self, text: str) -> None:
@@ -81,30 +84,30 @@ class Bar:
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
         """Beside the bar, until the first child is scored."""
-        self._show(note=_estimate(children, seconds, abreast))
+        self._note, self._abreast = _estimate(children, seconds, abreast), abreast
+        self._show()
 
     def asked(self, examples: int, of: int) -> None:
         """Beside the bar, for models that take a while."""
         now = self._clock()
-        if now >= self._due:
-            self._due = now + _REDRAW_SECONDS
-            self._show(within=f"{number(examples)} of {number(of)} examples")
+        if now >= self._asked_due:
+            self._asked_due = now + _REDRAW_SECONDS
+            self._show(f"{number(examples)} of {number(of)} examples")
 
     def step(self, report: StepReport) -> None:
         """Move the bar, ten times a second at most."""
-        now = self._clock()
-        if now < self._due and report.evaluations < report.budget:
-            return
-        self._due = now + _REDRAW_SECONDS
-        if self._task is not None:
-            self._bar.update(self._task, total=report.budget, completed=report.evaluations)
-        self._show(note=_note(report))
+        self._last, now = report, self._clock()
+        if now >= self._step_due or report.evaluations >= report.budget:
+            self._step_due = now + _REDRAW_SECONDS
+            self._show()
 
-    def _show(self, *, note: str | None = None, within: str = "") -> None:
-        self._note = self._note if note is None else note
-        if self._task is not None:
-            shown = ", ".join(part for part in (self._note, within) if part)
-            self._bar.update(self._task, note=shown)
+    def _show(self, within: str = "") -> None:
+        if self._task is None:
+            return
+        if (report := self._last) is not None:
+            self._note = _note(report, self._abreast)
+            self._bar.update(self._task, total=report.budget, completed=report.evaluations)
+        self._bar.update(self._task, note=", ".join(part for part in (self._note, within) if part))
 
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
@@ -123,7 +126,7 @@ class Lines:
         self._clock = clock
         self._started: float | None = None
         self._due = 0.0
-        self._stage = ""
+        self._stage, self._abreast = "", 1
         self._last: StepReport | None = None
         self._waiting: list[str] = []
 
@@ -149,20 +152,22 @@ class Lines:
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
         """A line, once the run has taken a while."""
+        self._abreast = abreast
         if text := _estimate(children, seconds, abreast):
             self._say(text, soon=True)
 
     def asked(self, examples: int, of: int) -> None:
         """A line now and then."""
         if self._is_due():
-            so_far = f"{self._stage}:" if self._last is None else f"{_note(self._last)};"
+            last = self._last
+            so_far = f"{self._stage}:" if last is None else f"{_note(last, self._abreast)};"
             self._say(f"{so_far} {number(examples)} of {number(of)} examples asked")
 
     def step(self, report: StepReport) -> None:
         """A line now and then."""
         self._last = report
         if self._is_due():
-            self._say(_note(report))
+            self._say(_note(report, self._abreast))
 
     def advance(self, fraction: float) -> None:
         """A line now and then."""
@@ -208,18 +213,20 @@ def _estimate(count: int, seconds: float, abreast: int) -> str:
         return ""
     at_a_time = f", {number(abreast)} at a time" if abreast > 1 else ""
     return (
-        f"{children(count)}: about {duration(whole)}, at the {duration(seconds)} of the fastest "
-        f"seed{at_a_time}"
+        f"{children(count)}: about {duration(whole)}, at {duration(seconds)} each by the pace of "
+        f"the fastest seed{at_a_time}"
     )
 
 
-def _note(report: StepReport) -> str:
+def _note(report: StepReport, abreast: int) -> str:
     parts = [f"{number(report.evaluations)} of {children(report.budget)}"]
     tasks = by_task(report.tasks)
     parts.append(f"best {percent(report.champion)}{tasks and f' ({tasks})'}")
     if report.held_out is not None:
         parts.append(f"held-out {percent(report.held_out)}")
-    if report.session > 1 or (report.session == 1 and not _SHORT < report.seconds < _LONG):
+    first = report.session == abreast and not _SHORT < report.seconds < _LONG
+    # Where several are scored at a time, the first to come were not alone in that time.
+    if report.session > abreast or first:
         took = report.seconds / report.session
         parts.append(pace(report.session, report.seconds))
         parts.append(f"{duration(took * (report.budget - report.evaluations))} left")
