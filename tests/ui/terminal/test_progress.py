@@ -116,6 +116,24 @@ def test_the_bar_shows_the_share_of_a_long_write() -> None:
         progress.stage("writing")
         progress.advance(0.25)
         assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
+        assert progress.tasks[0].description == "writing: 25.0 %"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_all_that_is_told_is_seen_in_a_narrow_window(width: int) -> None:
+    """In 80 columns the bar was gone, and the time left was cut off."""
+    clock, screen = Clock(), io.StringIO()
+    out = Console(file=screen, force_terminal=True, width=width, color_system=None, soft_wrap=True)
+    with Bar(out, clock) as progress:
+        progress.stage("evolving")
+        progress.step(report(5000, 400.0, held_out=0.5))
+        clock.now += 1.0
+        progress.asked(16, 200)
+    shown = " ".join(screen.getvalue().split())
+    assert "evolving ━━━" in shown
+    for text in ("5,040 of 10,040 children", "(maths 61.0 %, shopping 75.6 %)"):
+        assert text in shown
+    assert "12 a second, 6 min 40 s left, 16 of 200 examples" in shown
 
 
 def test_what_takes_long_is_told_while_it_lasts() -> None:
@@ -176,7 +194,8 @@ def test_the_bar_moves_where_examples_are_told(parts: int, seconds: float) -> No
             clock.now += 0.01
             progress.step(report(child, 20.0 * child))
             shown = progress.tasks[0].completed
-            # Ten times a second at most.
+            # Ten times a second at most, and examples of children that take a while.
+            assert seconds > 0.1 or child == 1 or "examples" not in progress.tasks[0].fields["note"]
             assert 40 + child - (2 if seconds < 0.1 else 0) <= shown <= 40 + child
         assert progress.tasks[0].fields["note"].startswith("6")
 

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Task,
-    TaskID,
-    TextColumn,
-)
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 from genepool.messages import children, percent
 from genepool.ui.terminal.console import by_task, console, duration, number, pace, plain
@@ -27,11 +24,23 @@ if TYPE_CHECKING:
 
 # A step can take less than a millisecond: looking at the clock is all that most of them pay.
 _REDRAW_SECONDS = 0.1
+# The examples of a child are told once it has taken so long, in seconds: others would flicker.
+_LONG_CHILD = 0.5
 # Lines come after 5 seconds first, then less and less often, in the end once a minute.
 _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
 # First children, as many as are scored at a time, that take so long, in seconds, may have waited
 # for what is imported and compiled, and do not tell how long the others will take.
 _SHORT, _LONG = 1.0, 60.0
+
+
+class _Noted(RichProgress):
+    """A bar with a note beneath it: beside it there is no room in a window of 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(note, no_wrap=False, overflow="fold")
 
 
 class Bar:
@@ -40,16 +49,15 @@ class Bar:
     def __init__(self, out: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         # Without a total the bar only moves to and fro.
-        self._bar = RichProgress(
-            TextColumn("{task.description}", markup=False),
+        self._bar = _Noted(
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
             BarColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
             console=out,
             transient=True,
             refresh_per_second=5,
         )
         self._task: TaskID | None = None
-        self._note, self._abreast = "", 1
+        self._stage, self._note, self._abreast = "", "", 1
         self._last: StepReport | None = None
         # Children and their examples have times of their own: an example's answer comes right
         # before the child is absorbed, which must be seen all the same.
@@ -71,8 +79,8 @@ class Bar:
         """Show what takes a while."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._note, self._last = "", None
-        self._task = self._bar.add_task(plain(text), total=None, note="")
+        self._stage, self._note, self._last = plain(text), "", None
+        self._task = self._bar.add_task(self._stage, total=None, note="")
 
     def notice(self, text: str) -> None:
         """A line above the bar, which stays."""
@@ -83,12 +91,12 @@ class Bar:
         self._bar.console.print(_seed(report), markup=False, highlight=False)
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
-        """Beside the bar, until the first child is scored."""
+        """Beneath the bar, until the first child is scored."""
         self._note, self._abreast = _estimate(children, seconds, abreast), abreast
         self._show()
 
     def asked(self, examples: int, of: int) -> None:
-        """Beside the bar, for models that take a while."""
+        """Beneath the bar, for models that take a while."""
         now = self._clock()
         if now >= self._asked_due:
             self._asked_due = now + _REDRAW_SECONDS
@@ -97,6 +105,7 @@ class Bar:
     def step(self, report: StepReport) -> None:
         """Move the bar, ten times a second at most."""
         self._last, now = report, self._clock()
+        self._asked_due = now + _LONG_CHILD
         if now >= self._step_due or report.evaluations >= report.budget:
             self._step_due = now + _REDRAW_SECONDS
             self._show()
@@ -112,7 +121,8 @@ class Bar:
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
         if self._task is not None:
-            self._bar.update(self._task, total=1.0, completed=fraction, note=percent(fraction))
+            text = f"{self._stage}: {percent(fraction)}"
+            self._bar.update(self._task, total=1.0, completed=fraction, description=text)
 
 
 class Lines:
