@@ -15,6 +15,7 @@ import pytest
 
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
+from genepool.run.progress import Silence, StepReport
 from tests.runs import contents, slow_run
 
 # 50 by hand (GENEPOOL_CRASHES=50), 3 where every minute counts.
@@ -175,3 +176,22 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
     assert 10 <= evaluations(pool) < 100
     evolve(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
+
+
+@pytest.mark.slow
+def test_ctrl_c_begins_no_child_of_those_in_flight(tmp_path: Path) -> None:
+    class Interrupted(Silence):
+        def step(self, report: StepReport) -> None:
+            self.seen = report.evaluations
+            if report.evaluations == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    evolve(slow_run(tmp_path / "whole", budget=80, in_flight=40))
+    changes = {"in_flight": 40, "executor": "process", "workers": 2}
+    file, seen = slow_run(tmp_path, budget=80, **changes), Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        evolve(file, progress=seen)
+    # Two had been begun; but the driver may be slower to be told than these few milliseconds.
+    assert seen.seen < 30
+    evolve(file)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole/pool")

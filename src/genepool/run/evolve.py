@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -138,7 +139,7 @@ def evolve(
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
         executor = _executor(
-            inputs, pins, devices, threads, watcher, pool.header.scored_as_exported
+            inputs, pins, devices, threads, watcher, interrupted, pool.header.scored_as_exported
         )
         try:
             session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
@@ -257,6 +258,7 @@ def _executor(
     devices: Sequence[str],
     threads: int | None,
     progress: Progress,
+    interrupted: threading.Event,
     as_exported: bool,
 ) -> Executor:
     config = inputs.run.config
@@ -270,7 +272,14 @@ def _executor(
                 raise
             raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
         watched = progress.asked, progress.notice
-        return RayExecutor(inputs, pins, *watched, as_exported=as_exported, sample=sample)
+        return RayExecutor(
+            inputs,
+            pins,
+            *watched,
+            as_exported=as_exported,
+            sample=sample,
+            interrupted=interrupted,
+        )
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
@@ -285,5 +294,6 @@ def _executor(
             modules=own_modules(),
             tasks=pins.digests,
             sample=sample,
+            interrupted=interrupted,
         )
     return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))

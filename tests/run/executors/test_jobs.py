@@ -250,3 +250,26 @@ def test_what_a_plan_knew_before_counts_as_known() -> None:
         table.answered(worker, question, reply, 1.0)
         # Asked elsewhere again, it is not told twice.
         assert job.known == (2 if worker == 0 else 4)
+
+
+def test_no_further_child_is_begun_once_the_run_is_interrupted() -> None:
+    table = Jobs(np.arange(12) // 2, losses=3, confirm=True)
+    begun, waiting, again = _job(1, [4]), _job(2, [4]), _job(1, [2])
+    begun.spared = waiting.spared = True
+    for worker, job in enumerate((begun, waiting)):
+        table.arrive(worker, f"machine {worker}")
+        table.add(job)
+    first = table.next(0, 0.0)
+    assert first is not None and first.job is begun
+    assert table.next(1, 1.0, interrupted=True) is None
+    # What has been begun is finished, also where its worker is lost, and asked on where need be.
+    table.lost(0, first, GenepoolError("lost"))
+    for job, number in ((begun, 2), (again, 1)):
+        if job is again:
+            table.add(again)
+        for _ in range(number):
+            question = table.next(1, 2.0, interrupted=True)
+            assert question is not None and question.job is job
+            table.answered(1, question, _SCORES[question.indices].tobytes(), 3.0)
+        assert isinstance(job.answer, Evaluation)
+    assert table.next(1, 4.0, interrupted=True) is None and waiting.began == math.inf

@@ -49,6 +49,7 @@ class Job:
         step: it is known by this to the driver; -1 for what is asked besides.
         part: which examples these are.
         request: asked instead of the plan's examples; `reply` is what came back.
+        spared: it need not be begun once the run is interrupted.
         began: when a worker was asked first, in seconds; infinity before.
         known: number of examples with an answer, those that the plan knew before included.
         spent: seconds of work that the answers took, of all workers together.
@@ -68,6 +69,7 @@ class Job:
     plan: EvaluationPlan
     part: Part = "train"
     request: bytes = b""
+    spared: bool = False
     reply: bytes = b""
     began: float = math.inf
     known: int = field(init=False)
@@ -145,7 +147,9 @@ class Jobs:
         """A worker is ready, and where it is."""
         self._places[worker] = place
 
-    def next(self, worker: int, now: float, loaded: Job | None = None) -> Question | None:
+    def next(
+        self, worker: int, now: float, loaded: Job | None = None, *, interrupted: bool = False
+    ) -> Question | None:
         """What to ask a worker that is free; None: nothing for now.
 
         It stays with the job whose model it has `loaded`, but leaves it to others who are at it if
@@ -153,6 +157,7 @@ class Jobs:
         """
         alone = self._places.keys() <= {worker}
         own = [j for j in self._open if alone or not j.refused or j.refused.worker != worker]
+        own = [j for j in own if not (interrupted and j.spared and j.began == math.inf)]
         jobs = [job for job in own if job.waits][:1]
         if loaded in own and (loaded.waits or not jobs):
             jobs = [loaded]
