@@ -91,8 +91,7 @@ def _score_seeds(session: Session, evolution: Evolution) -> None:
     for number in range(evolution.members, len(evolution.problem.seeds)):
         name = session.inputs.run.seeds[number].name
         session.progress.stage(f"scoring seed {name}")
-        if session.interrupted.is_set():
-            raise KeyboardInterrupt
+        session.heed_interruption()
         proposal = evolution.ask()
         session.executor.submit(0, proposal.genome, evolution.plan_for(proposal))
         found = session.executor.result(0)
@@ -283,7 +282,11 @@ def _standing(session: Session, evolution: Evolution) -> _Standing:
 
 
 def _finish(session: Session, evolution: Evolution) -> None:
-    """Score seeds and champion on the held-out examples, and mark the pool as finished."""
+    """Score seeds and champion on the held-out examples, and mark the pool as finished.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted; what has been scored is written.
+    """
     score_finalists(session)
     pool = session.pool
     wanted = dict(enumerate(evolution.problem.seeds))
@@ -293,6 +296,7 @@ def _finish(session: Session, evolution: Evolution) -> None:
         wanted[champion] = pool.genome(champion)
     for number, genome in wanted.items():
         if session.inputs.held_out is not None and number not in measured:
+            session.heed_interruption()
             session.progress.stage("scoring held-out examples")
             scores = _held_out(session, number, genome)
             if scores is not None:
