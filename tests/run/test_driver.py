@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -489,6 +491,38 @@ def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
     assert watcher.steps[-1].tasks == (("clouds", watcher.steps[-1].champion),)
     # The seeds were asked all at once.
     assert watcher.examples[:2] == [(120, 120), (120, 120)]
+
+
+@pytest.mark.parametrize(("batch", "told"), [(1, True), (10, False)])
+def test_who_interrupts_a_long_child_is_told_that_it_was_heard(
+    tmp_path: Path, batch: int, told: bool
+) -> None:
+    class Interrupted(Silence):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+            self.children = 0
+
+        def asked(self, examples: int, of: int) -> None:
+            if self.children == 1 and not self.said:
+                os.kill(os.getpid(), signal.SIGINT)
+                self.said.append("")
+
+        def notice(self, text: str) -> None:
+            self.said.append(text)
+
+        def step(self, report: StepReport) -> None:
+            self.children, self.said = self.children + 1, self.said if self.children else []
+
+    name = f"quick_{next(_NUMBERS)}"
+    task = {"name": "a", "evaluator": "function", "function": f"{name}:score", "batch": batch}
+    (tmp_path / f"{name}.py").write_text(_SLOW.replace("0.1", "0.0"))
+    watcher = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        evolve(write_run(tmp_path, tasks=[task]), progress=watcher)
+    assert watcher.children == 2
+    notes = [text for text in watcher.said if text.startswith("interrupted: ")]
+    # Nothing was left to wait for, otherwise.
+    assert len(notes) == told
 
 
 _SLOW = """

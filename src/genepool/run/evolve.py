@@ -23,7 +23,7 @@ from genepool.run.driver import drive
 from genepool.run.executors.devices import worker_devices
 from genepool.run.executors.executor import Executor, SerialExecutor
 from genepool.run.executors.installation import own_modules
-from genepool.run.executors.interrupt import interruptible
+from genepool.run.executors.interrupt import interruptible, watched
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs, problem_of
@@ -261,7 +261,7 @@ def _executor(
     interrupted: threading.Event,
     as_exported: bool,
 ) -> Executor:
-    config = inputs.run.config
+    config, asked = inputs.run.config, watched(progress, interrupted)
     # What every worker must score alike.
     sample = partial(sample_of, inputs.examples) if config.changed_scores == "stop" else None
     if config.executor == "ray":
@@ -271,11 +271,11 @@ def _executor(
             if error.name != "ray":
                 raise
             raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
-        watched = progress.asked, progress.notice
         return RayExecutor(
             inputs,
             pins,
-            *watched,
+            asked,
+            progress.notice,
             as_exported=as_exported,
             sample=sample,
             interrupted=interrupted,
@@ -287,7 +287,7 @@ def _executor(
             inputs.run,
             _processes(inputs.run, devices),
             stamps(inputs.checkpoints),
-            progress.asked,
+            asked,
             inputs.blocks,
             devices=devices,
             as_exported=as_exported,
@@ -296,4 +296,4 @@ def _executor(
             sample=sample,
             interrupted=interrupted,
         )
-    return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))
+    return SerialExecutor(Scorer(inputs, threads, asked, as_exported=as_exported))
