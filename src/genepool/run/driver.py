@@ -297,7 +297,9 @@ def _finish(session: Session, evolution: Evolution) -> None:
     for number, genome in wanted.items():
         if session.inputs.held_out is not None and number not in measured:
             session.heed_interruption()
-            session.progress.stage("scoring held-out examples")
+            seeds = session.inputs.run.seeds
+            who = f"seed {seeds[number].name}" if number < len(seeds) else f"member {number}"
+            session.progress.stage(f"scoring {who} on held-out examples")
             scores = _held_out(session, number, genome)
             if scores is not None:
                 session.pool.add_held_out(number, *scores)

@@ -52,7 +52,7 @@ def test_measures_of_seeds_and_champion_are_kept_and_told(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("at", "left"),
     [
-        ("scoring held-out examples", (1, 0, False)),
+        ("scoring seed seed0 on held-out examples", (1, 0, False)),
         ("measuring what nobody competes for", (3, 1, False)),
         ("drawing pictures", (3, 3, False)),
     ],

@@ -56,6 +56,21 @@ def test_lines_come_rarely_and_tell_the_time_left() -> None:
     assert 20 <= len(lines) <= 40
 
 
+def test_stages_that_tell_nothing_else_are_lines_too() -> None:
+    """Held-out scores of large models take hours, and nothing was told."""
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        progress.stage("opening seeds and tasks")
+        for name in ("a", "b", "c"):
+            clock.now += 600.0
+            progress.stage(f"scoring seed {name} on held-out examples")
+        # Less than a minute later.
+        clock.now += 50.0
+        progress.stage("drawing pictures")
+    expected = [f"scoring seed {name} on held-out examples" for name in "abc"]
+    assert out.getvalue().splitlines() == expected
+
+
 def test_a_short_run_prints_no_line() -> None:
     out, clock = io.StringIO(), Clock()
     with Lines(out, clock) as progress:

@@ -148,9 +148,11 @@ class Lines:
         pass
 
     def stage(self, text: str) -> None:
-        """Stages are short, or lines will tell how far they are."""
+        """A line now and then: of some that take long nothing else is told."""
         self._stage = plain(text)
         self._last = None
+        if self._is_due():
+            self._say(self._stage)
 
     def notice(self, text: str) -> None:
         """A line."""
