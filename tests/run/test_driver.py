@@ -318,6 +318,31 @@ def test_children_that_fail_where_seeds_do_not_are_at_fault(tmp_path: Path) -> N
     assert not down.exists()
 
 
+def test_short_sessions_get_on_with_children_that_fail_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were scored anew in each session, for ever, until one of them did not fail."""
+
+    class Short(Silence):
+        def step(self, report: StepReport) -> None:
+            if report.session == 3:
+                raise KeyboardInterrupt
+
+    changes, _ = _served(tmp_path, 3, strategy={"name": "m2n2", "archive": 6, "mutation": 1e30})
+    module = tmp_path / f"{changes['tasks'][0]['function'].partition(':')[0]}.py"
+    module.write_text(module.read_text().replace("DOWN.exists()", "bias > 1e6"))
+    evolve(write_run(tmp_path, **changes, budget=15, pool="whole"))
+    file = write_run(tmp_path, **changes, budget=15)
+    monkeypatch.setattr("genepool.run.failures._AT_STAKE", 0.0)
+    for after in (3, 6, 9):
+        with pytest.raises(KeyboardInterrupt):
+            evolve(file, progress=Short())
+        with Pool(tmp_path / "pool") as pool:
+            assert pool.evaluations == pool.status()["failed"] == after
+    evolve(file)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_single_failures_are_children_like_others(tmp_path: Path) -> None:
     changes, _ = _served(tmp_path, 0)
