@@ -52,8 +52,8 @@ class Job:
         spared: it need not be begun once the run is interrupted.
         began: when a worker was asked first, in seconds; infinity before.
         known: number of examples with an answer, those that the plan knew before included.
-        spent: seconds of work that the answers took, of all workers together.
         before: of those, the ones of earlier blocks.
+        spent: seconds of work that the answers took, of all workers together.
         losses: number of workers that were lost over it.
         block: int64[n] of the examples that the plan wants to know now.
         scores: float32[N], answers to what is in `block` and not `left`.
@@ -73,8 +73,8 @@ class Job:
     reply: bytes = b""
     began: float = math.inf
     known: int = field(init=False)
-    spent: float = 0.0
     before: int = 0
+    spent: float = 0.0
     losses: int = 0
     block: NDArray[np.int64] = field(init=False)
     scores: NDArray[np.float32] = field(init=False)
@@ -153,11 +153,11 @@ class Jobs:
         """What to ask a worker that is free; None: nothing for now.
 
         It stays with the job whose model it has `loaded`, but leaves it to others who are at it if
-        there is one that nobody is at.
+        there is one that nobody is at. Once the run is interrupted, none is begun that is spared.
         """
         alone = self._places.keys() <= {worker}
-        own = [j for j in self._open if alone or not j.refused or j.refused.worker != worker]
-        own = [j for j in own if not (interrupted and j.spared and j.began == math.inf)]
+        jobs = [j for j in self._open if not (interrupted and j.spared and j.began == math.inf)]
+        own = [j for j in jobs if alone or not j.refused or j.refused.worker != worker]
         jobs = [job for job in own if job.waits][:1]
         if loaded in own and (loaded.waits or not jobs):
             jobs = [loaded]
