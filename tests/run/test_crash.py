@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 
 from genepool.pool.reader import Pool
 from genepool.run.evolve import evolve
-from tests.runs import contents, slow_run
+from genepool.run.progress import Silence, StepReport
+from tests.runs import contents, slow_run, write_run
 
 # 50 by hand (GENEPOOL_CRASHES=50), 3 where every minute counts.
 CRASHES = int(os.environ.get("GENEPOOL_CRASHES", "3"))
@@ -175,3 +177,50 @@ def test_ctrl_c_finishes_the_child_and_exits_130(tmp_path: Path) -> None:
     assert 10 <= evaluations(pool) < 100
     evolve(file)
     assert contents(pool) == contents(tmp_path / "whole/pool")
+
+
+# Seeds are scored at once, children once a file is there.
+_WAITING = """
+import os, time
+from pathlib import Path
+HERE = Path(__file__).parent
+examples = list(range(10))
+def score(model, given):
+    while not (HERE / "free").exists():
+        (HERE / f"waiting-{os.getpid()}").touch()
+        time.sleep(0.01)
+    return [float(example % 2) for example in given]
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_begins_no_child_of_those_in_flight(tmp_path: Path) -> None:
+    class Interrupted(Silence):
+        children = 0
+
+        def stage(self, text: str) -> None:
+            if text == "evolving":
+                (tmp_path / "free").unlink()
+                threading.Thread(target=self.interrupt, daemon=True).start()
+
+        def interrupt(self) -> None:
+            while len([*tmp_path.glob("waiting-*")]) < 2:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                time.sleep(0.01)
+            (tmp_path / "free").touch()
+
+        def step(self, report: StepReport) -> None:
+            self.children = report.evaluations
+
+    task = {"name": "a", "evaluator": "function", "function": "waiting_for_ctrl_c:score"}
+    changes = {"tasks": [task], "in_flight": 20, "executor": "process", "workers": 2}
+    file, seen = write_run(tmp_path, **changes, budget=30), Interrupted()
+    (tmp_path / "waiting_for_ctrl_c.py").write_text(_WAITING)
+    (tmp_path / "free").touch()
+    with pytest.raises(KeyboardInterrupt):
+        evolve(file, progress=seen)
+    # The workers were at these; it was all 20.
+    assert seen.children == 2
+    assert evolve(file).status["evaluations"] == 30

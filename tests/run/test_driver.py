@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -316,6 +318,31 @@ def test_children_that_fail_where_seeds_do_not_are_at_fault(tmp_path: Path) -> N
     assert not down.exists()
 
 
+def test_short_sessions_get_on_with_children_that_fail_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were scored anew in each session, for ever, until one of them did not fail."""
+
+    class Short(Silence):
+        def step(self, report: StepReport) -> None:
+            if report.session == 3:
+                raise KeyboardInterrupt
+
+    changes, _ = _served(tmp_path, 3, strategy={"name": "m2n2", "archive": 6, "mutation": 1e30})
+    module = tmp_path / f"{changes['tasks'][0]['function'].partition(':')[0]}.py"
+    module.write_text(module.read_text().replace("DOWN.exists()", "bias > 1e6"))
+    evolve(write_run(tmp_path, **changes, budget=15, pool="whole"))
+    file = write_run(tmp_path, **changes, budget=15)
+    monkeypatch.setattr("genepool.run.failures._AT_STAKE", 0.0)
+    for after in (3, 6, 9):
+        with pytest.raises(KeyboardInterrupt):
+            evolve(file, progress=Short())
+        with Pool(tmp_path / "pool") as pool:
+            assert pool.evaluations == pool.status()["failed"] == after
+    evolve(file)
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_single_failures_are_children_like_others(tmp_path: Path) -> None:
     changes, _ = _served(tmp_path, 0)
@@ -489,6 +516,38 @@ def test_progress_is_reported_for_every_child(tmp_path: Path) -> None:
     assert watcher.steps[-1].tasks == (("clouds", watcher.steps[-1].champion),)
     # The seeds were asked all at once.
     assert watcher.examples[:2] == [(120, 120), (120, 120)]
+
+
+@pytest.mark.parametrize(("batch", "told"), [(1, True), (10, False)])
+def test_who_interrupts_a_long_child_is_told_that_it_was_heard(
+    tmp_path: Path, batch: int, told: bool
+) -> None:
+    class Interrupted(Silence):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+            self.children = 0
+
+        def asked(self, examples: int, of: int) -> None:
+            if self.children == 1 and not self.said:
+                os.kill(os.getpid(), signal.SIGINT)
+                self.said.append("")
+
+        def notice(self, text: str) -> None:
+            self.said.append(text)
+
+        def step(self, report: StepReport) -> None:
+            self.children, self.said = self.children + 1, self.said if self.children else []
+
+    name = f"quick_{next(_NUMBERS)}"
+    task = {"name": "a", "evaluator": "function", "function": f"{name}:score", "batch": batch}
+    (tmp_path / f"{name}.py").write_text(_SLOW.replace("0.1", "0.0"))
+    watcher = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        evolve(write_run(tmp_path, tasks=[task]), progress=watcher)
+    assert watcher.children == 2
+    notes = [text for text in watcher.said if text.startswith("interrupted: ")]
+    # Nothing was left to wait for, otherwise.
+    assert len(notes) == told
 
 
 _SLOW = """

@@ -47,6 +47,27 @@ class Stop(Silence):
             raise KeyboardInterrupt
 
 
+class Asked(Silence):
+    """What is told of the examples of each child, and of the seconds that one takes."""
+
+    def __init__(self) -> None:
+        self.children: list[list[int]] = []
+        self.begun: list[float] = []
+
+    def stage(self, text: str) -> None:
+        self.children.append([])
+
+    def begin(self, children: int, seconds: float, abreast: int) -> None:
+        self.begun.append(seconds)
+        self.children = [[]]
+
+    def asked(self, examples: int, of: int) -> None:
+        self.children[-1].append(examples)
+
+    def step(self, report: Any) -> None:
+        self.children.append([])
+
+
 def _in_pieces(file: Path, *stops: int) -> None:
     for after in stops:
         with pytest.raises(KeyboardInterrupt):
@@ -437,3 +458,23 @@ def test_commands_tell_of_it(tmp_path: Path) -> None:
         # What it scored on some of the examples is not its selection score.
         assert (json.loads((made / "genepool.json").read_text())["train"] is not None) == known
         assert "can be means of different examples" in (made / "README.md").read_text()
+
+
+@pytest.mark.parametrize("strategy", [{**ROUNDS, "renew": 60}, {"name": "m2n2", "archive": 6}])
+def test_progress_goes_on_where_a_child_is_asked_more(
+    tmp_path: Path, strategy: dict[str, Any]
+) -> None:
+    """It began at 0 again; and a child was foretold the time of all examples, not of its subset."""
+    # Two tasks, since one classifier alone is asked in compiled code.
+    tasks = [CLOUDS, {**CLOUDS, "name": "again"}]
+    seen = Asked()
+    evolve(write_run(tmp_path, strategy=strategy, tasks=tasks, in_flight=6), progress=seen)
+    with Pool(tmp_path / "pool") as pool:
+        took = min(record.seconds for record in pool.records(last=1))
+        total = pool.header.examples.size
+        records = list(pool.records(2))
+        share = pool.subset_examples()[0].size / total if "share" in strategy else 1.0
+    assert seen.begun == [took * share]
+    told = seen.children[: len(records)]
+    assert all(one == sorted(one) for one in told)
+    assert [one[-1] for one in told] == [record.asked for record in records]

@@ -72,8 +72,9 @@ def drive(session: Session, problem: Problem, budget: int, abreast: int) -> tupl
     first = evolution.evaluations
     session.progress.stage("evolving")
     took = [record.seconds for record in pool.records(last=len(problem.seeds) - 1)]
-    # The first of them also waited for what is loaded and compiled once.
-    session.progress.begin(budget - first, min(took), abreast)
+    # The first of them also waited for what is loaded and compiled once; all were asked everything.
+    share = evolution.subset.size / session.inputs.examples.size
+    session.progress.begin(budget - first, min(took) * share, abreast)
     failures = Failures(session, problem.seeds[0])
     started = time.perf_counter()
     _breed(session, evolution, failures, budget, started)
@@ -90,8 +91,7 @@ def _score_seeds(session: Session, evolution: Evolution) -> None:
     for number in range(evolution.members, len(evolution.problem.seeds)):
         name = session.inputs.run.seeds[number].name
         session.progress.stage(f"scoring seed {name}")
-        if session.interrupted.is_set():
-            raise KeyboardInterrupt
+        session.heed_interruption()
         proposal = evolution.ask()
         session.executor.submit(0, proposal.genome, evolution.plan_for(proposal))
         found = session.executor.result(0)
@@ -282,7 +282,11 @@ def _standing(session: Session, evolution: Evolution) -> _Standing:
 
 
 def _finish(session: Session, evolution: Evolution) -> None:
-    """Score seeds and champion on the held-out examples, and mark the pool as finished."""
+    """Score seeds and champion on the held-out examples, and mark the pool as finished.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted; what has been scored is written.
+    """
     score_finalists(session)
     pool = session.pool
     wanted = dict(enumerate(evolution.problem.seeds))
@@ -292,7 +296,10 @@ def _finish(session: Session, evolution: Evolution) -> None:
         wanted[champion] = pool.genome(champion)
     for number, genome in wanted.items():
         if session.inputs.held_out is not None and number not in measured:
-            session.progress.stage("scoring held-out examples")
+            session.heed_interruption()
+            seeds = session.inputs.run.seeds
+            who = f"seed {seeds[number].name}" if number < len(seeds) else f"member {number}"
+            session.progress.stage(f"scoring {who} on held-out examples")
             scores = _held_out(session, number, genome)
             if scores is not None:
                 session.pool.add_held_out(number, *scores)

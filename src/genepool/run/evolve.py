@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from genepool.run.driver import drive
 from genepool.run.executors.devices import worker_devices
 from genepool.run.executors.executor import Executor, SerialExecutor
 from genepool.run.executors.installation import own_modules
-from genepool.run.executors.interrupt import interruptible
+from genepool.run.executors.interrupt import interruptible, watched
 from genepool.run.executors.restart import refuse_restart
 from genepool.run.executors.scorer import Scorer
 from genepool.run.inputs import Inputs, open_inputs, problem_of
@@ -138,7 +139,7 @@ def evolve(
         problem = problem_of(inputs, cache or path)
         watcher.stage("building the model")
         executor = _executor(
-            inputs, pins, devices, threads, watcher, pool.header.scored_as_exported
+            inputs, pins, devices, threads, watcher, interrupted, pool.header.scored_as_exported
         )
         try:
             session = Session(inputs, pins.guards, pool, executor, watcher, interrupted)
@@ -257,9 +258,10 @@ def _executor(
     devices: Sequence[str],
     threads: int | None,
     progress: Progress,
+    interrupted: threading.Event,
     as_exported: bool,
 ) -> Executor:
-    config = inputs.run.config
+    config, asked = inputs.run.config, watched(progress, interrupted)
     # What every worker must score alike.
     sample = partial(sample_of, inputs.examples) if config.changed_scores == "stop" else None
     if config.executor == "ray":
@@ -269,8 +271,15 @@ def _executor(
             if error.name != "ray":
                 raise
             raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
-        watched = progress.asked, progress.notice
-        return RayExecutor(inputs, pins, *watched, as_exported=as_exported, sample=sample)
+        return RayExecutor(
+            inputs,
+            pins,
+            asked,
+            progress.notice,
+            as_exported=as_exported,
+            sample=sample,
+            interrupted=interrupted,
+        )
     if config.executor == "process":
         from genepool.run.executors.process import ProcessExecutor
 
@@ -278,12 +287,13 @@ def _executor(
             inputs.run,
             _processes(inputs.run, devices),
             stamps(inputs.checkpoints),
-            progress.asked,
+            asked,
             inputs.blocks,
             devices=devices,
             as_exported=as_exported,
             modules=own_modules(),
             tasks=pins.digests,
             sample=sample,
+            interrupted=interrupted,
         )
-    return SerialExecutor(Scorer(inputs, threads, progress.asked, as_exported=as_exported))
+    return SerialExecutor(Scorer(inputs, threads, asked, as_exported=as_exported))

@@ -15,6 +15,9 @@ from genepool.run.session import Session
 
 # Where so many children fail in a row, the cause may not be theirs.
 _HOPELESS = 20
+# So many seconds of scoring may be lost with children that are not written yet: sessions may be
+# shorter than it takes until one does not fail.
+_AT_STAKE = 600.0
 
 
 class Failures:
@@ -40,13 +43,14 @@ class Failures:
         self._held.clear()
 
     def hold(self, record: Record, guards: Means, forget: Sequence[int]) -> None:
-        """Hold one more; where they are many, see `settle`.
+        """Hold one more; where they are many, or took long, see `settle`.
 
         Raises:
             EvaluationError: as `settle`.
         """
         self._held.append((record, guards, forget))
-        if len(self._held) == _HOPELESS:
+        at_stake = sum(held.seconds for held, _, _ in self._held)
+        if len(self._held) == _HOPELESS or at_stake > _AT_STAKE:
             self.settle()
 
     def settle(self) -> None:

@@ -32,7 +32,7 @@ class SeedReport:
         name: of the seed.
         score: mean over all tasks, in [0, 1].
         tasks: task by task.
-        seconds: that it took.
+        seconds: that it took, of all workers together.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Progress(Protocol):
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
         """So many children are to be scored, so many at a time, each in about so many seconds, had
-        it to be asked all examples."""
+        it to be asked all examples that it competes for."""
 
     def asked(self, examples: int, of: int) -> None:
         """So many examples of the model that is being scored are known, of so many."""

@@ -20,9 +20,8 @@ def resume(evolution: Evolution, pool: Pool) -> None:
         pool: of the same problem and strategy.
     """
     header = pool.header
-    seeds = sum(1 for _ in pool.records(last=len(header.seeds) - 1))
     last = evolution.resume(
-        seeds + pool.evaluations,
+        pool.seeds_scored + pool.evaluations,
         None if header.subsets is not None else _champion(pool),
         pool.retired() if header.kind == "vector" else None,
         pool.finalists(),

@@ -38,6 +38,15 @@ class Session:
     progress: Progress
     interrupted: threading.Event
 
+    def heed_interruption(self) -> None:
+        """Called before something new is begun, of what is not one of many children in flight.
+
+        Raises:
+            KeyboardInterrupt: the run was interrupted.
+        """
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
+
     def held_out_scores(self, genome: Genome) -> tuple[NDArray[np.float32], float] | None:
         """float32[M] on the held-out examples, and their mean; None if there are none.
 

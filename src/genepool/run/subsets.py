@@ -104,8 +104,7 @@ def _reevaluate(
         waiting.append((key, member, plan.scores.copy()))
         session.executor.submit(key, genome, plan)
     for key, member, before in waiting:
-        if session.interrupted.is_set():
-            raise KeyboardInterrupt
+        session.heed_interruption()
         found = session.executor.result(key)
         new, asked_now = None, 0
         if found.scores is not None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from genepool.core.early_stop.evaluation_plan import FullPlan
 from genepool.core.genome import seed_recipe
 from genepool.errors import EvaluationError, GenepoolError
 from genepool.run.executors import jobs as module
@@ -183,13 +184,92 @@ def test_a_job_that_loses_too_many_ends_the_run(monkeypatch: pytest.MonkeyPatch)
     assert job.waits and job.answer is None
 
 
-def test_an_error_ends_its_job_whoever_was_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_ends_its_job_but_of_who_was_not_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second worker without memory ended a run over a question that was answered already."""
     table, job = _shared(monkeypatch)
     monkeypatch.setattr(module, "_TWICE", _AT_ONCE)
-    held = [question for worker in range(2) if (question := table.next(worker, 2.0 + worker))]
-    job.left.remove(held[1])
-    error = GenepoolError("another machine scores otherwise")
-    table.answered(1, held[1], error, 4.0)
+    held: list[Question] = []
+    for number in range(6):
+        table.arrive(number, f"machine {number}")
+        question = table.next(number, 2.0 + number)
+        assert question is not None and question.job is job
+        held.append(question)
+    assert held[0] is held[5]
+    table.answered(0, held[0], _SCORES[held[0].indices].tobytes(), 10.0)
+    error = GenepoolError("no memory left")
+    table.answered(5, held[5], error, 11.0)
+    assert job.answer is None
+    # It is met again where an answer is needed.
+    table.answered(1, held[1], error, 12.0)
     assert job.answer is error
-    table.answered(0, held[0], b"", 5.0)
-    assert job.answer is error and table.next(0, 6.0) is None
+    table.answered(2, held[2], GenepoolError("and another"), 13.0)
+    table.answered(3, held[3], b"", 14.0)
+    assert job.answer is error and table.next(4, 15.0) is None
+
+
+def test_a_shared_job_took_the_seconds_of_all_who_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that all workers helped with told that a child takes a part of its time."""
+    table, job = _shared(monkeypatch)
+    table.arrive(2, "machine 2")
+    now = 10.0
+    while job.answer is None:
+        asked = [(w, question) for w in range(3) if (question := table.next(w, now, job))]
+        now += 2.0
+        for worker, question in asked:
+            table.answered(worker, question, _SCORES[question.indices].tobytes(), now)
+    assert now <= 16.0
+    # Five questions of two seconds each.
+    assert isinstance(job.answer, Evaluation) and job.answer.seconds == 10.0
+
+
+def test_who_was_not_first_spends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, _ = _shared(monkeypatch)
+    monkeypatch.setattr(module, "_TWICE", _AT_ONCE)
+    job = _job(2, [2])
+    table.add(job)
+    for _ in range(5):
+        question = table.next(0, 1.0)
+        assert question is not None and question.job is not job
+        table.answered(0, question, _SCORES[question.indices].tobytes(), 1.0)
+    one, two = table.next(0, 2.0), table.next(1, 3.0)
+    assert one is two and one is not None
+    table.answered(1, one, _SCORES[one.indices].tobytes(), 4.0)
+    assert isinstance(job.answer, Evaluation) and job.answer.seconds == 1.0
+
+
+def test_what_a_plan_knew_before_counts_as_known() -> None:
+    plan = FullPlan(np.array([0.0, np.nan, 1.0, np.nan], dtype=np.float32))
+    job, table = Job(1, seed_recipe(4, 0, 2), plan), Jobs(None, losses=3, confirm=True)
+    assert job.known == 2
+    table.add(job)
+    for worker in (0, 1):
+        table.arrive(worker, f"machine {worker}")
+        question = table.next(worker, 0.0)
+        assert question is not None
+        reply = EvaluationError("broken") if worker == 0 else np.ones(2, dtype="<f4").tobytes()
+        table.answered(worker, question, reply, 1.0)
+        # Asked elsewhere again, it is not told twice.
+        assert job.known == (2 if worker == 0 else 4)
+
+
+def test_no_further_child_is_begun_once_the_run_is_interrupted() -> None:
+    table = Jobs(np.arange(12) // 2, losses=3, confirm=True)
+    begun, waiting, again = _job(1, [4]), _job(2, [4]), _job(1, [2])
+    begun.spared = waiting.spared = True
+    for worker, job in enumerate((begun, waiting)):
+        table.arrive(worker, f"machine {worker}")
+        table.add(job)
+    first = table.next(0, 0.0)
+    assert first is not None and first.job is begun
+    assert table.next(1, 1.0, interrupted=True) is None
+    # What has been begun is finished, also where its worker is lost, and asked on where need be.
+    table.lost(0, first, GenepoolError("lost"))
+    for job, number in ((begun, 2), (again, 1)):
+        if job is again:
+            table.add(again)
+        for _ in range(number):
+            question = table.next(1, 2.0, interrupted=True)
+            assert question is not None and question.job is job
+            table.answered(1, question, _SCORES[question.indices].tobytes(), 3.0)
+        assert isinstance(job.answer, Evaluation)
+    assert table.next(1, 4.0, interrupted=True) is None and waiting.began == math.inf

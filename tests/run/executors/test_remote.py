@@ -176,6 +176,36 @@ def test_a_worker_that_cannot_be_had_ends_the_run(tmp_path: Path) -> None:
         scored(run, RemoteExecutor(hire, 2))
 
 
+def test_after_an_interruption_no_child_is_begun(tmp_path: Path) -> None:
+    """All that were in flight were, however many: hours, where a child takes its time."""
+    run, interrupted, asked = load_run(write_run(tmp_path)), threading.Event(), threading.Event()
+
+    def fails(message: bytes, number: int) -> None:
+        if message[:4] == b"scor" and not asked.is_set():
+            asked.set()
+            interrupted.wait(60)
+
+    inputs, hired = open_inputs(run), Near(run, 0, fails)
+    made = RemoteExecutor([hired].__getitem__, 1, interrupted=interrupted)
+    unknown = np.full(inputs.examples.size, np.nan, dtype=np.float32)
+    genome = seed_recipe(inputs.layout.axis.size, 1, 2)
+    try:
+        for step in (1, 2, 3):
+            made.submit(step, genome, FullPlan(unknown))
+        assert asked.wait(60)
+        interrupted.set()
+        assert made.result(1).scores is not None
+        assert made.pending(2) and made.pending(3)
+        # More of a child that has been begun, and what is asked besides.
+        made.submit(1, genome, FullPlan(unknown))
+        assert made.result(1).scores is not None
+        assert made.score(genome, "train", np.arange(3)).size == 3
+        with pytest.raises(KeyboardInterrupt):
+            made.result(2)
+    finally:
+        made.close()
+
+
 # Idle workers help.
 
 

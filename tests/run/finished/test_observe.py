@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from genepool.pool.score_matrix import score_matrix
 from genepool.run.evolve import evolve
 from genepool.run.finished.draw import draw_pictures
 from genepool.run.finished.observe import evenly
+from genepool.run.progress import Silence
 from tests.cli import run_cli
 from tests.quick import quick
 from tests.runs import opened_database
@@ -44,6 +47,40 @@ def test_measures_of_seeds_and_champion_are_kept_and_told(tmp_path: Path) -> Non
     assert "measured besides" in out and "brightness" in out
     found = json.loads(run_cli(["show", str(result.pool), "best", "--json"])[1])
     assert {each["name"] for each in found["measures"]} == {"brightness", "given"}
+
+
+@pytest.mark.parametrize(
+    ("at", "left"),
+    [
+        ("scoring seed seed0 on held-out examples", (1, 0, False)),
+        ("measuring what nobody competes for", (3, 1, False)),
+        ("drawing pictures", (3, 3, False)),
+    ],
+)
+def test_ctrl_c_at_the_end_of_a_run_ends_it(
+    tmp_path: Path, at: str, left: tuple[int, int, bool]
+) -> None:
+    """Seeds and champion were all scored, measured and drawn from first, however long it took."""
+
+    class Interrupted(Silence):
+        told = False
+
+        def stage(self, text: str) -> None:
+            if text == at and not self.told:
+                self.told = True
+                os.kill(os.getpid(), signal.SIGINT)
+
+    whole = evolve(write_run(tmp_path / "whole"))
+    file = write_run(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        evolve(file, progress=Interrupted())
+    with Pool(tmp_path / "cut/pool") as pool:
+        found = len(pool.held_out()), len(pool.measures()), bool(pool.pictures())
+    assert found == left
+    result = evolve(file)
+    with Pool(whole.pool) as one, Pool(result.pool) as other:
+        assert one.held_out() == other.held_out()
+        assert one.measures() == other.measures() and one.pictures() == other.pictures()
 
 
 @pytest.mark.slow

@@ -56,6 +56,21 @@ def test_lines_come_rarely_and_tell_the_time_left() -> None:
     assert 20 <= len(lines) <= 40
 
 
+def test_stages_that_tell_nothing_else_are_lines_too() -> None:
+    """Held-out scores of large models take hours, and nothing was told."""
+    out, clock = io.StringIO(), Clock()
+    with Lines(out, clock) as progress:
+        progress.stage("opening seeds and tasks")
+        for name in ("a", "b", "c"):
+            clock.now += 600.0
+            progress.stage(f"scoring seed {name} on held-out examples")
+        # Less than a minute later.
+        clock.now += 50.0
+        progress.stage("drawing pictures")
+    expected = [f"scoring seed {name} on held-out examples" for name in "abc"]
+    assert out.getvalue().splitlines() == expected
+
+
 def test_a_short_run_prints_no_line() -> None:
     out, clock = io.StringIO(), Clock()
     with Lines(out, clock) as progress:
@@ -116,6 +131,24 @@ def test_the_bar_shows_the_share_of_a_long_write() -> None:
         progress.stage("writing")
         progress.advance(0.25)
         assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
+        assert progress.tasks[0].description == "writing: 25.0 %"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_all_that_is_told_is_seen_in_a_narrow_window(width: int) -> None:
+    """In 80 columns the bar was gone, and the time left was cut off."""
+    clock, screen = Clock(), io.StringIO()
+    out = Console(file=screen, force_terminal=True, width=width, color_system=None, soft_wrap=True)
+    with Bar(out, clock) as progress:
+        progress.stage("evolving")
+        progress.step(report(5000, 400.0, held_out=0.5))
+        clock.now += 1.0
+        progress.asked(16, 200)
+    shown = " ".join(screen.getvalue().split())
+    assert "evolving ━━━" in shown
+    for text in ("5,040 of 10,040 children", "(maths 61.0 %, shopping 75.6 %)"):
+        assert text in shown
+    assert "12 a second, 6 min 40 s left, 16 of 200 examples" in shown
 
 
 def test_what_takes_long_is_told_while_it_lasts() -> None:
@@ -132,7 +165,7 @@ def test_what_takes_long_is_told_while_it_lasts() -> None:
         progress.asked(20, 200)
         assert out.getvalue().splitlines() == [
             "seed maths: 50.0 % in 3.0 s (maths 61.0 %, shopping 75.6 %)",
-            "150 children: about 2 h 5 min, at the 50 s of the fastest seed",
+            "150 children: about 2 h 5 min, at 50 s each by the pace of the fastest seed",
             "scoring seed maths: 20 of 200 examples asked",
         ]
         clock.now += 4.0
@@ -151,15 +184,52 @@ def test_the_bar_tells_of_seeds_and_examples() -> None:
         progress.seed(SeedReport("maths", 0.5, TASKS, 0.1))
         progress.stage("evolving")
         progress.begin(9, 20.0, 4)
-        several = "9 children: about 1 min 0 s, at the 20 s of the fastest seed, 4 at a time"
-        assert progress.tasks[0].fields["note"] == several
+        pace = "about 1 min 0 s, at 20 s each by the pace of the fastest seed"
+        assert progress.tasks[0].fields["note"] == f"9 children: {pace}, 4 at a time"
         progress.begin(3, 20.0, 1)
-        note = "3 children: about 1 min 0 s, at the 20 s of the fastest seed"
+        note = f"3 children: {pace}"
         assert progress.tasks[0].fields["note"] == note
         clock.now += 1.0
         progress.asked(16, 200)
         assert progress.tasks[0].fields["note"] == f"{note}, 16 of 200 examples"
     assert "seed maths: 50.0 % (maths 61.0 %, shopping 75.6 %)" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("parts", "seconds"), [(20, 1.0), (1, 20.0), (3, 0.02)])
+def test_the_bar_moves_where_examples_are_told(parts: int, seconds: float) -> None:
+    """The last example's answer came less than a tenth of a second before the child, which was
+    not drawn for it: the bar stood still until the run was over."""
+    clock = Clock()
+    with Bar(Console(file=io.StringIO(), force_terminal=True, width=160), clock) as progress:
+        progress.stage("evolving")
+        for child in range(1, 30):
+            for part in range(1, parts + 1):
+                clock.now += seconds
+                progress.asked(10 * part, 10 * parts)
+            clock.now += 0.01
+            progress.step(report(child, 20.0 * child))
+            shown = progress.tasks[0].completed
+            # Ten times a second at most, and examples of children that take a while.
+            assert seconds > 0.1 or child == 1 or "examples" not in progress.tasks[0].fields["note"]
+            assert 40 + child - (2 if seconds < 0.1 else 0) <= shown <= 40 + child
+        assert progress.tasks[0].fields["note"].startswith("6")
+
+
+def test_children_that_come_at_once_are_seen_with_the_next_example() -> None:
+    clock = Clock()
+    with Bar(Console(file=io.StringIO(), force_terminal=True, width=160), clock) as progress:
+        progress.stage("evolving")
+        for child in range(1, 9):
+            progress.step(report(child, 80.0))
+        assert progress.tasks[0].completed == 41
+        clock.now += 10.0
+        progress.asked(5, 20)
+        assert progress.tasks[0].completed == 48
+        assert progress.tasks[0].fields["note"].endswith(", 5 of 20 examples")
+        progress.stage("subset 1: scoring the archive on other examples")
+        clock.now += 10.0
+        progress.asked(5, 20)
+        assert progress.tasks[0].fields["note"] == "5 of 20 examples"
 
 
 def test_times_are_in_units_that_people_read() -> None:
@@ -187,6 +257,30 @@ def test_the_first_child_does_not_tell_how_long_all_will_take() -> None:
     assert line(1, 13.0) == "41 of 10,040 children, best 68.3 % (maths 61.0 %, shopping 75.6 %)\n"
     assert line(2, 13.0).endswith("6.5 s a child, 18 h 3 min left\n")
     assert line(1, 600.0).endswith("10 min 0 s a child, 69 d 10 h left\n")
+
+
+def test_the_first_of_several_children_at_a_time_does_not_either() -> None:
+    """All eight came at once after ten minutes, and the first foretold eight times the time."""
+
+    def told(done: int, seconds: float) -> tuple[str, str]:
+        out, clock = io.StringIO(), Clock()
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=160)
+        with Lines(out, clock) as lines, Bar(terminal, clock) as bar:
+            bar.stage("evolving")
+            for progress in (lines, bar):
+                progress.begin(10_000, 600.0, 8)
+            clock.now += 6.0
+            for progress in (lines, bar):
+                progress.step(report(done, seconds))
+            return out.getvalue().splitlines()[1], bar.tasks[0].fields["note"]
+
+    for number in (1, 7):
+        line, note = told(number, 600.0)
+        assert line == note and line.endswith("shopping 75.6 %)")
+    line, note = told(8, 600.0)
+    assert line == note and line.endswith("1 min 15 s a child, 8 d 16 h left")
+    assert told(8, 13.0)[0].endswith("shopping 75.6 %)")
+    assert told(9, 18.0)[0].endswith("2.0 s a child, 5 h 33 min left")
 
 
 def test_examples_of_a_child_are_told_beside_the_children() -> None:

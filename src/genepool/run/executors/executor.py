@@ -29,7 +29,7 @@ class Evaluation:
     Attributes:
         scores: float32[N], NaN where not asked; None if the child could not be scored.
         error: why not, in one line.
-        seconds: spent on materialising and scoring.
+        seconds: spent on materialising and scoring, of all workers together.
     """
 
     scores: NDArray[np.float32] | None

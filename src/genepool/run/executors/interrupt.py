@@ -5,14 +5,33 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
+
+from genepool.run.progress import Progress
 
 
 def end_like_ctrl_c() -> None:
     """From now on being told to end (SIGTERM, as batch systems do) is the same as Ctrl-C."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def watched(progress: Progress, interrupted: threading.Event) -> Callable[[int, int], None]:
+    """`progress.asked`, which says it once where a run is interrupted and a model takes a while."""
+    told = False
+
+    def asked(examples: int, of: int) -> None:
+        nonlocal told
+        if interrupted.is_set() and examples < of and not told:
+            told = True
+            progress.notice(
+                "interrupted: what is being scored is finished, and then the run stops; Ctrl-C "
+                "again stops it at once"
+            )
+        progress.asked(examples, of)
+
+    return asked
 
 
 @contextlib.contextmanager

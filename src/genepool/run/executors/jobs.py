@@ -49,9 +49,11 @@ class Job:
         step: it is known by this to the driver; -1 for what is asked besides.
         part: which examples these are.
         request: asked instead of the plan's examples; `reply` is what came back.
+        spared: it need not be begun once the run is interrupted.
         began: when a worker was asked first, in seconds; infinity before.
-        known: number of examples with an answer.
+        known: number of examples with an answer, those that the plan knew before included.
         before: of those, the ones of earlier blocks.
+        spent: seconds of work that the answers took, of all workers together.
         losses: number of workers that were lost over it.
         block: int64[n] of the examples that the plan wants to know now.
         scores: float32[N], answers to what is in `block` and not `left`.
@@ -67,10 +69,12 @@ class Job:
     plan: EvaluationPlan
     part: Part = "train"
     request: bytes = b""
+    spared: bool = False
     reply: bytes = b""
     began: float = math.inf
-    known: int = 0
+    known: int = field(init=False)
     before: int = 0
+    spent: float = 0.0
     losses: int = 0
     block: NDArray[np.int64] = field(init=False)
     scores: NDArray[np.float32] = field(init=False)
@@ -79,6 +83,9 @@ class Job:
     refusal: Refusal | None = None
     refused: Refusal | None = None
     answer: Evaluation | BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.known = int(np.count_nonzero(~np.isnan(self.plan.scores)))
 
     @property
     def waits(self) -> bool:
@@ -126,6 +133,8 @@ class Jobs:
         self._blocks, self._losses, self._confirm = blocks, losses, confirm
         self._open: list[Job] = []
         self._places: dict[int, str] = {}
+        # When each worker was asked what it was asked last.
+        self._asked: dict[int, float] = {}
         # How many jobs were answered in how many seconds.
         self._answered, self._spent = 0, 0.0
 
@@ -138,14 +147,17 @@ class Jobs:
         """A worker is ready, and where it is."""
         self._places[worker] = place
 
-    def next(self, worker: int, now: float, loaded: Job | None = None) -> Question | None:
+    def next(
+        self, worker: int, now: float, loaded: Job | None = None, *, interrupted: bool = False
+    ) -> Question | None:
         """What to ask a worker that is free; None: nothing for now.
 
         It stays with the job whose model it has `loaded`, but leaves it to others who are at it if
-        there is one that nobody is at.
+        there is one that nobody is at. Once the run is interrupted, none is begun that is spared.
         """
         alone = self._places.keys() <= {worker}
-        own = [j for j in self._open if alone or not j.refused or j.refused.worker != worker]
+        jobs = [j for j in self._open if not (interrupted and j.spared and j.began == math.inf)]
+        own = [j for j in jobs if alone or not j.refused or j.refused.worker != worker]
         jobs = [job for job in own if job.waits][:1]
         if loaded in own and (loaded.waits or not jobs):
             jobs = [loaded]
@@ -154,7 +166,7 @@ class Jobs:
             question = job.question(late=self._takes(job, _TWICE, now))
             if question is not None:
                 job.began = min(job.began, now)
-                job.crew[worker] = question
+                job.crew[worker], self._asked[worker] = question, now
                 return question
         return None
 
@@ -163,17 +175,17 @@ class Jobs:
     ) -> None:
         """Take in what a worker says, unless another one was first.
 
-        An EvaluationError says that the model cannot be scored, any other error ends the job.
+        An EvaluationError says that the model cannot be scored, any other error ends the job. Of
+        who was not first, no error counts: one worker alone would not have met it.
         """
         job, place = question.job, self._places[worker]
         job.crew.pop(worker, None)
-        if job.answer is not None:
+        if question not in job.left:
             return
+        job.spent += now - self._asked[worker]
         try:
             if not isinstance(reply, bytes | EvaluationError):
                 raise reply
-            if question not in job.left:
-                return
             number = job.left.index(question)
             if isinstance(reply, bytes):
                 job.record(question, reply)
@@ -184,7 +196,7 @@ class Jobs:
                 job.refusal = Refusal(worker, place, str(reply))
                 del job.left[number:]
             if not job.left:
-                job.answer = self._outcome(job, place, now - job.began)
+                job.answer = self._outcome(job, place)
         except BaseException as error:
             job.answer = error
         if job.answer is not None:
@@ -211,7 +223,7 @@ class Jobs:
             f"last one: {error}"
         )
 
-    def _outcome(self, job: Job, place: str, seconds: float) -> Evaluation | GenepoolError | None:
+    def _outcome(self, job: Job, place: str) -> Evaluation | GenepoolError | None:
         """What came of a job, by the last answer to its block; None: it is asked on.
 
         A failure of one machine is not taken for one of the model, where that is wanted.
@@ -222,7 +234,7 @@ class Jobs:
             if not job.plan.done:
                 return job.ask(self._blocks)
             if job.refused is None:
-                return Evaluation(job.plan.scores, None, seconds)
+                return Evaluation(job.plan.scores, None, job.spent)
             return GenepoolError(
                 f"{job.refused.place}: a model could not be scored there ({job.refused.text}), and "
                 f"could be at {place}; nothing recorded is lost: see what is wrong there, and run "
@@ -231,7 +243,7 @@ class Jobs:
         if self._confirm and job.refused is None:
             job.refused, job.refusal, job.known = job.refusal, None, job.before
             return job.ask(self._blocks)
-        return Evaluation(None, job.refusal.text, seconds)
+        return Evaluation(None, job.refusal.text, job.spent)
 
     def _needs_help(self, job: Job, now: float) -> bool:
         late = self._takes(job, _TWICE, now)

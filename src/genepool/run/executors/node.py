@@ -93,5 +93,9 @@ def _require_same(found: Pins, expected: Pins) -> None:
         raise CheckpointError("the seeds' tensors lie in another order there than in the run")
     files, wanted = found.settings["companions"], expected.settings["companions"]
     for name in sorted({*files, *wanted}):
-        if files.get(name) != wanted.get(name):
+        if name not in wanted:
+            raise CheckpointError(f"{name} lies there, and the run has none; take it away")
+        if name not in files:
+            raise CheckpointError(f"the run has {name}, which is not there; copy it over")
+        if files[name] != wanted[name]:
             raise CheckpointError(f"another {name} lies there than in the run; copy it over")

@@ -54,6 +54,7 @@ class ProcessExecutor(RemoteExecutor):
         modules: Mapping[str, str] = MappingProxyType({}),
         tasks: Mapping[str, str] = MappingProxyType({}),
         sample: Sample | None = None,
+        interrupted: threading.Event | None = None,
     ) -> None:
         """Start the workers; each builds its own live model.
 
@@ -61,7 +62,7 @@ class ProcessExecutor(RemoteExecutor):
             run: the run file, which each worker opens again.
             workers: number of processes, at least 1.
             seeds: the files of the seeds that each worker must find; None: whatever is there.
-            asked, blocks, sample: as `RemoteExecutor` takes them.
+            asked, blocks, sample, interrupted: as `RemoteExecutor` takes them.
             devices: of each worker's model; empty: all have the run file's.
             as_exported: as `Scorer` takes it.
             modules: the user's modules that each worker must find, as `own_modules` gives them.
@@ -83,7 +84,8 @@ class ProcessExecutor(RemoteExecutor):
                 process.start()
                 theirs.close()
                 self._workers.append(_Process(process, ours, seeds))
-        super().__init__(self._workers.__getitem__, workers, asked, blocks, sample=sample)
+        terms: dict[str, Any] = {"sample": sample, "interrupted": interrupted}
+        super().__init__(self._workers.__getitem__, workers, asked, blocks, **terms)
 
     def close(self) -> None:
         """End the workers."""

@@ -55,6 +55,7 @@ class RayExecutor(RemoteExecutor):
         *,
         as_exported: bool = True,
         sample: Sample | None = None,
+        interrupted: threading.Event | None = None,
     ) -> None:
         """Connect to the cluster, and ask it for workers; they may come later.
 
@@ -64,7 +65,7 @@ class RayExecutor(RemoteExecutor):
             asked: as `RemoteExecutor` takes it.
             notice: told what is good to know of the workers, in one line.
             as_exported: as `Scorer` takes it.
-            sample: as `RemoteExecutor` takes it.
+            sample, interrupted: as `RemoteExecutor` takes them.
 
         Raises:
             GenepoolError: there is no such cluster, or what the workers need cannot be sent.
@@ -100,6 +101,7 @@ class RayExecutor(RemoteExecutor):
         room = sum(_fitting(node, self._needed) for node in _nodes())
         workers = config.workers or max(1, min(room, config.width))
         terms: dict[str, Any] = {"losses": _LOSSES, "confirm": True, "sample": sample}
+        terms["interrupted"] = interrupted
         super().__init__(self._new, workers, asked, inputs.blocks, **terms)
 
     def close(self) -> None:

@@ -90,6 +90,7 @@ class RemoteExecutor:
         losses: int = 1,
         confirm: bool = False,
         sample: Sample | None = None,
+        interrupted: threading.Event | None = None,
     ) -> None:
         """Start a thread per worker.
 
@@ -105,10 +106,14 @@ class RemoteExecutor:
                 broken machine is not taken for a broken model.
             sample: of which examples every worker must give the scores of a first model that was
                 asked all of them; None: this is not looked at.
+            interrupted: once it is set, no further child is begun.
         """
         self._hire, self._asked, self._sample = hire, asked, sample
         self._standard: _Standard | None = None
+        self._interrupted = interrupted or threading.Event()
         self._submitted: dict[int, Job] = {}
+        # The last child that was submitted; what is asked of it again has been begun.
+        self._newest = 0
         # What is known of jobs and workers, and the end; all of it needs the lock.
         self._ready = threading.Condition()
         self._jobs = Jobs(blocks, losses=losses, confirm=confirm)
@@ -123,7 +128,9 @@ class RemoteExecutor:
 
     def submit(self, step: int, genome: Genome, plan: EvaluationPlan) -> None:
         """Queue a job for the next free worker."""
-        self._submitted[step] = self._added(Job(step, genome, plan))
+        job = Job(step, genome, plan, spared=step > self._newest)
+        self._newest = max(self._newest, step)
+        self._submitted[step] = self._added(job)
 
     def result(self, step: int) -> Evaluation:
         """Wait for a job."""
@@ -185,13 +192,15 @@ class RemoteExecutor:
         return job
 
     def _wait(self, job: Job, asked: Callable[[int, int], None] | None = None) -> Evaluation:
-        told = 0
+        told = job.known
         while job.answer is None and self._failed is None:
             with self._ready:
                 # Waking up now and then lets Ctrl-C through.
                 if job.answer is None and self._failed is None:
                     self._ready.wait(_POLL)
             self._look()
+            if job.spared and job.began == math.inf and self._interrupted.is_set():
+                raise KeyboardInterrupt
             if asked is not None and job.known > told:
                 told = job.known
                 asked(told, job.plan.scores.size)
@@ -241,7 +250,8 @@ class RemoteExecutor:
         """Wait for what to ask a worker next; None when there will be nothing."""
         with self._ready:
             while not self._closing and self._failed is None:
-                question = self._jobs.next(number, time.perf_counter(), loaded)
+                now, interrupted = time.perf_counter(), self._interrupted.is_set()
+                question = self._jobs.next(number, now, loaded, interrupted=interrupted)
                 if question is not None:
                     return question
                 self._ready.wait(_POLL if len(self._threads) > 1 else None)

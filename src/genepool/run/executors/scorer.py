@@ -217,7 +217,7 @@ class Scorer:
         with self._memory("to score"):
             if settle(self._inputs.tasks, self.value, plan):
                 return
-        done, total = 0, plan.scores.size
+        done, total = int(np.count_nonzero(~np.isnan(plan.scores))), plan.scores.size
         while not plan.done:
             indices = plan.next()
             scores = np.empty(indices.size, dtype=np.float32)

@@ -31,11 +31,13 @@ def observe(session: Session, members: Mapping[int, Genome]) -> None:
 
     Raises:
         EvaluationError: a model could not be measured, or could not draw.
+        KeyboardInterrupt: the run was interrupted; pictures and transcripts are those of before.
     """
     pool, tasks = session.pool, session.inputs.tasks
     if any(isinstance(task, Measured) for task in (*tasks, *session.inputs.guards)):
         known = pool.measures()
         for number in sorted(members.keys() - known):
+            session.heed_interruption()
             session.progress.stage("measuring what nobody competes for")
             pool.add_measures(number, session.executor.measures(members[number]))
     if any(isinstance(task, Drawn) for task in tasks):
@@ -75,6 +77,7 @@ def _transcripts(session: Session, members: Mapping[int, Genome]) -> Iterator[Tr
         name = session.inputs.run.config.contested[number].name
         part = "held-out" if held_out else "train"
         for member, genome in members.items():
+            session.heed_interruption()
             told = session.executor.transcripts(genome, number, indices, held_out=held_out)
             positions: list[int] = indices.tolist()
             for position, transcript in zip(positions, told, strict=True):
@@ -146,5 +149,6 @@ def _drawn(
     if (real := task.references(indices, held_out=held_out)) is not None:
         yield from kept(REFERENCE, indices, real)
     for member, genome, mine in members:
+        session.heed_interruption()
         pictures = session.executor.pictures(genome, number, mine, held_out=held_out)
         yield from kept(member, mine, pictures)

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Task,
-    TaskID,
-    TextColumn,
-)
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 from genepool.messages import children, percent
 from genepool.ui.terminal.console import by_task, console, duration, number, pace, plain
@@ -27,11 +24,23 @@ if TYPE_CHECKING:
 
 # A step can take less than a millisecond: looking at the clock is all that most of them pay.
 _REDRAW_SECONDS = 0.1
+# The examples of a child are told once it has taken so long, in seconds: others would flicker.
+_LONG_CHILD = 0.5
 # Lines come after 5 seconds first, then less and less often, in the end once a minute.
 _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
-# A first child that takes so long, in seconds, may have waited for what is imported and compiled,
-# and does not tell how long the others will take.
+# First children, as many as are scored at a time, that take so long, in seconds, may have waited
+# for what is imported and compiled, and do not tell how long the others will take.
 _SHORT, _LONG = 1.0, 60.0
+
+
+class _Noted(RichProgress):
+    """A bar with a note beneath it: beside it there is no room in a window of 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(note, no_wrap=False, overflow="fold")
 
 
 class Bar:
@@ -40,17 +49,19 @@ class Bar:
     def __init__(self, out: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         # Without a total the bar only moves to and fro.
-        self._bar = RichProgress(
-            TextColumn("{task.description}", markup=False),
+        self._bar = _Noted(
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
             BarColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
             console=out,
             transient=True,
             refresh_per_second=5,
         )
         self._task: TaskID | None = None
-        self._note = ""
-        self._due = 0.0
+        self._stage, self._note, self._abreast = "", "", 1
+        self._last: StepReport | None = None
+        # Children and their examples have times of their own: an example's answer comes right
+        # before the child is absorbed, which must be seen all the same.
+        self._asked_due = self._step_due = 0.0
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -68,8 +79,8 @@ class Bar:
         """Show what takes a while."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._note = ""
-        self._task = self._bar.add_task(plain(text), total=None, note="")
+        self._stage, self._note, self._last = plain(text), "", None
+        self._task = self._bar.add_task(self._stage, total=None, note="")
 
     def notice(self, text: str) -> None:
         """A line above the bar, which stays."""
@@ -80,36 +91,38 @@ class Bar:
         self._bar.console.print(_seed(report), markup=False, highlight=False)
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
-        """Beside the bar, until the first child is scored."""
-        self._show(note=_estimate(children, seconds, abreast))
+        """Beneath the bar, until the first child is scored."""
+        self._note, self._abreast = _estimate(children, seconds, abreast), abreast
+        self._show()
 
     def asked(self, examples: int, of: int) -> None:
-        """Beside the bar, for models that take a while."""
+        """Beneath the bar, for models that take a while."""
         now = self._clock()
-        if now >= self._due:
-            self._due = now + _REDRAW_SECONDS
-            self._show(within=f"{number(examples)} of {number(of)} examples")
+        if now >= self._asked_due:
+            self._asked_due = now + _REDRAW_SECONDS
+            self._show(f"{number(examples)} of {number(of)} examples")
 
     def step(self, report: StepReport) -> None:
         """Move the bar, ten times a second at most."""
-        now = self._clock()
-        if now < self._due and report.evaluations < report.budget:
-            return
-        self._due = now + _REDRAW_SECONDS
-        if self._task is not None:
-            self._bar.update(self._task, total=report.budget, completed=report.evaluations)
-        self._show(note=_note(report))
+        self._last, now = report, self._clock()
+        self._asked_due = now + _LONG_CHILD
+        if now >= self._step_due or report.evaluations >= report.budget:
+            self._step_due = now + _REDRAW_SECONDS
+            self._show()
 
-    def _show(self, *, note: str | None = None, within: str = "") -> None:
-        self._note = self._note if note is None else note
-        if self._task is not None:
-            shown = ", ".join(part for part in (self._note, within) if part)
-            self._bar.update(self._task, note=shown)
+    def _show(self, within: str = "") -> None:
+        if self._task is None:
+            return
+        if (report := self._last) is not None:
+            self._note = _note(report, self._abreast)
+            self._bar.update(self._task, total=report.budget, completed=report.evaluations)
+        self._bar.update(self._task, note=", ".join(part for part in (self._note, within) if part))
 
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
         if self._task is not None:
-            self._bar.update(self._task, total=1.0, completed=fraction, note=percent(fraction))
+            text = f"{self._stage}: {percent(fraction)}"
+            self._bar.update(self._task, total=1.0, completed=fraction, description=text)
 
 
 class Lines:
@@ -123,7 +136,7 @@ class Lines:
         self._clock = clock
         self._started: float | None = None
         self._due = 0.0
-        self._stage = ""
+        self._stage, self._abreast = "", 1
         self._last: StepReport | None = None
         self._waiting: list[str] = []
 
@@ -135,9 +148,11 @@ class Lines:
         pass
 
     def stage(self, text: str) -> None:
-        """Stages are short, or lines will tell how far they are."""
+        """A line now and then: of some that take long nothing else is told."""
         self._stage = plain(text)
         self._last = None
+        if self._is_due():
+            self._say(self._stage)
 
     def notice(self, text: str) -> None:
         """A line."""
@@ -149,20 +164,22 @@ class Lines:
 
     def begin(self, children: int, seconds: float, abreast: int) -> None:
         """A line, once the run has taken a while."""
+        self._abreast = abreast
         if text := _estimate(children, seconds, abreast):
             self._say(text, soon=True)
 
     def asked(self, examples: int, of: int) -> None:
         """A line now and then."""
         if self._is_due():
-            so_far = f"{self._stage}:" if self._last is None else f"{_note(self._last)};"
+            last = self._last
+            so_far = f"{self._stage}:" if last is None else f"{_note(last, self._abreast)};"
             self._say(f"{so_far} {number(examples)} of {number(of)} examples asked")
 
     def step(self, report: StepReport) -> None:
         """A line now and then."""
         self._last = report
         if self._is_due():
-            self._say(_note(report))
+            self._say(_note(report, self._abreast))
 
     def advance(self, fraction: float) -> None:
         """A line now and then."""
@@ -208,18 +225,20 @@ def _estimate(count: int, seconds: float, abreast: int) -> str:
         return ""
     at_a_time = f", {number(abreast)} at a time" if abreast > 1 else ""
     return (
-        f"{children(count)}: about {duration(whole)}, at the {duration(seconds)} of the fastest "
-        f"seed{at_a_time}"
+        f"{children(count)}: about {duration(whole)}, at {duration(seconds)} each by the pace of "
+        f"the fastest seed{at_a_time}"
     )
 
 
-def _note(report: StepReport) -> str:
+def _note(report: StepReport, abreast: int) -> str:
     parts = [f"{number(report.evaluations)} of {children(report.budget)}"]
     tasks = by_task(report.tasks)
     parts.append(f"best {percent(report.champion)}{tasks and f' ({tasks})'}")
     if report.held_out is not None:
         parts.append(f"held-out {percent(report.held_out)}")
-    if report.session > 1 or (report.session == 1 and not _SHORT < report.seconds < _LONG):
+    first = report.session == abreast and not _SHORT < report.seconds < _LONG
+    # Where several are scored at a time, the first to come were not alone in that time.
+    if report.session > abreast or first:
         took = report.seconds / report.session
         parts.append(pace(report.session, report.seconds))
         parts.append(f"{duration(took * (report.budget - report.evaluations))} left")
