@@ -8,6 +8,7 @@ import importlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cache
+from operator import is_
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -224,12 +225,10 @@ class Unchanged:
     def __init__(self, module: torch.nn.Module) -> None:
         """Note where the tensors are, and which modules are in training mode."""
         self._module, self._places = module, _places(_tensors(module))
-        self._parts = [*_parts(module)]
-        self._saved = [
-            (part, part.data_ptr(), part.dtype)
-            for _, _, part in self._parts
-            if isinstance(part, torch.Tensor)
-        ]
+        self._keys = [*_keys(module)]
+        self._parts = [holder[name] for holder, name in self._keys]
+        self._saved = [part for part in self._parts if isinstance(part, torch.Tensor)]
+        self._addresses = _addresses(self._saved)
         self._modes = [
             (name, part, part.training)
             for name, part in cast("list[tuple[str, torch.nn.Module]]", [*module.named_modules()])
@@ -257,19 +256,17 @@ class Unchanged:
                 "call model.eval() at its end, or let it work on a copy (copy.deepcopy)"
             )
         # By names it takes a large model milliseconds, for each block of examples.
-        untouched = all(holder.get(name) is part for holder, name, part in self._parts) and all(
-            part.data_ptr() == address and part.dtype == dtype
-            for part, address, dtype in self._saved
-        )
-        places = self._places if untouched else _places(_tensors(self._module))
-        moved = [name for name, place in self._places.items() if places.get(name) != place]
-        if moved:
-            raise ConfigError(
-                f"{what} has put {some(moved)} of the model elsewhere, or into another dtype (as "
-                "half(), to(...) and new parameters do), so that no other model could be scored "
-                "after this one; say 'dtype' and 'device' below 'model' in the run file, or let "
-                "it work on a copy (copy.deepcopy)"
-            )
+        held = (holder.get(name) for holder, name in self._keys)
+        if not all(map(is_, held, self._parts)) or _addresses(self._saved) != self._addresses:
+            places = _places(_tensors(self._module))
+            moved = [name for name, place in self._places.items() if places.get(name) != place]
+            if moved:
+                raise ConfigError(
+                    f"{what} has put {some(moved)} of the model elsewhere, or into another dtype "
+                    "(as half(), to(...) and new parameters do), so that no other model could be "
+                    "scored after this one; say 'dtype' and 'device' below 'model' in the run "
+                    "file, or let it work on a copy (copy.deepcopy)"
+                )
         now = {} if sample is None else self.sample()
         changed = [name for name, values in (sample or {}).items() if now.get(name) != values]
         if changed:
@@ -289,19 +286,23 @@ def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _parts(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def _keys(module: torch.nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
     """Modules, parameters and buffers within a module, but for buffers that are not saved: what
-    holds each, its name there, and itself."""
+    holds each, and its name there."""
     for each in module.modules():
         inside = vars(each)
         for kind in ("_modules", "_parameters", "_buffers"):
-            for name, part in inside[kind].items():
+            for name in inside[kind]:
                 if kind != "_buffers" or name not in inside["_non_persistent_buffers_set"]:
-                    yield inside[kind], name, part
+                    yield inside[kind], name
+
+
+def _addresses(parts: Sequence[torch.Tensor]) -> list[tuple[int, torch.dtype]]:
+    return [(part.data_ptr(), part.dtype) for part in parts]
 
 
 def _places(parts: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, torch.dtype]]:
-    return {name: (part.data_ptr(), part.dtype) for name, part in parts.items()}
+    return dict(zip(parts, _addresses([*parts.values()]), strict=True))
 
 
 def _some_values(part: torch.Tensor) -> bytes:

@@ -138,12 +138,14 @@ class Function(BlockedTask):
                 in [0, 1] per example.
         """
 
+        answering = model if isinstance(model, Answering) else None
+
         def ask(rows: list[int]) -> NDArray[np.float32]:
-            if isinstance(model, Answering):
-                return self._ask_and_judge(rows, model)
+            if answering is not None:
+                return self._ask_and_judge(rows, answering)
             return self._scores(self._call(rows, self._options.time_limit, model), rows)
 
-        if self._options.batch is not None or isinstance(model, Answering):
+        if self._options.batch is not None or answering is not None:
             return np.array(self._by_blocks(indices, held_out, ask), dtype=np.float32)
         first, last = self._range(held_out)
         rows: list[int] = (checked_indices(indices, last - first) + first).tolist()
