@@ -321,6 +321,21 @@ def test_it_is_told_where_held_out_scores_are_of_some_tasks_alone(tmp_path: Path
     assert told[0].startswith("task 'a' has no held-out examples, so that held-out scores are")
 
 
+@pytest.mark.slow
+def test_what_is_good_to_know_of_the_seeds_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Watcher(Silence):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    file = write_run(tmp_path, seeds=[f"seed{number}.safetensors" for number in (1, 2, 3)])
+    (tmp_path / "seed3.safetensors").write_bytes((tmp_path / "seed1.safetensors").read_bytes())
+    for _ in range(2):
+        compare(file, tmp_path / "out", strategies=["ga"], runs=3, budget=2, progress=Watcher())
+    assert len(told) == 1 and "'seed1'" in told[0] and "'seed3'" in told[0], told
+
+
 # Refusals
 
 

@@ -197,7 +197,8 @@ def compare(
         raise PoolError(f"{path}: cannot write here ({error.strerror or error})") from None
     try:
         watcher.stage(f"{count(len(jobs), 'run')} in {count(processes, 'process', 'processes')}")
-        run_grid(jobs, processes, watcher, _prepared(jobs, path / "cache", watcher))
+        missing = [job for job in jobs if not _complete(job)]
+        run_grid(jobs, processes, watcher, _prepared(missing, path / "cache", watcher))
         watcher.stage("reading the runs")
         curves: list[Curve] = []
         told: tuple[str, ...] = ()
@@ -205,8 +206,8 @@ def compare(
             with Pool(job.pool) as pool:
                 curves.append(read_curve(pool, job.label, job.seed, target))
                 told = not_held_out({task.name: task.held_out for task in pool.tasks()})
-        # All runs have the same tasks.
-        for notice in told:
+        # All runs have the same tasks; those that were missing have told it.
+        for notice in () if missing else told:
             watcher.notice(notice)
         found = assemble(path, curves, target)
         write_own(path / "curves.csv", curves_csv(found.curves).encode(), CURVES)
@@ -216,17 +217,12 @@ def compare(
     return found
 
 
-def _prepared(jobs: Sequence[Job], cache: Path, watcher: Progress) -> Path:
+def _prepared(missing: Sequence[Job], cache: Path, watcher: Progress) -> Path:
     """Read the seeds, on all cores, once for all runs: the directory where what follows is kept."""
-    missing = [job for job in jobs if not _complete(job)]
     if missing:
         watcher.stage("reading the seeds")
         run = missing[0].run
-        told = {
-            f"{job.label}: {text}": None
-            for job in missing
-            for text in job.run.strategy.told(len(run.seeds), job.run.config.budget)
-        }
+        told = {f"{job.label}: {text}": None for job in missing for text in job.told}
         for notice in told:
             watcher.notice(notice)
         cache.mkdir(exist_ok=True)

@@ -44,6 +44,11 @@ class Job:
         """Where it lives."""
         return self.run.resolve(self.run.config.pool)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What is good to know of its strategy before any child is made."""
+        return self.run.strategy.told(len(self.run.seeds), self.run.config.budget)
+
 
 @dataclass(slots=True)
 class _Hand:
@@ -113,7 +118,8 @@ class _Total:
         self._reports: dict[int, StepReport] = {}
         self._done = [0] * len(jobs)
         self._progress = progress
-        self._noticed: set[str] = set()
+        # With the strategy's name, it was told before they began.
+        self._noticed = {text for job in jobs for text in job.told}
         self._started = time.perf_counter()
 
     def notice(self, text: str) -> None:
@@ -206,7 +212,7 @@ def _end(hands: Sequence[_Hand]) -> None:
 class _Reporter(Silence):
     """Passes progress on, and ends the run when the parent says so.
 
-    Every run of a grid has the same seeds: what is to say of them would be said each time.
+    Every run of a grid has the same seeds: what their scores are would be said each time.
     """
 
     def __init__(self, pipe: Connection, stopped: threading.Event) -> None:
@@ -219,6 +225,9 @@ class _Reporter(Silence):
     def stage(self, text: str) -> None:
         if self._stopped.is_set():
             raise KeyboardInterrupt
+
+    def notice(self, text: str) -> None:
+        self.say("notice", text=text)
 
     def step(self, report: StepReport) -> None:
         if self._stopped.is_set():
