@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -78,6 +80,16 @@ def test_a_dense_genome_is_drawn_tensor_by_tensor(vectors: Path, tmp_path: Path)
         run_figure(pool, tmp_path / "run.png")
     # No seed's colour: mutation has mixed in something of its own.
     assert (102, 102, 102) in colours(tmp_path / "run.png")
+
+
+def test_a_dense_genome_of_a_pool_that_knows_no_tensors_is_drawn_as_one(vectors: Path) -> None:
+    with Pool(vectors) as pool, canvas(5, 3) as figure:
+        champion = pool.genome(pool.champion())
+        axes = figure.add_subplot()
+        older: Any = SimpleNamespace(header=replace(pool.header, tensors=()))
+        figures._draw_weights(axes, champion, older)
+        (bar,) = axes.patches
+    assert bar.get_height() == pytest.approx(np.abs(champion.values).mean())
 
 
 @pytest.mark.slow

@@ -262,7 +262,8 @@ def _mark_tensors(axes: Axes, pool: Pool) -> None:
 
 
 def _draw_weights(axes: Axes, genome: Vector, pool: Pool) -> None:
-    tensors = pool.header.tensors
+    # Older pools do not know where one ends.
+    tensors = pool.header.tensors or (("all tensors", 0),)
     axes.set_title("Genome of the champion: dense, with mutation; mean size of the weights")
     starts = np.array([start for _, start in tensors])
     sums = np.add.reduceat(np.abs(genome.values, dtype=np.float64), starts)
