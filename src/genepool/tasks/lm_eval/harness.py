@@ -50,7 +50,7 @@ _HFLM: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
 
 @contextlib.contextmanager
 def quiet(directory: Path | None = None) -> Generator[None, None, None]:
-    """Without the harness's bars, remarks and warnings.
+    """Without the harness's bars, remarks and warnings, and without the work that it repeats.
 
     Args:
         directory: the working directory meanwhile: relative paths in task files start from there.
@@ -66,7 +66,7 @@ def quiet(directory: Path | None = None) -> Generator[None, None, None]:
     if directory is not None:
         os.chdir(directory)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _compiled_once():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -76,6 +76,21 @@ def quiet(directory: Path | None = None) -> Generator[None, None, None]:
             logger.handlers, logger.propagate = handlers, propagate
         if bars:
             _DATASETS.enable_progress_bars()
+
+
+_compiled = functools.lru_cache(1000)(_TEMPLATES.from_string)
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Generator[None, None, None]:
+    """Compile templates of tasks once; the harness does so for each document."""
+    within = "from_string" in vars(_TEMPLATES)
+    _TEMPLATES.from_string = _compiled
+    try:
+        yield
+    finally:
+        if not within:
+            del _TEMPLATES.from_string
 
 
 def open_harness_task(name: str, include: Path | None, directory: Path) -> Any:
@@ -405,24 +420,10 @@ def metrics(
     """What the task's metrics say of each document, after the filter of that name."""
     task._instances = [request for one in answered for request in one]
     task.apply_filters()
-    with _compiled_once():
-        return [
-            task.process_results(doc, [request.filtered_resps[chosen] for request in one])
-            for doc, one in zip(docs, answered, strict=True)
-        ]
-
-
-@contextlib.contextmanager
-def _compiled_once() -> Generator[None, None, None]:
-    """Compile templates of tasks once; the harness does so for each document."""
-    _TEMPLATES.from_string = _compiled
-    try:
-        yield
-    finally:
-        del _TEMPLATES.from_string
-
-
-_compiled = functools.lru_cache(1000)(_TEMPLATES.from_string)
+    return [
+        task.process_results(doc, [request.filtered_resps[chosen] for request in one])
+        for doc, one in zip(docs, answered, strict=True)
+    ]
 
 
 def filter_names(task: Any) -> list[str]:
