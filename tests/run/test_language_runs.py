@@ -246,7 +246,9 @@ def test_a_pool_is_refused_to_another_tokenizer(tmp_path: Path, what: str) -> No
     with pytest.raises(PoolError) as caught:
         evolve(file, budget=4)
     message = str(caught.value)
-    assert f"another {what.removesuffix(' file')} than {tmp_path / 'seed1'} holds now" in message
+    seed, name = tmp_path / "seed1", what.removesuffix(" file")
+    new = f"made with no {name}, and {seed} holds one now"
+    assert (new if what == "chat template" else f"another {name} than {seed} holds now") in message
     assert "\n" not in message
 
 
@@ -259,7 +261,7 @@ def test_a_pool_is_refused_to_a_tokenizer_from_elsewhere(tmp_path: Path) -> None
     edit(tmp_path / "seed2/tokenizer_config.json", unk_token="yes")
     assert evolve(file, budget=3).session == 1
     write_tokenizer(tmp_path / "words", "{{ messages }}")
-    with pytest.raises(PoolError, match=f"another chat template than {tmp_path / 'words'} holds"):
+    with pytest.raises(PoolError, match=f"no chat template, and {tmp_path / 'words'} holds one"):
         evolve(file, budget=4)
 
 
@@ -281,6 +283,11 @@ def test_rare_files_of_tokens_are_pinned_too(name: str, tmp_path: Path) -> None:
     words.write_text('{"a": 2}')
     with pytest.raises(
         PoolError, match=r"another tokenizer's further files than .*seed1 holds now"
+    ):
+        evolve(file, budget=3)
+    words.unlink()
+    with pytest.raises(
+        PoolError, match=r"the tokenizer's further files that .*seed1 holds no longer"
     ):
         evolve(file, budget=3)
 

@@ -195,9 +195,14 @@ def check_model_files(pool: Pool, inputs: Inputs, found: dict[str, str] | None =
     """
     first = inputs.checkpoints[0]
     what = inputs.run.config.model, first, inputs.run.directory
-    for name in changed_model_files(pool, found or model_file_digests(*what)):
+    now, then = found or model_file_digests(*what), pool.meta()["pins"].get("companions", {})
+    for name in changed_model_files(pool, now):
         places = _pinned_files(*what)
         place = places[name].place if name in places else first.path
+        if name not in now:
+            raise _refusal(pool, f"the {name} that {place} holds no longer")
+        if name not in then:
+            raise _refusal(pool, f"no {name}, and {place} holds one now")
         raise _refusal(pool, f"another {name} than {place} holds now")
 
 
