@@ -303,7 +303,7 @@ def wrap(value: LanguageModel, batch: int) -> Any:
 
 def _remembering(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
     """The tokens of a text, worked out once: each child is asked the same ones."""
-    known: dict[Any, NDArray[np.int64]] = {}
+    known: dict[Any, NDArray[np.int32]] = {}
     room = _REMEMBERED
 
     def tokens(text: str, *more: Any, **named: Any) -> list[int]:
@@ -311,7 +311,7 @@ def _remembering(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
         key = (text, more, *named.items())
         found = known.get(key)
         if found is None:
-            found = np.array(encode(text, *more, **named), dtype=np.int64)
+            found = np.array(encode(text, *more, **named), dtype=np.int32)
             if len(text) <= room:
                 room -= len(text)
                 known[key] = found
