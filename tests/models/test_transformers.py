@@ -471,13 +471,14 @@ def test_the_kind_of_model_is_found(tmp_path: Path) -> None:
     assert isinstance(live(checkpoints, layout, kind="transformers").value, LanguageModel)
 
 
-def test_draws_are_those_of_manual_seed_and_leave_no_trace() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_draws_are_those_of_manual_seed_and_leave_no_trace(device: str) -> None:
     torch.manual_seed(0)
-    expected = torch.rand(3)
+    expected = torch.rand(3, device=device)
     torch.manual_seed(7)
-    undisturbed = torch.rand(2)
+    undisturbed = [torch.rand(1, device=device) for _ in range(2)]
     torch.manual_seed(7)
     for before in undisturbed:
         with same_draws():
-            assert torch.equal(torch.rand(3), expected)
-        assert torch.rand(()) == before
+            assert torch.equal(torch.rand(3, device=device), expected)
+        assert torch.equal(torch.rand(1, device=device), before)
