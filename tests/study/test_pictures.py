@@ -143,6 +143,20 @@ def test_what_is_interrupted_in_training_leaves_no_seeds(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_demo_trains_as_long_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(seeds: Path, seed: int, advance: object, effort: float) -> None:
+        raise PoolError(f"trains {effort}")
+
+    monkeypatch.setattr(pictures, "_train", train)
+    for given, told in (([], "trains 1.0"), (["--training", "0.25"], "trains 0.25")):
+        code, _, error = run_cli(["demo", "pictures", "--pool", str(tmp_path), *given])
+        assert (code, error.splitlines()[-1]) == (1, f"genepool: {told}")
+    code, _, error = run_cli(["demo", "pictures", "--pool", str(tmp_path), "--training", "0"])
+    assert code == 2 and "--training" in error
+
+
 @pytest.mark.slow
 def test_the_demo_prints_a_table_and_draws(pool: Path) -> None:
     from diffusers import DiffusionPipeline

@@ -52,20 +52,25 @@ def digits_demo(
         _report(directory, result, single, champion, checkpoint, figure or reason)
 
 
-def pictures_demo(directory: Path, *, budget: int, seed: int, as_json: bool) -> None:
+def pictures_demo(
+    directory: Path, *, budget: int, seed: int, training: float, as_json: bool
+) -> None:
     """Train, evolve, compare with the seeds' mean, write champion and pictures, and report.
 
     Args:
         directory: of the pool; everything is written below it.
         budget: number of children in the end.
         seed: the random seed.
+        training: how long the seeds are trained, as a part of what is usual.
         as_json: print the report as JSON.
     """
     from genepool.tasks.png import to_png
 
     with breeding(), watcher() as progress, _pictures_thread():
         progress.stage("training the four seeds")
-        run = pictures.prepare(directory, budget=budget, seed=seed, advance=progress.advance)
+        run = pictures.prepare(
+            directory, budget=budget, seed=seed, advance=progress.advance, effort=training
+        )
         result = evolve(run, progress=progress)
         progress.stage("drawing what seeds, mean and champion draw")
         file = directory / "pictures.png"

@@ -72,8 +72,16 @@ def digits(
     show_default=True,
     help="This is the pool's directory; everything is written below it.",
 )
+@click.option(
+    "--training",
+    type=click.FloatRange(0.01, 1.0),
+    default=1.0,
+    show_default=True,
+    help="The seeds are trained for this part of the usual steps; with less the demo is over "
+    "sooner, and all models are worse. Seeds that are there already stay as they are.",
+)
 @json_option
-def pictures(budget: int | None, seed: int, pool: Path, as_json: bool) -> None:
+def pictures(budget: int | None, seed: int, pool: Path, training: float, as_json: bool) -> None:
     """Breed four small image generators into one that draws what each of them can.
 
     A tiny diffusion model is trained on handwritten digits for a while, and then fine-tuned four
@@ -84,7 +92,7 @@ def pictures(budget: int | None, seed: int, pool: Path, as_json: bool) -> None:
     from genepool.ui.cli.demo import pictures_demo
 
     budget = PICTURES_BUDGET if budget is None else budget
-    pictures_demo(pool, budget=budget, seed=seed, as_json=as_json)
+    pictures_demo(pool, budget=budget, seed=seed, training=training, as_json=as_json)
 
 
 @click.command()
