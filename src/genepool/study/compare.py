@@ -196,8 +196,9 @@ def compare(
     except OSError as error:
         raise PoolError(f"{path}: cannot write here ({error.strerror or error})") from None
     try:
+        cache = _prepared(jobs, path / "cache", watcher)
         watcher.stage(f"{count(len(jobs), 'run')} in {count(processes, 'process', 'processes')}")
-        run_grid(jobs, processes, watcher, _prepared(jobs, path / "cache", watcher))
+        run_grid(jobs, processes, watcher, cache)
         watcher.stage("reading the runs")
         curves: list[Curve] = []
         told: tuple[str, ...] = ()
