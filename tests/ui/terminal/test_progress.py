@@ -131,7 +131,36 @@ def test_the_bar_shows_the_share_of_a_long_write() -> None:
         progress.stage("writing")
         progress.advance(0.25)
         assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
-        assert progress.tasks[0].description == "writing: 25.0 %"
+        assert progress.tasks[0].fields["note"] == "25.0 %"
+
+
+def test_the_time_left_of_a_long_write_is_told() -> None:
+    """All that was told was the share, for models that are written for an hour."""
+    clock, out = Clock(), io.StringIO()
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Lines(out, clock) as lines, Bar(terminal, clock) as bar:
+
+        def told(fraction: float) -> str:
+            lines.advance(fraction)
+            bar.advance(fraction)
+            return str(bar.tasks[0].fields["note"])
+
+        for text in ("writing", "writing more"):
+            lines.stage(text)
+            bar.stage(text)
+            # What came before the first share is no part of the pace.
+            clock.now += 100.0
+            assert told(0.1) == "10.0 %"
+            clock.now += 0.5
+            assert told(0.2) == "20.0 %"
+            clock.now += 59.5
+            assert told(0.5) == "50.0 %, 1 min 15 s left"
+            # Threads tell of their blocks in any order.
+            assert told(0.1) == "10.0 %"
+            clock.now += 75.0
+            assert told(0.8) == "80.0 %, 39 s left"
+            assert told(1.0) == "100.0 %"
+    assert "writing: 50.0 %, 1 min 15 s left" in out.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])

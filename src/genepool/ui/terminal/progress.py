@@ -33,6 +33,23 @@ _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
 _SHORT, _LONG = 1.0, 60.0
 
 
+class _Share:
+    """How much of a stage without steps is done, and how long the rest takes."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # Nothing is told of what comes before the first share, such as reading all models once.
+        self._first: tuple[float, float] | None = None
+
+    def told(self, fraction: float) -> str:
+        now = self._clock()
+        began, before = self._first = self._first or (now, fraction)
+        if now - began < _SHORT or not before < fraction < 1:
+            return percent(fraction)
+        left = (now - began) * (1 - fraction) / (fraction - before)
+        return f"{percent(fraction)}, {duration(left)} left"
+
+
 class _Noted(RichProgress):
     """A bar with a note beneath it: beside it there is no room in a window of 80 columns."""
 
@@ -59,6 +76,7 @@ class Bar:
         self._task: TaskID | None = None
         self._stage, self._note, self._abreast = "", "", 1
         self._last: StepReport | None = None
+        self._share = _Share(clock)
         # Children and their examples have times of their own: an example's answer comes right
         # before the child is absorbed, which must be seen all the same.
         self._asked_due = self._step_due = 0.0
@@ -80,6 +98,7 @@ class Bar:
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._stage, self._note, self._last = plain(text), "", None
+        self._share = _Share(self._clock)
         self._task = self._bar.add_task(self._stage, total=None, note="")
 
     def notice(self, text: str) -> None:
@@ -121,8 +140,8 @@ class Bar:
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
         if self._task is not None:
-            text = f"{self._stage}: {percent(fraction)}"
-            self._bar.update(self._task, total=1.0, completed=fraction, description=text)
+            note = self._share.told(fraction)
+            self._bar.update(self._task, total=1.0, completed=fraction, note=note)
 
 
 class Lines:
@@ -138,6 +157,7 @@ class Lines:
         self._due = 0.0
         self._stage, self._abreast = "", 1
         self._last: StepReport | None = None
+        self._share = _Share(clock)
         self._waiting: list[str] = []
 
     def __enter__(self) -> Lines:
@@ -149,8 +169,8 @@ class Lines:
 
     def stage(self, text: str) -> None:
         """A line now and then: of some that take long nothing else is told."""
-        self._stage = plain(text)
-        self._last = None
+        self._stage, self._last = plain(text), None
+        self._share = _Share(self._clock)
         if self._is_due():
             self._say(self._stage)
 
@@ -183,8 +203,9 @@ class Lines:
 
     def advance(self, fraction: float) -> None:
         """A line now and then."""
+        share = self._share.told(fraction)
         if self._is_due():
-            self._say(f"{self._stage}: {percent(fraction)}")
+            self._say(f"{self._stage}: {share}")
 
     def _is_due(self) -> bool:
         """Whether it is time for a line; if so, the next one's time is set."""
