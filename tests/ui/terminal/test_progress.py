@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
+from genepool.checkpoints.fetching import fetching
 from genepool.run.progress import SeedReport, StepReport
 from genepool.ui.terminal.console import duration
 from genepool.ui.terminal.progress import Bar, Lines, watcher
@@ -132,6 +134,41 @@ def test_the_bar_shows_the_share_of_a_long_write() -> None:
         progress.advance(0.25)
         assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
         assert progress.tasks[0].fields["note"] == "25.0 %"
+
+
+def test_what_is_fetched_is_a_stage_within_a_stage() -> None:
+    clock, out, screen = Clock(), io.StringIO(), io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    theirs = sys.stderr
+    with Bar(terminal, clock) as bar:
+        bar.stage("merging")
+        with fetching("fetching s3://models/a") as advance:
+            advance(0.25)
+            assert bar.tasks[0].description == "fetching s3://models/a"
+            assert bar.tasks[0].fields["note"] == "25.0 %"
+        assert (bar.tasks[0].description, bar.tasks[0].fields["note"]) == ("merging", "")
+        # The bars of the Hugging Face Hub filled the window, a line for each time they moved.
+        assert sys.stderr is not theirs
+        with fetching("fetching 'org/b'", drawn=True):
+            assert sys.stderr is theirs
+        assert sys.stderr is not theirs and bar.tasks[0].description == "merging"
+    with Lines(out, clock) as lines:
+        lines.stage("merging")
+        with fetching("fetching s3://models/a") as advance:
+            clock.now += 6.0
+            advance(0.25)
+        with fetching("fetching 'org/b'", drawn=True):
+            pass
+        clock.now += 6.0
+        lines.advance(0.5)
+    assert out.getvalue().splitlines() == [
+        "fetching s3://models/a: 25.0 %",
+        "fetching 'org/b'",
+        "merging: 50.0 %",
+    ]
+    with fetching("nobody is told"):
+        pass
+    assert len(out.getvalue().splitlines()) == 3
 
 
 def test_the_time_left_of_a_long_write_is_told() -> None:

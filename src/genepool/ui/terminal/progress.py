@@ -5,9 +5,10 @@ All of it goes to standard error, so that standard output holds nothing but the 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
@@ -16,7 +17,9 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
+from genepool.checkpoints.fetching import watched_by
 from genepool.messages import children, percent
+from genepool.threads import Progress
 from genepool.ui.terminal.console import by_task, console, duration, number, pace, plain
 
 if TYPE_CHECKING:
@@ -76,16 +79,18 @@ class Bar:
         self._task: TaskID | None = None
         self._stage, self._note, self._abreast = "", "", 1
         self._last: StepReport | None = None
-        self._share = _Share(clock)
+        self._share, self._watching = _Share(clock), contextlib.ExitStack()
         # Children and their examples have times of their own: an example's answer comes right
         # before the child is absorbed, which must be seen all the same.
         self._asked_due = self._step_due = 0.0
 
     def __enter__(self) -> Bar:
         self._bar.start()
+        self._watching.enter_context(watched_by(self))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watching.close()
         self._bar.stop()
 
     @property
@@ -143,6 +148,20 @@ class Bar:
             note = self._share.told(fraction)
             self._bar.update(self._task, total=1.0, completed=fraction, note=note)
 
+    @contextlib.contextmanager
+    def fetching(self, text: str, *, drawn: bool) -> Generator[Progress, None, None]:
+        """A stage of its own within another; there is no bar where others draw theirs."""
+        before = self._stage
+        self.stage(text)
+        if drawn:
+            self._bar.stop()
+        try:
+            yield self.advance
+        finally:
+            if drawn:
+                self._bar.start()
+            self.stage(before)
+
 
 class Lines:
     """Watches `evolve` where there is no terminal: a log should not fill with bars.
@@ -157,15 +176,16 @@ class Lines:
         self._due = 0.0
         self._stage, self._abreast = "", 1
         self._last: StepReport | None = None
-        self._share = _Share(clock)
+        self._share, self._watching = _Share(clock), contextlib.ExitStack()
         self._waiting: list[str] = []
 
     def __enter__(self) -> Lines:
         self._is_due()
+        self._watching.enter_context(watched_by(self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._watching.close()
 
     def stage(self, text: str) -> None:
         """A line now and then: of some that take long nothing else is told."""
@@ -206,6 +226,18 @@ class Lines:
         share = self._share.told(fraction)
         if self._is_due():
             self._say(f"{self._stage}: {share}")
+
+    @contextlib.contextmanager
+    def fetching(self, text: str, *, drawn: bool) -> Generator[Progress, None, None]:
+        """A stage of its own within another, and a line where nothing else may follow."""
+        before = self._stage
+        self.stage(text)
+        if drawn:
+            self._say(self._stage)
+        try:
+            yield self.advance
+        finally:
+            self._stage = before
 
     def _is_due(self) -> bool:
         """Whether it is time for a line; if so, the next one's time is set."""
