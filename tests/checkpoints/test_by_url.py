@@ -153,15 +153,18 @@ def test_how_much_is_copied_is_told(served: tuple[Server, Path]) -> None:
 
     class Watcher:
         @contextlib.contextmanager
-        def fetching(self, text: str, *, drawn: bool) -> Generator[Progress, None, None]:
-            told.append(f"{text}, {drawn}")
+        def fetching(self, text: str) -> Generator[Progress, None, None]:
+            told.append(text)
             yield told.append
             told.append("done")
+
+        def aside(self) -> contextlib.nullcontext[None]:
+            raise NotImplementedError
 
     with watched_by(Watcher()):
         opened(f"{server.url}/one.safetensors")
         text, first, *_, last, end = told
-        assert (text, last, end) == (f"fetching {server.url}/one.safetensors, False", 1.0, "done")
+        assert (text, last, end) == (f"fetching {server.url}/one.safetensors", 1.0, "done")
         assert first == 100 / (folder / "one.safetensors").stat().st_size
         told.clear()
         # What is there is not fetched.

@@ -13,9 +13,12 @@ from genepool.threads import Progress
 class Watcher(Protocol):
     """Who wants to know."""
 
-    def fetching(self, text: str, *, drawn: bool) -> AbstractContextManager[Progress]:
-        """What is fetched; called with the fraction that is there, from any thread. Where `drawn`,
-        another library draws its own bars meanwhile, and needs the terminal for itself."""
+    def fetching(self, text: str) -> AbstractContextManager[Progress]:
+        """What is fetched; called with the fraction that is there."""
+        ...
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Another library draws its own bars meanwhile, and needs the terminal for itself."""
         ...
 
 
@@ -32,11 +35,13 @@ def watched_by(watcher: Watcher) -> Generator[None, None, None]:
         _WATCHERS.remove(watcher)
 
 
-@contextlib.contextmanager
-def fetching(text: str, *, drawn: bool = False) -> Generator[Progress, None, None]:
+def fetching(text: str) -> AbstractContextManager[Progress]:
     """While something is fetched; see `Watcher`."""
-    if not _WATCHERS:
-        yield lambda _: None
-        return
-    with _WATCHERS[-1].fetching(text, drawn=drawn) as advance:
-        yield advance
+    if _WATCHERS:
+        return _WATCHERS[-1].fetching(text)
+    return contextlib.nullcontext(lambda _: None)
+
+
+def aside() -> AbstractContextManager[object]:
+    """While another library draws; see `Watcher`."""
+    return _WATCHERS[-1].aside() if _WATCHERS else contextlib.nullcontext()

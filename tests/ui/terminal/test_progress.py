@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from genepool.checkpoints.fetching import fetching
+from genepool.checkpoints.fetching import aside, fetching
 from genepool.run.progress import SeedReport, StepReport
 from genepool.ui.terminal.console import duration
 from genepool.ui.terminal.progress import Bar, Lines, watcher
@@ -149,26 +149,21 @@ def test_what_is_fetched_is_a_stage_within_a_stage() -> None:
         assert (bar.tasks[0].description, bar.tasks[0].fields["note"]) == ("merging", "")
         # The bars of the Hugging Face Hub filled the window, a line for each time they moved.
         assert sys.stderr is not theirs
-        with fetching("fetching 'org/b'", drawn=True):
+        with fetching("fetching 'org/b'"), aside():
             assert sys.stderr is theirs
         assert sys.stderr is not theirs and bar.tasks[0].description == "merging"
     with Lines(out, clock) as lines:
         lines.stage("merging")
-        with fetching("fetching s3://models/a") as advance:
+        with fetching("fetching s3://models/a") as advance, aside():
             clock.now += 6.0
             advance(0.25)
-        with fetching("fetching 'org/b'", drawn=True):
-            pass
         clock.now += 6.0
         lines.advance(0.5)
-    assert out.getvalue().splitlines() == [
-        "fetching s3://models/a: 25.0 %",
-        "fetching 'org/b'",
-        "merging: 50.0 %",
-    ]
-    with fetching("nobody is told"):
-        pass
-    assert len(out.getvalue().splitlines()) == 3
+    told = ["fetching s3://models/a", "fetching s3://models/a: 25.0 %", "merging: 50.0 %"]
+    assert out.getvalue().splitlines() == told
+    with fetching("nobody is told") as advance, aside():
+        advance(0.5)
+    assert out.getvalue().splitlines() == told
 
 
 def test_the_time_left_of_a_long_write_is_told() -> None:

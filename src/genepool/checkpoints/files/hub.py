@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from genepool.checkpoints.fetching import fetching
+from genepool.checkpoints.fetching import aside, fetching
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import one_line
 
@@ -73,35 +74,34 @@ def fetch(model: str, variant: str) -> Path:
         # Its declared type depends on an option of newer releases that is not used here.
         download = cast("Callable[..., str]", huggingface_hub.snapshot_download)  # pyright: ignore
         tqdm = cast("type[Any]", huggingface_hub.utils.tqdm)
-        shown: list[Any] = []
-
-        def show(bar: Any, *arguments: Any, **options: Any) -> None:
-            # Bars are for terminals, and nothing of them stays there.
-            options = {"disable": None, **options, "leave": False}
-            if options.get("unit") != "B":
-                options["desc"] = f"{name}: {options.get('desc')}"
-            tqdm.__init__(bar, *arguments, **options)
-            shown.append(bar)
-
-        bars = type("Bars", (tqdm,), {"__init__": show})
 
         def get(wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
-            try:
-                found = download(
-                    name,
-                    revision=revision or None,
-                    allow_patterns=list(wanted),
-                    ignore_patterns=list(unwanted),
-                    tqdm_class=bars,
-                )
-            finally:
-                for bar in shown:  # Some are left to the garbage collector, which draws later.
-                    bar.close()
+            def show(bar: Any, *arguments: Any, **options: Any) -> None:
+                if not shown:
+                    others.enter_context(aside())
+                shown.append(bar)
+                # Bars are for terminals, and nothing of them stays there.
+                options = {"disable": None, **options, "leave": False}
+                if options.get("unit") != "B":
+                    options["desc"] = f"{name}: {options.get('desc')}"
+                tqdm.__init__(bar, *arguments, **options)
+
+            shown: list[Any] = []
+            with contextlib.ExitStack() as others:
+                try:
+                    found = download(
+                        name,
+                        revision=revision or None,
+                        allow_patterns=list(wanted),
+                        ignore_patterns=list(unwanted),
+                        tqdm_class=type("Bars", (tqdm,), {"__init__": show}),
+                    )
+                finally:
+                    for bar in shown:  # Some are left to the garbage collector, which draws later.
+                        bar.close()
             return Path(found)
 
-        with fetching(
-            f"fetching {quoted} from the Hugging Face Hub, if it is not here yet", drawn=True
-        ):
+        with fetching(f"fetching {quoted} from the Hugging Face Hub, if it is not here yet"):
             return fetch_model(get, variant)
     except errors.GatedRepoError as error:
         raise CheckpointError(

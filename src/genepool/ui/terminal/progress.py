@@ -149,18 +149,23 @@ class Bar:
             self._bar.update(self._task, total=1.0, completed=fraction, note=note)
 
     @contextlib.contextmanager
-    def fetching(self, text: str, *, drawn: bool) -> Generator[Progress, None, None]:
-        """A stage of its own within another; there is no bar where others draw theirs."""
+    def fetching(self, text: str) -> Generator[Progress, None, None]:
+        """A stage of its own within another."""
         before = self._stage
         self.stage(text)
-        if drawn:
-            self._bar.stop()
         try:
             yield self.advance
         finally:
-            if drawn:
-                self._bar.start()
             self.stage(before)
+
+    @contextlib.contextmanager
+    def aside(self) -> Generator[None, None, None]:
+        """No bar, and what is printed is printed as it is."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
 
 class Lines:
@@ -228,16 +233,20 @@ class Lines:
             self._say(f"{self._stage}: {share}")
 
     @contextlib.contextmanager
-    def fetching(self, text: str, *, drawn: bool) -> Generator[Progress, None, None]:
-        """A stage of its own within another, and a line where nothing else may follow."""
+    def fetching(self, text: str) -> Generator[Progress, None, None]:
+        """A line at once, and a stage of its own within another."""
         before = self._stage
         self.stage(text)
-        if drawn:
-            self._say(self._stage)
+        self._say(self._stage)
         try:
             yield self.advance
         finally:
-            self._stage = before
+            self._stage, self._share = before, _Share(self._clock)
+
+    @contextlib.contextmanager
+    def aside(self) -> Generator[None, None, None]:
+        """Lines disturb nobody."""
+        yield
 
     def _is_due(self) -> bool:
         """Whether it is time for a line; if so, the next one's time is set."""
