@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from genepool.messages import measured, percent
 from genepool.ui.report.graphics import Line, chart
 from genepool.ui.terminal.console import console
-from genepool.ui.terminal.tables import print_member, print_scores, print_scores_by_task
+from genepool.ui.terminal.tables import print_member, print_page, print_scores, print_scores_by_task
 
 
 class Window(io.StringIO):
@@ -94,6 +94,39 @@ def test_facts_go_on_beneath_themselves(terminal: bool, monkeypatch: pytest.Monk
     whole = " ".join(broken.split()) + "\n"
     expected = f"genome     {broken if terminal else whole}"
     assert shown(window).endswith(expected)
+
+
+PAGE = """# Comparison
+
+A page that says in many words what stands in the table beneath it.
+
+| strategy | selection | held-out, less m2n2 |
+| -------- | --------: | ------------------: |
+| m2n2     |   86.12 % |                   – |
+| ga       |   72.03 % |        -8.06 points |
+"""
+NARROW = """# Comparison
+
+A page that says in many words what
+stands in the table beneath it.
+
+strategy  selection
+m2n2        86.12 %
+ga          72.03 %
+
+strategy  held-out, less m2n2
+m2n2                        –
+ga               -8.06 points
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_page_fits_the_window(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of `compare` did not fit into 80 columns."""
+    monkeypatch.setattr(Window, "isatty", lambda _: terminal)
+    window = opened(monkeypatch, 38)
+    print_page(console(), PAGE)
+    assert shown(window) == (NARROW if terminal else PAGE) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -239,18 +239,38 @@ def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> N
     _print_table(out, ("guard", "best seed", "at least", "champion", "broken"), rows)
 
 
+def print_page(out: Console, page: str) -> None:
+    """A page of Markdown, as it is but for a terminal, where prose and tables fit the window."""
+    for block in page.strip().split("\n\n"):
+        head, *rows = block.splitlines()
+        if not out.file.isatty():
+            out.print(block)
+        elif head.startswith("|"):
+            cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *rows[1:])]
+            _print_table(out, cells[0], cells[1:])
+        else:
+            out.print("\n".join(_folded(block, out.width)))
+        out.print()
+
+
 def _facts(out: Console, *facts: tuple[str, str]) -> None:
     """A name and a text each; a text that is wider than the window goes on beneath itself."""
     width = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
-        lines = [""]
-        for word in text.split(" "):
-            longer = f"{lines[-1]} {word}" if lines[-1] else word
-            if lines[-1] and width + cell_len(longer) > out.width:
-                lines.append(word)
-            else:
-                lines[-1] = longer
+        lines = _folded(text, out.width - width)
         out.print(f"{name:<{width}}" + f"\n{' ' * width}".join(lines))
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """A text in lines that are no wider, unless a single word is."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _print_table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -274,7 +294,7 @@ def _print_table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[A
             cells: list[str] = []
             for place in block:
                 blank = " " * (widths[place] - cell_len(line[place]))
-                left = columns[place] in ("", "cell", "genome", "task", "guard")
+                left = columns[place] in ("", "cell", "genome", "task", "guard", "strategy")
                 cells.append(line[place] + blank if left else blank + line[place])
             text = (" " * _GAP).join(cells).rstrip()
             out.print(text, style="bold" if line is lines[0] else None)
