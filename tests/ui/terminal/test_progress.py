@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from genepool.checkpoints.fetching import aside, fetching
 from genepool.run.progress import SeedReport, StepReport
 from genepool.ui.terminal.console import duration
 from genepool.ui.terminal.progress import Bar, Lines, watcher
+from tests.cli import run_cli
 
 TASKS = (("maths", 0.61), ("shopping", 0.7562))
 
@@ -358,3 +360,24 @@ def test_examples_of_a_child_are_told_beside_the_children() -> None:
     assert first.startswith("80 of 10,040 children, ")
     assert first.endswith(" left; 16 of 18 examples asked")
     assert second == "scoring the finalists: 2 of 18 examples asked"
+
+
+def test_show_tells_what_takes_a_while(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was loaded, drew or played for minutes did so without a word."""
+    for name in ("_FIRST_LINE", "_GROWTH"):
+        monkeypatch.setattr(f"genepool.ui.terminal.progress.{name}", 0.0)
+    told = {"task": "t", "id": "1", "messages": [], "actions": [], "ended": "won", "score": 1.0}
+    monkeypatch.setattr("genepool.run.finished.episodes.episode", lambda *_, **__: told)
+    code, out, error = run_cli(["show", str(recipes), "1", "--episode", "1"])
+    assert (code, error) == (0, "playing an episode with member 1\n")
+    assert out.startswith("task t, episode 1\n")
+    files = [tmp_path / "t.png"]
+    monkeypatch.setattr("genepool.run.finished.draw.draw_pictures", lambda *_, **__: files)
+    drawn = ["--pictures", "1", "-o", str(tmp_path)]
+    code, out, error = run_cli(["show", str(recipes), "1", *drawn])
+    assert (code, error) == (0, "drawing pictures with member 1\n")
+    assert out.endswith(f"wrote 1 file; all pictures of a task: {files[0]}\n")
+    # What is only read is told at once.
+    assert run_cli(["show", str(recipes), "1"])[2] == ""
