@@ -23,6 +23,7 @@ import pytest
 
 from genepool.checkpoints import by_url
 from genepool.checkpoints.family import find_source, open_source
+from genepool.checkpoints.fetching import watched_by
 from genepool.checkpoints.files import cache
 from genepool.checkpoints.files.checkpoint import open_checkpoint
 from genepool.errors import CheckpointError, GenepoolError
@@ -31,6 +32,7 @@ from genepool.run.executors.node import Assignment, Node
 from genepool.run.inputs import open_inputs
 from genepool.run.pins import pins_of
 from genepool.run.run_file import load_run
+from genepool.threads import Progress
 from tests.cli import run_cli
 from tests.runs import contents, write_run, write_seed
 
@@ -141,6 +143,33 @@ def test_a_folder_is_copied_once_and_without_what_is_no_model(
     assert checkpoint.name == "model"
     assert copies(tmp_path) == ["config.json", "model.safetensors"]
     assert server.fetched["/model/model.safetensors"] == 1
+
+
+def test_how_much_is_copied_is_told(served: tuple[Server, Path]) -> None:
+    """A model of many gigabytes was copied for an hour without a word."""
+    server, folder = served
+    server.faults[".safetensors"] = "slow"
+    told: list[str | float] = []
+
+    class Watcher:
+        @contextlib.contextmanager
+        def fetching(self, text: str) -> Generator[Progress, None, None]:
+            told.append(text)
+            yield told.append
+            told.append("done")
+
+        def aside(self) -> contextlib.nullcontext[None]:
+            raise NotImplementedError
+
+    with watched_by(Watcher()):
+        opened(f"{server.url}/one.safetensors")
+        text, first, *_, last, end = told
+        assert (text, last, end) == (f"fetching {server.url}/one.safetensors", 1.0, "done")
+        assert first == 100 / (folder / "one.safetensors").stat().st_size
+        told.clear()
+        # What is there is not fetched.
+        opened(f"{server.url}/one.safetensors")
+        assert told == []
 
 
 def test_a_file_that_changed_is_another_copy(served: tuple[Server, Path]) -> None:

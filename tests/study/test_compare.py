@@ -308,17 +308,25 @@ def test_what_is_good_to_know_of_a_strategy_is_told_once(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_it_is_told_where_held_out_scores_are_of_some_tasks_alone(tmp_path: Path) -> None:
     told: list[str] = []
+    stages: list[str] = []
 
     class Watcher(Silence):
         def notice(self, text: str) -> None:
             told.append(text)
 
+        def stage(self, text: str) -> None:
+            stages.append(text)
+
     task = {"evaluator": "classifier", "data": "data.npz"}
     tasks = [{**task, "name": "a", "held_out": 0}, {**task, "name": "b", "held_out": 0.2}]
     file = write_run(tmp_path, tasks=tasks)
-    compare(file, tmp_path / "out", strategies=["ga"], runs=2, budget=2, progress=Watcher())
+    compare(
+        file, tmp_path / "out", strategies=["ga"], runs=2, budget=2, workers=2, progress=Watcher()
+    )
     assert len(told) == 1
     assert told[0].startswith("task 'a' has no held-out examples, so that held-out scores are")
+    # The bar said all the while that seeds were read.
+    assert stages == ["reading the seeds", "2 runs in 2 processes", "reading the runs"]
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ def test_evolve_shows_progress_unless_told_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if every run took long enough for a line.
-    monkeypatch.setattr("genepool.ui.terminal.progress._FIRST_LINE", 0.0)
+    for name in ("_FIRST_LINE", "_GROWTH"):
+        monkeypatch.setattr(f"genepool.ui.terminal.progress.{name}", 0.0)
     run = write_run(tmp_path)
     genepool.evolve(run, budget=3, progress=False)
     assert capsys.readouterr() == ("", "")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from genepool.checkpoints.fetching import fetching
 from genepool.checkpoints.files import hub
 from genepool.checkpoints.files.atomic import sync_directory
 from genepool.checkpoints.files.cache import cache_directory, cannot_write, held_alone
@@ -257,10 +258,18 @@ class _Store:
                 for name in wanted:
                     (home / name).parent.mkdir(parents=True, exist_ok=True)
 
-                def copy(name: str) -> None:
-                    self._get_file(home / name, wanted[name])
+                received, one = dict.fromkeys(wanted, 0), threading.Lock()
+                with fetching(f"fetching {self._url}") as advance:
 
-                self._each(copy, list(wanted))
+                    def copy(name: str) -> None:
+                        def tell(size: int) -> None:
+                            with one:
+                                received[name] = size
+                                advance(sum(received.values()) / needed)
+
+                        self._get_file(home / name, wanted[name], tell)
+
+                    self._each(copy, list(wanted))
         except OSError as error:
             place = home if home.is_dir() else home.parent
             writable = place.is_dir() and os.access(place, os.W_OK)
@@ -268,12 +277,14 @@ class _Store:
                 raise
             raise cannot_write(home, error) from error
 
-    def _get_file(self, target: Path, file: _File) -> None:
+    def _get_file(self, target: Path, file: _File, tell: Callable[[int], None]) -> None:
         def check(_: object, received: int) -> None:
             if self._stopped.is_set():
                 raise InterruptedError("the copying of another file has failed")
             if received > file.size:
                 raise self._changed(file)
+            if received:
+                tell(received)
 
         partial = target.with_name(f".{target.name[:100]}.part")
         bounded = self._callback(hooks={"check": check})

@@ -196,9 +196,10 @@ def compare(
     except OSError as error:
         raise PoolError(f"{path}: cannot write here ({error.strerror or error})") from None
     try:
-        watcher.stage(f"{count(len(jobs), 'run')} in {count(processes, 'process', 'processes')}")
         missing = [job for job in jobs if not _complete(job)]
-        run_grid(jobs, processes, watcher, _prepared(missing, path / "cache", watcher))
+        cache = _prepared(missing, path / "cache", watcher)
+        watcher.stage(f"{count(len(jobs), 'run')} in {count(processes, 'process', 'processes')}")
+        run_grid(jobs, processes, watcher, cache)
         watcher.stage("reading the runs")
         curves: list[Curve] = []
         told: tuple[str, ...] = ()

@@ -184,11 +184,15 @@ def test_an_export_that_scores_otherwise_is_refused(
         return [0.9 * score for score in own(model, examples)]
 
     monkeypatch.setattr(exam, "arrays", worse)
+    stages: list[str] = []
     with Pool(half) as pool:
         with pytest.raises(GenepoolError, match="scores otherwise than the pool says on 18 of 18"):
-            export(pool, "best", tmp_path / "out")
+            export(pool, "best", tmp_path / "out", stage=stages.append)
         assert list(tmp_path.iterdir()) == []
-        done = export(pool, "best", tmp_path / "out", verify=False)
+        # Scoring can take longer than writing, and nothing was told of it.
+        assert stages == ["loading and scoring what was written"]
+        done = export(pool, "best", tmp_path / "out", verify=False, stage=stages.append)
+        assert len(stages) == 1
     assert done.verified == 0 and done.unverified == ""
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from genepool.checkpoints.fetching import aside, fetching
 from genepool.run.progress import SeedReport, StepReport
 from genepool.ui.terminal.console import duration
 from genepool.ui.terminal.progress import Bar, Lines, watcher
+from tests.cli import run_cli
 
 TASKS = (("maths", 0.61), ("shopping", 0.7562))
 
@@ -131,7 +135,66 @@ def test_the_bar_shows_the_share_of_a_long_write() -> None:
         progress.stage("writing")
         progress.advance(0.25)
         assert [(task.completed, task.total) for task in progress.tasks] == [(0.25, 1.0)]
-        assert progress.tasks[0].description == "writing: 25.0 %"
+        assert progress.tasks[0].fields["note"] == "25.0 %"
+
+
+def test_what_is_fetched_is_a_stage_within_a_stage() -> None:
+    clock, out, screen = Clock(), io.StringIO(), io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    theirs = sys.stderr
+    with Bar(terminal, clock) as bar:
+        bar.stage("merging")
+        with fetching("fetching s3://models/a") as advance:
+            advance(0.25)
+            assert bar.tasks[0].description == "fetching s3://models/a"
+            assert bar.tasks[0].fields["note"] == "25.0 %"
+        assert (bar.tasks[0].description, bar.tasks[0].fields["note"]) == ("merging", "")
+        # The bars of the Hugging Face Hub filled the window, a line for each time they moved.
+        assert sys.stderr is not theirs
+        with fetching("fetching 'org/b'"), aside():
+            assert sys.stderr is theirs
+        assert sys.stderr is not theirs and bar.tasks[0].description == "merging"
+    with Lines(out, clock) as lines:
+        lines.stage("merging")
+        with fetching("fetching s3://models/a") as advance, aside():
+            clock.now += 6.0
+            advance(0.25)
+        clock.now += 6.0
+        lines.advance(0.5)
+    told = ["fetching s3://models/a", "fetching s3://models/a: 25.0 %", "merging: 50.0 %"]
+    assert out.getvalue().splitlines() == told
+    with fetching("nobody is told") as advance, aside():
+        advance(0.5)
+    assert out.getvalue().splitlines() == told
+
+
+def test_the_time_left_of_a_long_write_is_told() -> None:
+    """All that was told was the share, for models that are written for an hour."""
+    clock, out = Clock(), io.StringIO()
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Lines(out, clock) as lines, Bar(terminal, clock) as bar:
+
+        def told(fraction: float) -> str:
+            lines.advance(fraction)
+            bar.advance(fraction)
+            return str(bar.tasks[0].fields["note"])
+
+        for text in ("writing", "writing more"):
+            lines.stage(text)
+            bar.stage(text)
+            # What came before the first share is no part of the pace.
+            clock.now += 100.0
+            assert told(0.1) == "10.0 %"
+            clock.now += 0.5
+            assert told(0.2) == "20.0 %"
+            clock.now += 59.5
+            assert told(0.5) == "50.0 %, 1 min 15 s left"
+            # Threads tell of their blocks in any order.
+            assert told(0.1) == "10.0 %"
+            clock.now += 75.0
+            assert told(0.8) == "80.0 %, 39 s left"
+            assert told(1.0) == "100.0 %"
+    assert "writing: 50.0 %, 1 min 15 s left" in out.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
@@ -297,3 +360,24 @@ def test_examples_of_a_child_are_told_beside_the_children() -> None:
     assert first.startswith("80 of 10,040 children, ")
     assert first.endswith(" left; 16 of 18 examples asked")
     assert second == "scoring the finalists: 2 of 18 examples asked"
+
+
+def test_show_tells_what_takes_a_while(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that was loaded, drew or played for minutes did so without a word."""
+    for name in ("_FIRST_LINE", "_GROWTH"):
+        monkeypatch.setattr(f"genepool.ui.terminal.progress.{name}", 0.0)
+    told = {"task": "t", "id": "1", "messages": [], "actions": [], "ended": "won", "score": 1.0}
+    monkeypatch.setattr("genepool.run.finished.episodes.episode", lambda *_, **__: told)
+    code, out, error = run_cli(["show", str(recipes), "1", "--episode", "1"])
+    assert (code, error) == (0, "playing an episode with member 1\n")
+    assert out.startswith("task t, episode 1\n")
+    files = [tmp_path / "t.png"]
+    monkeypatch.setattr("genepool.run.finished.draw.draw_pictures", lambda *_, **__: files)
+    drawn = ["--pictures", "1", "-o", str(tmp_path)]
+    code, out, error = run_cli(["show", str(recipes), "1", *drawn])
+    assert (code, error) == (0, "drawing pictures with member 1\n")
+    assert out.endswith(f"wrote 1 file; all pictures of a task: {files[0]}\n")
+    # What is only read is told at once.
+    assert run_cli(["show", str(recipes), "1"])[2] == ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from genepool.checkpoints.fetching import aside, fetching
 from genepool.errors import CheckpointError, MissingExtraError
 from genepool.messages import one_line
 
@@ -71,17 +73,36 @@ def fetch(model: str, variant: str) -> Path:
     try:
         # Its declared type depends on an option of newer releases that is not used here.
         download = cast("Callable[..., str]", huggingface_hub.snapshot_download)  # pyright: ignore
+        tqdm = cast("type[Any]", huggingface_hub.utils.tqdm)
 
         def get(wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
-            found = download(
-                name,
-                revision=revision or None,
-                allow_patterns=list(wanted),
-                ignore_patterns=list(unwanted),
-            )
+            def show(bar: Any, *arguments: Any, **options: Any) -> None:
+                if not shown:
+                    others.enter_context(aside())
+                shown.append(bar)
+                # Bars are for terminals, and nothing of them stays there.
+                options = {"disable": None, **options, "leave": False}
+                if options.get("unit") != "B":
+                    options["desc"] = f"{name}: {options.get('desc')}"
+                tqdm.__init__(bar, *arguments, **options)
+
+            shown: list[Any] = []
+            with contextlib.ExitStack() as others:
+                try:
+                    found = download(
+                        name,
+                        revision=revision or None,
+                        allow_patterns=list(wanted),
+                        ignore_patterns=list(unwanted),
+                        tqdm_class=type("Bars", (tqdm,), {"__init__": show}),
+                    )
+                finally:
+                    for bar in shown:  # Some are left to the garbage collector, which draws later.
+                        bar.close()
             return Path(found)
 
-        return fetch_model(get, variant)
+        with fetching(f"fetching {quoted} from the Hugging Face Hub, if it is not here yet"):
+            return fetch_model(get, variant)
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{quoted}: the Hugging Face Hub gives this model only to those who accepted its terms;"

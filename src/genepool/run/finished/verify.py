@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def export(
     overwrite: bool = False,
     advance: Progress | None = None,
     verify: bool | None = None,
+    stage: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a member as an ordinary checkpoint directory, with `genepool.json` beside the weights.
 
@@ -71,6 +72,7 @@ def export(
             again, by the guards as well, and given up if it differs from what the pool says; None
             where that can be done and takes less than a minute. A pipeline that was written draws a
             picture first, unless this is false.
+        stage: called with what is done once all is written, which may take a while.
 
     Raises:
         InputError, PoolError: no such member.
@@ -87,6 +89,8 @@ def export(
             changed.extend(_changed_files(opened, first))
             if verify is False:
                 return
+            if stage is not None:
+                stage("loading and scoring what was written")
             try:
                 hurry = verify is None
                 scorer = _scorer(opened, written, hurry=hurry) if is_pipeline(written) else None

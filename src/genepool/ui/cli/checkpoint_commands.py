@@ -90,6 +90,7 @@ def export(
             overwrite=overwrite,
             advance=progress.advance,
             verify=verify,
+            stage=progress.stage,
         )
         seeds_there = opened.seeds()
         if number < len(seeds_there) and member == "best":

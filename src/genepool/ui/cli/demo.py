@@ -137,12 +137,13 @@ def _report(
     figure: Path | str,
 ) -> None:
     out = console()
-    rows = [(s["name"], s["train"], s["held_out"], "") for s in result.status["seeds"]]
-    remark = f"one SLERP ratio for all weights, {single.ratio:.2f}"
-    rows.append(("best single merge", single.train, single.held_out, remark))
-    rows.append(("champion", champion["train"], champion["held_out"], _of(champion)))
+    rows = [(s["name"], s["train"], s["held_out"]) for s in result.status["seeds"]]
+    rows.append(("best single merge", single.train, single.held_out))
+    rows.append(("champion", champion["train"], champion["held_out"]))
     print_scores(out, rows)
     out.print()
+    out.print(f"the best single merge has one SLERP ratio for all weights, {single.ratio:.2f}")
+    out.print(f"the champion is {_of(champion)}")
     print_session(out, result)
     asked, total = result.status["examples_evaluated"], result.status["examples_total"]
     if total:

@@ -83,15 +83,21 @@ def show(
     written: list[Path] = []
     told: dict[str, Any] | None = None
     with Pool(pool) as opened:
-        found = describe(opened, member_number(opened, member))
+        found = describe(opened, number := member_number(opened, member))
         if pictures is not None and output is not None:
             from genepool.run.finished.draw import draw_pictures
+            from genepool.ui.terminal.progress import watcher
 
-            written = draw_pictures(opened, member, pictures, output, seeds=seeds)
+            with watcher() as progress:
+                progress.stage(f"drawing pictures with member {number}")
+                written = draw_pictures(opened, member, pictures, output, seeds=seeds)
         if episode is not None:
             from genepool.run.finished.episodes import episode as play
+            from genepool.ui.terminal.progress import watcher
 
-            told = play(opened, member, episode, seeds=seeds)
+            with watcher() as progress:
+                progress.stage(f"playing an episode with member {number}")
+                told = play(opened, member, episode, seeds=seeds)
     if as_json:
         if written:
             found["pictures"] = [str(file) for file in written]

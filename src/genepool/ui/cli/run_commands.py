@@ -169,8 +169,9 @@ def compare(
     same command again goes on where it was left, and ends with the same numbers.
     """
     from genepool.study.compare import compare, parse_variant
-    from genepool.ui.terminal.console import print_json
+    from genepool.ui.terminal.console import console, plain, print_json
     from genepool.ui.terminal.progress import watcher
+    from genepool.ui.terminal.tables import print_page
 
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     if not (names or variants):
@@ -193,8 +194,8 @@ def compare(
     if as_json:
         print_json({**table(found), "files": [str(file) for file in files], "no_figure": reason})
         return
-    click.echo(table_page(found))
-    click.echo(f"wrote {output}" + (f"; no figure: {reason}" if reason else ""))
+    print_page(console(), table_page(found))
+    console().print(f"wrote {plain(output)}" + (f"; no figure: {reason}" if reason else ""))
 
 
 def _report(result: Result, as_json: bool) -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from genepool.messages import percent
 
-# Wide enough that nothing is cut: in a narrow window a row of a table goes on in the next line.
+# Where results go to a file or another program, no line is broken.
 _WIDE = 10_000
 # Tasks whose scores stand in one line.
 _TASKS = 4
@@ -24,9 +23,10 @@ _TASKS = 4
 
 def console(*, errors: bool = False) -> Console:
     """For results (standard output), or for all that is not the result (standard error)."""
+    file = sys.stderr if errors else sys.stdout
     return Console(
-        file=sys.stderr if errors else sys.stdout,
-        width=None if errors else _WIDE,  # A bar of progress fits the window.
+        file=file,
+        width=None if errors or file.isatty() else _WIDE,
         highlight=False,
         markup=False,
         emoji=False,
@@ -43,11 +43,6 @@ def plain(text: object) -> str:
     """One line, with control characters escaped: names come from files, and files from anywhere."""
     joined = " ".join(str(text).split("\n"))
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
-
-
-def cell(text: object) -> Text:
-    """A table's cell; never read as markup."""
-    return Text(plain(text))
 
 
 def command(*arguments: object) -> str:

@@ -5,9 +5,10 @@ All of it goes to standard error, so that standard output holds nothing but the 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
@@ -16,7 +17,9 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
+from genepool.checkpoints.fetching import watched_by
 from genepool.messages import children, percent
+from genepool.threads import Progress
 from genepool.ui.terminal.console import by_task, console, duration, number, pace, plain
 
 if TYPE_CHECKING:
@@ -31,6 +34,23 @@ _FIRST_LINE, _GROWTH, _RAREST_LINE = 5.0, 0.25, 60.0
 # First children, as many as are scored at a time, that take so long, in seconds, may have waited
 # for what is imported and compiled, and do not tell how long the others will take.
 _SHORT, _LONG = 1.0, 60.0
+
+
+class _Share:
+    """How much of a stage without steps is done, and how long the rest takes."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # Nothing is told of what comes before the first share, such as reading all models once.
+        self._first: tuple[float, float] | None = None
+
+    def told(self, fraction: float) -> str:
+        now = self._clock()
+        began, before = self._first = self._first or (now, fraction)
+        if now - began < _SHORT or not before < fraction < 1:
+            return percent(fraction)
+        left = (now - began) * (1 - fraction) / (fraction - before)
+        return f"{percent(fraction)}, {duration(left)} left"
 
 
 class _Noted(RichProgress):
@@ -59,15 +79,18 @@ class Bar:
         self._task: TaskID | None = None
         self._stage, self._note, self._abreast = "", "", 1
         self._last: StepReport | None = None
+        self._share, self._watching = _Share(clock), contextlib.ExitStack()
         # Children and their examples have times of their own: an example's answer comes right
         # before the child is absorbed, which must be seen all the same.
         self._asked_due = self._step_due = 0.0
 
     def __enter__(self) -> Bar:
         self._bar.start()
+        self._watching.enter_context(watched_by(self))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watching.close()
         self._bar.stop()
 
     @property
@@ -80,6 +103,7 @@ class Bar:
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._stage, self._note, self._last = plain(text), "", None
+        self._share = _Share(self._clock)
         self._task = self._bar.add_task(self._stage, total=None, note="")
 
     def notice(self, text: str) -> None:
@@ -121,8 +145,27 @@ class Bar:
     def advance(self, fraction: float) -> None:
         """Move the bar of a stage without steps: the fraction that is done."""
         if self._task is not None:
-            text = f"{self._stage}: {percent(fraction)}"
-            self._bar.update(self._task, total=1.0, completed=fraction, description=text)
+            note = self._share.told(fraction)
+            self._bar.update(self._task, total=1.0, completed=fraction, note=note)
+
+    @contextlib.contextmanager
+    def fetching(self, text: str) -> Generator[Progress, None, None]:
+        """A stage of its own within another."""
+        before = self._stage
+        self.stage(text)
+        try:
+            yield self.advance
+        finally:
+            self.stage(before)
+
+    @contextlib.contextmanager
+    def aside(self) -> Generator[None, None, None]:
+        """No bar, and what is printed is printed as it is."""
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
 
 class Lines:
@@ -138,19 +181,21 @@ class Lines:
         self._due = 0.0
         self._stage, self._abreast = "", 1
         self._last: StepReport | None = None
+        self._share, self._watching = _Share(clock), contextlib.ExitStack()
         self._waiting: list[str] = []
 
     def __enter__(self) -> Lines:
         self._is_due()
+        self._watching.enter_context(watched_by(self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._watching.close()
 
     def stage(self, text: str) -> None:
         """A line now and then: of some that take long nothing else is told."""
-        self._stage = plain(text)
-        self._last = None
+        self._stage, self._last = plain(text), None
+        self._share = _Share(self._clock)
         if self._is_due():
             self._say(self._stage)
 
@@ -183,8 +228,25 @@ class Lines:
 
     def advance(self, fraction: float) -> None:
         """A line now and then."""
+        share = self._share.told(fraction)
         if self._is_due():
-            self._say(f"{self._stage}: {percent(fraction)}")
+            self._say(f"{self._stage}: {share}")
+
+    @contextlib.contextmanager
+    def fetching(self, text: str) -> Generator[Progress, None, None]:
+        """A line at once, and a stage of its own within another."""
+        before = self._stage
+        self.stage(text)
+        self._say(self._stage)
+        try:
+            yield self.advance
+        finally:
+            self._stage, self._share = before, _Share(self._clock)
+
+    @contextlib.contextmanager
+    def aside(self) -> Generator[None, None, None]:
+        """Lines disturb nobody."""
+        yield
 
     def _is_due(self) -> bool:
         """Whether it is time for a line; if so, the next one's time is set."""

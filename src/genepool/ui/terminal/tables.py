@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
 from genepool.messages import agreeing, children, count, measured, percent
 from genepool.pool.records import measure_names
 from genepool.pool.summary import unbeaten
-from genepool.ui.terminal.console import cell, duration, number, pace, plain
+from genepool.ui.terminal.console import duration, number, pace, plain
 
 if TYPE_CHECKING:
     from genepool.run.evolve import Result
 
 # Members of the archive and tasks that are listed; the rest is counted, or in the JSON.
 _LISTED, _TASKS = 10, 5
+# Blanks between two columns of a table.
+_GAP = 2
 
 
 def print_status(out: Console, status: dict[str, Any]) -> None:
@@ -41,7 +43,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
         *_rule(scored_as_exported=status["scored_as_exported"]),
     )
     out.print()
-    out.print(_models(status))
+    _print_models(out, status)
     if (told := unbeaten(status)) is not None:
         out.print(told)
     _print_measures(out, status)
@@ -60,7 +62,7 @@ def print_status(out: Console, status: dict[str, Any]) -> None:
             for entry in archive[:_LISTED]
         ]
         place = "cell" if archive[0]["cell"] else "slot"
-        out.print(_table((place, "member", "selection", "genome"), rows))
+        _print_table(out, (place, "member", "selection", "genome"), rows)
         if len(archive) > _LISTED:
             out.print(f"and {len(archive) - _LISTED} more (--json lists all)")
 
@@ -132,7 +134,7 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
             for task in member["tasks"]
         ]
         out.print()
-        out.print(_table(("task", "examples", "asked", "mean"), rows))
+        _print_table(out, ("task", "examples", "asked", "mean"), rows)
     for measure in member["measures"]:
         name = f"{plain(measure['task'])}, {plain(measure['name'])}"
         out.print(f"{name}  {measured([measure['value']])[0]} (nobody competes for it)")
@@ -142,7 +144,7 @@ def print_member(out: Console, member: dict[str, Any]) -> None:
             for guard in member["guards"]
         ]
         out.print()
-        out.print(_table(("guard", "score", "at least"), rows))
+        _print_table(out, ("guard", "score", "at least"), rows)
 
 
 def print_episode(out: Console, told: dict[str, Any]) -> None:
@@ -175,10 +177,10 @@ def print_session(out: Console, result: Result) -> None:
         out.print("no children were asked for: the budget is 0")
 
 
-def print_scores(out: Console, rows: list[tuple[str, float | None, float | None, str]]) -> None:
-    """Models side by side: name, selection score, held-out score, remark."""
-    cells = [(name, percent(train), percent(held), remark) for name, train, held, remark in rows]
-    out.print(_table(("", "selection", "held-out", ""), cells))
+def print_scores(out: Console, rows: list[tuple[str, float | None, float | None]]) -> None:
+    """Models side by side: name, selection score, held-out score."""
+    cells = [(name, percent(train), percent(held)) for name, train, held in rows]
+    _print_table(out, ("", "selection", "held-out"), cells)
 
 
 def print_scores_by_task(out: Console, models: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -193,7 +195,7 @@ def print_scores_by_task(out: Console, models: Sequence[tuple[str, Mapping[str, 
     for name, model in models:
         means = [model["train"], model["held_out"], *(task["held_out"] for task in model["tasks"])]
         rows.append((name, *map(percent, means)))
-    out.print(_table(("", "selection", "held-out", *names), rows))
+    _print_table(out, ("", "selection", "held-out", *names), rows)
 
 
 def _print_measures(out: Console, status: dict[str, Any]) -> None:
@@ -211,8 +213,7 @@ def _print_measures(out: Console, status: dict[str, Any]) -> None:
     out.print()
     out.print("measured besides, and never selected by")
     columns = [measured([row.get(key) for row in rows.values()]) for key in names]
-    heads = ("", *map(plain, names.values()))
-    out.print(_table(heads, zip(rows, *columns, strict=True)))
+    _print_table(out, ("", *names.values()), zip(rows, *columns, strict=True))
 
 
 def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> None:
@@ -235,27 +236,71 @@ def _print_guards(out: Console, guards: list[dict[str, Any]], guarded: int) -> N
         )
         for guard in guards
     ]
-    out.print(_table(("guard", "best seed", "at least", "champion", "broken"), rows))
+    _print_table(out, ("guard", "best seed", "at least", "champion", "broken"), rows)
+
+
+def print_page(out: Console, page: str) -> None:
+    """A page of Markdown, as it is but for a terminal, where prose and tables fit the window."""
+    for block in page.strip().split("\n\n"):
+        head, *rows = block.splitlines()
+        if not out.file.isatty():
+            out.print(block)
+        elif head.startswith("|"):
+            cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *rows[1:])]
+            _print_table(out, cells[0], cells[1:])
+        else:
+            out.print("\n".join(_folded(block, out.width)))
+        out.print()
 
 
 def _facts(out: Console, *facts: tuple[str, str]) -> None:
-    width = max(len(name) for name, _ in facts)
+    """A name and a text each; a text that is wider than the window goes on beneath itself."""
+    width = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
-        out.print(f"{name:<{width}}  {text}")
+        lines = _folded(text, out.width - width)
+        out.print(f"{name:<{width}}" + f"\n{' ' * width}".join(lines))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """Without lines; text on the left, numbers on the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=any(columns))
-    for name in columns:
-        left = name in ("", "cell", "genome", "task", "guard")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "cell")
-    for row in rows:
-        table.add_row(*map(cell, row))
-    return table
+def _folded(text: str, width: int) -> list[str]:
+    """A text in lines that are no wider, unless a single word is."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
-def _models(status: dict[str, Any]) -> Table:
+def _print_table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Text on the left, numbers on the right.
+
+    Columns for which the window is too narrow follow beneath, beside the first column again.
+    """
+    lines = [[plain(text) for text in row] for row in (columns, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    blocks, used = [[0]], widths[0]
+    for place in range(1, len(columns)):
+        used += _GAP + widths[place]
+        if used > out.width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0] + _GAP + widths[place]
+        blocks[-1].append(place)
+    for block in blocks:
+        if block is not blocks[0]:
+            out.print()
+        for line in lines:
+            cells: list[str] = []
+            for place in block:
+                blank = " " * (widths[place] - cell_len(line[place]))
+                left = columns[place] in ("", "cell", "genome", "task", "guard", "strategy")
+                cells.append(line[place] + blank if left else blank + line[place])
+            text = (" " * _GAP).join(cells).rstrip()
+            out.print(text, style="bold" if line is lines[0] else None)
+
+
+def _print_models(out: Console, status: dict[str, Any]) -> None:
     """Seeds and champion over all tasks and, where there are several, task by task."""
     champion, seeds = status["champion"], status["seeds"]
     rows = [(seed["name"], position, seed) for position, seed in enumerate(seeds)]
@@ -270,11 +315,9 @@ def _models(status: dict[str, Any]) -> Table:
         scores = [model["train"], *([model["held_out"]] if held_out else [])]
         tasks = [_both(task, held_out) for task in model["tasks"][: len(names)]]
         cells.append((name, member, *map(percent, scores), *tasks))
-    table = _table(("", "member", *heads, *map(plain, names)), cells)
+    _print_table(out, ("", "member", *heads, *names), cells)
     if names:
-        table.caption = "task by task: selection" + (" / held-out" if held_out else "")
-        table.caption_justify = "left"
-    return table
+        out.print("task by task: selection" + (" / held-out" if held_out else ""))
 
 
 def _both(task: dict[str, Any], held_out: bool) -> str:
