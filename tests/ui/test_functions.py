@@ -30,8 +30,9 @@ def test_they_tell_what_the_commands_tell(recipes: Path, tmp_path: Path) -> None
 def test_evolve_shows_progress_unless_told_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if every run took long enough for a line.
-    monkeypatch.setattr("genepool.ui.terminal.progress._FIRST_LINE", 0.0)
+    # As if every run took long enough for a line, at each of its steps.
+    for name in ("_FIRST_LINE", "_GROWTH"):
+        monkeypatch.setattr(f"genepool.ui.terminal.progress.{name}", 0.0)
     run = write_run(tmp_path)
     genepool.evolve(run, budget=3, progress=False)
     assert capsys.readouterr() == ("", "")
@@ -50,6 +51,14 @@ def test_evolve_shows_progress_unless_told_otherwise(
     genepool.evolve(run, budget=9, progress=counter)
     assert counter.seen == 9
     assert capsys.readouterr() == ("", "")
+
+
+def test_evolve_needs_no_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs without one ended in a traceback, as did a cache that was named by a text."""
+    monkeypatch.setattr("sys.stderr", None)
+    (tmp_path / "cache").mkdir()
+    result = genepool.evolve(write_run(tmp_path), budget=3, cache=str(tmp_path / "cache"))
+    assert result.status["evaluations"] == 3 and list((tmp_path / "cache").iterdir())
 
 
 def test_results_are_short_to_look_at(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genepool.errors import InputError
+from genepool.messages import one_line
 
 
 def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
@@ -24,10 +25,11 @@ def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
         raise InputError(f"{name} must be known throughout; some are masked")
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError):
-        array = None
-    if array is None or array.dtype.kind not in "biuf":
-        raise InputError(f"{name} must be numbers, in rows of one length")
+    except (TypeError, ValueError, RuntimeError) as error:  # torch: "Can't call numpy() on ..."
+        what = f"{name} must be numbers, in rows of one length"
+        raise InputError(f"{what}: {one_line(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, in rows of one length; got {array.dtype}")
     return array
 
 

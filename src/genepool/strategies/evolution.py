@@ -221,7 +221,7 @@ class Evolution:
             flight.plan = FullPlan(self._unknown)
         return flight.plan
 
-    def missing(self, step: int, scores: Float32) -> EvaluationPlan | None:
+    def missing(self, step: int, scores: ArrayLike) -> EvaluationPlan | None:
         """What must still be asked of the oldest proposal before it can be told; None: nothing.
 
         Nothing is missing where every example was asked. Where `plan_for` stopped early and W is
@@ -234,7 +234,8 @@ class Evolution:
         Raises:
             InputError: another proposal is the oldest, or scores are missing for no reason.
         """
-        self._require_due(step)
+        step = self._require_due(step)
+        scores = numbers(scores, "scores").astype(np.float32, copy=False)
         flight, state = self._flights[step], self._versions[max(0, step - 1)]
         plan = flight.plan
         done = plan is not None and flight.met is state and plan.done
@@ -261,7 +262,7 @@ class Evolution:
         Raises:
             InputError: as `tell`.
         """
-        self._require_due(step)
+        step = self._require_due(step)
         scores = numbers(scores, "scores").astype(np.float32, copy=False)
         state, member, outcome = self._decide(step, scores)
         self._weighed = (step, scores.copy(), state, member, outcome)
@@ -282,7 +283,7 @@ class Evolution:
             InputError: another proposal is the oldest, a score is missing or outside [0, 1], or a
                 seed could not be scored or is refused.
         """
-        self._require_due(step)
+        step = self._require_due(step)
         proposal = self._flights[step].proposal
         if step <= 0 and (scores is None or refused):
             got = "None" if scores is None else "'refused'"
@@ -344,18 +345,17 @@ class Evolution:
         forget = self._retention.forget(proposal, outcome, champion)
         return replace(outcome, forget=forget) if forget else outcome
 
-    def _require_due(self, step: int) -> None:
-        """Refuse any but the oldest proposal in flight.
+    def _require_due(self, step: int) -> int:
+        """The step of the oldest proposal in flight, a plain number.
 
         Raises:
-            InputError: it is another one.
+            InputError: another one is given.
         """
         if not self._flights or step != self._oldest:
             due = f"step {self._oldest}" if self._flights else "nothing"
-            raise InputError(
-                f"proposals are told in the order in which they were asked: expected {due}; "
-                f"got step {step}"
-            )
+            order = "proposals are told in the order in which they were asked"
+            raise InputError(f"{order}: expected {due}; got step {shown(step)}")
+        return self._oldest
 
     def _lead(self, member: Member) -> bool:
         """Whether a member is better than the champion, and so the champion from now on."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from genepool.pool.reader import Pool
 
@@ -25,7 +26,7 @@ def evolve(
     budget: int | None = None,
     progress: Progress | bool = True,
     threads: int | None = None,
-    cache: Path | None = None,
+    cache: PathLike | None = None,
 ) -> Result:
     """Bring a pool to its budget; the same call again resumes, and does nothing when done.
 
@@ -45,7 +46,8 @@ def evolve(
     from genepool.run.evolve import evolve
 
     with _watched(progress) as watching:
-        return evolve(run, budget=budget, progress=watching, threads=threads, cache=cache)
+        place = None if cache is None else Path(cache)
+        return evolve(run, budget=budget, progress=watching, threads=threads, cache=place)
 
 
 def compare(
@@ -144,6 +146,7 @@ def _watched(progress: Progress | bool) -> contextlib.AbstractContextManager[Pro
     from genepool.run.progress import Silence
     from genepool.ui.terminal.progress import watcher
 
-    if progress is True:
+    # Programs without a console, as those of pythonw, have no standard error.
+    if progress is True and cast("object", sys.stderr) is not None:
         return watcher()
-    return contextlib.nullcontext(progress or Silence())
+    return contextlib.nullcontext(Silence() if isinstance(progress, bool) else progress)
