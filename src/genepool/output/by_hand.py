@@ -208,6 +208,7 @@ def blend(
         seed=seed if "seed" in takes else None,
         scale=scale if "scale" in takes else None,
     )
+    models = [models] if isinstance(models, str) else models
     specification = specify(method, options, len(models))
     given = [*models] if base is None else [*models, base]
     opening = Opening(partial, vocabulary, adapter_base, components or {})

@@ -19,6 +19,7 @@ from genepool.output.mergekit import mergekit_advice
 from genepool.pool.database import DATABASE
 from genepool.run.file.run_checks import Look, RunTask
 from genepool.run.file.run_settings import RunConfig
+from genepool.settings import as_in_a_file
 from genepool.strategies.base import Strategy
 from genepool.yaml_documents import Lines, parse_yaml
 
@@ -89,7 +90,7 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
         MissingExtraError: the strategy needs a package that is not installed.
     """
     if isinstance(run, Mapping):
-        return resolve(Given(dict(run), directory or Path.cwd(), "run"))
+        return resolve(Given(as_in_a_file(run), directory or Path.cwd(), "run"))
     file = Path(run)
     source = path_of(file)
     if not is_text(str(file.absolute().parent)):

@@ -54,8 +54,8 @@ def compare(
     run: Run | str | Path | Mapping[str, Any],
     directory: str | Path,
     *,
-    strategies: Sequence[str] = (),
-    variants: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    strategies: str | Sequence[str] = (),
+    variants: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, Mapping[str, Any]]] = (),
     runs: int = 10,
     budget: int | None = None,
     workers: int | None = None,
@@ -71,7 +71,7 @@ def compare(
         directory: of the comparison; new, or one that was begun.
         strategies: names; the run file's own strategy has the options that stand there, the others
             their defaults.
-        variants: labels, and strategies with their options.
+        variants: labels, and strategies with their options: a mapping, or pairs.
         runs: of each strategy, with the run file's random seed, that seed + 1, and so on.
         budget: children of each run; None takes the run file's.
         workers: runs at a time, each in a process with one thread and a model of its own; None
@@ -88,8 +88,8 @@ def compare(
         return compare(
             run,
             directory,
-            strategies=strategies,
-            variants=variants,
+            strategies=[strategies] if isinstance(strategies, str) else strategies,
+            variants=cast("Any", variants).items() if isinstance(variants, Mapping) else variants,
             runs=runs,
             budget=budget,
             workers=workers,
