@@ -13,6 +13,7 @@ import pytest
 from genepool import M2N2, Evolution, Problem
 from genepool.errors import InputError
 from genepool.strategies.base import Strategy
+from genepool.tasks.checks import checked_scores
 from tests.strategies.test_evolution import STRATEGIES, problem_for, slots, step_on
 
 
@@ -129,3 +130,23 @@ def test_tensors_that_are_no_arrays_say_why() -> None:
     with pytest.raises(InputError, match=r"scores must be numbers, .*BFloat16"):
         evolution.tell(step, torch.ones(3, dtype=torch.bfloat16))
     assert evolution.tell(step, torch.ones(3)).score == 1
+
+
+def test_numbers_too_small_for_float32_are_zero_whatever_numpy_was_told() -> None:
+    """Probabilities of 1e-50 ended a run in a traceback, after `np.seterr(all="raise")`."""
+    with np.errstate(all="raise"):
+        vectors = [np.full(4, 1e-50), np.arange(4.0)]
+        problem = Problem.of_vectors(vectors, 3, binary=False)
+        assert not problem.vectors[0].any()
+        evolution = Evolution(problem, M2N2(archive=3, risk=0.2))
+        tiny = np.array([1e-50, 1e-40, 0.5])
+        for tell in (True, False, True):
+            proposal = evolution.ask()
+            plan = evolution.plan_for(proposal)
+            while not plan.done and not tell:
+                at = plan.next()
+                plan.record(at, tiny[at])  # type: ignore[arg-type]
+            evolution.tell(proposal.step, tiny if tell else plan.scores)
+        assert checked_scores(tiny, 3)[0] == 0
+        with pytest.raises(InputError, match="seed 0 holds NaN or infinity"):
+            Problem.of_vectors([np.full(4, 1e300)], 3)

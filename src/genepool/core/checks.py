@@ -33,6 +33,17 @@ def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
     return array
 
 
+def float32(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    """As `numbers`, in float32, whatever numpy was told to do about numbers too small for it.
+
+    Raises:
+        InputError: as `numbers`.
+    """
+    array = numbers(values, name)
+    with np.errstate(under="ignore", over="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
 def in_range(value: object, low: float, high: float = math.inf) -> bool:
     """Whether value is a finite number in low..high, both ends included."""
     # float first: asking for a protocol is slow, and plans are checked at every step.

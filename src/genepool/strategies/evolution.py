@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
 from genepool.core.champion import first_best
-from genepool.core.checks import is_whole, numbers
+from genepool.core.checks import float32, is_whole
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
@@ -235,7 +235,7 @@ class Evolution:
             InputError: another proposal is the oldest, or scores are missing for no reason.
         """
         step = self._require_due(step)
-        scores = numbers(scores, "scores").astype(np.float32, copy=False)
+        scores = float32(scores, "scores")
         flight, state = self._flights[step], self._versions[max(0, step - 1)]
         plan = flight.plan
         done = plan is not None and flight.met is state and plan.done
@@ -263,7 +263,7 @@ class Evolution:
             InputError: as `tell`.
         """
         step = self._require_due(step)
-        scores = numbers(scores, "scores").astype(np.float32, copy=False)
+        scores = float32(scores, "scores")
         state, member, outcome = self._decide(step, scores)
         self._weighed = (step, scores.copy(), state, member, outcome)
         return outcome
@@ -291,7 +291,7 @@ class Evolution:
         if scores is None:
             failed = replace(REJECTED, verdict=Verdict.FAILED)
             return self._close(proposal, self._skipped(step), failed)
-        given = numbers(scores, "scores").astype(np.float32, copy=False)
+        given = float32(scores, "scores")
         weighed = self._weighed
         if weighed and weighed[0] == step and np.array_equal(weighed[1], given, equal_nan=True):
             _, _, state, member, outcome = weighed
@@ -415,7 +415,7 @@ class Evolution:
         if renewal is None:
             raise InputError("there are no other examples to compete for at present")
         given = {
-            member: None if found is None else numbers(found, "scores").astype(np.float32)
+            member: None if found is None else float32(found, "scores").copy()
             for member, found in scores.items()
         }
         for member in renewal.members:

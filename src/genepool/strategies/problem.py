@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member, Verdict
 from genepool.core.axis import ArrayProducts, Axis, InnerProducts
 from genepool.core.axis import axis as one_chromosome
-from genepool.core.checks import is_whole, numbers
+from genepool.core.checks import float32, is_whole
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.examples import Examples, examples_of
 from genepool.core.genome import Genome, Recipe, Vector, express, seed_recipe
@@ -72,8 +72,7 @@ class Problem:
                 tensors do not fill them, the random seed is no whole number, or there are no
                 examples.
         """
-        given = [numbers(seed_model, "seeds") for seed_model in seeds]
-        vectors = tuple(np.array(seed_model, dtype=np.float32) for seed_model in given)
+        vectors = tuple(float32(seed_model, "seeds").copy() for seed_model in seeds)
         shapes = {vector.shape for vector in vectors}
         if len(shapes) != 1 or len(vectors[0].shape) != 1 or not vectors[0].size:
             raise InputError(

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genepool.core.checks import numbers
+from genepool.core.checks import float32
 from genepool.errors import InputError
 
 Int64 = NDArray[np.int64]
@@ -58,7 +58,7 @@ def answered(indices: Int64, scores: ArrayLike, before: Float32) -> Float32:
     Raises:
         InputError: there is not one score in [0, 1] for each example, or there was one before.
     """
-    given = numbers(scores, "scores").astype(np.float32, copy=False)
+    given = float32(scores, "scores")
     if given.shape != indices.shape:
         raise InputError(
             f"expected {indices.size} scores, one for each example that was asked; got shape "
