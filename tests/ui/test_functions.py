@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,6 +105,26 @@ def test_strategies_are_compared_however_they_are_said(
             progress=False,
         )
         assert done.labels == ("m2n2", "plain", "small")
+
+
+def test_a_current_folder_that_is_gone_is_told(
+    tmp_path: Path, recipes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook in a folder that was removed had 'No such file or directory', and no name."""
+    run = {"pool": str(tmp_path / "pool")}
+    seeds = {"seed1": tmp_path / "moved.safetensors"}
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    asked: list[Callable[[], object]] = [
+        lambda: genepool.evolve(run, progress=False),
+        lambda: genepool.merge("a", "b", tmp_path / "out", ratio=0.5),
+        lambda: genepool.export(recipes, "best", tmp_path / "out", seeds=seeds),
+    ]
+    for ask in asked:
+        with pytest.raises(genepool.GenepoolError, match="the current folder is gone"):
+            ask()
+    assert genepool.status(recipes)["evaluations"]
 
 
 def test_results_are_short_to_look_at(tmp_path: Path) -> None:
