@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genepool import core as core
+    from genepool import errors as errors
+    from genepool import testing as testing
     from genepool.core.competition import attraction, coverage, entropy, fitness, survivor
     from genepool.core.slerp import merge_vectors
     from genepool.errors import GenepoolError
@@ -92,12 +95,14 @@ __all__ = [
 _ROOMS = ("core", "errors", "testing")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"genepool.{name}")
-    if name not in _WHERE:
-        raise AttributeError(f"module 'genepool' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+if not TYPE_CHECKING:  # A name that is not there is one that type checkers tell.
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return import_module(f"genepool.{name}")
+        if name not in _WHERE:
+            raise AttributeError(f"module 'genepool' has no attribute {name!r}")
+        return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -29,6 +29,20 @@ class Unreadable(ValueError):
         self.line = line
 
 
+def current_folder() -> Path:
+    """Where relative paths of a call start from.
+
+    Raises:
+        InputError: it was removed while the process was in it.
+    """
+    try:
+        return Path.cwd()
+    except OSError:
+        raise InputError(
+            "the current folder is gone: change to one that exists, and try again"
+        ) from None
+
+
 def at_home(path: str | os.PathLike[str]) -> Path:
     """A path as a user writes it: what begins with ~ lies in a home directory.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -25,13 +26,33 @@ def made_in_python(self: BaseModel, /, *unnamed: object, **given: Any) -> None:
         known = ", ".join(type(self).model_fields)
         raise InputError(f"{what}: expected options by name ({known}); got {shown(unnamed[0])}")
     try:
-        BaseModel.__init__(self, **given)
+        BaseModel.__init__(self, **{name: _number(value) for name, value in given.items()})
     except ValidationError as error:
         raise InputError(in_a_line(error, type(self), given, what)) from None
 
 
 # `model_validate` does not call it: of a run file every mistake is told.
 made_in_python.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _number(value: Any) -> Any:
+    """numpy's numbers as Python's, which are all that a strict setting takes."""
+    return cast("Any", value).item() if isinstance(value, np.generic) else value
+
+
+def as_in_a_file(value: Any) -> Any:
+    """What a script says in place of a run file, as a file would say it: paths as text, numpy's
+    numbers as plain ones, tuples as lists, and a strategy or another setting as its options."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        given = cast("Mapping[Any, Any]", value)
+        return {key: as_in_a_file(each) for key, each in given.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_in_a_file(each) for each in cast("list[Any]", value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(cast("os.PathLike[str]", value))
+    return _number(value)
 
 
 class Section(BaseModel):
@@ -50,7 +71,7 @@ def as_recorded(options: BaseModel, exclude: Mapping[str, Any] | None = None) ->
     """
 
     def plain(value: Any) -> Any:
-        return cast("Any", value).item() if isinstance(value, np.generic) else str(value)
+        return _number(value) if isinstance(value, np.generic) else str(value)
 
     given = options.model_dump(exclude=None if exclude is None else dict(exclude))
     return json.loads(json.dumps(given, default=plain))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import genepool
 from tests.architecture.source import PACKAGE, all_files, called, nodes
 
 # A room may use itself and every room above it in this list.
@@ -27,7 +28,7 @@ ROOMS = [
 COMMON = {"documents", "errors", "faults", "messages", "settings", "threads", "yaml_documents"}
 
 # The shipped contract tests of extensions, used by none of the rooms, and the package's faces.
-BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": ROOMS}
+BESIDE = {"testing": ROOMS[: ROOMS.index("ui")], "__main__": ROOMS, "__init__": [*ROOMS, "testing"]}
 
 # Where torch is needed. Everything else imports these files late, when a model is a torch one.
 TORCH = {
@@ -337,3 +338,15 @@ def test_all_other_files_load_nothing_heavy() -> None:
     assert len(quiet) > 30
     heavy = {"torch", "numba", "llvmlite", *ALONE}
     assert not loaded_after("import " + ", ".join(quiet)) & heavy
+
+
+def test_type_checkers_know_each_public_name_and_no_other() -> None:
+    """A `__getattr__` that they see makes every name that is not there a fine one, of any type."""
+    body = ast.parse((PACKAGE / "__init__.py").read_text()).body
+    shown, hidden = (node for node in body if isinstance(node, ast.If))
+    imports = [node for node in shown.body if isinstance(node, ast.ImportFrom)]
+    named = [alias.name for node in imports for alias in node.names]
+    assert sorted(named) == sorted([*genepool.__all__, "core", "errors", "testing"])
+    assert ast.unparse(hidden.test) == "not TYPE_CHECKING"
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    assert functions == ["__dir__"]

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from genepool.errors import PoolError
 from genepool.pool.database import DATABASE
 from genepool.pool.reader import Pool
+from genepool.pool.writer import PoolWriter
 from tests.cli import run_cli
 from tests.runs import contents, opened_database, write_run
 
@@ -212,6 +215,13 @@ def test_no_pool(tmp_path: Path) -> None:
 def test_no_such_member(pool: Path) -> None:
     _expect(["show", str(pool), "999"], "no member 999", "0 to 11")
     _expect(["export", str(pool), "999", "-o", str(pool / "out")], "no member 999")
+
+
+def test_a_second_writer_in_the_same_process(pool: Path) -> None:
+    """A thread, or a cell that was interrupted badly: there is no other process to wait for."""
+    with closing(PoolWriter(pool)), pytest.raises(PoolError, match="another call in this process"):
+        PoolWriter(pool)
+    PoolWriter(pool).close()
 
 
 def test_a_second_writer(pool: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genepool.core.genome import recipe
+from genepool.core.genome import digest, recipe
 from genepool.core.shares import seed_shares
 from genepool.errors import InputError, PoolError
 from genepool.pool.members import ancestry, describe, member_number
@@ -120,3 +122,39 @@ def test_every_member_can_be_described(pool: Path) -> None:
                 assert found["name"] == f"seed{record.id + 1}"
         with pytest.raises(PoolError, match="there is no member 62; members are numbered 0 to 61"):
             describe(opened, 62)
+
+
+def test_members_may_be_named_by_numbers_of_numpy(pool: Path) -> None:
+    """`records` gave none from there on, and the others ended in a traceback."""
+    with Pool(pool) as opened:
+        last = opened.evaluations
+        for number in (np.int64(last), np.uint8(last)):
+            member = cast("int", number)
+            assert [r.id for r in opened.records(member)] == [r.id for r in opened.records(last)]
+            assert opened.record(member).id == last and opened.records(member)
+            assert digest(opened.genome(member)) == digest(opened.genome(last))
+            assert opened.parents(member) == opened.parents(last)
+            assert opened.held_out_of([member]) == opened.held_out_of([last])
+
+
+def test_a_pool_that_was_closed_is_not_called_damaged(pool: Path) -> None:
+    """Who reads it in another thread was told to delete its log, and `status` was a traceback."""
+    opened, found = Pool(pool), list[BaseException]()
+
+    def read() -> None:
+        for ask in (opened.status, lambda: opened.record(1)):
+            try:
+                ask()
+            except PoolError as error:
+                found.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert opened.status()["evaluations"] == opened.evaluations
+    opened.close()
+    read()
+    assert len(found) == 4
+    for error in found:
+        assert "was closed, or opened by another thread; open it again" in str(error)
+        assert "damaged" not in str(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.checkpoints.family import Source, find_source, locate
 from genepool.checkpoints.files.lora import is_adapter
 from genepool.checkpoints.pipelines.lora_files import lora_file
-from genepool.documents import at_home
+from genepool.documents import at_home, current_folder
 from genepool.errors import InputError
 from genepool.messages import one_line
 
@@ -43,7 +43,7 @@ def named_source(seed: SeedLike, adapter_base: str | None) -> Source:
         InputError: a mapping with unknown keys or wrong values.
         CheckpointError: an adapter without a base, or a base for what is no adapter.
     """
-    here = Path.cwd()
+    here = current_folder()
     if not isinstance(seed, Mapping) and (path := os.fspath(seed)):
         # Nothing to validate: a tenth of a second less before a merge begins.
         return find_source(path, here, base=_base_for(path, here, adapter_base))

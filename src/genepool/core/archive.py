@@ -7,9 +7,11 @@ kept with the value, since most children are rejected and leave the archive as i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,21 @@ from genepool.core.examples import Examples
 from genepool.core.genome import Genome
 
 Float64 = NDArray[np.float64]
+
+
+_Array = TypeVar("_Array", bound="NDArray[Any] | None")
+
+
+def _kept(made: Callable[[Archive], _Array]) -> cached_property[_Array]:
+    """Computed once, and read-only: who scales it for a figure must not change the run."""
+
+    def read_only(archive: Archive) -> _Array:
+        array = made(archive)
+        if array is not None:
+            array.setflags(write=False)
+        return array
+
+    return cached_property(read_only)
 
 
 class Verdict(str, Enum):
@@ -93,46 +110,46 @@ class Archive:
         """
         return self.alpha > 0 and not self.examples.binary
 
-    @cached_property
+    @_kept
     def worst(self) -> Float64 | None:
         """What the baseline takes off the scores on each example, float64[N]; None: nothing."""
         if self.baseline == "none":
             return None
         return self.scores[self.occupied].min(axis=0, initial=1.0)
 
-    @cached_property
+    @_kept
     def standing(self) -> Float64:
         """What members compete with, float64[P, N]: scores less the baseline."""
         return self.scores if self.worst is None else competition.above(self.scores, self.worst)
 
-    @cached_property
+    @_kept
     def contest(self) -> Float64:
         """z_j of what members compete with, float64[N]."""
         return self.standing.sum(axis=0)
 
-    @cached_property
+    @_kept
     def best(self) -> Float64:
         """The best of it on each example, float64[N]."""
         return self.standing.max(axis=0)
 
-    @cached_property
+    @_kept
     def average(self) -> Float64:
         """Mean score on each example, float64[N]."""
         return self.scores.sum(axis=0) / len(self.members)
 
-    @cached_property
+    @_kept
     def price(self) -> Float64:
         """What a full score on each example pays at present, float64[N]."""
         capacity = self.examples.capacity
         capacity = capacity * self.best if self.scaled else capacity
         return competition.prices(self.contest, capacity, self.alpha)
 
-    @cached_property
+    @_kept
     def fitness(self) -> Float64:
         """float64[P] (eqs. 3 and 5)."""
         return np.add.reduce(self.standing * self.price, axis=1)
 
-    @cached_property
+    @_kept
     def occupied(self) -> NDArray[np.bool_]:
         """bool[P]."""
         return np.array([member is not None for member in self.members])
@@ -141,9 +158,9 @@ class Archive:
         """Attraction of every member for the one in slot `first`, float64[P] (eq. 4)."""
         if first not in self._offers:
             standing, binary = self.standing, self.examples.binary
-            self._offers[first] = competition.offers(
-                standing, standing[first], self.price, binary=binary
-            )
+            found = competition.offers(standing, standing[first], self.price, binary=binary)
+            found.setflags(write=False)
+            self._offers[first] = found
         return self._offers[first]
 
     def challenge(self, child: NDArray[np.floating]) -> tuple[int | None, float]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genepool.errors import InputError
+from genepool.messages import one_line
 
 
 def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
@@ -24,11 +25,23 @@ def numbers(values: ArrayLike, name: str) -> NDArray[Any]:
         raise InputError(f"{name} must be known throughout; some are masked")
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError):
-        array = None
-    if array is None or array.dtype.kind not in "biuf":
-        raise InputError(f"{name} must be numbers, in rows of one length")
+    except (TypeError, ValueError, RuntimeError) as error:  # torch: "Can't call numpy() on ..."
+        what = f"{name} must be numbers, in rows of one length"
+        raise InputError(f"{what}: {one_line(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, in rows of one length; got {array.dtype}")
     return array
+
+
+def float32(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    """As `numbers`, in float32, whatever numpy was told to do about numbers too small for it.
+
+    Raises:
+        InputError: as `numbers`.
+    """
+    array = numbers(values, name)
+    with np.errstate(under="ignore", over="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def in_range(value: object, low: float, high: float = math.inf) -> bool:

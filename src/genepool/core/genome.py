@@ -110,6 +110,10 @@ class Vector:
             _frozen(made)
             self._values = made
 
+    def __reduce__(self) -> tuple[type[Vector], tuple[Float32]]:
+        """For other processes, and copies: the weights."""
+        return Vector, (self.values,)
+
     @property
     def origin(self) -> Origin | None:
         """What the weights follow from, as long as they have not been made."""

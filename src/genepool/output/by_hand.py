@@ -27,6 +27,7 @@ from genepool.checkpoints.pipelines.components import EVOLVE, evolving
 from genepool.checkpoints.pipelines.lora_files import require_folders
 from genepool.checkpoints.seeds import SeedLike, named_source
 from genepool.core.slerp import Angle
+from genepool.documents import current_folder
 from genepool.errors import InputError, WriteError
 from genepool.governance import markdown
 from genepool.governance.card import Card, CardSeed, card_seed, rebuild_command
@@ -208,6 +209,7 @@ def blend(
         seed=seed if "seed" in takes else None,
         scale=scale if "scale" in takes else None,
     )
+    models = [models] if isinstance(models, str) else models
     specification = specify(method, options, len(models))
     given = [*models] if base is None else [*models, base]
     opening = Opening(partial, vocabulary, adapter_base, components or {})
@@ -318,7 +320,7 @@ def _whole(
         if text in names:
             numbers[part] = names.index(text)
             continue
-        place = locate(text, Path.cwd())
+        place = locate(text, current_folder())
         if Path(place).is_absolute() and not Path(place).exists():
             raise InputError(
                 f"components: '{one_line(part)}' is to come from '{one_line(text)}'; expected "

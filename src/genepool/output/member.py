@@ -18,7 +18,7 @@ from genepool.checkpoints.files.checkpoint import Checkpoint
 from genepool.checkpoints.files.digests import recall_digests
 from genepool.checkpoints.files.lora import without_doubt
 from genepool.checkpoints.pipelines.components import EVOLVE
-from genepool.documents import mapping_of
+from genepool.documents import current_folder, mapping_of
 from genepool.errors import CheckpointError, InputError, PoolError
 from genepool.governance.card import CardPictures, CardSeed, card_seed
 from genepool.governance.member_card import member_card
@@ -217,7 +217,7 @@ def _source(entry: Mapping[str, Any]) -> Source:
 
 def moved(source: Source, name: str, places: Mapping[str, PathLike]) -> Source:
     """A source where it lies now."""
-    here = Path.cwd()
+    here = current_folder()
     path = locate(os.fspath(places.get(name, source.path)), here)
     base = places.get(f"{name}.base", source.base)
     return replace(source, path=path, base=None if base is None else locate(os.fspath(base), here))

@@ -306,6 +306,11 @@ def reading(path: Path) -> Generator[None, None, None]:
     """What cannot be read, or makes no sense, is a PoolError."""
     try:
         yield
+    except sqlite3.ProgrammingError as error:  # Nothing is wrong with the file.
+        raise PoolError(
+            f"{path}: the pool was closed, or opened by another thread; open it again where it is "
+            f"read ({error})"
+        ) from error
     except sqlite3.Error as error:
         raise PoolError(
             f"{path}: the pool cannot be read ({error}); if {DATABASE} is damaged, {_RESTORE}"

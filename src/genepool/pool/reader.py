@@ -54,6 +54,11 @@ SELECT {columns} FROM members WHERE id IN line ORDER BY id
 """
 
 
+def _numbers(members: Iterable[int]) -> str:
+    """Ids as `_AMONG` takes them; JSON does not know numpy's numbers."""
+    return json.dumps(list(members), default=int)
+
+
 class Pool(Store):
     """A pool opened for reading: its members. `PoolWriter` adds to one."""
 
@@ -88,7 +93,7 @@ class Pool(Store):
         where += "" if last is None else f" AND id <= {int(last)}"
         query = f"SELECT {COLUMNS} FROM members WHERE {where} ORDER BY id"
         with reading(self.path):
-            for row in self._reader().execute(query, (since,)):
+            for row in self._reader().execute(query, (int(since),)):
                 yield self._record(row, later)
 
     def chosen(self, members: Iterable[int], *, finals: bool = True) -> dict[int, Record]:
@@ -103,7 +108,7 @@ class Pool(Store):
         """
         wanted = list(members)
         query = f"SELECT {COLUMNS} FROM members WHERE id {_AMONG}"
-        rows = {row[0]: row for row in self._rows(query, (json.dumps(wanted),))}
+        rows = {row[0]: row for row in self._rows(query, (_numbers(wanted),))}
         self._require(wanted, rows)
         later = self._reevaluations(wanted, finals)
         return {member: self._record(rows[member], later) for member in wanted}
@@ -140,7 +145,7 @@ class Pool(Store):
 
     def _line(self, members: Sequence[int], columns: str, until: str) -> list[tuple[Any, ...]]:
         query = _LINEAGE.format(until=until, columns=columns)
-        rows = self._rows(query, (json.dumps(members),))
+        rows = self._rows(query, (_numbers(members),))
         self._require(members, {row[0] for row in rows})
         return rows
 
@@ -291,7 +296,7 @@ class Pool(Store):
         query = "SELECT member, scores FROM answers WHERE scores IS NOT NULL"
         query += "" if finals else f" AND round != {FINAL}"
         query += "" if members is None else f" AND member {_AMONG}"
-        for number, scores in self._rows(query, () if members is None else (json.dumps(members),)):
+        for number, scores in self._rows(query, () if members is None else (_numbers(members),)):
             out.setdefault(number, []).append(scores)
         return out
 
@@ -310,7 +315,7 @@ class Pool(Store):
         query = f"SELECT member, scores FROM held_out WHERE member {_AMONG}"
         held_out = self.header.held_out
         size = 0 if held_out is None else held_out.size
-        rows = self._rows(query, (json.dumps(list(members)),))
+        rows = self._rows(query, (_numbers(members),))
         return {member: unpack_scores(scores, size) for member, scores in rows}
 
     def measures(self) -> dict[int, tuple[Measure, ...]]:

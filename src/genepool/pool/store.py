@@ -85,7 +85,9 @@ class Store:
     def snapshot(self) -> Generator[None, None, None]:
         """What is read inside is as it was at one moment, though a run goes on writing."""
         database = self._reader()
-        if database.in_transaction:
+        with reading(self.path):
+            within = database.in_transaction
+        if within:
             yield
             return
         with reading(self.path):

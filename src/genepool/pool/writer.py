@@ -85,8 +85,8 @@ class PoolWriter(Pool):
             self._lock.acquire()
         except Timeout:
             raise PoolError(
-                f"{self.path}: another genepool process{_holder(self.path)} is writing to this "
-                "pool; wait for it or stop it (reading, as `genepool status` does, is possible)"
+                f"{self.path}: {_holder(self.path)} is writing to this pool; wait for it or stop "
+                "it (reading, as `genepool status` does, is possible)"
             ) from None
         except OSError as error:
             raise PoolError(f"{self.path}: cannot write here ({error.strerror or error})") from None
@@ -396,7 +396,11 @@ def _held_out_row(
 
 
 def _holder(path: Path) -> str:
+    """Who writes to a pool: of a notebook or a script with threads it may be this very process."""
     try:
-        return f" (pid {int(read_text(path / WRITER, 100))})"
+        number = int(read_text(path / WRITER, 100))
     except (OSError, ValueError):
-        return ""
+        return "another genepool process"
+    if number == os.getpid():
+        return "another call in this process"
+    return f"another genepool process (pid {number})"

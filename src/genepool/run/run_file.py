@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genepool.checkpoints.seed_options import SeedOptions
-from genepool.documents import Unreadable, at_home, list_of, mapping_of, read_text
+from genepool.documents import Unreadable, at_home, current_folder, list_of, mapping_of, read_text
 from genepool.errors import ConfigError, RunFileErrors
 from genepool.faults import Fault, Place, at, guesses, line_of, renamed, report, respelt
 from genepool.messages import at as path_of
@@ -19,6 +19,7 @@ from genepool.output.mergekit import mergekit_advice
 from genepool.pool.database import DATABASE
 from genepool.run.file.run_checks import Look, RunTask
 from genepool.run.file.run_settings import RunConfig
+from genepool.settings import as_in_a_file
 from genepool.strategies.base import Strategy
 from genepool.yaml_documents import Lines, parse_yaml
 
@@ -89,7 +90,7 @@ def load_run(run: str | os.PathLike[str] | Mapping[str, Any], directory: Path | 
         MissingExtraError: the strategy needs a package that is not installed.
     """
     if isinstance(run, Mapping):
-        return resolve(Given(dict(run), directory or Path.cwd(), "run"))
+        return resolve(Given(as_in_a_file(run), directory or current_folder(), "run"))
     file = Path(run)
     source = path_of(file)
     if not is_text(str(file.absolute().parent)):

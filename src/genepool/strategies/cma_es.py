@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -345,12 +346,12 @@ def _alike(one: Genome, other: Genome, within: float) -> bool:
 
 def _seeded(model: Any, seed: int, step: int, stream: int) -> None:
     """Let a model draw from the random numbers of (seed, step) from now on."""
-    draws = generator(seed, step, stream)
+    # No function within this one: who copies a run in the middle could not pickle it.
+    model.sm.randn = partial(_normal, generator(seed, step, stream))
 
-    def normal(*shape: int) -> Float64:
-        return draws.standard_normal(shape)
 
-    model.sm.randn = normal
+def _normal(draws: np.random.Generator, *shape: int) -> Float64:
+    return draws.standard_normal(shape)
 
 
 def _model(start: Float64, sigma: float, population: int, *, ratios: bool) -> Any:

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genepool.core.archive import Archive, Member, Verdict
 from genepool.core.champion import first_best
-from genepool.core.checks import is_whole, numbers
+from genepool.core.checks import float32, is_whole
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.subsets import Subset, draw_subset, everything
 from genepool.errors import InputError
@@ -221,7 +221,7 @@ class Evolution:
             flight.plan = FullPlan(self._unknown)
         return flight.plan
 
-    def missing(self, step: int, scores: Float32) -> EvaluationPlan | None:
+    def missing(self, step: int, scores: ArrayLike) -> EvaluationPlan | None:
         """What must still be asked of the oldest proposal before it can be told; None: nothing.
 
         Nothing is missing where every example was asked. Where `plan_for` stopped early and W is
@@ -234,7 +234,8 @@ class Evolution:
         Raises:
             InputError: another proposal is the oldest, or scores are missing for no reason.
         """
-        self._require_due(step)
+        step = self._require_due(step)
+        scores = float32(scores, "scores")
         flight, state = self._flights[step], self._versions[max(0, step - 1)]
         plan = flight.plan
         done = plan is not None and flight.met is state and plan.done
@@ -261,8 +262,8 @@ class Evolution:
         Raises:
             InputError: as `tell`.
         """
-        self._require_due(step)
-        scores = numbers(scores, "scores").astype(np.float32, copy=False)
+        step = self._require_due(step)
+        scores = float32(scores, "scores")
         state, member, outcome = self._decide(step, scores)
         self._weighed = (step, scores.copy(), state, member, outcome)
         return outcome
@@ -282,7 +283,7 @@ class Evolution:
             InputError: another proposal is the oldest, a score is missing or outside [0, 1], or a
                 seed could not be scored or is refused.
         """
-        self._require_due(step)
+        step = self._require_due(step)
         proposal = self._flights[step].proposal
         if step <= 0 and (scores is None or refused):
             got = "None" if scores is None else "'refused'"
@@ -290,7 +291,7 @@ class Evolution:
         if scores is None:
             failed = replace(REJECTED, verdict=Verdict.FAILED)
             return self._close(proposal, self._skipped(step), failed)
-        given = numbers(scores, "scores").astype(np.float32, copy=False)
+        given = float32(scores, "scores")
         weighed = self._weighed
         if weighed and weighed[0] == step and np.array_equal(weighed[1], given, equal_nan=True):
             _, _, state, member, outcome = weighed
@@ -344,18 +345,17 @@ class Evolution:
         forget = self._retention.forget(proposal, outcome, champion)
         return replace(outcome, forget=forget) if forget else outcome
 
-    def _require_due(self, step: int) -> None:
-        """Refuse any but the oldest proposal in flight.
+    def _require_due(self, step: int) -> int:
+        """The step of the oldest proposal in flight, a plain number.
 
         Raises:
-            InputError: it is another one.
+            InputError: another one is given.
         """
         if not self._flights or step != self._oldest:
             due = f"step {self._oldest}" if self._flights else "nothing"
-            raise InputError(
-                f"proposals are told in the order in which they were asked: expected {due}; "
-                f"got step {step}"
-            )
+            order = "proposals are told in the order in which they were asked"
+            raise InputError(f"{order}: expected {due}; got step {shown(step)}")
+        return self._oldest
 
     def _lead(self, member: Member) -> bool:
         """Whether a member is better than the champion, and so the champion from now on."""
@@ -415,7 +415,7 @@ class Evolution:
         if renewal is None:
             raise InputError("there are no other examples to compete for at present")
         given = {
-            member: None if found is None else numbers(found, "scores").astype(np.float32)
+            member: None if found is None else float32(found, "scores").copy()
             for member, found in scores.items()
         }
         for member in renewal.members:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from genepool.core.archive import Member, Verdict
 from genepool.core.axis import ArrayProducts, Axis, InnerProducts
 from genepool.core.axis import axis as one_chromosome
-from genepool.core.checks import is_whole, numbers
+from genepool.core.checks import float32, is_whole
 from genepool.core.early_stop.evaluation_plan import EvaluationPlan, FullPlan
 from genepool.core.examples import Examples, examples_of
 from genepool.core.genome import Genome, Recipe, Vector, express, seed_recipe
 from genepool.core.slerp import Angle
 from genepool.core.subsets import Subset
 from genepool.errors import InputError
+from genepool.messages import shown
 
 Float32 = NDArray[np.float32]
 
@@ -68,10 +69,10 @@ class Problem:
 
         Raises:
             InputError: there are no seeds, they are no vectors of one length of finite numbers, the
-                tensors do not fill them, or there are no examples.
+                tensors do not fill them, the random seed is no whole number, or there are no
+                examples.
         """
-        given = [numbers(seed_model, "seeds") for seed_model in seeds]
-        vectors = tuple(np.array(seed_model, dtype=np.float32) for seed_model in given)
+        vectors = tuple(float32(seed_model, "seeds").copy() for seed_model in seeds)
         shapes = {vector.shape for vector in vectors}
         if len(shapes) != 1 or len(vectors[0].shape) != 1 or not vectors[0].size:
             raise InputError(
@@ -85,6 +86,8 @@ class Problem:
             if not (is_whole(examples) and examples >= 1):
                 raise InputError(f"expected a number of examples, at least 1; got {examples!r}")
             examples = examples_of(int(examples), binary=binary)
+        if not is_whole(seed):
+            raise InputError(f"the random seed must be a whole number; got {shown(seed)}")
         size = vectors[0].size
         sizes = [size] if tensors is None else list(tensors.values())
         if min(sizes, default=0) < 1 or sum(sizes) != size:
@@ -94,7 +97,7 @@ class Problem:
             ArrayProducts(vectors),
             examples,
             tuple(seed_recipe(size, number, len(vectors)) for number in range(len(vectors))),
-            seed,
+            int(seed),
             tuple(tensors or ("weights",)),
             vectors,
         )
@@ -103,10 +106,12 @@ class Problem:
         """The weights of a genome, float32[D], where the seeds are held in memory (`of_vectors`).
 
         Raises:
-            InputError: they are not.
+            InputError: they are not, or what is given is no genome.
         """
         if isinstance(genome, Vector):
             return genome.values
+        if not isinstance(cast("object", genome), Recipe):
+            raise InputError(f"expected a genome, such as proposal.genome; got {shown(genome)}")
         if not self.vectors:
             raise InputError("this problem does not hold the weights of its seeds")
         return express(genome, self.vectors)

@@ -34,6 +34,7 @@ from genepool.run.executors.restart import refuse_restart
 from genepool.run.inputs import not_held_out, open_seeds
 from genepool.run.progress import Progress, Silence
 from genepool.run.run_file import Run, load_run, resolve
+from genepool.settings import as_in_a_file
 from genepool.study.comparison import Comparison, Curve, assemble, curves_csv, summary_csv
 from genepool.study.grid import Job, run_grid
 from genepool.threads import available_threads
@@ -130,7 +131,7 @@ def plan_jobs(
         for seed in range(run.config.seed, run.config.seed + runs):
             changes: dict[str, Any] = {
                 "pool": str((directory / "runs" / label / str(seed)).absolute()),
-                "strategy": dict(strategy),
+                "strategy": as_in_a_file(strategy),
                 "seed": seed,
                 "budget": budget,
                 "track_held_out": True,

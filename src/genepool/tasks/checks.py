@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from genepool.core.checks import float32
 from genepool.errors import ConfigError, EvaluationError
 from genepool.messages import cause, one_line, pass_on, shown
 
@@ -71,7 +72,7 @@ def checked_scores(
             f"the score of {_example(wrong, ids)} is {values[wrong]:.9g}; expected {expected}"
         )
     # Adding 0 turns -0.0 into 0.0, so that equal scores have equal bytes.
-    return values.astype(np.float32) + np.float32(0)
+    return float32(values, "scores") + np.float32(0)
 
 
 def checked_indices(indices: NDArray[np.int64], size: int) -> NDArray[np.int64]:

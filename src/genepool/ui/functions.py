@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from genepool.pool.reader import Pool
 
@@ -25,7 +26,7 @@ def evolve(
     budget: int | None = None,
     progress: Progress | bool = True,
     threads: int | None = None,
-    cache: Path | None = None,
+    cache: PathLike | None = None,
 ) -> Result:
     """Bring a pool to its budget; the same call again resumes, and does nothing when done.
 
@@ -45,15 +46,16 @@ def evolve(
     from genepool.run.evolve import evolve
 
     with _watched(progress) as watching:
-        return evolve(run, budget=budget, progress=watching, threads=threads, cache=cache)
+        place = None if cache is None else Path(cache)
+        return evolve(run, budget=budget, progress=watching, threads=threads, cache=place)
 
 
 def compare(
     run: Run | str | Path | Mapping[str, Any],
     directory: str | Path,
     *,
-    strategies: Sequence[str] = (),
-    variants: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    strategies: str | Sequence[str] = (),
+    variants: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, Mapping[str, Any]]] = (),
     runs: int = 10,
     budget: int | None = None,
     workers: int | None = None,
@@ -69,7 +71,7 @@ def compare(
         directory: of the comparison; new, or one that was begun.
         strategies: names; the run file's own strategy has the options that stand there, the others
             their defaults.
-        variants: labels, and strategies with their options.
+        variants: labels, and strategies with their options: a mapping, or pairs.
         runs: of each strategy, with the run file's random seed, that seed + 1, and so on.
         budget: children of each run; None takes the run file's.
         workers: runs at a time, each in a process with one thread and a model of its own; None
@@ -86,8 +88,8 @@ def compare(
         return compare(
             run,
             directory,
-            strategies=strategies,
-            variants=variants,
+            strategies=[strategies] if isinstance(strategies, str) else strategies,
+            variants=cast("Any", variants).items() if isinstance(variants, Mapping) else variants,
             runs=runs,
             budget=budget,
             workers=workers,
@@ -144,6 +146,7 @@ def _watched(progress: Progress | bool) -> contextlib.AbstractContextManager[Pro
     from genepool.run.progress import Silence
     from genepool.ui.terminal.progress import watcher
 
-    if progress is True:
+    # Programs without a console, as those of pythonw, have no standard error.
+    if progress is True and cast("object", sys.stderr) is not None:
         return watcher()
-    return contextlib.nullcontext(progress or Silence())
+    return contextlib.nullcontext(Silence() if isinstance(progress, bool) else progress)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genepool.core.checks import numbers
+from genepool.core.checks import float32
 from genepool.errors import InputError
 
 Int64 = NDArray[np.int64]
@@ -36,7 +36,7 @@ class EvaluationPlan(Protocol):
         ...
 
     def record(self, indices: Int64, scores: Float32) -> None:
-        """Take in the answers to `next()`: float32[n] for int64[n].
+        """Take in the answers to `next()`: float32[n] for int64[n], in any order.
 
         Raises:
             InputError: see `answered`.
@@ -44,15 +44,21 @@ class EvaluationPlan(Protocol):
         ...
 
 
-def answered(indices: Int64, scores: ArrayLike) -> Float32:
+def answered(indices: Int64, scores: ArrayLike, before: Float32) -> Float32:
     """The answers to what a plan has asked, float32[n] for int64[n].
 
     A NaN among them would count as not asked: a child would be stopped for it, or asked for ever.
+    What was answered before would count twice.
+
+    Args:
+        indices: int64[n].
+        scores: float32[n].
+        before: float32[N], NaN where there is no answer yet.
 
     Raises:
-        InputError: there is not one score in [0, 1] for each example.
+        InputError: there is not one score in [0, 1] for each example, or there was one before.
     """
-    given = numbers(scores, "scores").astype(np.float32, copy=False)
+    given = float32(scores, "scores")
     if given.shape != indices.shape:
         raise InputError(
             f"expected {indices.size} scores, one for each example that was asked; got shape "
@@ -61,6 +67,8 @@ def answered(indices: Int64, scores: ArrayLike) -> Float32:
     wrong = ~((given >= 0) & (given <= 1))
     if wrong.any():
         raise InputError(f"scores must be in [0, 1]; got {given[wrong][0]}")
+    if not np.isnan(before[indices]).all():
+        raise InputError("scores of an example are recorded once; it has some already")
     return given
 
 
@@ -82,7 +90,7 @@ class FullPlan:
 
     def record(self, indices: Int64, scores: Float32) -> None:
         """Take in the answers to `next()`."""
-        self.scores[indices] = answered(indices, scores)
+        self.scores[indices] = answered(indices, scores, self.scores)
 
 
 class Selected:

@@ -320,7 +320,7 @@ class LosslessPlan:
         if self.done:
             return order[:0]
         if self._bounds.margin == math.inf:
-            return order[start:]
+            return order[start:].copy()
         before = float(expected[start - 1]) if start else 0.0
         goal = before + _EAGER * self._lead
         enough = int(expected.searchsorted(goal)) + 1 - start
@@ -328,13 +328,13 @@ class LosslessPlan:
         block = min(max(enough, math.ceil(_SMALLEST * size)), math.ceil(_LARGEST * size))
         if self._ends is not None:
             last = int(self._ends.searchsorted(min(start + block, self._left)))
-            return order[start : self._ends[last]]
+            return order[start : self._ends[last]].copy()
         grain = self._archive.examples.grain
-        return order[start : start - (-block // grain) * grain]
+        return order[start : start - (-block // grain) * grain].copy()
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Take in the answers to `next()`: float32[n] for int64[n]."""
-        self.scores[indices] = scores = answered(indices, scores)
+        self.scores[indices] = scores = answered(indices, scores, self.scores)
         self._next += indices.size
         self._count(indices, scores)
 

@@ -40,6 +40,7 @@ from genepool.core.archive import Archive
 from genepool.core.early_stop.evaluation_plan import answered
 from genepool.core.early_stop.lossless import bounds, ends_of, prices_at
 from genepool.core.rng import Generator
+from genepool.errors import InputError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -181,17 +182,24 @@ class RiskLimitedPlan:
         if self.done:
             return self._order[:0]
         if self._limits.margin == math.inf:
-            return self._order[start:]
+            return self._order[start:].copy()
         grain = self._archive.examples.grain
         block = math.ceil(max(_SMALLEST * self.scores.size, _GROWTH * start) / grain) * grain
         last = int(self._ends.searchsorted(min(start + block, size)))
-        return self._order[start : self._ends[last]]
+        return self._order[start : self._ends[last]].copy()
 
     def record(self, indices: Int64, scores: NDArray[np.float32]) -> None:
         """Take in the answers to `next()`: float32[n] for int64[n]."""
-        self.scores[indices] = scores = answered(indices, scores)
+        given = answered(indices, scores, self.scores)
         start, lot = self._next, self._lot
-        self._next = stop = start + indices.size
+        stop: int = start + given.size
+        asked = self._order[start:stop]
+        if not np.array_equal(asked, indices) and set(asked.tolist()) != set(indices.tolist()):
+            raise InputError("expected scores of the examples that `next()` gave; got others")
+        self.scores[indices] = given
+        self._next = stop
+        # What follows hangs on the order in which they were asked.
+        indices, scores = asked, self.scores[asked]
         self._lot = last = int(self._ends.searchsorted(stop)) + 1
         if self._limits.margin == math.inf:
             return
