@@ -40,6 +40,8 @@ def float32(values: ArrayLike, name: str) -> NDArray[np.float32]:
         InputError: as `numbers`.
     """
     array = numbers(values, name)
+    if array.dtype == np.float32:
+        return array
     with np.errstate(under="ignore", over="ignore"):
         return array.astype(np.float32, copy=False)
 

@@ -67,7 +67,8 @@ def answered(indices: Int64, scores: ArrayLike, before: Float32) -> Float32:
     wrong = ~((given >= 0) & (given <= 1))
     if wrong.any():
         raise InputError(f"scores must be in [0, 1]; got {given[wrong][0]}")
-    if not np.isnan(before[indices]).all():
+    known = before[indices]
+    if (known == known).any():
         raise InputError("scores of an example are recorded once; it has some already")
     return given
 
