@@ -77,7 +77,8 @@ def fetch(model: str, variant: str) -> Path:
 
         def get(wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
             def show(bar: Any, *arguments: Any, **options: Any) -> None:
-                if not shown:
+                if not shown:  # Only now it is known that there is something to fetch.
+                    others.enter_context(fetching(f"fetching {quoted} from the Hugging Face Hub"))
                     others.enter_context(aside())
                 shown.append(bar)
                 # Bars are for terminals, and nothing of them stays there.
@@ -101,8 +102,7 @@ def fetch(model: str, variant: str) -> Path:
                         bar.close()
             return Path(found)
 
-        with fetching(f"fetching {quoted} from the Hugging Face Hub, if it is not here yet"):
-            return fetch_model(get, variant)
+        return fetch_model(get, variant)
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{quoted}: the Hugging Face Hub gives this model only to those who accepted its terms;"
