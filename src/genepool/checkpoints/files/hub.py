@@ -77,8 +77,10 @@ def fetch(model: str, variant: str) -> Path:
 
         def get(wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
             def show(bar: Any, *arguments: Any, **options: Any) -> None:
-                if not shown:  # Only now it is known that there is something to fetch.
-                    others.enter_context(fetching(f"fetching {quoted} from the Hugging Face Hub"))
+                if not told:  # Only now it is known that there is something to fetch.
+                    told.append(f"fetching {quoted} from the Hugging Face Hub")
+                    stage.enter_context(fetching(told[0]))
+                if not shown:
                     others.enter_context(aside())
                 shown.append(bar)
                 # Bars are for terminals, and nothing of them stays there.
@@ -102,7 +104,9 @@ def fetch(model: str, variant: str) -> Path:
                         bar.close()
             return Path(found)
 
-        return fetch_model(get, variant)
+        told: list[str] = []
+        with contextlib.ExitStack() as stage:
+            return fetch_model(get, variant)
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{quoted}: the Hugging Face Hub gives this model only to those who accepted its terms;"
