@@ -86,7 +86,14 @@ def test_a_script_says_things_in_its_own_way(tmp_path: Path) -> None:
         genepool.evolve({**own, "budget": np.float64(4.5)}, progress=False)
 
 
-@pytest.mark.parametrize("said", ["m2n2", {"name": "m2n2"}, M2N2(archive=5)], ids=str)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "m2n2",
+        pytest.param({"name": "m2n2"}, marks=pytest.mark.slow, id="options"),
+        pytest.param(M2N2(archive=5), marks=pytest.mark.slow, id="strategy"),
+    ],
+)
 def test_strategies_are_compared_however_they_are_said(
     said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_member_that_scores_otherwise_is_not_kept(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_another_dtype_claims_no_scores_and_draws_a_picture(run: Path, tmp_path: Path) -> None:
     with Pool(run / "pool") as pool:
         done = export(pool, "best", tmp_path / "out", dtype="BF16")
